@@ -1,0 +1,437 @@
+//! The hook bodies: what is noted at the entry of a kernel function, and what is reported at its
+//! exit. They take the socket's address and don't know which backend called them.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
+};
+use keepalive_ebpf::{
+    FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK,
+    KIND_CLOSE, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE,
+    Numbers, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING, WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
+};
+
+use crate::{
+    maps::{
+        BACKEND_FLAGS, EVENTS, IN_ACK, IN_CONNECT, IN_FLIGHT, IN_KEEPALIVE_TIMER, IN_WRITE_TIMER,
+        InFlight, LOSS_REPORTED, LOSS_RING, LOSS_SCRATCH, LOSSES, REPORTED, SELF_TEST,
+        TIMER_FUNCTIONS, VERBOSE, filter, layout,
+    },
+    socket::{self, Copy, Timer, peek},
+};
+
+/// `include/net/tcp_states.h`, the same in every kernel.
+const TCP_ESTABLISHED: i32 = 1;
+const TCP_SYN_SENT: i32 = 2;
+const TCP_SYN_RECV: u8 = 3;
+const TCP_CLOSE: i32 = 7;
+const TCP_LISTEN: u8 = 10;
+
+/// `icsk_pending`, `include/net/inet_connection_sock.h`.
+const ICSK_TIME_RETRANS: u8 = 1;
+const ICSK_TIME_PROBE0: u8 = 3;
+
+/// Diagnostics through aya-log, deleted by the verifier unless `-v`.
+macro_rules! verbose {
+    ($ctx:expr, $($arg:tt)*) => {
+        if VERBOSE.load() != 0 {
+            aya_log_ebpf::debug!($ctx, $($arg)*);
+        }
+    };
+}
+
+/// Entry of `tcp_keepalive_timer`, before the socket lock is taken.
+#[inline(always)]
+pub fn keepalive_timer_enter(sk: u64) {
+    note_entry(IN_KEEPALIVE_TIMER, sk, 0, Some(Timer::Keepalive));
+}
+
+/// Exit of `tcp_keepalive_timer`: one record per run.
+#[inline(always)]
+pub fn keepalive_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
+    if let Some(noted) = take(IN_KEEPALIVE_TIMER, sk) {
+        verbose!(ctx, "tcp_keepalive_timer: probes_out {} before", noted.before.probes_out);
+        report(sk, Timer::Keepalive, |record| {
+            record.kind = KIND_KEEPALIVE_TIMER;
+            conclude(record, noted);
+        });
+    }
+}
+
+/// Entry of `tcp_write_timer_handler`, which serves retransmission and zero-window probes.
+#[inline(always)]
+pub fn write_timer_enter(sk: u64) {
+    let pending: u8 = peek(sk + u64::from(layout!(icsk_pending)));
+    match pending {
+        ICSK_TIME_RETRANS => note_entry(IN_WRITE_TIMER, sk, pending, None),
+        ICSK_TIME_PROBE0 => note_entry(IN_WRITE_TIMER, sk, pending, Some(Timer::Write)),
+        _ => {}
+    }
+}
+
+/// Exit of `tcp_write_timer_handler`: a record if a zero-window probe was made.
+#[inline(always)]
+pub fn write_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
+    let Some(noted) = take(IN_WRITE_TIMER, sk) else {
+        return;
+    };
+    if noted.pending != ICSK_TIME_PROBE0 {
+        return;
+    }
+    // A run that only found its deadline moved leaves everything as it was.
+    let probes_out: u8 = peek(sk + u64::from(layout!(icsk_probes_out)));
+    if noted.wakeup_seen == 0 && probes_out == noted.before.probes_out {
+        return;
+    }
+    verbose!(ctx, "zero-window probe: probes_out {}", probes_out);
+    let keepopen = flags(sk) & layout!(flag_keepopen) != 0;
+    if !keepopen {
+        remember_reported(sk);
+    }
+    report(sk, Timer::Write, |record| {
+        record.kind = KIND_WINDOW_PROBE;
+        conclude(record, noted);
+    });
+}
+
+/// Exit of `tcp_write_wakeup`: the one place where a probe is sent.
+#[inline(always)]
+pub fn write_wakeup_exit(sk: u64, result: i32) {
+    for index in [IN_KEEPALIVE_TIMER, IN_WRITE_TIMER] {
+        if let Some(noted) = find(index, sk) {
+            noted.wakeup_result = result;
+            noted.wakeup_seen = 1;
+            return;
+        }
+    }
+}
+
+/// `inet_sock_set_state`: the socket is about to change state, under its lock or still private.
+#[inline(always)]
+pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
+    if to == TCP_SYN_SENT || from == TCP_ESTABLISHED {
+        self_test(sk);
+    }
+    match to {
+        TCP_ESTABLISHED if flags(sk) & layout!(flag_keepopen) != 0 => {
+            if from == TCP_SYN_SENT {
+                note_entry(IN_CONNECT, sk, 0, None);
+            }
+            report(sk, Timer::Keepalive, |record| {
+                record.kind = KIND_ESTABLISHED;
+                record.from_state = from as u8;
+                record.id.state = to as u8;
+            });
+        }
+        TCP_CLOSE => closed(ctx, sk, from as u8),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn closed<C: EbpfContext>(ctx: &C, sk: u64, from: u8) {
+    let within = within(sk);
+    let keepopen = flags(sk) & layout!(flag_keepopen) != 0;
+    let reported = !keepopen && REPORTED.remove(&sk).is_ok();
+    if !(keepopen || reported || within == WITHIN_KEEPALIVE_TIMER || within == WITHIN_PROBE_TIMER) {
+        return;
+    }
+    verbose!(ctx, "closed from state {} within {}", from, within);
+    report(sk, Timer::Keepalive, |record| {
+        record.kind = KIND_CLOSE;
+        record.from_state = from;
+        record.id.state = TCP_CLOSE as u8;
+        record.within = within;
+    });
+}
+
+/// Entry of `tcp_set_keepalive`: SO_KEEPALIVE is being set; the flag still has its old value.
+#[inline(always)]
+pub fn set_keepalive(sk: u64, on: bool) {
+    let was_on = flags(sk) & layout!(flag_keepopen) != 0;
+    if on == was_on || is_unarmed(state(sk)) {
+        return;
+    }
+    if !on {
+        remember_reported(sk);
+    }
+    report_process(sk, if on { FLAG_SWITCHING_ON } else { FLAG_SWITCHING_OFF });
+}
+
+/// Exit of `tcp_sock_set_keepidle_locked`: TCP_KEEPIDLE was set, the timer re-armed if it is on.
+#[inline(always)]
+pub fn set_keepidle(sk: u64) {
+    if flags(sk) & layout!(flag_keepopen) != 0 && !is_unarmed(state(sk)) {
+        report_process(sk, 0);
+    }
+}
+
+/// `timer_start` of a keepalive timer: whatever armed it, outside its own run.
+#[inline(always)]
+pub fn keepalive_timer_start(sk: u64) {
+    if find(IN_KEEPALIVE_TIMER, sk).is_some() || take(IN_CONNECT, sk).is_some() {
+        return;
+    }
+    let flags = flags(sk);
+    let state = state(sk);
+    // Accept arms in SYN_RECV, before the change to ESTABLISHED that reports it; an orphan's
+    // timer is for FIN_WAIT2.
+    if state == TCP_SYN_RECV || is_unarmed(state) || flags & layout!(flag_dead) != 0 {
+        return;
+    }
+    let was_on = flags & layout!(flag_keepopen) != 0;
+    report_process(sk, if was_on { 0 } else { FLAG_SWITCHING_ON });
+}
+
+/// Entry of `tcp_ack`: hot, so it leaves at once unless a probe is outstanding.
+#[inline(always)]
+pub fn ack_enter(sk: u64) {
+    let probes_out: u8 = peek(sk + u64::from(layout!(icsk_probes_out)));
+    if probes_out != 0 {
+        note_entry(IN_ACK, sk, 0, Some(Timer::Keepalive));
+    }
+}
+
+/// Exit of `tcp_ack`: a record if it took the outstanding probes as answered.
+#[inline(always)]
+pub fn ack_exit(sk: u64) {
+    if let Some(noted) = take(IN_ACK, sk) {
+        let probes_out: u8 = peek(sk + u64::from(layout!(icsk_probes_out)));
+        if probes_out == 0 {
+            report(sk, Timer::Keepalive, |record| {
+                record.kind = KIND_ACK;
+                record.before = noted.before;
+            });
+        }
+    }
+}
+
+/// `timer_start` of any timer while a self-test runs: proves where the test socket's timers are.
+#[inline(always)]
+pub fn self_test_timer_start(timer: u64) {
+    let Some(test) = SELF_TEST.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: a map value; user space reads it only after the test's system calls returned.
+    let test = unsafe { &mut *test };
+    let sk = test.record.id.sk;
+    if test.peer_port == 0 || sk == 0 {
+        return;
+    }
+    let function = peek(timer + u64::from(layout!(timer_function)));
+    if timer == sk + u64::from(layout!(keepalive_timer)) {
+        test.keepalive_function = function;
+    } else if timer == sk + u64::from(layout!(write_timer)) {
+        test.write_function = function;
+    }
+}
+
+/// Reads the socket under test exactly as for an event; the state is still the old one.
+#[inline(always)]
+fn self_test(sk: u64) {
+    let Some(test) = SELF_TEST.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: a map value; user space reads it only after the test's system calls returned.
+    let test = unsafe { &mut *test };
+    if test.peer_port == 0 {
+        return;
+    }
+    let peer_port = u16::from_be(peek(sk + u64::from(layout!(skc_dport))));
+    if u32::from(peer_port) == test.peer_port && socket::read(sk, Timer::Keepalive, &mut test.record) {
+        test.record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        test.state_changes += 1;
+    }
+}
+
+/// The timer callbacks' addresses, as the self-test learned them.
+#[inline(always)]
+pub fn is_keepalive_timer(function: u64) -> bool {
+    TIMER_FUNCTIONS.get(0).is_some_and(|known| known.keepalive == function)
+}
+
+/// As [`is_keepalive_timer`], for `tcp_write_timer`.
+#[inline(always)]
+pub fn is_write_timer(function: u64) -> bool {
+    TIMER_FUNCTIONS.get(0).is_some_and(|known| known.write == function)
+}
+
+/// What the kernel is doing with this socket on this CPU.
+#[inline(always)]
+fn within(sk: u64) -> u8 {
+    if find(IN_KEEPALIVE_TIMER, sk).is_some() {
+        return WITHIN_KEEPALIVE_TIMER;
+    }
+    match find(IN_WRITE_TIMER, sk) {
+        Some(noted) if noted.pending == ICSK_TIME_PROBE0 => WITHIN_PROBE_TIMER,
+        Some(_) => WITHIN_RETRANSMIT_TIMER,
+        None => WITHIN_NOTHING,
+    }
+}
+
+/// Notes on this CPU that a kernel function began to work on `sk`.
+#[inline(always)]
+fn note_entry(index: u32, sk: u64, pending: u8, numbers: Option<Timer>) {
+    let Some(noted) = IN_FLIGHT.get_ptr_mut(index) else {
+        return;
+    };
+    // SAFETY: this CPU's map value; the functions noted here do not nest on one CPU.
+    let noted = unsafe { &mut *noted };
+    noted.sk = 0;
+    if let Some(timer) = numbers {
+        let Some(copy) = Copy::of(sk) else {
+            return;
+        };
+        copy.numbers(timer, &mut noted.before);
+        if !copy.is_intact() {
+            count_loss(LOSS_SCRATCH);
+            return;
+        }
+    }
+    noted.wakeup_seen = 0;
+    noted.wakeup_result = 0;
+    noted.pending = pending;
+    noted.sk = sk;
+}
+
+/// The note about `sk` on this CPU, if there is one.
+#[inline(always)]
+fn find(index: u32, sk: u64) -> Option<&'static mut InFlight> {
+    let noted = IN_FLIGHT.get_ptr_mut(index)?;
+    // SAFETY: this CPU's map value, which lives as long as the program.
+    let noted = unsafe { &mut *noted };
+    (noted.sk == sk).then_some(noted)
+}
+
+/// As [`find`], and forgets it.
+#[inline(always)]
+fn take(index: u32, sk: u64) -> Option<&'static InFlight> {
+    let noted = find(index, sk)?;
+    noted.sk = 0;
+    Some(noted)
+}
+
+/// Fills in what the entry and the nested hooks left.
+#[inline(always)]
+fn conclude(record: &mut Record, noted: &InFlight) {
+    record.before = noted.before;
+    if noted.wakeup_seen != 0 {
+        record.flags |= FLAG_WAKEUP_SEEN;
+        record.wakeup_result = noted.wakeup_result;
+    }
+}
+
+/// Reports a change made by the current task.
+#[inline(always)]
+fn report_process(sk: u64, flags: u8) {
+    report(sk, Timer::Keepalive, |record| {
+        record.kind = KIND_SETSOCKOPT;
+        record.flags |= flags | FLAG_PROCESS_CONTEXT;
+        record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        record.comm = bpf_get_current_comm().unwrap_or_default();
+    });
+}
+
+/// Sends one record, if the filter wants the socket; `fill` sets what the hook knows.
+#[inline(always)]
+fn report(sk: u64, timer: Timer, fill: impl FnOnce(&mut Record)) {
+    let Some(mut entry) = EVENTS.reserve::<Record>(0) else {
+        count_loss(LOSS_RING);
+        return;
+    };
+    // SAFETY: `Record` is plain integers, for which any bytes are a value; all are set below.
+    let record = unsafe { entry.assume_init_mut() };
+    let read = socket::read(sk, timer, record)
+        || socket::read(sk, timer, record)
+        || socket::read(sk, timer, record);
+    if !read {
+        count_loss(LOSS_SCRATCH);
+    }
+    if !read || !is_wanted(record) {
+        entry.discard(u64::from(aya_ebpf::bindings::BPF_RB_NO_WAKEUP));
+        return;
+    }
+    record.kind = 0;
+    record.flags = BACKEND_FLAGS.load() as u8;
+    record.within = WITHIN_NOTHING;
+    record.from_state = 0;
+    record.wakeup_result = 0;
+    // SAFETY: no arguments, no side effects.
+    record.cpu = unsafe { bpf_get_smp_processor_id() };
+    record.tgid = 0;
+    record.comm = [0; 16];
+    clear(&mut record.before);
+    fill(record);
+    entry.submit(0);
+}
+
+/// Zeroes word by word: a struct assignment would become a call of a byte-wise `memset`.
+#[inline(always)]
+fn clear(numbers: &mut Numbers) {
+    let words = core::ptr::from_mut(numbers).cast::<u64>();
+    for index in 0..size_of::<Numbers>() / size_of::<u64>() {
+        // SAFETY: inside `numbers`, which is plain integers and 8-byte aligned.
+        unsafe { words.add(index).write_volatile(0) };
+    }
+}
+
+/// The filter. Constants decide which comparisons exist at all.
+#[inline(always)]
+fn is_wanted(record: &Record) -> bool {
+    let id = &record.id;
+    let local = halves(&id.local);
+    let peer = halves(&id.peer);
+    let is_v4 = peer[0] == 0 && peer[1] as u32 == u32::from_le_bytes([0, 0, 0xff, 0xff]);
+    (filter!(local_port) == 0 || filter!(local_port) == id.local_port)
+        && (filter!(peer_port) == 0 || filter!(peer_port) == id.peer_port)
+        && (filter!(netns) == 0 || filter!(netns) == id.netns)
+        && (filter!(cgroup) == 0 || filter!(cgroup) == id.cgroup)
+        && (filter!(ip_version) == 0 || (filter!(ip_version) == 4) == is_v4)
+        && (in_prefix(local) || in_prefix(peer))
+}
+
+#[inline(always)]
+fn in_prefix(address: [u64; 2]) -> bool {
+    let mask = filter!(prefix_mask);
+    let prefix = filter!(prefix);
+    address[0] & mask[0] == prefix[0] && address[1] & mask[1] == prefix[1]
+}
+
+/// An address as two words in memory order.
+#[inline(always)]
+fn halves(address: &[u8; 16]) -> [u64; 2] {
+    // SAFETY: 16 bytes of plain data, 8-byte aligned inside `Identity`.
+    unsafe { core::ptr::from_ref(address).cast::<[u64; 2]>().read_unaligned() }
+}
+
+#[inline(always)]
+fn remember_reported(sk: u64) {
+    if REPORTED.insert(&sk, &1, 0).is_err() {
+        count_loss(LOSS_REPORTED);
+    }
+}
+
+#[inline(always)]
+fn count_loss(index: u32) {
+    if let Some(count) = LOSSES.get_ptr_mut(index) {
+        // SAFETY: this CPU's map value; a lost update under preemption is a loss miscounted by
+        // one, the price of doing without atomics that 5.10 lacks.
+        unsafe { *count += 1 };
+    }
+}
+
+#[inline(always)]
+fn flags(sk: u64) -> u32 {
+    peek(sk + u64::from(layout!(skc_flags)))
+}
+
+#[inline(always)]
+fn state(sk: u64) -> u8 {
+    peek(sk + u64::from(layout!(skc_state)))
+}
+
+/// States in which setting SO_KEEPALIVE arms nothing.
+#[inline(always)]
+fn is_unarmed(state: u8) -> bool {
+    state == TCP_CLOSE as u8 || state == TCP_LISTEN
+}

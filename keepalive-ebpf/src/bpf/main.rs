@@ -1,0 +1,28 @@
+//! # The BPF side
+//!
+//! `fentry.rs` and `tracepoint.rs` are the two backends: entry points that find the socket in
+//! their arguments and call a hook body. `hooks.rs` has the bodies, which don't know who called.
+//! `socket.rs` reads a socket, `maps.rs` has all shared state. User space loads the programs of
+//! one backend only.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+mod fentry;
+mod hooks;
+mod maps;
+mod socket;
+mod tracepoint;
+
+/// The kernel lends its GPL-only helpers (`bpf_probe_read_kernel`, …) to nobody else.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// On the host this target exists to be checked, linted and read.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -1,0 +1,61 @@
+//! The tracepoint backend: raw tracepoints around every timer of the machine, left at once
+//! unless the timer is TCP's. For kernels or policies that refuse trampolines. Raw, because that
+//! needs no tracefs and gives the kernel's own pointers.
+//!
+//! It does not see `tcp_write_wakeup` return, nor a write timer deferred to `release_sock`.
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+
+use crate::{
+    hooks,
+    maps::layout,
+    socket::peek,
+};
+
+#[inline(always)]
+fn function_of(timer: u64) -> u64 {
+    peek(timer + u64::from(layout!(timer_function)))
+}
+
+#[raw_tracepoint(tracepoint = "timer_expire_entry")]
+pub fn tp_timer_expire_entry(ctx: RawTracePointContext) -> i32 {
+    let timer: u64 = ctx.arg(0);
+    let function = function_of(timer);
+    if hooks::is_keepalive_timer(function) {
+        hooks::keepalive_timer_enter(timer - u64::from(layout!(keepalive_timer)));
+    } else if hooks::is_write_timer(function) {
+        hooks::write_timer_enter(timer - u64::from(layout!(write_timer)));
+    }
+    0
+}
+
+/// The timer may be re-armed or freed by now: only its address counts.
+#[raw_tracepoint(tracepoint = "timer_expire_exit")]
+pub fn tp_timer_expire_exit(ctx: RawTracePointContext) -> i32 {
+    let timer: u64 = ctx.arg(0);
+    hooks::keepalive_timer_exit(&ctx, timer - u64::from(layout!(keepalive_timer)));
+    hooks::write_timer_exit(&ctx, timer - u64::from(layout!(write_timer)));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "timer_start")]
+pub fn tp_timer_start(ctx: RawTracePointContext) -> i32 {
+    let timer: u64 = ctx.arg(0);
+    if hooks::is_keepalive_timer(function_of(timer)) {
+        hooks::keepalive_timer_start(timer - u64::from(layout!(keepalive_timer)));
+    }
+    0
+}
+
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub fn tp_state_change(ctx: RawTracePointContext) -> i32 {
+    hooks::state_change(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    0
+}
+
+/// Loaded for the time of the self-test only, with either backend.
+#[raw_tracepoint(tracepoint = "timer_start")]
+pub fn self_test_timer_start(ctx: RawTracePointContext) -> i32 {
+    hooks::self_test_timer_start(ctx.arg(0));
+    0
+}

@@ -1,0 +1,63 @@
+//! What user space decides before load: the filter, and the self-test's exchange.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::Record;
+
+/// Which sockets are reported. Every zero field matches everything.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Filter {
+    /// Compared with the local and the peer address (IPv4 as IPv4-mapped IPv6) under `prefix_mask`.
+    pub prefix: [u64; 2],
+    /// Network byte order, like `prefix`; all zero = any address.
+    pub prefix_mask: [u64; 2],
+    /// Id of the cgroup the socket was created in.
+    pub cgroup: u64,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Host order.
+    pub local_port: u16,
+    /// Host order.
+    pub peer_port: u16,
+    /// 4 or 6: the family of the *addresses*, so an IPv4-mapped peer is 4.
+    pub ip_version: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The self-test's exchange with user space, the only element of the map `SELF_TEST`.
+///
+/// User space writes `peer_port`, makes a loopback connection to it, sets keepalive options, and
+/// compares what the programs read with what it set, before any event is believed.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct SelfTest {
+    /// `peer_port` of the socket under test, host order; 0 = no test is running.
+    pub peer_port: u32,
+    /// State changes of that socket seen so far.
+    pub state_changes: u32,
+    /// Function of the timer at `sk + layout.keepalive_timer`, as `timer:timer_start` saw it; 0 = not seen.
+    pub keepalive_function: u64,
+    /// Function of the timer at `sk + layout.write_timer`, likewise.
+    pub write_function: u64,
+    /// The last state change, read as for any event.
+    pub record: Record,
+}
+
+/// Addresses of the kernel's timer callbacks, the only element of the map `TIMER_FUNCTIONS`;
+/// learned by the self-test, never shown.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct TimerFunctions {
+    /// `tcp_keepalive_timer`.
+    pub keepalive: u64,
+    /// `tcp_write_timer`.
+    pub write: u64,
+}

@@ -1,0 +1,207 @@
+//! The record: what one observation of one socket looks like on the ring buffer.
+//!
+//! Every record has the same size and shape: who the socket is ([`Identity`]), how keepalive is
+//! set on it ([`Settings`]), and the kernel's numbers at the end of what was observed
+//! ([`Numbers`], `after`). Records of something with a beginning (a timer run, an ACK) also
+//! carry the numbers at that beginning (`before`), so that user space reads the kernel's
+//! decision off the difference.
+//!
+//! All values are raw, in the kernel's own units; nothing is interpreted on the BPF side.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Bumped whenever a type of this crate changes shape or meaning.
+pub const ABI_VERSION: u32 = 1;
+
+/// `Record::kind`: the keepalive timer ran (`tcp_keepalive_timer`); `before` is its entry.
+pub const KIND_KEEPALIVE_TIMER: u8 = 1;
+/// `Record::kind`: the write timer ran with a zero-window probe pending (`ICSK_TIME_PROBE0`)
+/// and did something; `before` is its entry.
+pub const KIND_WINDOW_PROBE: u8 = 2;
+/// `Record::kind`: SO_KEEPALIVE or TCP_KEEPIDLE was set in process context.
+pub const KIND_SETSOCKOPT: u8 = 3;
+/// `Record::kind`: a socket with SO_KEEPALIVE reached ESTABLISHED; `from_state` says from where.
+pub const KIND_ESTABLISHED: u8 = 4;
+/// `Record::kind`: a tracked socket reached CLOSE; `from_state` says from where, `within` what
+/// the kernel was doing.
+pub const KIND_CLOSE: u8 = 5;
+/// `Record::kind`: an ACK was accepted while a probe was outstanding (`--live-answers`).
+pub const KIND_ACK: u8 = 6;
+
+/// `Record::within`: no timer of this socket was running on this CPU.
+pub const WITHIN_NOTHING: u8 = 0;
+/// `Record::within`: inside this socket's `tcp_keepalive_timer`.
+pub const WITHIN_KEEPALIVE_TIMER: u8 = 1;
+/// `Record::within`: inside this socket's write timer, retransmission pending (`ICSK_TIME_RETRANS`).
+pub const WITHIN_RETRANSMIT_TIMER: u8 = 2;
+/// `Record::within`: inside this socket's write timer, zero-window probe pending (`ICSK_TIME_PROBE0`).
+pub const WITHIN_PROBE_TIMER: u8 = 3;
+
+/// `Record::flags`: `wakeup_result` is valid, `tcp_write_wakeup` was seen to return.
+pub const FLAG_WAKEUP_SEEN: u8 = 1 << 0;
+/// `Record::flags`: this backend would have seen `tcp_write_wakeup`; absence means it did not run.
+pub const FLAG_WAKEUP_WATCHED: u8 = 1 << 1;
+/// `Record::flags`: `tgid` and `comm` are those of the task acting on the socket.
+pub const FLAG_PROCESS_CONTEXT: u8 = 1 << 2;
+/// `Record::flags`: SO_KEEPALIVE is being switched on by this very call.
+pub const FLAG_SWITCHING_ON: u8 = 1 << 3;
+/// `Record::flags`: SO_KEEPALIVE is being switched off by this very call.
+pub const FLAG_SWITCHING_OFF: u8 = 1 << 4;
+
+/// Who the socket is. 88 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Identity {
+    /// Address of the `struct sock`: identifies the socket until its CLOSE. Never shown.
+    pub sk: u64,
+    /// `skc_cookie`, or 0 where nothing has asked for one yet.
+    pub cookie: u64,
+    /// Inode number of the socket file (`/proc/PID/fd` shows it), 0 for orphans and not-yet-accepted sockets.
+    pub inode: u64,
+    /// Id of the cgroup the socket was created in (the inode number of its directory), 0 if unknown.
+    pub cgroup: u64,
+    /// Local address; IPv4 as IPv4-mapped IPv6.
+    pub local: [u8; 16],
+    /// Peer address; IPv4 as IPv4-mapped IPv6.
+    pub peer: [u8; 16],
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Local port, host order.
+    pub local_port: u16,
+    /// Peer port, host order.
+    pub peer_port: u16,
+    /// `skc_family`: AF_INET or AF_INET6 (also for IPv4-mapped peers).
+    pub family: u16,
+    /// TCP state (`skc_state`), 1 = ESTABLISHED.
+    pub state: u8,
+    /// 1 if SO_KEEPALIVE is on (`SOCK_KEEPOPEN`).
+    pub keepopen: u8,
+    /// 1 if no process holds the socket any more (`SOCK_DEAD`).
+    pub orphan: u8,
+    /// 1 for an MPTCP subflow, 0 if not, 255 where the kernel has no such field.
+    pub mptcp: u8,
+    /// `sk_shutdown`: RCV_SHUTDOWN 1, SEND_SHUTDOWN 2.
+    pub shutdown: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// `sk_err`, positive errno, 0 if none.
+    pub error: u32,
+    /// `sk_err_soft`, positive errno, 0 if none.
+    pub error_soft: u32,
+}
+
+/// The keepalive settings the kernel uses for this socket. 40 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Settings {
+    /// `tp->keepalive_time`, jiffies; 0 = the namespace's sysctl.
+    pub time: u32,
+    /// `tp->keepalive_intvl`, jiffies; 0 = the namespace's sysctl.
+    pub interval: u32,
+    /// `tp->keepalive_probes`; 0 = the namespace's sysctl.
+    pub probes: u32,
+    /// `icsk_user_timeout`, milliseconds; 0 = none.
+    pub user_timeout: u32,
+    /// `net.ipv4.tcp_keepalive_time` of the socket's namespace, jiffies.
+    pub sysctl_time: u32,
+    /// `net.ipv4.tcp_keepalive_intvl` of the socket's namespace, jiffies.
+    pub sysctl_interval: u32,
+    /// `net.ipv4.tcp_keepalive_probes` of the socket's namespace.
+    pub sysctl_probes: u32,
+    /// `net.ipv4.tcp_retries2` of the socket's namespace.
+    pub sysctl_retries2: u32,
+    /// Maximum RTO (`icsk_rto_max`), jiffies; 0 where the kernel has no such field (120 s).
+    pub rto_max: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The kernel's numbers at one instant. 88 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Numbers {
+    /// `bpf_ktime_get_ns()`: CLOCK_MONOTONIC, nanoseconds.
+    pub time: u64,
+    /// `bpf_jiffies64()`.
+    pub jiffies: u64,
+    /// `expires` of the timer this record is about (keepalive unless a window probe), 64-bit jiffies.
+    pub expires: u64,
+    /// `tp->tcp_clock_cache`: when the socket last handled a packet, CLOCK_MONOTONIC nanoseconds.
+    pub clock_cache: u64,
+    /// `tp->rcv_tstamp`: last acceptable ACK, low 32 bits of jiffies, 0 = never.
+    pub rcv_tstamp: u32,
+    /// `icsk_ack.lrcvtime`: last data, low 32 bits of jiffies, 0 = never.
+    pub lrcvtime: u32,
+    /// `icsk_probes_tstamp`: start of the zero-window phase, low 32 bits of jiffies, 0 = none.
+    pub probes_tstamp: u32,
+    /// `tp->packets_out`: segments sent and not acknowledged.
+    pub packets_out: u32,
+    /// `tp->write_seq`.
+    pub write_seq: u32,
+    /// `tp->snd_nxt`.
+    pub snd_nxt: u32,
+    /// `tp->snd_una`.
+    pub snd_una: u32,
+    /// `tp->snd_wnd`: bytes the peer lets us send.
+    pub snd_wnd: u32,
+    /// `tp->segs_out`: segments built so far.
+    pub segs_out: u32,
+    /// `icsk_rto`, jiffies.
+    pub rto: u32,
+    /// `icsk_probes_out`: unanswered probes, keepalive and zero-window alike.
+    pub probes_out: u8,
+    /// `icsk_backoff`.
+    pub backoff: u8,
+    /// `icsk_retransmits`.
+    pub retransmits: u8,
+    /// `icsk_pending`: 1 = retransmit, 3 = zero-window probe.
+    pub pending: u8,
+    /// 1 if the timer this record is about is queued (`entry.pprev != NULL`).
+    pub timer_pending: u8,
+    /// 1 if a process owns the socket (`sk_lock.owned`).
+    pub owned: u8,
+    /// TCP state at this instant.
+    pub state: u8,
+    /// 1 if SO_KEEPALIVE is on at this instant.
+    pub keepopen: u8,
+    /// 1 if no process holds the socket at this instant.
+    pub orphan: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// One observation. 336 bytes, on the ring buffer and in recordings.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Record {
+    /// One of the `KIND_` constants.
+    pub kind: u8,
+    /// `FLAG_` bits.
+    pub flags: u8,
+    /// One of the `WITHIN_` constants.
+    pub within: u8,
+    /// TCP state before the change that [`KIND_ESTABLISHED`] and [`KIND_CLOSE`] report.
+    pub from_state: u8,
+    /// Return value of `tcp_write_wakeup`, valid with [`FLAG_WAKEUP_SEEN`]: 0 sent, < 0 counted
+    /// but not sent (negative errno), > 0 dropped locally (qdisc).
+    pub wakeup_result: i32,
+    /// CPU the record was made on.
+    pub cpu: u32,
+    /// Process id (tgid) of the acting task, valid with [`FLAG_PROCESS_CONTEXT`].
+    pub tgid: u32,
+    /// Name of the acting task, NUL-terminated, untrusted; valid with [`FLAG_PROCESS_CONTEXT`].
+    pub comm: [u8; 16],
+    pub id: Identity,
+    pub settings: Settings,
+    /// At the beginning of what was observed; zero where it has no beginning.
+    pub before: Numbers,
+    /// At its end.
+    pub after: Numbers,
+}
+
+const _: () = {
+    assert!(size_of::<Identity>() == 88);
+    assert!(size_of::<Settings>() == 40);
+    assert!(size_of::<Numbers>() == 88);
+    assert!(size_of::<Record>() == 336);
+};
