@@ -1,0 +1,213 @@
+//! # Attribution
+//!
+//! Whose socket is it? The process by the socket's inode number, the cgroup by its id, the
+//! container by the cgroup's path. Looked up in /proc and cgroupfs in whole passes, never per
+//! socket, and remembered. What is not found is `null`, never a guess: the task a timer
+//! interrupted is nobody.
+
+use std::{
+    fs,
+    os::unix::fs::{DirEntryExt, MetadataExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustc_hash::FxHashMap;
+
+use crate::event::{Cgroup, Process};
+
+/// A pass over /proc or cgroupfs may take at most this share of our time.
+const SHARE: u32 = 20;
+/// And passes are at least this far apart.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Entries remembered before a pass starts from nothing; sockets come and go.
+const REMEMBERED: usize = 1 << 18;
+
+/// Finds and remembers owners.
+pub struct Attribution {
+    processes: Passes<Process>,
+    cgroups: Passes<String>,
+    cgroup_root: Option<PathBuf>,
+    /// Whether the process ids the programs report are those of /proc.
+    same_pids: bool,
+}
+
+impl Attribution {
+    pub fn new(same_pids: bool) -> Self {
+        Self {
+            processes: Passes::default(),
+            cgroups: Passes::default(),
+            cgroup_root: cgroup2_root(),
+            same_pids,
+        }
+    }
+
+    /// The owner of the socket with this inode number.
+    pub fn process(&mut self, inode: u64) -> Option<Process> {
+        if inode == 0 {
+            return None;
+        }
+        self.processes.get(inode, pass_over_proc)
+    }
+
+    /// Remembers the task that acted on a socket of its own.
+    pub fn learn(&mut self, inode: u64, pid: u32, comm: &[u8; 16]) {
+        if inode == 0 || !self.same_pids {
+            return;
+        }
+        // The acting thread may have a name of its own; the process's is in /proc.
+        let comm = fs::read(format!("/proc/{pid}/comm")).map_or_else(
+            |_| comm.split(|&byte| byte == 0).next().unwrap_or_default().to_vec(),
+            |comm| comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
+        );
+        let comm = String::from_utf8_lossy(&comm).into_owned();
+        self.processes.known.insert(inode, Process { pid, comm });
+    }
+
+    /// The cgroup with this id, its path below the cgroup2 mount.
+    pub fn cgroup(&mut self, id: u64) -> Option<Cgroup> {
+        if id == 0 {
+            return None;
+        }
+        let root = self.cgroup_root.as_deref();
+        let path = root.and_then(|root| self.cgroups.get(id, |found| pass_over_cgroups(root, found)));
+        Some(Cgroup { id, path })
+    }
+}
+
+/// Answers from memory, or from a new pass if the last is long enough ago.
+struct Passes<T> {
+    known: FxHashMap<u64, T>,
+    /// No pass before this.
+    next: Option<Instant>,
+}
+
+impl<T> Default for Passes<T> {
+    fn default() -> Self {
+        Self { known: FxHashMap::default(), next: None }
+    }
+}
+
+impl<T: Clone> Passes<T> {
+    fn get(&mut self, key: u64, pass: impl FnOnce(&mut FxHashMap<u64, T>)) -> Option<T> {
+        if let Some(value) = self.known.get(&key) {
+            return Some(value.clone());
+        }
+        let start = Instant::now();
+        if self.next.is_some_and(|next| start < next) {
+            return None;
+        }
+        if self.known.len() > REMEMBERED {
+            self.known.clear();
+        }
+        pass(&mut self.known);
+        self.next = Some(Instant::now() + (start.elapsed() * SHARE).max(PAUSE));
+        self.known.get(&key).cloned()
+    }
+}
+
+/// All sockets in all file descriptor tables; the first process that holds one owns it.
+fn pass_over_proc(found: &mut FxHashMap<u64, Process>) {
+    let mut seen = FxHashMap::default();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else {
+            continue;
+        };
+        let mut comm = None;
+        for descriptor in descriptors.flatten() {
+            let Some(inode) = socket_inode(&descriptor.path()) else {
+                continue;
+            };
+            let comm = comm.get_or_insert_with(|| comm_of(&entry.path()));
+            seen.entry(inode).or_insert_with(|| Process { pid, comm: comm.clone() });
+        }
+    }
+    found.extend(seen);
+}
+
+/// `socket:[12345]` → 12345.
+fn socket_inode(link: &Path) -> Option<u64> {
+    let target = fs::read_link(link).ok()?;
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+fn comm_of(process: &Path) -> String {
+    let comm = fs::read(process.join("comm")).unwrap_or_default();
+    String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned()
+}
+
+/// All directories below the mount, by inode number.
+fn pass_over_cgroups(root: &Path, found: &mut FxHashMap<u64, String>) {
+    found.clear();
+    if let Ok(metadata) = fs::metadata(root) {
+        found.insert(metadata.ino(), "/".to_owned());
+    }
+    let mut pending = vec![root.to_owned()];
+    while let Some(directory) = pending.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let path = entry.path();
+            if let Ok(below) = path.strip_prefix(root) {
+                found.insert(entry.ino(), format!("/{}", below.to_string_lossy()));
+            }
+            pending.push(path);
+        }
+    }
+}
+
+/// Where cgroup2 is mounted, if it is.
+pub fn cgroup2_root() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        kind.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+/// The container's id in a cgroup path: 64 hexadecimal digits, as every runtime uses
+/// (`docker-ID.scope`, `/docker/ID`, `cri-containerd-ID.scope`, `libpod-ID.scope`, `crio-ID.scope`).
+pub fn container_id(path: &str) -> Option<String> {
+    path.rsplit(['/', '-', '.', ':'])
+        .find(|part| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn container_ids_of_every_runtime() {
+        let id = "0123456789abcdef".repeat(4);
+        for path in [
+            format!("/system.slice/docker-{id}.scope"),
+            format!("/docker/{id}"),
+            format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{id}.scope"),
+            format!("/machine.slice/libpod-{id}.scope/container"),
+        ] {
+            assert_eq!(container_id(&path), Some(id.clone()), "{path}");
+        }
+        assert_eq!(container_id("/system.slice/ssh.service"), None);
+        assert_eq!(container_id(&format!("/docker/{}", "g".repeat(64))), None);
+    }
+
+    #[test]
+    fn finds_the_owner_of_a_socket() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&listener));
+        let inode = socket_inode(Path::new(&link)).unwrap();
+        let process = Attribution::new(true).process(inode).unwrap();
+        assert_eq!(process.pid, std::process::id());
+    }
+
+    #[test]
+    fn an_unknown_socket_has_no_owner() {
+        assert_eq!(Attribution::new(true).process(u64::MAX), None);
+        assert_eq!(Attribution::new(true).process(0), None);
+    }
+}

@@ -1,0 +1,467 @@
+//! # Events: what `keepalive` says
+//!
+//! The typed events that every output renders, and their JSON form: one object per line,
+//! snake_case, `null` where the kernel or the backend did not tell. `keepalive schema` prints the
+//! JSON Schema made from these types.
+//!
+//! Nothing here knows where an event comes from or how it is shown.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// Version of the JSON form. The major number changes when a field changes meaning or goes away.
+pub const SCHEMA_VERSION: &str = "1.0";
+
+/// One line of output.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// First line: what runs, on what, and what it may not see.
+    Start(Box<Start>),
+    /// Keepalive was switched on, off or retimed, or inherited at accept.
+    Armed(SocketEvent<Armed>),
+    /// The keepalive timer of a socket ran (`tcp_keepalive_timer`).
+    Timer(SocketEvent<TimerRun>),
+    /// A zero-window probe (`tcp_send_probe0`, RFC 9293 section 3.8.6.1).
+    WindowProbe(SocketEvent<WindowProbe>),
+    /// An outstanding probe was answered.
+    Answer(SocketEvent<Answer>),
+    /// A tracked socket ended: its death certificate.
+    Closed(SocketEvent<Closed>),
+    /// Observations were lost since the last such line.
+    Lost(Lost),
+    /// Last line: totals.
+    End(End),
+}
+
+/// When an event happened.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct When {
+    /// Wall-clock time, RFC 3339, UTC, nanoseconds.
+    #[schemars(with = "String")]
+    pub timestamp: Timestamp,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub monotonic_ns: u64,
+}
+
+/// What every event about a socket carries, around its own fields.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct SocketEvent<T> {
+    #[serde(flatten)]
+    pub when: When,
+    pub socket: Socket,
+    /// The socket's owner (never the task the softirq interrupted); null if unknown.
+    pub process: Option<Process>,
+    /// The cgroup the socket was created in; null if unknown.
+    pub cgroup: Option<Cgroup>,
+    /// Container id, where the cgroup path contains one.
+    pub container_id: Option<String>,
+    pub keepalive: Keepalive,
+    #[serde(flatten)]
+    pub what: T,
+}
+
+/// Who the socket is.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Socket {
+    /// Number of the socket in this trace, from 1: the identity to group events by.
+    pub id: u64,
+    /// The kernel's socket cookie (SO_COOKIE), hexadecimal; null until the kernel has made one.
+    pub cookie: Option<String>,
+    pub family: Family,
+    pub local: Endpoint,
+    pub peer: Endpoint,
+    pub state: TcpState,
+    /// Inode number of the network namespace (`ls -L -i /proc/PID/ns/net`).
+    pub netns: u32,
+    /// Whether the socket is a subflow of an MPTCP connection; null on kernels without MPTCP.
+    pub mptcp: Option<bool>,
+}
+
+/// Address family of the addresses; IPv4-mapped IPv6 is `ipv4`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Endpoint {
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+/// TCP state, RFC 9293 section 3.3.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TcpState {
+    Established,
+    SynSent,
+    SynRecv,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    Close,
+    CloseWait,
+    LastAck,
+    Listen,
+    Closing,
+    NewSynRecv,
+    BoundInactive,
+    /// A number this version has no name for.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Process {
+    pub pid: u32,
+    /// Untrusted: any bytes a process chose, made valid UTF-8.
+    pub comm: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Cgroup {
+    /// Inode number of its directory.
+    pub id: u64,
+    /// Path below the cgroup2 mount; null if it is gone or not visible from here. Untrusted.
+    pub path: Option<String>,
+}
+
+/// The settings the kernel uses for this socket now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Keepalive {
+    /// SO_KEEPALIVE.
+    pub enabled: bool,
+    /// Idle time before the first probe (TCP_KEEPIDLE), milliseconds.
+    pub time_ms: u64,
+    pub time_origin: Origin,
+    /// Time between probes (TCP_KEEPINTVL), milliseconds.
+    pub interval_ms: u64,
+    pub interval_origin: Origin,
+    /// Unanswered probes before the connection is ended (TCP_KEEPCNT).
+    pub probes: u32,
+    pub probes_origin: Origin,
+    /// TCP_USER_TIMEOUT, milliseconds; 0 = none. If set, the kernel ignores `probes`.
+    pub user_timeout_ms: u64,
+}
+
+/// Where a setting comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Set on this socket (or inherited from its listener, where it was set).
+    Socket,
+    /// Default of the socket's network namespace (`net.ipv4.tcp_keepalive_*`).
+    Sysctl,
+}
+
+/// First line of a trace.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Start {
+    #[serde(flatten)]
+    pub when: When,
+    pub schema_version: String,
+    /// Version of `keepalive`.
+    pub version: String,
+    /// `uname -r`.
+    pub kernel: String,
+    pub backend: Backend,
+    /// Better backends that were tried, and the reason each was refused.
+    pub refused: Vec<Refused>,
+    /// The kernel's tick, per second.
+    pub hz: u32,
+    /// CLOCK_REALTIME − CLOCK_MONOTONIC, nanoseconds: added to `monotonic_ns` it gives `timestamp`.
+    pub clock_offset_ns: i64,
+    /// Where this kernel keeps the keepalive timer.
+    pub keepalive_timer: String,
+    /// Size of the ring buffer, bytes.
+    pub ring_bytes: u64,
+    /// Whether answers are reported when they arrive (`--live-answers`).
+    pub live_answers: bool,
+    /// The filters in force, by option name.
+    pub filters: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// BPF trampolines on the kernel's functions.
+    Fentry,
+    /// Raw tracepoints, reading the socket at entry and exit of the timer.
+    Tracepoint,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Refused {
+    pub backend: Backend,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Armed {
+    pub cause: ArmedCause,
+    /// Until the keepalive timer is due, milliseconds; null if it is not armed.
+    pub next_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ArmedCause {
+    /// SO_KEEPALIVE or TCP_KEEPIDLE was set; `keepalive.enabled` says whether it is on now.
+    Setsockopt,
+    /// It was on before `connect`, and the connection is established now.
+    Connect,
+    /// Inherited from the listener.
+    Accept,
+    /// The socket is older than the tracer.
+    Seen,
+}
+
+/// One run of the keepalive timer.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct TimerRun {
+    pub decision: Decision,
+    /// How long the peer had been silent, milliseconds (`keepalive_time_elapsed`): the number the
+    /// kernel compares with `time_ms` and `user_timeout_ms`. Null if nothing was ever received.
+    pub idle_ms: Option<u64>,
+    /// How late the timer ran after its deadline, milliseconds: the timer wheel rounds up.
+    pub late_ms: Option<u64>,
+    /// Segments sent and not acknowledged, before.
+    pub packets_out: u32,
+    /// Bytes written by the application and not sent yet, before.
+    pub unsent_bytes: u32,
+    /// `icsk_probes_out`: unanswered probes.
+    pub probes_out: BeforeAfter,
+    /// Number of the probe sent by this run, from 1; null if none was.
+    pub attempt: Option<u32>,
+    /// Of how many: `keepalive.probes`, null if the user timeout decides alone.
+    pub attempts: Option<u32>,
+    /// Result of the local send: false if the probe was counted but did not leave the host (no
+    /// route, firewall); null if no probe was made or the backend cannot tell.
+    pub sent: Option<bool>,
+    /// Errno name of that failure (`EHOSTUNREACH`).
+    pub send_error: Option<String>,
+    /// Until the timer runs next, milliseconds; null if it stopped.
+    pub next_ms: Option<u64>,
+    pub death: Option<Death>,
+}
+
+/// When the kernel ends the connection unless an answer comes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Death {
+    /// From this event, milliseconds; a lower bound, the timer wheel rounds up.
+    pub in_ms: u64,
+    /// The wall-clock time of that.
+    #[schemars(with = "String")]
+    pub at: Timestamp,
+    /// The rule that ends it first.
+    pub rule: Cause,
+}
+
+/// Every way out of `tcp_keepalive_timer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// A probe was made and counted.
+    ProbeSent,
+    /// The probe was dropped locally (qdisc): not counted, tried again after 500 ms.
+    ProbeFailed,
+    /// Segments are unacknowledged: retransmission decides, keepalive waits a full time.
+    DataInFlight,
+    /// Data waits to be sent (zero window, congestion): keepalive waits a full time.
+    DataUnsent,
+    /// The peer was heard less than `time_ms` ago: armed for the remainder.
+    NotIdle,
+    /// A process owned the socket: tried again after HZ/20.
+    SocketBusy,
+    /// Keepalive is off, or the state is CLOSE, LISTEN or SYN_SENT: not armed again.
+    Stopped,
+    /// Not keepalive: the FIN_WAIT2 timer of an orphan, which shares the timer.
+    FinWait2,
+    /// The connection was ended.
+    Killed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct BeforeAfter {
+    pub before: u32,
+    pub after: u32,
+}
+
+/// One zero-window probe.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct WindowProbe {
+    /// `icsk_probes_out`: unanswered probes.
+    pub probes_out: BeforeAfter,
+    /// `icsk_backoff` after it: the timeout doubles with each.
+    pub backoff: u32,
+    /// Bytes waiting for the window to open.
+    pub unsent_bytes: u32,
+    /// As for `timer`.
+    pub sent: Option<bool>,
+    /// As for `timer`.
+    pub send_error: Option<String>,
+    /// Until the next probe, milliseconds; null if the connection was ended or the window opened.
+    pub next_ms: Option<u64>,
+    /// The earliest end; null if unknown (count alone, with a growing interval: see `keepalive`).
+    pub death: Option<Death>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Answer {
+    pub probe: ProbeKind,
+    /// Which of the unanswered probes in a row was answered, from 1.
+    pub attempt: u32,
+    /// From the probe to its answer, microseconds.
+    pub rtt_us: u64,
+    pub precision: Precision,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeKind {
+    Keepalive,
+    Window,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// To the microsecond.
+    Exact,
+    /// To one tick of the kernel (1/`hz` s).
+    Jiffy,
+}
+
+/// The death certificate of a tracked socket.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Closed {
+    pub cause: Cause,
+    /// Errno name the application is told (`ETIMEDOUT`); null if none.
+    pub error: Option<String>,
+    /// State before CLOSE.
+    pub from_state: TcpState,
+    /// Silence of the peer at the end, milliseconds; null if it was never heard.
+    pub idle_ms: Option<u64>,
+    /// Since the connection was established, milliseconds; null for sockets older than the tracer.
+    pub lifetime_ms: Option<u64>,
+    /// Unanswered probes at the end.
+    pub probes_out: u32,
+    /// Retransmissions in a row at the end (`icsk_retransmits`).
+    pub retransmits: u32,
+    #[serde(flatten)]
+    pub totals: Totals,
+}
+
+/// What one socket did while it was watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Totals {
+    /// Runs of the keepalive timer.
+    pub timers: u64,
+    /// Keepalive probes counted by the kernel.
+    pub keepalive_probes: u64,
+    /// Of these, answered.
+    pub keepalive_answers: u64,
+    /// Zero-window probes.
+    pub window_probes: u64,
+    /// Of these, answered.
+    pub window_answers: u64,
+    /// Slowest answer, microseconds.
+    pub worst_rtt_us: Option<u64>,
+}
+
+/// Why a socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// TCP_KEEPCNT probes unanswered.
+    KeepaliveProbes,
+    /// TCP_USER_TIMEOUT, looked at by the keepalive timer.
+    KeepaliveUserTimeout,
+    /// Retransmissions of unacknowledged data ran out (`tcp_retries2`).
+    RetransmitTimeout,
+    /// TCP_USER_TIMEOUT, looked at by the retransmission timer.
+    RetransmitUserTimeout,
+    /// Zero-window probes ran out.
+    WindowProbeTimeout,
+    /// TCP_USER_TIMEOUT, looked at by the zero-window probe timer.
+    WindowProbeUserTimeout,
+    /// The peer sent a RST.
+    PeerReset,
+    /// The peer closed first.
+    PeerFin,
+    /// This side closed first.
+    LocalClose,
+    /// This side aborted: close with unread data or SO_LINGER 0, or `ss -K`.
+    LocalAbort,
+    /// An ICMP or local error the kernel took as final.
+    NetworkError,
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LostWhere {
+    /// The ring buffer was full.
+    Ring,
+    /// A record that this version cannot decode.
+    Decode,
+    /// The tracker's table was full, its least recently seen socket was dropped.
+    Tracker,
+    /// A program could not take its per-CPU scratch buffer.
+    Scratch,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Lost {
+    #[serde(flatten)]
+    pub when: When,
+    pub count: u64,
+    #[serde(rename = "where")]
+    pub place: LostWhere,
+}
+
+/// Last line of a trace.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct End {
+    #[serde(flatten)]
+    pub when: When,
+    pub duration_ms: u64,
+    /// Sockets seen.
+    pub sockets: u64,
+    /// Events by kind.
+    pub events: EventCounts,
+    /// Timer runs by decision.
+    pub decisions: std::collections::BTreeMap<String, u64>,
+    /// Ended sockets by cause.
+    pub causes: std::collections::BTreeMap<String, u64>,
+    pub lost: Losses,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct EventCounts {
+    pub armed: u64,
+    pub timer: u64,
+    pub window_probe: u64,
+    pub answer: u64,
+    pub closed: u64,
+}
+
+/// Everything that was lost, by place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Losses {
+    /// Records the full ring buffer refused.
+    pub ring: u64,
+    /// Records that could not be decoded.
+    pub decode: u64,
+    /// Sockets dropped from the tracker's full table.
+    pub tracker: u64,
+    /// Observations given up because the per-CPU scratch buffer was taken over.
+    pub scratch: u64,
+    /// Events whose owner was looked for and not found.
+    pub owner: u64,
+}

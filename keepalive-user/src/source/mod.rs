@@ -1,0 +1,252 @@
+//! # The source
+//!
+//! Everything that touches the kernel's BPF: choosing a backend, loading, proving, attaching,
+//! and handing out records. Right of here nothing names aya, and nothing needs root.
+
+pub mod hooks;
+pub mod self_test;
+
+use std::{os::fd::AsFd, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use aya::{
+    Btf as AyaBtf, Ebpf, EbpfLoader,
+    maps::{Array, MapData, PerCpuArray, RingBuf},
+};
+use keepalive_ebpf::{Filter, Record, TimerFunctions};
+use zerocopy::{FromBytes, IntoBytes};
+
+use self::{
+    hooks::{Hook, Need},
+    self_test::Learned,
+};
+use crate::{
+    event::{Backend, Refused},
+    exit::{Exit, Refusal},
+    kernel::{
+        btf::Btf,
+        layout::{self, Resolved},
+    },
+};
+
+/// The BPF object: all programs of both backends.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/keepalive-bpf"));
+
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// What the command line says about loading.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `None` = the best that works.
+    pub backend: Option<Backend>,
+    pub filter: Filter,
+    /// Size of the ring buffer, bytes: a power of two, at least a page.
+    pub ring_bytes: u32,
+    pub live_answers: bool,
+    pub verbose: bool,
+    /// BTF to use instead of the kernel's own.
+    pub btf: Option<PathBuf>,
+}
+
+/// The kernel's types, read once for all backends.
+pub struct Kernel {
+    pub resolved: Resolved,
+    /// aya's view of the running kernel's own BTF; trampolines need it.
+    pub btf: Option<AyaBtf>,
+}
+
+impl Kernel {
+    /// Reads the BTF and finds the layout in it.
+    ///
+    /// # Errors
+    /// No BTF, unreadable BTF, or a required field that it does not have.
+    pub fn read(options: &Options) -> Result<Self> {
+        let path = options.btf.clone().unwrap_or_else(|| KERNEL_BTF.into());
+        let bytes = std::fs::read(&path).map_err(|error| {
+            let hint = match options.btf {
+                Some(_) => "give --btf a readable file of raw BTF",
+                None => "this kernel was built without CONFIG_DEBUG_INFO_BTF: give its BTF with --btf FILE",
+            };
+            Refusal::new(Exit::Unsupported, format!("cannot read BTF from {}: {error}; {hint}", path.display()))
+        })?;
+        let unusable = |error: anyhow::Error| {
+            Refusal::new(Exit::Unsupported, format!("cannot use the BTF in {}: {error:#}", path.display()))
+        };
+        let resolved = Btf::parse(bytes).and_then(|btf| layout::resolve(&btf)).map_err(unusable)?;
+        Ok(Self { resolved, btf: AyaBtf::from_sys_fs().ok() })
+    }
+}
+
+/// A loaded, proven and attached backend.
+pub struct Source {
+    pub backend: Backend,
+    /// Better backends that were tried.
+    pub refused: Vec<Refused>,
+    pub learned: Learned,
+    /// Optional hooks that could not be attached.
+    pub missing: Vec<Missing>,
+    /// Dropping it detaches everything.
+    ebpf: Ebpf,
+    ring: RingBuf<MapData>,
+    losses: PerCpuArray<MapData, u64>,
+}
+
+/// An optional hook that the kernel refused.
+pub struct Missing {
+    pub hook: Hook,
+    pub reason: String,
+}
+
+/// Records lost in the kernel so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelLosses {
+    pub ring: u64,
+    pub scratch: u64,
+    pub reported: u64,
+}
+
+impl Source {
+    /// Opens the best backend that works, or the one asked for.
+    ///
+    /// # Errors
+    /// With every backend's reason if none works.
+    pub fn open(kernel: &Kernel, options: &Options) -> Result<Self> {
+        raise_memlock_limit();
+        let candidates = match &options.backend {
+            Some(backend) => std::slice::from_ref(backend),
+            None => &Backend::ALL,
+        };
+        let mut refused = Vec::new();
+        for &backend in candidates {
+            match Self::attach(backend, kernel, options) {
+                Ok(source) => return Ok(Self { refused, ..source }),
+                Err(error) => refused.push(Refused { backend, reason: reason(&error) }),
+            }
+        }
+        let reasons: Vec<String> =
+            refused.iter().map(|refused| format!("{}: {}", refused.backend.name(), refused.reason)).collect();
+        bail!(Refusal::new(
+            Exit::Unsupported,
+            format!(
+                "this kernel refuses to be traced; {}. `keepalive doctor` shows what each needs",
+                reasons.join("; ")
+            )
+        ))
+    }
+
+    /// Loads one backend, proves the layout with it, and attaches the rest of its hooks.
+    pub fn attach(backend: Backend, kernel: &Kernel, options: &Options) -> Result<Self> {
+        let mut ebpf = load(backend, kernel, options)?;
+        let btf = kernel.btf.as_ref();
+        let learned = prove(backend, &mut ebpf, btf)?;
+        set_timer_functions(&mut ebpf, learned.functions)?;
+        let mut missing = Vec::new();
+        for hook in backend.hooks() {
+            if hook.program == backend.state_change().program {
+                continue;
+            }
+            if hook.need == Need::LiveAnswers && !options.live_answers {
+                continue;
+            }
+            match (hook.attach(&mut ebpf, btf), hook.need) {
+                (Ok(()), _) => {}
+                (Err(error), Need::Optional(_)) => {
+                    missing.push(Missing { hook: *hook, reason: reason(&error) });
+                }
+                (Err(error), _) => return Err(error.context(hook.at.describe())),
+            }
+        }
+        let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
+        let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
+        Ok(Self { backend, refused: Vec::new(), learned, missing, ebpf, ring, losses })
+    }
+
+    /// The next record, an error for bytes that are none. `None` if the ring is empty.
+    pub fn next(&mut self) -> Option<Result<Record>> {
+        loop {
+            let item = self.ring.next()?;
+            match Record::read_from_bytes(&item) {
+                Ok(record) if record.id.cookie == self.learned.cookie => {}
+                Ok(record) => return Some(Ok(record)),
+                Err(_) => return Some(Err(anyhow::anyhow!("a record of {} bytes", item.len()))),
+            }
+        }
+    }
+
+    /// The ring, to wait on.
+    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+
+    /// What the programs could not report so far, all CPUs.
+    pub fn losses(&self) -> Result<KernelLosses> {
+        let sum = |index| -> Result<u64> { Ok(self.losses.get(&index, 0)?.iter().sum()) };
+        Ok(KernelLosses { ring: sum(0)?, scratch: sum(1)?, reported: sum(2)? })
+    }
+
+    /// The diagnostics of the programs (`-v`).
+    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).context("cannot read the programs' diagnostics")
+    }
+}
+
+fn load(backend: Backend, kernel: &Kernel, options: &Options) -> Result<Ebpf> {
+    let flags = backend.record_flags();
+    let verbose = u32::from(options.verbose);
+    EbpfLoader::new()
+        .btf(kernel.btf.as_ref())
+        .override_global("LAYOUT", kernel.resolved.layout.as_bytes(), true)
+        .override_global("FILTER", options.filter.as_bytes(), true)
+        .override_global("BACKEND_FLAGS", &flags, true)
+        .override_global("VERBOSE", &verbose, true)
+        .map_max_entries("EVENTS", options.ring_bytes)
+        .load(OBJECT)
+        .context("cannot create the BPF maps")
+}
+
+/// Attaches the two programs of the self-test and runs it; the one that is only for it goes again.
+fn prove(backend: Backend, ebpf: &mut Ebpf, btf: Option<&AyaBtf>) -> Result<Learned> {
+    let state_change = backend.state_change();
+    state_change.attach(ebpf, btf).with_context(|| state_change.at.describe())?;
+    let test = hooks::SELF_TEST;
+    test.attach(ebpf, btf).with_context(|| test.at.describe())?;
+    let learned = self_test::run(ebpf);
+    let program = ebpf.program_mut(test.program).context("the BPF object lost a program")?;
+    let program: &mut aya::programs::RawTracePoint = program.try_into()?;
+    program.unload()?;
+    learned
+}
+
+fn set_timer_functions(ebpf: &mut Ebpf, functions: TimerFunctions) -> Result<()> {
+    let map = ebpf.map_mut("TIMER_FUNCTIONS").context("the BPF object has no map TIMER_FUNCTIONS")?;
+    let mut map: Array<_, [u8; size_of::<TimerFunctions>()]> = Array::try_from(map)?;
+    let mut bytes = [0; size_of::<TimerFunctions>()];
+    bytes.copy_from_slice(functions.as_bytes());
+    Ok(map.set(0, bytes, 0)?)
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
+    ebpf.take_map(name).with_context(|| format!("the BPF object has no map {name}"))
+}
+
+/// An error on one line: the kernel's own words, without the verifier's log (it goes to `-v`).
+fn reason(error: &anyhow::Error) -> String {
+    log::debug!("refused: {error:?}");
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let line = text.lines().next().unwrap_or_default().trim_end_matches([':', ' ']).to_owned();
+        if !line.is_empty() && !parts.iter().any(|part| part.contains(&line)) {
+            parts.push(line);
+        }
+    }
+    parts.join(": ")
+}
+
+/// Up to 5.10 maps are charged to RLIMIT_MEMLOCK. Without permission the limit stays, and a
+/// kernel that minds says so when the maps are created.
+fn raise_memlock_limit() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the pointer is to a local.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+}
