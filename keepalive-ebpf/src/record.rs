@@ -50,7 +50,9 @@ pub const FLAG_SWITCHING_OFF: u8 = 1 << 4;
 
 /// Who the socket is. 88 bytes.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct Identity {
     /// Address of the `struct sock`: identifies the socket until its CLOSE. Never shown.
     pub sk: u64,
@@ -92,7 +94,9 @@ pub struct Identity {
 
 /// The keepalive settings the kernel uses for this socket. 40 bytes.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct Settings {
     /// `tp->keepalive_time`, jiffies; 0 = the namespace's sysctl.
     pub time: u32,
@@ -118,7 +122,9 @@ pub struct Settings {
 
 /// The kernel's numbers at one instant. 88 bytes.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct Numbers {
     /// `bpf_ktime_get_ns()`: CLOCK_MONOTONIC, nanoseconds.
     pub time: u64,
@@ -172,7 +178,9 @@ pub struct Numbers {
 
 /// One observation. 336 bytes, on the ring buffer and in recordings.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct Record {
     /// One of the `KIND_` constants.
     pub kind: u8,

@@ -57,21 +57,28 @@ impl Attribution {
         }
         // The acting thread may have a name of its own; the process's is in /proc.
         let comm = fs::read(format!("/proc/{pid}/comm")).map_or_else(
-            |_| comm.split(|&byte| byte == 0).next().unwrap_or_default().to_vec(),
+            |_| {
+                comm.split(|&byte| byte == 0)
+                    .next()
+                    .unwrap_or_default()
+                    .to_vec()
+            },
             |comm| comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
         );
         let comm = String::from_utf8_lossy(&comm).into_owned();
         self.processes.known.insert(inode, Process { pid, comm });
     }
 
-    /// The cgroup with this id, its path below the cgroup2 mount.
-    pub fn cgroup(&mut self, id: u64) -> Option<Cgroup> {
+    /// The cgroup with this id, its path below the cgroup2 mount, and the container it is of.
+    pub fn cgroup(&mut self, id: u64) -> (Option<Cgroup>, Option<String>) {
         if id == 0 {
-            return None;
+            return (None, None);
         }
         let root = self.cgroup_root.as_deref();
-        let path = root.and_then(|root| self.cgroups.get(id, |found| pass_over_cgroups(root, found)));
-        Some(Cgroup { id, path })
+        let path =
+            root.and_then(|root| self.cgroups.get(id, |found| pass_over_cgroups(root, found)));
+        let container = path.as_deref().and_then(container_id);
+        (Some(Cgroup { id, path }), container)
     }
 }
 
@@ -84,7 +91,10 @@ struct Passes<T> {
 
 impl<T> Default for Passes<T> {
     fn default() -> Self {
-        Self { known: FxHashMap::default(), next: None }
+        Self {
+            known: FxHashMap::default(),
+            next: None,
+        }
     }
 }
 
@@ -110,7 +120,11 @@ impl<T: Clone> Passes<T> {
 fn pass_over_proc(found: &mut FxHashMap<u64, Process>) {
     let mut seen = FxHashMap::default();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else {
@@ -122,7 +136,10 @@ fn pass_over_proc(found: &mut FxHashMap<u64, Process>) {
                 continue;
             };
             let comm = comm.get_or_insert_with(|| comm_of(&entry.path()));
-            seen.entry(inode).or_insert_with(|| Process { pid, comm: comm.clone() });
+            seen.entry(inode).or_insert_with(|| Process {
+                pid,
+                comm: comm.clone(),
+            });
         }
     }
     found.extend(seen);
@@ -131,7 +148,12 @@ fn pass_over_proc(found: &mut FxHashMap<u64, Process>) {
 /// `socket:[12345]` → 12345.
 fn socket_inode(link: &Path) -> Option<u64> {
     let target = fs::read_link(link).ok()?;
-    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    target
+        .to_str()?
+        .strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
 }
 
 fn comm_of(process: &Path) -> String {
@@ -165,13 +187,14 @@ pub fn cgroup2_root() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     mounts.lines().find_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
-        kind.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+        kind.starts_with("cgroup2 ")
+            .then(|| mount.split(' ').nth(4).map(PathBuf::from))?
     })
 }
 
 /// The container's id in a cgroup path: 64 hexadecimal digits, as every runtime uses
 /// (`docker-ID.scope`, `/docker/ID`, `cri-containerd-ID.scope`, `libpod-ID.scope`, `crio-ID.scope`).
-pub fn container_id(path: &str) -> Option<String> {
+fn container_id(path: &str) -> Option<String> {
     path.rsplit(['/', '-', '.', ':'])
         .find(|part| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
         .map(str::to_owned)
@@ -199,7 +222,10 @@ mod tests {
     #[test]
     fn finds_the_owner_of_a_socket() {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&listener));
+        let link = format!(
+            "/proc/self/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(&listener)
+        );
         let inode = socket_inode(Path::new(&link)).unwrap();
         let process = Attribution::new(true).process(inode).unwrap();
         assert_eq!(process.pid, std::process::id());

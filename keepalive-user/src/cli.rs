@@ -178,10 +178,17 @@ impl Trace {
             ("pid", self.pid.map(|pid| pid.to_string())),
             ("local_port", self.local_port.map(|port| port.to_string())),
             ("remote_port", self.remote_port.map(|port| port.to_string())),
-            ("address", self.address.map(|prefix| format!("{}/{}", prefix.address, prefix.length))),
+            (
+                "address",
+                self.address
+                    .map(|prefix| format!("{}/{}", prefix.address, prefix.length)),
+            ),
             ("family", family),
             ("netns", self.netns.clone()),
-            ("cgroup", self.cgroup.as_ref().map(|path| path.display().to_string())),
+            (
+                "cgroup",
+                self.cgroup.as_ref().map(|path| path.display().to_string()),
+            ),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))
@@ -200,13 +207,20 @@ impl std::str::FromStr for Prefix {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
-        let address: IpAddr = address
-            .parse()
-            .with_context(|| format!("{address:?} is no IPv4 or IPv6 address; names are not looked up"))?;
+        let (address, length) = text
+            .split_once('/')
+            .map_or((text, None), |(a, l)| (a, Some(l)));
+        let address: IpAddr = address.parse().with_context(|| {
+            format!("{address:?} is no IPv4 or IPv6 address; names are not looked up")
+        })?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        let length = length.map_or(Ok(most), str::parse).context("the prefix length is no number")?;
-        ensure!(length <= most, "a prefix length of at most {most}, not {length}");
+        let length = length
+            .map_or(Ok(most), str::parse)
+            .context("the prefix length is no number")?;
+        ensure!(
+            length <= most,
+            "a prefix length of at most {most}, not {length}"
+        );
         Ok(Self { address, length })
     }
 }
@@ -220,13 +234,19 @@ impl Prefix {
         };
         let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
         let prefix = address.to_bits() & mask;
-        (halves(Ipv6Addr::from_bits(prefix)), halves(Ipv6Addr::from_bits(mask)))
+        (
+            halves(Ipv6Addr::from_bits(prefix)),
+            halves(Ipv6Addr::from_bits(mask)),
+        )
     }
 }
 
 fn halves(address: Ipv6Addr) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, rest @ ..] = address.octets();
-    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)]
+    [
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_ne_bytes(rest),
+    ]
 }
 
 fn netns_inode(text: &str) -> Result<u32> {
@@ -234,7 +254,11 @@ fn netns_inode(text: &str) -> Result<u32> {
     if let Ok(inode) = text.parse() {
         return Ok(inode);
     }
-    let path = if text.contains('/') { text.to_owned() } else { format!("/run/netns/{text}") };
+    let path = if text.contains('/') {
+        text.to_owned()
+    } else {
+        format!("/run/netns/{text}")
+    };
     let metadata = std::fs::metadata(&path).with_context(|| {
         format!("no network namespace {text:?}: {path} (give a path, a name of `ip netns list`, or an inode number)")
     })?;
@@ -255,9 +279,13 @@ fn cgroup_id(path: &std::path::Path) -> Result<u64> {
 }
 
 fn duration(text: &str) -> Result<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().context("a number with a unit, such as 500ms, 30s, 10m or 2h")?;
+    let number: u64 = number
+        .parse()
+        .context("a number with a unit, such as 500ms, 30s, 10m or 2h")?;
     let millis = match unit {
         "ms" => Some(number),
         "" | "s" => number.checked_mul(1_000),
@@ -266,7 +294,9 @@ fn duration(text: &str) -> Result<Duration> {
         _ => bail!("unknown unit {unit:?}: ms, s, m or h"),
     };
     let millis = millis.filter(|&millis| millis > 0 && millis <= 1 << 48);
-    Ok(Duration::from_millis(millis.context("too short or too long")?))
+    Ok(Duration::from_millis(
+        millis.context("too short or too long")?,
+    ))
 }
 
 fn ring_bytes(text: &str) -> Result<u32> {
@@ -297,7 +327,14 @@ mod tests {
         assert_eq!([inside[0] & mask[0], inside[1] & mask[1]], prefix);
         assert_ne!([outside[0] & mask[0], outside[1] & mask[1]], prefix);
         assert_eq!("::/0".parse::<Prefix>().unwrap().words(), ([0; 2], [0; 2]));
-        for bad in ["10.0.0.0/33", "::/129", "localhost", "10.0.0.0/x", "10.0.0.0/", ""] {
+        for bad in [
+            "10.0.0.0/33",
+            "::/129",
+            "localhost",
+            "10.0.0.0/x",
+            "10.0.0.0/",
+            "",
+        ] {
             assert!(bad.parse::<Prefix>().is_err(), "{bad}");
         }
     }
@@ -306,7 +343,15 @@ mod tests {
     fn durations() {
         assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
         assert_eq!(duration("2h").unwrap(), Duration::from_hours(2));
-        for bad in ["", "s", "0", "5x", "-1s", "99999999999999999999s", "18446744073709551615h"] {
+        for bad in [
+            "",
+            "s",
+            "0",
+            "5x",
+            "-1s",
+            "99999999999999999999s",
+            "18446744073709551615h",
+        ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }

@@ -80,8 +80,12 @@ enum Status {
     Refused,
 }
 
-const SYSCTLS: [&str; 4] =
-    ["tcp_keepalive_time", "tcp_keepalive_intvl", "tcp_keepalive_probes", "tcp_retries2"];
+const SYSCTLS: [&str; 4] = [
+    "tcp_keepalive_time",
+    "tcp_keepalive_intvl",
+    "tcp_keepalive_probes",
+    "tcp_retries2",
+];
 
 /// Runs the checks and prints them; the exit code says whether `trace` will work.
 pub fn run(arguments: &Doctor) -> Result<Exit> {
@@ -108,19 +112,35 @@ fn examine(options: &Options) -> (Report, Exit) {
     let kernel = Kernel::read(options);
     let backends: Vec<BackendReport> = match &kernel {
         Ok(kernel) => {
-            let wanted = options.backend.as_ref().map_or(&Backend::ALL[..], std::slice::from_ref);
-            wanted.iter().map(|&backend| report_on(&Survey::of(backend, kernel, options))).collect()
+            let wanted = options
+                .backend
+                .as_ref()
+                .map_or(&Backend::ALL[..], std::slice::from_ref);
+            wanted
+                .iter()
+                .map(|&backend| report_on(&Survey::of(backend, kernel, options)))
+                .collect()
         }
         Err(_) => Vec::new(),
     };
-    let backend = backends.iter().find(|report| report.status != Status::Refused).map(|report| report.backend);
+    let backend = backends
+        .iter()
+        .find(|report| report.status != Status::Refused)
+        .map(|report| report.backend);
     let (verdict, exit) = match (backend, &kernel) {
-        (Some(backend), _) => (format!("trace will work, with the {} backend", backend.name()), Exit::Success),
-        (None, _) if !missing.is_empty() => {
-            (format!("trace will not work: {}", privileges::remedy(&missing)), Exit::NotPermitted)
-        }
+        (Some(backend), _) => (
+            format!("trace will work, with the {} backend", backend.name()),
+            Exit::Success,
+        ),
+        (None, _) if !missing.is_empty() => (
+            format!("trace will not work: {}", privileges::remedy(&missing)),
+            Exit::NotPermitted,
+        ),
         (None, Err(error)) => (format!("trace will not work: {error:#}"), Exit::Unsupported),
-        (None, Ok(_)) => ("trace will not work: every backend is refused".to_owned(), Exit::Unsupported),
+        (None, Ok(_)) => (
+            "trace will not work: every backend is refused".to_owned(),
+            Exit::Unsupported,
+        ),
     };
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -140,7 +160,10 @@ fn examine(options: &Options) -> (Report, Exit) {
             .collect(),
         layout: layout_report(&kernel),
         backends,
-        sysctls: SYSCTLS.iter().map(|&name| (name, read_line(&format!("/proc/sys/net/ipv4/{name}")))).collect(),
+        sysctls: SYSCTLS
+            .iter()
+            .map(|&name| (name, read_line(&format!("/proc/sys/net/ipv4/{name}"))))
+            .collect(),
         ring_bytes: options.ring_bytes,
     };
     (report, exit)
@@ -149,7 +172,11 @@ fn examine(options: &Options) -> (Report, Exit) {
 fn layout_report(kernel: &Result<Kernel>) -> LayoutReport {
     match kernel {
         Ok(kernel) => LayoutReport {
-            status: if kernel.resolved.absent.is_empty() { Status::Ok } else { Status::Degraded },
+            status: if kernel.resolved.absent.is_empty() {
+                Status::Ok
+            } else {
+                Status::Degraded
+            },
             error: None,
             keepalive_timer: Some(kernel.resolved.keepalive_timer),
             write_timer: Some(kernel.resolved.write_timer),
@@ -188,7 +215,10 @@ fn report_on(survey: &Survey) -> BackendReport {
     let error = survey
         .load_error
         .clone()
-        .or_else(|| first_refused.map(|hook| format!("{}: {}", hook.at, hook.reason.clone().unwrap_or_default())))
+        .or_else(|| {
+            first_refused
+                .map(|hook| format!("{}: {}", hook.at, hook.reason.clone().unwrap_or_default()))
+        })
         .or_else(|| survey.self_test.as_ref().err().cloned());
     let status = match &error {
         Some(_) => Status::Refused,
@@ -199,7 +229,11 @@ fn report_on(survey: &Survey) -> BackendReport {
         backend: survey.backend,
         status,
         error,
-        self_test: if survey.self_test.is_ok() { Status::Ok } else { Status::Refused },
+        self_test: if survey.self_test.is_ok() {
+            Status::Ok
+        } else {
+            Status::Refused
+        },
         hz: survey.self_test.as_ref().ok().map(|learned| learned.hz),
         hooks,
     }
@@ -207,8 +241,18 @@ fn report_on(survey: &Survey) -> BackendReport {
 
 /// The screen.
 fn print(report: &Report, out: &mut impl Write) -> Result<()> {
-    writeln!(out, "keepalive {} on Linux {}\n", report.version, escape(&report.kernel))?;
-    line(out, "layout", report.layout.status, &layout_text(&report.layout))?;
+    writeln!(
+        out,
+        "keepalive {} on Linux {}\n",
+        report.version,
+        escape(&report.kernel)
+    )?;
+    line(
+        out,
+        "layout",
+        report.layout.status,
+        &layout_text(&report.layout),
+    )?;
     for capability in &report.capabilities {
         let status = match (capability.held, capability.required) {
             (true, _) => Status::Ok,
@@ -218,18 +262,38 @@ fn print(report: &Report, out: &mut impl Write) -> Result<()> {
         line(out, capability.name, status, capability.purpose)?;
     }
     for backend in &report.backends {
-        line(out, backend.backend.name(), backend.status, &backend_text(backend))?;
-        for hook in backend.hooks.iter().filter(|hook| hook.status != Status::Ok) {
-            let lost = hook.lost.map_or(String::new(), |lost| format!("; not seen: {lost}"));
+        line(
+            out,
+            backend.backend.name(),
+            backend.status,
+            &backend_text(backend),
+        )?;
+        for hook in backend
+            .hooks
+            .iter()
+            .filter(|hook| hook.status != Status::Ok)
+        {
+            let lost = hook
+                .lost
+                .map_or(String::new(), |lost| format!("; not seen: {lost}"));
             let reason = hook.reason.as_deref().unwrap_or_default();
             writeln!(out, "{:28}{}: {}{lost}", "", hook.at, escape(reason))?;
         }
     }
-    let or_unknown = |value: &Option<String>| escape(value.as_deref().unwrap_or("unknown")).into_owned();
+    let or_unknown =
+        |value: &Option<String>| escape(value.as_deref().unwrap_or("unknown")).into_owned();
     writeln!(out, "{:18}{}", "lockdown", or_unknown(&report.lockdown))?;
-    writeln!(out, "{:18}{}", "kptr_restrict", or_unknown(&report.kptr_restrict))?;
-    let sysctls: Vec<String> =
-        report.sysctls.iter().map(|(name, value)| format!("{name} {}", or_unknown(value))).collect();
+    writeln!(
+        out,
+        "{:18}{}",
+        "kptr_restrict",
+        or_unknown(&report.kptr_restrict)
+    )?;
+    let sysctls: Vec<String> = report
+        .sysctls
+        .iter()
+        .map(|(name, value)| format!("{name} {}", or_unknown(value)))
+        .collect();
     writeln!(out, "{:18}{}", "sysctls", sysctls.join(", "))?;
     writeln!(out, "{:18}{} KiB", "ring buffer", report.ring_bytes / 1024)?;
     writeln!(out, "\n{}.", escape(&report.verdict))?;
@@ -253,8 +317,11 @@ fn layout_text(layout: &LayoutReport) -> String {
         return error.clone();
     }
     let timers = [layout.keepalive_timer, layout.write_timer].map(Option::unwrap_or_default);
-    let absent: Vec<String> =
-        layout.absent.iter().map(|(field, lost)| format!("; no {field}: {lost}")).collect();
+    let absent: Vec<String> = layout
+        .absent
+        .iter()
+        .map(|(field, lost)| format!("; no {field}: {lost}"))
+        .collect();
     format!("from BTF: {}, {}{}", timers[0], timers[1], absent.concat())
 }
 
@@ -262,7 +329,11 @@ fn backend_text(backend: &BackendReport) -> String {
     match (&backend.error, backend.hz) {
         (Some(error), _) => error.clone(),
         (None, hz) => {
-            let attached = backend.hooks.iter().filter(|hook| hook.status == Status::Ok).count();
+            let attached = backend
+                .hooks
+                .iter()
+                .filter(|hook| hook.status == Status::Ok)
+                .count();
             format!(
                 "{attached} of {} hooks, self-test passed, HZ {}",
                 backend.hooks.len(),

@@ -64,6 +64,37 @@ pub struct SocketEvent<T> {
     pub what: T,
 }
 
+/// Whose a socket is: the part of an event that is found out last.
+pub struct OwnerFields<'a> {
+    pub process: &'a mut Option<Process>,
+    pub cgroup: &'a mut Option<Cgroup>,
+    pub container_id: &'a mut Option<String>,
+}
+
+impl Event {
+    /// The owner's fields, of an event about a socket.
+    pub fn owner(&mut self) -> Option<OwnerFields<'_>> {
+        match self {
+            Self::Armed(event) => Some(event.owner()),
+            Self::Timer(event) => Some(event.owner()),
+            Self::WindowProbe(event) => Some(event.owner()),
+            Self::Answer(event) => Some(event.owner()),
+            Self::Closed(event) => Some(event.owner()),
+            Self::Start(_) | Self::Lost(_) | Self::End(_) => None,
+        }
+    }
+}
+
+impl<T> SocketEvent<T> {
+    fn owner(&mut self) -> OwnerFields<'_> {
+        OwnerFields {
+            process: &mut self.process,
+            cgroup: &mut self.cgroup,
+            container_id: &mut self.container_id,
+        }
+    }
+}
+
 /// Who the socket is.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Socket {

@@ -29,7 +29,10 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self {
+            exit,
+            message: message.into(),
+        }
     }
 }
 

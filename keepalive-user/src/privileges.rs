@@ -40,12 +40,19 @@ pub fn all() -> Vec<Privilege> {
 
 /// Names of the required capabilities that are missing.
 pub fn missing() -> Vec<&'static str> {
-    all().iter().filter(|privilege| privilege.required && !privilege.held).map(|privilege| privilege.name).collect()
+    all()
+        .iter()
+        .filter(|privilege| privilege.required && !privilege.held)
+        .map(|privilege| privilege.name)
+        .collect()
 }
 
 /// What to tell someone who lacks them.
 pub fn remedy(missing: &[&str]) -> String {
-    format!("missing {}: run as root (sudo keepalive …)", missing.join(" and "))
+    format!(
+        "missing {}: run as root (sudo keepalive …)",
+        missing.join(" and ")
+    )
 }
 
 fn holds(capability: Capability) -> bool {

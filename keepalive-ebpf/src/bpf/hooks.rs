@@ -8,7 +8,8 @@ use aya_ebpf::{
 use keepalive_ebpf::{
     FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK,
     KIND_CLOSE, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE,
-    Numbers, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING, WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
+    Numbers, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING, WITHIN_PROBE_TIMER,
+    WITHIN_RETRANSMIT_TIMER,
 };
 
 use crate::{
@@ -50,7 +51,11 @@ pub fn keepalive_timer_enter(sk: u64) {
 #[inline(always)]
 pub fn keepalive_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
     if let Some(noted) = take(IN_KEEPALIVE_TIMER, sk) {
-        verbose!(ctx, "tcp_keepalive_timer: probes_out {} before", noted.before.probes_out);
+        verbose!(
+            ctx,
+            "tcp_keepalive_timer: probes_out {} before",
+            noted.before.probes_out
+        );
         report(sk, Timer::Keepalive, |record| {
             record.kind = KIND_KEEPALIVE_TIMER;
             conclude(record, noted);
@@ -155,7 +160,14 @@ pub fn set_keepalive(sk: u64, on: bool) {
     if !on {
         remember_reported(sk);
     }
-    report_process(sk, if on { FLAG_SWITCHING_ON } else { FLAG_SWITCHING_OFF });
+    report_process(
+        sk,
+        if on {
+            FLAG_SWITCHING_ON
+        } else {
+            FLAG_SWITCHING_OFF
+        },
+    );
 }
 
 /// Exit of `tcp_sock_set_keepidle_locked`: TCP_KEEPIDLE was set, the timer re-armed if it is on.
@@ -238,7 +250,9 @@ fn self_test(sk: u64) {
         return;
     }
     let peer_port = u16::from_be(peek(sk + u64::from(layout!(skc_dport))));
-    if u32::from(peer_port) == test.peer_port && socket::read(sk, Timer::Keepalive, &mut test.record) {
+    if u32::from(peer_port) == test.peer_port
+        && socket::read(sk, Timer::Keepalive, &mut test.record)
+    {
         test.record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
         test.state_changes += 1;
     }
@@ -247,13 +261,17 @@ fn self_test(sk: u64) {
 /// The timer callbacks' addresses, as the self-test learned them.
 #[inline(always)]
 pub fn is_keepalive_timer(function: u64) -> bool {
-    TIMER_FUNCTIONS.get(0).is_some_and(|known| known.keepalive == function)
+    TIMER_FUNCTIONS
+        .get(0)
+        .is_some_and(|known| known.keepalive == function)
 }
 
 /// As [`is_keepalive_timer`], for `tcp_write_timer`.
 #[inline(always)]
 pub fn is_write_timer(function: u64) -> bool {
-    TIMER_FUNCTIONS.get(0).is_some_and(|known| known.write == function)
+    TIMER_FUNCTIONS
+        .get(0)
+        .is_some_and(|known| known.write == function)
 }
 
 /// What the kernel is doing with this socket on this CPU.
@@ -401,7 +419,11 @@ fn in_prefix(address: [u64; 2]) -> bool {
 #[inline(always)]
 fn halves(address: &[u8; 16]) -> [u64; 2] {
     // SAFETY: 16 bytes of plain data, 8-byte aligned inside `Identity`.
-    unsafe { core::ptr::from_ref(address).cast::<[u64; 2]>().read_unaligned() }
+    unsafe {
+        core::ptr::from_ref(address)
+            .cast::<[u64; 2]>()
+            .read_unaligned()
+    }
 }
 
 #[inline(always)]

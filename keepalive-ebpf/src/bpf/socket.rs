@@ -137,8 +137,14 @@ impl Copy {
             out.local = mapped(self.at(layout!(skc_rcv_saddr)));
             out.peer = mapped(self.at(layout!(skc_daddr)));
         } else {
-            out.local = words(self.at(layout!(skc_v6_rcv_saddr)), self.at(layout!(skc_v6_rcv_saddr) + 8));
-            out.peer = words(self.at(layout!(skc_v6_daddr)), self.at(layout!(skc_v6_daddr) + 8));
+            out.local = words(
+                self.at(layout!(skc_v6_rcv_saddr)),
+                self.at(layout!(skc_v6_rcv_saddr) + 8),
+            );
+            out.peer = words(
+                self.at(layout!(skc_v6_daddr)),
+                self.at(layout!(skc_v6_daddr) + 8),
+            );
         }
         out.local_port = u16::from_be(self.at(layout!(inet_sport)));
         out.peer_port = u16::from_be(self.at(layout!(skc_dport)));
@@ -166,7 +172,9 @@ impl Copy {
         out.user_timeout = self.at(layout!(icsk_user_timeout));
         out.sysctl_time = peek(net + u64::from(layout!(sysctl_keepalive_time)));
         out.sysctl_interval = peek(net + u64::from(layout!(sysctl_keepalive_intvl)));
-        out.sysctl_probes = u32::from(peek::<u8>(net + u64::from(layout!(sysctl_keepalive_probes))));
+        out.sysctl_probes = u32::from(peek::<u8>(
+            net + u64::from(layout!(sysctl_keepalive_probes)),
+        ));
         out.sysctl_retries2 = u32::from(peek::<u8>(net + u64::from(layout!(sysctl_retries2))));
         out.rto_max = if layout!(icsk_rto_max) == ABSENT {
             0
@@ -193,7 +201,10 @@ impl Copy {
     /// Id of the cgroup; 0 if unknown. On 5.10 tag bits in the pointer mean "none of its own".
     #[inline(always)]
     fn cgroup(&self) -> u64 {
-        if layout!(sk_cgrp_data) == ABSENT || layout!(cgroup_kn) == ABSENT || layout!(kn_id) == ABSENT {
+        if layout!(sk_cgrp_data) == ABSENT
+            || layout!(cgroup_kn) == ABSENT
+            || layout!(kn_id) == ABSENT
+        {
             return 0;
         }
         let cgroup: u64 = self.at(layout!(sk_cgrp_data));

@@ -6,11 +6,7 @@
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
-use crate::{
-    hooks,
-    maps::layout,
-    socket::peek,
-};
+use crate::{hooks, maps::layout, socket::peek};
 
 #[inline(always)]
 fn function_of(timer: u64) -> u64 {

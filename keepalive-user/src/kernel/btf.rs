@@ -31,6 +31,8 @@ const KIND_ENUM64: u8 = 19;
 
 /// Deepest chain of typedefs, qualifiers or nested structs followed; real ones are below ten.
 const DEPTH: u32 = 32;
+/// Most members looked at for one path: bounds the work that a file made to hurt can cause.
+const STEPS: u32 = 1 << 20;
 
 /// The type information of one kernel.
 pub struct Btf {
@@ -83,12 +85,18 @@ impl Btf {
             enums: Vec::new(),
         };
         let magic = btf.word(0).context("empty")? as u16;
-        ensure!(magic == MAGIC, "not BTF: magic {magic:#06x}, expected {MAGIC:#06x}");
+        ensure!(
+            magic == MAGIC,
+            "not BTF: magic {magic:#06x}, expected {MAGIC:#06x}"
+        );
         let header = btf.word(4)? as usize;
         let [type_offset, type_length, string_offset] =
             [btf.word(8)?, btf.word(12)?, btf.word(16)?].map(|word| word as usize);
         btf.strings = header.saturating_add(string_offset);
-        ensure!(btf.strings <= btf.data.len(), "string section beyond the end");
+        ensure!(
+            btf.strings <= btf.data.len(),
+            "string section beyond the end"
+        );
         let start = header.saturating_add(type_offset);
         let end = start.saturating_add(type_length);
         ensure!(end <= btf.data.len(), "type section beyond the end");
@@ -137,8 +145,9 @@ impl Btf {
         let mut type_id = *self.structs.get(structure.as_bytes())?;
         let mut bits = 0u32;
         let mut width = 0;
+        let mut steps = STEPS;
         for name in path.split('.') {
-            let member = self.member(type_id, name.as_bytes(), DEPTH)?;
+            let member = self.member(type_id, name.as_bytes(), DEPTH, &mut steps)?;
             bits = bits.checked_add(member.bit_offset)?;
             width = member.bit_size;
             type_id = member.type_id;
@@ -147,12 +156,10 @@ impl Btf {
         if width != 0 || bits % 8 != 0 {
             return None;
         }
-        Some(Field { offset: bits / 8, size: self.size(type_id, DEPTH)? })
-    }
-
-    /// Size of a struct, bytes.
-    pub fn size_of(&self, structure: &str) -> Option<u32> {
-        self.size(*self.structs.get(structure.as_bytes())?, DEPTH)
+        Some(Field {
+            offset: bits / 8,
+            size: self.size(type_id, DEPTH)?,
+        })
     }
 
     /// The value of an enumerator, in whichever enum has it.
@@ -161,20 +168,23 @@ impl Btf {
             let header = self.header(id)?;
             (0..header.vlen as usize).find_map(|index| {
                 let at = header.rest + 8 * index;
-                (self.string(self.word(at).ok()?) == name.as_bytes()).then(|| self.word(at + 4).ok())?
+                (self.string(self.word(at).ok()?) == name.as_bytes())
+                    .then(|| self.word(at + 4).ok())?
             })
         })
     }
 
-    fn member(&self, type_id: u32, name: &[u8], depth: u32) -> Option<Member> {
+    fn member(&self, type_id: u32, name: &[u8], depth: u32, steps: &mut u32) -> Option<Member> {
         let header = self.resolved(type_id, depth)?;
         if !matches!(header.kind, KIND_STRUCT | KIND_UNION) {
             return None;
         }
         for index in 0..header.vlen as usize {
+            *steps = steps.checked_sub(1)?;
             let member = self.member_at(&header, index)?;
             if member.name == 0 || self.string(member.name).is_empty() {
-                if let Some(inner) = self.member(member.type_id, name, depth.checked_sub(1)?) {
+                if let Some(inner) = self.member(member.type_id, name, depth.checked_sub(1)?, steps)
+                {
                     return Some(Member {
                         bit_offset: member.bit_offset.checked_add(inner.bit_offset)?,
                         ..inner
@@ -210,9 +220,12 @@ impl Btf {
             KIND_ARRAY => {
                 let element = self.word(header.rest).ok()?;
                 let count = self.word(header.rest + 8).ok()?;
-                self.size(element, depth.checked_sub(1)?)?.checked_mul(count)
+                self.size(element, depth.checked_sub(1)?)?
+                    .checked_mul(count)
             }
-            KIND_INT | KIND_STRUCT | KIND_UNION | KIND_ENUM | KIND_ENUM64 => Some(header.size_or_type),
+            KIND_INT | KIND_STRUCT | KIND_UNION | KIND_ENUM | KIND_ENUM64 => {
+                Some(header.size_or_type)
+            }
             _ => None,
         }
     }
@@ -251,12 +264,23 @@ impl Btf {
     }
 
     fn word(&self, at: usize) -> Result<u32> {
-        let bytes = self.data.get(at..at.saturating_add(4)).and_then(|bytes| bytes.first_chunk());
-        bytes.map(|bytes| u32::from_le_bytes(*bytes)).with_context(|| format!("cut at byte {at}"))
+        let bytes = self
+            .data
+            .get(at..at.saturating_add(4))
+            .and_then(|bytes| bytes.first_chunk());
+        bytes
+            .map(|bytes| u32::from_le_bytes(*bytes))
+            .with_context(|| format!("cut at byte {at}"))
     }
 
     fn string(&self, offset: u32) -> &[u8] {
-        let rest = self.data.get(self.strings.saturating_add(offset as usize)..).unwrap_or_default();
+        let rest = self
+            .data
+            .get(self.strings.saturating_add(offset as usize)..)
+            .unwrap_or_default();
         rest.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

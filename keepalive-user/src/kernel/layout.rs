@@ -27,12 +27,14 @@ pub struct Resolved {
 /// # Errors
 /// Names the first required field that the BTF does not have in the expected size.
 pub fn resolve(btf: &Btf) -> Result<Resolved> {
-    let mut finder = Finder { btf, end: 0, absent: Vec::new() };
+    let mut finder = Finder {
+        btf,
+        end: 0,
+        absent: Vec::new(),
+    };
     finder.check_nesting()?;
-    let (keepalive_timer_name, keepalive_timer) = finder.first(&[
-        "inet_connection_sock.icsk_keepalive_timer",
-        "sock.sk_timer",
-    ])?;
+    let (keepalive_timer_name, keepalive_timer) =
+        finder.first(&["inet_connection_sock.icsk_keepalive_timer", "sock.sk_timer"])?;
     let (write_timer_name, write_timer) = finder.first(&[
         "inet_connection_sock.icsk_retransmit_timer",
         "sock.tcp_retransmit_timer",
@@ -90,7 +92,11 @@ impl Finder<'_> {
             ("sock", "__sk_common"),
         ] {
             let field = self.find(outer, inner)?;
-            ensure!(field.offset == 0, "{outer}.{inner} is at {}, not at 0", field.offset);
+            ensure!(
+                field.offset == 0,
+                "{outer}.{inner} is at {}, not at 0",
+                field.offset
+            );
         }
         Ok(())
     }
@@ -168,7 +174,8 @@ impl Finder<'_> {
         layout.cgroup_tag_mask = 0;
         if layout.sk_cgrp_data == ABSENT {
             // Up to 5.14 one word is either a cgroup pointer or, tagged in its low bits, data.
-            self.absent.retain(|(name, _)| *name != "sock.sk_cgrp_data.cgroup");
+            self.absent
+                .retain(|(name, _)| *name != "sock.sk_cgrp_data.cgroup");
             layout.sk_cgrp_data = self.optional("sock.sk_cgrp_data.val", 8, "cgroups");
             layout.cgroup_tag_mask = 3;
         }
@@ -234,6 +241,7 @@ impl Finder<'_> {
             .btf
             .enumerator(name)
             .with_context(|| format!("this kernel's BTF has no enumerator {name}"))?;
-        1u32.checked_shl(bit).with_context(|| format!("{name} is {bit}, beyond the flags word"))
+        1u32.checked_shl(bit)
+            .with_context(|| format!("{name} is {bit}, beyond the flags word"))
     }
 }

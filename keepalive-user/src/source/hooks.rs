@@ -48,10 +48,26 @@ const fn hook(program: &'static str, at: At, need: Need) -> Hook {
 
 /// `kernel-facts`: none of these is inlined or split on any kernel measured.
 const FENTRY: &[Hook] = &[
-    hook("keepalive_timer_enter", At::Entry("tcp_keepalive_timer"), Need::Required),
-    hook("keepalive_timer_exit", At::Exit("tcp_keepalive_timer"), Need::Required),
-    hook("write_wakeup_exit", At::Exit("tcp_write_wakeup"), Need::Required),
-    hook("state_change", At::TypedTracepoint("inet_sock_set_state"), Need::Required),
+    hook(
+        "keepalive_timer_enter",
+        At::Entry("tcp_keepalive_timer"),
+        Need::Required,
+    ),
+    hook(
+        "keepalive_timer_exit",
+        At::Exit("tcp_keepalive_timer"),
+        Need::Required,
+    ),
+    hook(
+        "write_wakeup_exit",
+        At::Exit("tcp_write_wakeup"),
+        Need::Required,
+    ),
+    hook(
+        "state_change",
+        At::TypedTracepoint("inet_sock_set_state"),
+        Need::Required,
+    ),
     hook(
         "write_timer_enter",
         At::Entry("tcp_write_timer_handler"),
@@ -77,9 +93,21 @@ const FENTRY: &[Hook] = &[
 ];
 
 const TRACEPOINT: &[Hook] = &[
-    hook("tp_timer_expire_entry", At::RawTracepoint("timer_expire_entry"), Need::Required),
-    hook("tp_timer_expire_exit", At::RawTracepoint("timer_expire_exit"), Need::Required),
-    hook("tp_state_change", At::RawTracepoint("inet_sock_set_state"), Need::Required),
+    hook(
+        "tp_timer_expire_entry",
+        At::RawTracepoint("timer_expire_entry"),
+        Need::Required,
+    ),
+    hook(
+        "tp_timer_expire_exit",
+        At::RawTracepoint("timer_expire_exit"),
+        Need::Required,
+    ),
+    hook(
+        "tp_state_change",
+        At::RawTracepoint("inet_sock_set_state"),
+        Need::Required,
+    ),
     hook(
         "tp_timer_start",
         At::RawTracepoint("timer_start"),
@@ -88,8 +116,11 @@ const TRACEPOINT: &[Hook] = &[
 ];
 
 /// Attached while the self-test runs, with either backend.
-pub const SELF_TEST: Hook =
-    hook("self_test_timer_start", At::RawTracepoint("timer_start"), Need::Required);
+pub const SELF_TEST: Hook = hook(
+    "self_test_timer_start",
+    At::RawTracepoint("timer_start"),
+    Need::Required,
+);
 
 impl Backend {
     /// Best first.

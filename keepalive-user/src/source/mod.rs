@@ -5,6 +5,7 @@
 
 pub mod hooks;
 pub mod self_test;
+pub mod survey;
 
 use std::{os::fd::AsFd, path::PathBuf};
 
@@ -70,10 +71,18 @@ impl Kernel {
             Refusal::new(Exit::Unsupported, format!("cannot read BTF from {}: {error}; {hint}", path.display()))
         })?;
         let unusable = |error: anyhow::Error| {
-            Refusal::new(Exit::Unsupported, format!("cannot use the BTF in {}: {error:#}", path.display()))
+            Refusal::new(
+                Exit::Unsupported,
+                format!("cannot use the BTF in {}: {error:#}", path.display()),
+            )
         };
-        let resolved = Btf::parse(bytes).and_then(|btf| layout::resolve(&btf)).map_err(unusable)?;
-        Ok(Self { resolved, btf: AyaBtf::from_sys_fs().ok() })
+        let resolved = Btf::parse(bytes)
+            .and_then(|btf| layout::resolve(&btf))
+            .map_err(unusable)?;
+        Ok(Self {
+            resolved,
+            btf: AyaBtf::from_sys_fs().ok(),
+        })
     }
 }
 
@@ -120,11 +129,16 @@ impl Source {
         for &backend in candidates {
             match Self::attach(backend, kernel, options) {
                 Ok(source) => return Ok(Self { refused, ..source }),
-                Err(error) => refused.push(Refused { backend, reason: reason(&error) }),
+                Err(error) => refused.push(Refused {
+                    backend,
+                    reason: reason(&error),
+                }),
             }
         }
-        let reasons: Vec<String> =
-            refused.iter().map(|refused| format!("{}: {}", refused.backend.name(), refused.reason)).collect();
+        let reasons: Vec<String> = refused
+            .iter()
+            .map(|refused| format!("{}: {}", refused.backend.name(), refused.reason))
+            .collect();
         bail!(Refusal::new(
             Exit::Unsupported,
             format!(
@@ -151,14 +165,25 @@ impl Source {
             match (hook.attach(&mut ebpf, btf), hook.need) {
                 (Ok(()), _) => {}
                 (Err(error), Need::Optional(_)) => {
-                    missing.push(Missing { hook: *hook, reason: reason(&error) });
+                    missing.push(Missing {
+                        hook: *hook,
+                        reason: reason(&error),
+                    });
                 }
                 (Err(error), _) => return Err(error.context(hook.at.describe())),
             }
         }
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
-        Ok(Self { backend, refused: Vec::new(), learned, missing, ebpf, ring, losses })
+        Ok(Self {
+            backend,
+            refused: Vec::new(),
+            learned,
+            missing,
+            ebpf,
+            ring,
+            losses,
+        })
     }
 
     /// The next record, an error for bytes that are none. `None` if the ring is empty.
@@ -181,7 +206,11 @@ impl Source {
     /// What the programs could not report so far, all CPUs.
     pub fn losses(&self) -> Result<KernelLosses> {
         let sum = |index| -> Result<u64> { Ok(self.losses.get(&index, 0)?.iter().sum()) };
-        Ok(KernelLosses { ring: sum(0)?, scratch: sum(1)?, reported: sum(2)? })
+        Ok(KernelLosses {
+            ring: sum(0)?,
+            scratch: sum(1)?,
+            reported: sum(2)?,
+        })
     }
 
     /// The diagnostics of the programs (`-v`).
@@ -207,18 +236,24 @@ fn load(backend: Backend, kernel: &Kernel, options: &Options) -> Result<Ebpf> {
 /// Attaches the two programs of the self-test and runs it; the one that is only for it goes again.
 fn prove(backend: Backend, ebpf: &mut Ebpf, btf: Option<&AyaBtf>) -> Result<Learned> {
     let state_change = backend.state_change();
-    state_change.attach(ebpf, btf).with_context(|| state_change.at.describe())?;
+    state_change
+        .attach(ebpf, btf)
+        .with_context(|| state_change.at.describe())?;
     let test = hooks::SELF_TEST;
     test.attach(ebpf, btf).with_context(|| test.at.describe())?;
     let learned = self_test::run(ebpf);
-    let program = ebpf.program_mut(test.program).context("the BPF object lost a program")?;
+    let program = ebpf
+        .program_mut(test.program)
+        .context("the BPF object lost a program")?;
     let program: &mut aya::programs::RawTracePoint = program.try_into()?;
     program.unload()?;
     learned
 }
 
 fn set_timer_functions(ebpf: &mut Ebpf, functions: TimerFunctions) -> Result<()> {
-    let map = ebpf.map_mut("TIMER_FUNCTIONS").context("the BPF object has no map TIMER_FUNCTIONS")?;
+    let map = ebpf
+        .map_mut("TIMER_FUNCTIONS")
+        .context("the BPF object has no map TIMER_FUNCTIONS")?;
     let mut map: Array<_, [u8; size_of::<TimerFunctions>()]> = Array::try_from(map)?;
     let mut bytes = [0; size_of::<TimerFunctions>()];
     bytes.copy_from_slice(functions.as_bytes());
@@ -226,7 +261,8 @@ fn set_timer_functions(ebpf: &mut Ebpf, functions: TimerFunctions) -> Result<()>
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
-    ebpf.take_map(name).with_context(|| format!("the BPF object has no map {name}"))
+    ebpf.take_map(name)
+        .with_context(|| format!("the BPF object has no map {name}"))
 }
 
 /// An error on one line: the kernel's own words, without the verifier's log (it goes to `-v`).
@@ -235,7 +271,12 @@ fn reason(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        let line = text.lines().next().unwrap_or_default().trim_end_matches([':', ' ']).to_owned();
+        let line = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches([':', ' '])
+            .to_owned();
         if !line.is_empty() && !parts.iter().any(|part| part.contains(&line)) {
             parts.push(line);
         }
@@ -246,7 +287,10 @@ fn reason(error: &anyhow::Error) -> String {
 /// Up to 5.10 maps are charged to RLIMIT_MEMLOCK. Without permission the limit stays, and a
 /// kernel that minds says so when the maps are created.
 fn raise_memlock_limit() {
-    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    let limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
     // SAFETY: the pointer is to a local.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
 }

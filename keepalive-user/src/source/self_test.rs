@@ -53,7 +53,9 @@ type TestMap<'a> = Array<&'a mut aya::maps::MapData, [u8; size_of::<SelfTest>()]
 /// # Errors
 /// Names the field that was read wrong, with both values.
 pub fn run(ebpf: &mut Ebpf) -> Result<Learned> {
-    let map = ebpf.map_mut("SELF_TEST").context("the BPF object has no map SELF_TEST")?;
+    let map = ebpf
+        .map_mut("SELF_TEST")
+        .context("the BPF object has no map SELF_TEST")?;
     let mut map: TestMap<'_> = Array::try_from(map)?;
     let outcome = exercise(&mut map).or_else(|here| {
         // Without a usable loopback here, one in a namespace of its own will do.
@@ -77,7 +79,13 @@ fn exercise(map: &mut TestMap<'_>) -> Result<Truth> {
         .or_else(|_| TcpListener::bind(("::1", 0)))
         .context("no loopback address to test on")?;
     let peer = listener.local_addr()?;
-    write(map, &SelfTest { peer_port: peer.port().into(), ..SelfTest::default() })?;
+    write(
+        map,
+        &SelfTest {
+            peer_port: peer.port().into(),
+            ..SelfTest::default()
+        },
+    )?;
     let mut client = TcpStream::connect_timeout(&peer, Duration::from_secs(2))
         .context("cannot connect over loopback")?;
     let (mut server, _) = listener.accept()?;
@@ -85,7 +93,12 @@ fn exercise(map: &mut TestMap<'_>) -> Result<Truth> {
     set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, IDLE_SECONDS)?;
     set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, INTERVAL_SECONDS)?;
     set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, PROBES)?;
-    set(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, USER_TIMEOUT_MS)?;
+    set(
+        fd,
+        libc::IPPROTO_TCP,
+        libc::TCP_USER_TIMEOUT,
+        USER_TIMEOUT_MS,
+    )?;
     let truth = Truth {
         local: client.local_addr()?,
         peer,
@@ -94,7 +107,9 @@ fn exercise(map: &mut TestMap<'_>) -> Result<Truth> {
         netns: u32::try_from(inode_of("/proc/thread-self/ns/net")?)?,
     };
     set(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    client.write_all(b"?").context("cannot send over loopback")?;
+    client
+        .write_all(b"?")
+        .context("cannot send over loopback")?;
     server.read_exact(&mut [0])?;
     client.shutdown(std::net::Shutdown::Write)?;
     Ok(truth)
@@ -102,12 +117,24 @@ fn exercise(map: &mut TestMap<'_>) -> Result<Truth> {
 
 /// Compares what the programs read with the truth.
 fn check(truth: &Truth, test: &SelfTest) -> Result<Learned> {
-    let Record { id, settings, after, .. } = &test.record;
-    ensure!(test.state_changes > 0, "the programs never saw the socket of the self-test");
+    let Record {
+        id,
+        settings,
+        after,
+        ..
+    } = &test.record;
+    ensure!(
+        test.state_changes > 0,
+        "the programs never saw the socket of the self-test"
+    );
     let hz = settings.time / IDLE_SECONDS;
     let expected: [(&str, u64, u64); 14] = [
         ("skc_state", id.state.into(), ESTABLISHED.into()),
-        ("inet_sport", id.local_port.into(), truth.local.port().into()),
+        (
+            "inet_sport",
+            id.local_port.into(),
+            truth.local.port().into(),
+        ),
         ("skc_dport", id.peer_port.into(), truth.peer.port().into()),
         ("skc_cookie", id.cookie, truth.cookie),
         ("i_ino", id.inode, truth.inode),
@@ -115,16 +142,34 @@ fn check(truth: &Truth, test: &SelfTest) -> Result<Learned> {
         ("SOCK_KEEPOPEN", id.keepopen.into(), 1),
         ("SOCK_DEAD", id.orphan.into(), 0),
         ("sk_err", id.error.into(), 0),
-        ("keepalive_time", settings.time.into(), u64::from(hz) * u64::from(IDLE_SECONDS)),
-        ("keepalive_intvl", settings.interval.into(), u64::from(hz) * u64::from(INTERVAL_SECONDS)),
+        (
+            "keepalive_time",
+            settings.time.into(),
+            u64::from(hz) * u64::from(IDLE_SECONDS),
+        ),
+        (
+            "keepalive_intvl",
+            settings.interval.into(),
+            u64::from(hz) * u64::from(INTERVAL_SECONDS),
+        ),
         ("keepalive_probes", settings.probes.into(), PROBES.into()),
-        ("icsk_user_timeout", settings.user_timeout.into(), USER_TIMEOUT_MS.into()),
+        (
+            "icsk_user_timeout",
+            settings.user_timeout.into(),
+            USER_TIMEOUT_MS.into(),
+        ),
         ("icsk_probes_out", after.probes_out.into(), 0),
     ];
     for (field, read, set) in expected {
-        ensure!(read == set, "wrong kernel layout: {field} reads {read}, but it is {set}");
+        ensure!(
+            read == set,
+            "wrong kernel layout: {field} reads {read}, but it is {set}"
+        );
     }
-    ensure!((1..=10_000).contains(&hz), "wrong kernel layout: a tick of {hz} per second");
+    ensure!(
+        (1..=10_000).contains(&hz),
+        "wrong kernel layout: a tick of {hz} per second"
+    );
     check_address("local", id.local, truth.local.ip())?;
     check_address("peer", id.peer, truth.peer.ip())?;
     check_clocks(&test.record, hz)?;
@@ -132,7 +177,10 @@ fn check(truth: &Truth, test: &SelfTest) -> Result<Learned> {
         ("keepalive", test.keepalive_function),
         ("write", test.write_function),
     ] {
-        ensure!(function != 0, "wrong kernel layout: the {timer} timer is not where it should be");
+        ensure!(
+            function != 0,
+            "wrong kernel layout: the {timer} timer is not where it should be"
+        );
     }
     ensure!(
         test.keepalive_function != test.write_function,
@@ -151,7 +199,10 @@ fn check(truth: &Truth, test: &SelfTest) -> Result<Learned> {
 
 fn check_address(which: &str, read: [u8; 16], set: IpAddr) -> Result<()> {
     let read = std::net::Ipv6Addr::from(read).to_canonical();
-    ensure!(read == set, "wrong kernel layout: {which} address reads {read}, but it is {set}");
+    ensure!(
+        read == set,
+        "wrong kernel layout: {which} address reads {read}, but it is {set}"
+    );
     Ok(())
 }
 
@@ -160,9 +211,15 @@ fn check_clocks(record: &Record, hz: u32) -> Result<()> {
     let after = &record.after;
     let jiffies = after.jiffies as u32;
     let age = jiffies.wrapping_sub(after.rcv_tstamp);
-    ensure!(age < 10 * hz, "wrong kernel layout: rcv_tstamp is {age} ticks old");
+    ensure!(
+        age < 10 * hz,
+        "wrong kernel layout: rcv_tstamp is {age} ticks old"
+    );
     let age = after.time.saturating_sub(after.clock_cache);
-    ensure!(age < 10_000_000_000, "wrong kernel layout: tcp_clock_cache is {age} ns old");
+    ensure!(
+        age < 10_000_000_000,
+        "wrong kernel layout: tcp_clock_cache is {age} ns old"
+    );
     let due = after.expires.saturating_sub(after.jiffies);
     let idle = u64::from(record.settings.time);
     ensure!(
@@ -204,7 +261,11 @@ fn set(fd: i32, level: i32, option: i32, value: u32) -> Result<()> {
             size_of::<u32>() as libc::socklen_t,
         )
     };
-    ensure!(result == 0, "setsockopt({option}): {}", std::io::Error::last_os_error());
+    ensure!(
+        result == 0,
+        "setsockopt({option}): {}",
+        std::io::Error::last_os_error()
+    );
     Ok(())
 }
 
@@ -213,15 +274,27 @@ fn cookie(fd: i32) -> Result<u64> {
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the pointer and length are those of `cookie`.
     let result = unsafe {
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, (&raw mut cookie).cast(), &raw mut length)
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
     };
-    ensure!(result == 0, "SO_COOKIE: {}", std::io::Error::last_os_error());
+    ensure!(
+        result == 0,
+        "SO_COOKIE: {}",
+        std::io::Error::last_os_error()
+    );
     Ok(cookie)
 }
 
 fn inode_of(path: &str) -> Result<u64> {
     use std::os::unix::fs::MetadataExt;
-    Ok(std::fs::metadata(path).with_context(|| path.to_owned())?.ino())
+    Ok(std::fs::metadata(path)
+        .with_context(|| path.to_owned())?
+        .ino())
 }
 
 fn read(map: &TestMap<'_>) -> Result<SelfTest> {

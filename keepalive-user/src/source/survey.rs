@@ -39,10 +39,19 @@ impl Survey {
             .iter()
             .map(|hook| {
                 let attached = hook.program == proved && self_test.is_ok();
-                let refused = if attached { None } else { hook.attach(&mut ebpf, btf).err() };
+                let refused = if attached {
+                    None
+                } else {
+                    hook.attach(&mut ebpf, btf).err()
+                };
                 (*hook, refused.map(|error| reason(&error)))
             })
             .collect();
-        Self { backend, load_error: None, self_test, hooks }
+        Self {
+            backend,
+            load_error: None,
+            self_test,
+            hooks,
+        }
     }
 }

@@ -1,0 +1,249 @@
+//! # The arithmetic of keepalive
+//!
+//! From the settings of a socket to what will happen: which timers will run, and which rule ends
+//! the connection when. Pure, in the kernel's unit (jiffies); every rule names the function it
+//! comes from. All times are lower bounds: the timer wheel fires late, never early.
+
+use keepalive_ebpf::{Numbers, Record, Settings};
+
+use crate::event::Cause;
+
+/// `TCP_RTO_MAX`, seconds, on kernels without `icsk_rto_max`.
+const RTO_MAX_SECONDS: u32 = 120;
+
+/// The settings in force: the socket's own, else those of its namespace. Jiffies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effective {
+    pub time: u32,
+    pub interval: u32,
+    pub probes: u32,
+    /// 0 = none.
+    pub user_timeout: u32,
+    pub retries2: u32,
+    pub rto_max: u32,
+}
+
+impl Effective {
+    /// `keepalive_time_when`, `keepalive_intvl_when`, `keepalive_probes` (include/net/tcp.h).
+    pub fn new(settings: &Settings, hz: u32) -> Self {
+        let or = |own: u32, default: u32| if own == 0 { default } else { own };
+        Self {
+            time: or(settings.time, settings.sysctl_time),
+            interval: or(settings.interval, settings.sysctl_interval),
+            probes: or(settings.probes, settings.sysctl_probes),
+            user_timeout: millis_to_jiffies(settings.user_timeout, hz),
+            retries2: settings.sysctl_retries2,
+            rto_max: or(settings.rto_max, RTO_MAX_SECONDS.saturating_mul(hz)),
+        }
+    }
+
+    pub fn of(record: &Record, hz: u32) -> Self {
+        Self::new(&record.settings, hz)
+    }
+}
+
+/// When a connection ends unless an answer comes, and by which rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// From now, jiffies.
+    pub after: u64,
+    pub rule: Cause,
+}
+
+/// The end of an idle connection whose peer stays silent, seen from a run of the keepalive timer
+/// that left `probes_out` probes unanswered and the timer due in `next` jiffies.
+///
+/// `tcp_keepalive_timer`: a run ends the connection if, with a user timeout, the silence has
+/// reached it and a probe is out; without one, if `probes` are out. Otherwise it sends the next
+/// probe and runs again after the interval.
+pub fn keepalive_end(
+    effective: &Effective,
+    silence: u32,
+    probes_out: u32,
+    next: u64,
+) -> Option<End> {
+    let interval = u64::from(effective.interval);
+    if interval == 0 {
+        return None;
+    }
+    if effective.user_timeout != 0 {
+        let left = u64::from(effective.user_timeout.saturating_sub(silence));
+        // A run with nothing out only sends the first probe.
+        let earliest = if probes_out > 0 {
+            next
+        } else {
+            next + interval
+        };
+        let runs = left.saturating_sub(earliest).div_ceil(interval);
+        return Some(End {
+            after: earliest + runs * interval,
+            rule: Cause::KeepaliveUserTimeout,
+        });
+    }
+    let left = u64::from(effective.probes.saturating_sub(probes_out));
+    Some(End {
+        after: next + left * interval,
+        rule: Cause::KeepaliveProbes,
+    })
+}
+
+/// The end of a connection in a zero window whose peer stays silent, seen from a probe.
+///
+/// `tcp_probe_timer`: a run ends the connection if the user timeout has passed since the first
+/// probe (`icsk_probes_tstamp`), else if `tcp_retries2` probes are out; otherwise
+/// `tcp_send_probe0` doubles the timeout up to the maximum (`tcp_probe0_when`).
+pub fn window_end(effective: &Effective, numbers: &Numbers, next: u64) -> Option<End> {
+    let now = numbers.jiffies as u32;
+    let since = if numbers.probes_tstamp == 0 {
+        0
+    } else {
+        now.wrapping_sub(numbers.probes_tstamp)
+    };
+    let mut after = next;
+    let mut probes_out = u32::from(numbers.probes_out);
+    let mut backoff = u32::from(numbers.backoff);
+    // `probes_out` grows by one each turn and retries2 is a byte, so this ends.
+    loop {
+        if effective.user_timeout != 0
+            && u64::from(since) + after >= u64::from(effective.user_timeout)
+        {
+            return Some(End {
+                after,
+                rule: Cause::WindowProbeUserTimeout,
+            });
+        }
+        if probes_out >= effective.retries2 {
+            return Some(End {
+                after,
+                rule: Cause::WindowProbeTimeout,
+            });
+        }
+        probes_out += 1;
+        if backoff < effective.retries2 {
+            backoff += 1;
+        }
+        after += probe0_when(numbers.rto, backoff, effective.rto_max);
+    }
+}
+
+/// `tcp_probe0_when` (include/net/tcp.h), without its floor for timeouts below the minimum RTO.
+fn probe0_when(rto: u32, backoff: u32, rto_max: u32) -> u64 {
+    // `ilog2(TCP_RTO_MAX / TCP_RTO_MIN) + 1` bounds the shift in the kernel; the cap does here.
+    let shifted = u64::from(rto.max(1)) << backoff.min(31);
+    shifted.min(u64::from(rto_max.max(1)))
+}
+
+/// `msecs_to_jiffies`: rounds up.
+pub fn millis_to_jiffies(millis: u32, hz: u32) -> u32 {
+    let jiffies = (u64::from(millis) * u64::from(hz)).div_ceil(1000);
+    u32::try_from(jiffies).unwrap_or(u32::MAX)
+}
+
+/// Milliseconds, rounded down.
+pub fn jiffies_to_millis(jiffies: u64, hz: u32) -> u64 {
+    (u128::from(jiffies) * 1000 / u128::from(hz.max(1)))
+        .try_into()
+        .unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HZ: u32 = 250;
+
+    fn effective(interval: u32, probes: u32, user_timeout: u32) -> Effective {
+        Effective {
+            time: 15 * HZ,
+            interval,
+            probes,
+            user_timeout,
+            retries2: 15,
+            rto_max: 120 * HZ,
+        }
+    }
+
+    /// grpc-go#6250, measured: idle = interval = 15 s, count 9, user timeout 20 s: dead after one probe, at 30 s.
+    #[test]
+    fn a_user_timeout_overrides_the_count() {
+        let end = keepalive_end(
+            &effective(15 * HZ, 9, 20 * HZ),
+            15 * HZ,
+            1,
+            u64::from(15 * HZ),
+        )
+        .unwrap();
+        assert_eq!(
+            end,
+            End {
+                after: u64::from(15 * HZ),
+                rule: Cause::KeepaliveUserTimeout
+            }
+        );
+    }
+
+    /// mscdex/node-oscar#3, measured: 7200 + 9 × 75 s.
+    #[test]
+    fn the_count_ends_it_an_interval_after_the_last_probe() {
+        let end =
+            keepalive_end(&effective(75 * HZ, 9, 0), 7200 * HZ, 1, u64::from(75 * HZ)).unwrap();
+        assert_eq!(
+            end,
+            End {
+                after: u64::from(9 * 75 * HZ),
+                rule: Cause::KeepaliveProbes
+            }
+        );
+    }
+
+    #[test]
+    fn conversions() {
+        assert_eq!(millis_to_jiffies(1, 250), 1);
+        assert_eq!(millis_to_jiffies(2500, 250), 625);
+        assert_eq!(millis_to_jiffies(u32::MAX, 1000), u32::MAX);
+        assert_eq!(jiffies_to_millis(625, 250), 2500);
+        assert_eq!(jiffies_to_millis(u64::MAX, 1), u64::MAX);
+    }
+
+    /// The kernel's loop, run literally, as the oracle of the closed form.
+    fn simulate(effective: &Effective, silence: u32, mut probes_out: u32, next: u64) -> u64 {
+        let mut after = next;
+        loop {
+            let elapsed = u64::from(silence) + after;
+            let over = if effective.user_timeout != 0 {
+                elapsed >= u64::from(effective.user_timeout) && probes_out > 0
+            } else {
+                probes_out >= effective.probes
+            };
+            if over {
+                return after;
+            }
+            probes_out += 1;
+            after += u64::from(effective.interval);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_kernels_loop(
+            interval in 1u32..10_000, probes in 1u32..=127, user_timeout in 0u32..100_000,
+            silence in 0u32..100_000, probes_out in 0u32..=127, next in 0u64..10_000,
+        ) {
+            let effective = effective(interval, probes, user_timeout);
+            let end = keepalive_end(&effective, silence, probes_out, next).unwrap();
+            prop_assert_eq!(end.after, simulate(&effective, silence, probes_out, next));
+        }
+
+        #[test]
+        fn window_end_is_never_before_the_next_probe(
+            rto in any::<u32>(), backoff in any::<u8>(), probes_out in any::<u8>(),
+            tstamp in any::<u32>(), jiffies in any::<u64>(), user_timeout in any::<u32>(), next in 0u64..1 << 40,
+        ) {
+            let numbers = Numbers { rto, backoff, probes_out, probes_tstamp: tstamp, jiffies, ..Numbers::default() };
+            let end = window_end(&effective(HZ, 9, user_timeout), &numbers, next).unwrap();
+            prop_assert!(end.after >= next);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! # Time
+//!
+//! The kernel stamps events with CLOCK_MONOTONIC; people read wall clocks. One offset, taken at
+//! the start, connects the two, so that a trace is consistent in itself.
+
+use anyhow::{Result, ensure};
+use jiff::Timestamp;
+
+use crate::event::When;
+
+/// The two clocks of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// CLOCK_REALTIME − CLOCK_MONOTONIC, nanoseconds.
+    pub offset_ns: i64,
+}
+
+impl Clock {
+    pub fn now() -> Result<Self> {
+        let offset_ns = read(libc::CLOCK_REALTIME)? - read(libc::CLOCK_MONOTONIC)?;
+        Ok(Self { offset_ns })
+    }
+
+    /// The present moment.
+    pub fn when(&self) -> Result<When> {
+        Ok(self.at(u64::try_from(read(libc::CLOCK_MONOTONIC)?)?))
+    }
+
+    /// A moment on CLOCK_MONOTONIC.
+    pub fn at(&self, monotonic_ns: u64) -> When {
+        let nanoseconds = i128::from(monotonic_ns) + i128::from(self.offset_ns);
+        let timestamp = Timestamp::from_nanosecond(nanoseconds).unwrap_or(Timestamp::MAX);
+        When {
+            timestamp,
+            monotonic_ns,
+        }
+    }
+}
+
+fn read(clock: libc::clockid_t) -> Result<i64> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a local.
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    ensure!(
+        result == 0,
+        "clock_gettime: {}",
+        std::io::Error::last_os_error()
+    );
+    Ok(time.tv_sec * 1_000_000_000 + time.tv_nsec)
+}

@@ -1,0 +1,124 @@
+//! # Outputs
+//!
+//! What events look like. An output sees events and nothing else: not the kernel, not the tracker,
+//! so a recording looks the same as the live machine. A new one is a file here and a variant of
+//! [`Output`].
+
+mod pretty;
+mod summary;
+mod words;
+
+use std::{borrow::Cow, io::Write};
+
+use anyhow::{Context, Result};
+
+pub use self::summary::{Counts, Summary};
+use crate::event::Event;
+
+/// Where events go.
+pub enum Output<W: Write> {
+    /// One object per line.
+    Json(W),
+    /// One line a person can read, and a table at the end.
+    Pretty {
+        writer: W,
+        colour: bool,
+        summary: Box<Summary>,
+    },
+}
+
+impl<W: Write> Output<W> {
+    pub fn new(json: bool, colour: bool, writer: W) -> Self {
+        if json {
+            Self::Json(writer)
+        } else {
+            Self::Pretty {
+                writer,
+                colour,
+                summary: Box::default(),
+            }
+        }
+    }
+
+    /// Shows one event. Nothing is promised to be visible before [`Output::flush`].
+    pub fn event(&mut self, event: &Event) -> Result<()> {
+        match self {
+            Self::Json(writer) => {
+                json_line(event, writer)?;
+            }
+            Self::Pretty {
+                writer,
+                colour,
+                summary,
+            } => {
+                summary.add(event);
+                pretty::line(event, *colour, writer)?;
+                if let Event::End(end) = event {
+                    summary.table(end, writer)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn flush(&mut self) -> Result<()> {
+        let (Self::Json(writer) | Self::Pretty { writer, .. }) = self;
+        writer.flush().context("cannot write")
+    }
+}
+
+/// One JSON line. Everything beyond printable ASCII that could command a terminal is escaped:
+/// serde_json does that for C0, we add DEL, C1 and the invisible format characters.
+fn json_line(event: &Event, writer: &mut impl Write) -> Result<()> {
+    use std::fmt::Write as _;
+    let line = serde_json::to_string(event)?;
+    let mut plain = String::with_capacity(line.len() + 1);
+    for character in line.chars() {
+        if is_harmful(character) {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                write!(plain, "\\u{unit:04x}")?;
+            }
+        } else {
+            plain.push(character);
+        }
+    }
+    plain.push('\n');
+    writer.write_all(plain.as_bytes()).context("cannot write")
+}
+
+/// Prints the JSON Schema of [`Event`].
+pub fn schema(writer: &mut impl Write) -> Result<()> {
+    let schema = serde_json::to_string_pretty(&schemars::schema_for!(Event))?;
+    writeln!(writer, "{schema}").context("cannot write")
+}
+
+/// Text that came from a process or a path, made harmless: names are chosen by whoever runs
+/// the process, and a terminal obeys control characters.
+pub fn escape(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let harmless = text.chars().flat_map(|character| {
+        let (plain, escaped) = if is_harmful(character) {
+            (None, Some(character.escape_unicode()))
+        } else {
+            (Some(character), None)
+        };
+        plain.into_iter().chain(escaped.into_iter().flatten())
+    });
+    Cow::Owned(harmless.collect())
+}
+
+/// Control characters, and the format characters that reorder or hide text.
+fn is_harmful(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! One line per event, for a person who does not know the kernel.
+
+use std::io::Write;
+
+use anstyle::{AnsiColor, Style};
+use anyhow::{Context, Result};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+
+use super::words::{
+    bytes, certificate, clock, clock_ms, endpoint, micros, millis, owner, settings,
+};
+use crate::event::{
+    Answer, Armed, ArmedCause, Cause, Death, Decision, Event, LostWhere, Precision, ProbeKind,
+    SocketEvent, Start, TimerRun, WindowProbe,
+};
+
+/// Writes the line of one event; `end` has none, the summary speaks for it.
+pub fn line(event: &Event, colour: bool, writer: &mut impl Write) -> Result<()> {
+    line_in(event, colour, &TimeZone::system(), writer)
+}
+
+/// As [`line`], in a given time zone.
+pub fn line_in(
+    event: &Event,
+    colour: bool,
+    zone: &TimeZone,
+    writer: &mut impl Write,
+) -> Result<()> {
+    let (head, text, style) = match event {
+        Event::Start(start) => (String::new(), started(start), Style::new().dimmed()),
+        Event::Armed(event) => (head(event, zone), armed(event), plain(AnsiColor::Cyan)),
+        Event::Timer(event) => (
+            head(event, zone),
+            timer(event, zone),
+            timer_style(&event.what),
+        ),
+        Event::WindowProbe(event) => (
+            head(event, zone),
+            window_probe(&event.what, zone),
+            plain(AnsiColor::Yellow),
+        ),
+        Event::Answer(event) => (
+            head(event, zone),
+            answer(&event.what),
+            plain(AnsiColor::Green),
+        ),
+        Event::Closed(event) => {
+            let heard = heard(event.when.timestamp, event.what.idle_ms, zone);
+            let text = certificate(&event.what, &event.keepalive, &heard);
+            (head(event, zone), text, closed_style(event.what.cause))
+        }
+        Event::Lost(lost) => {
+            let text = match lost.place {
+                LostWhere::Ring => "records lost, the ring buffer was full: raise --ring-bytes",
+                LostWhere::Decode => "records could not be decoded",
+                LostWhere::Tracker => "sockets forgotten, too many at once",
+                LostWhere::Scratch => "observations given up, programs collided on a CPU",
+            };
+            let head = format!("{}  ", clock_ms(lost.when.timestamp, zone));
+            (
+                head,
+                format!("{} {text}", lost.count),
+                plain(AnsiColor::Red).bold(),
+            )
+        }
+        Event::End(_) => return Ok(()),
+    };
+    if colour {
+        writeln!(writer, "{head}{style}{text}{style:#}")
+    } else {
+        writeln!(writer, "{head}{text}")
+    }
+    .context("cannot write")
+}
+
+fn plain(colour: AnsiColor) -> Style {
+    Style::new().fg_color(Some(colour.into()))
+}
+
+/// Time, owner, connection.
+fn head<T>(event: &SocketEvent<T>, zone: &TimeZone) -> String {
+    format!(
+        "{} {} {} → {}  ",
+        clock_ms(event.when.timestamp, zone),
+        owner(event.process.as_ref()),
+        endpoint(&event.socket.local),
+        endpoint(&event.socket.peer),
+    )
+}
+
+fn started(start: &Start) -> String {
+    let refused: Vec<String> = start
+        .refused
+        .iter()
+        .map(|refused| format!("; {} refused: {}", refused.backend.name(), refused.reason))
+        .collect();
+    let filters: Vec<String> = start
+        .filters
+        .iter()
+        .map(|(name, value)| format!(", {name} {value}"))
+        .collect();
+    super::escape(&format!(
+        "Tracing TCP keepalive on Linux {}, {} backend{}{}. Ctrl-C ends.",
+        start.kernel,
+        start.backend.name(),
+        filters.concat(),
+        refused.concat(),
+    ))
+    .into_owned()
+}
+
+fn armed(event: &SocketEvent<Armed>) -> String {
+    let settings = settings(&event.keepalive);
+    let next = event
+        .what
+        .next_ms
+        .map_or(String::new(), |ms| format!(", timer in {}", millis(ms)));
+    match (event.what.cause, event.keepalive.enabled) {
+        (ArmedCause::Setsockopt, false) => "keepalive switched off".to_owned(),
+        (ArmedCause::Setsockopt, true) => format!("keepalive set: {settings}{next}"),
+        (ArmedCause::Connect, _) => format!("connected with keepalive: {settings}{next}"),
+        (ArmedCause::Accept, _) => format!("accepted with keepalive: {settings}{next}"),
+        (ArmedCause::Seen, _) => format!("has keepalive: {settings}"),
+    }
+}
+
+fn timer(event: &SocketEvent<TimerRun>, zone: &TimeZone) -> String {
+    let run = &event.what;
+    let silent = run.idle_ms.map_or("peer never heard".to_owned(), |ms| {
+        format!("peer silent {}", millis(ms))
+    });
+    let next = run.next_ms.map_or("not armed again".to_owned(), |ms| {
+        format!("next in {}", millis(ms))
+    });
+    let time = millis(event.keepalive.time_ms);
+    match run.decision {
+        Decision::ProbeSent => {
+            let number = match (run.attempt, run.attempts) {
+                (Some(attempt), Some(attempts)) => format!("probe {attempt}/{attempts}"),
+                (attempt, _) => format!("probe {}", attempt.unwrap_or_default()),
+            };
+            let sent = match (run.sent, &run.send_error) {
+                (Some(false), Some(error)) => format!("counted, but not sent ({error})"),
+                _ => "sent".to_owned(),
+            };
+            format!(
+                "{number} {sent}, {silent}, {next}{}",
+                dead(run.death.as_ref(), zone)
+            )
+        }
+        Decision::ProbeFailed => {
+            format!("probe dropped on this host, not counted, {silent}, {next}")
+        }
+        Decision::DataInFlight => format!(
+            "no probe: {} segments unacknowledged, retransmission decides; {next}",
+            run.packets_out
+        ),
+        Decision::DataUnsent => {
+            format!(
+                "no probe: {} waiting to be sent; {next}",
+                bytes(run.unsent_bytes)
+            )
+        }
+        Decision::NotIdle => format!("no probe: {silent}, less than {time}; {next}"),
+        Decision::SocketBusy => format!("no probe: the socket was in use; {next}"),
+        Decision::Stopped => {
+            "timer stopped: keepalive is off or the connection is closed".to_owned()
+        }
+        Decision::FinWait2 => "not keepalive: the FIN_WAIT2 timer of a closed socket".to_owned(),
+        Decision::Killed => format!("timer ended the connection, {silent}"),
+    }
+}
+
+fn window_probe(probe: &WindowProbe, zone: &TimeZone) -> String {
+    let sent = match (probe.sent, &probe.send_error) {
+        (Some(false), Some(error)) => format!("counted, but not sent ({error})"),
+        (Some(false), None) => "dropped on this host".to_owned(),
+        _ => "sent".to_owned(),
+    };
+    let next = probe
+        .next_ms
+        .map_or("no next".to_owned(), |ms| format!("next in {}", millis(ms)));
+    format!(
+        "zero-window probe {} {sent}, {} waiting, {next}{}",
+        probe.probes_out.after,
+        bytes(probe.unsent_bytes),
+        dead(probe.death.as_ref(), zone)
+    )
+}
+
+fn answer(answer: &Answer) -> String {
+    let probe = match answer.probe {
+        ProbeKind::Keepalive => "probe",
+        ProbeKind::Window => "zero-window probe",
+    };
+    let about = match answer.precision {
+        Precision::Exact => "",
+        Precision::Jiffy => "about ",
+    };
+    format!(
+        "{probe} {} answered after {about}{}",
+        answer.attempt,
+        micros(answer.rtt_us)
+    )
+}
+
+fn dead(death: Option<&Death>, zone: &TimeZone) -> String {
+    death.map_or(String::new(), |death| {
+        let rule = match death.rule {
+            Cause::KeepaliveUserTimeout | Cause::WindowProbeUserTimeout => " (TCP_USER_TIMEOUT)",
+            _ => "",
+        };
+        format!(", dead at {} unless answered{rule}", clock(death.at, zone))
+    })
+}
+
+/// When the peer was last heard.
+fn heard(now: Timestamp, idle_ms: Option<u64>, zone: &TimeZone) -> String {
+    let idle = idle_ms
+        .and_then(|ms| i64::try_from(ms).ok())
+        .map(SignedDuration::from_millis);
+    idle.and_then(|idle| now.checked_sub(idle).ok())
+        .map_or("never".to_owned(), |then| clock(then, zone))
+}
+
+fn timer_style(run: &TimerRun) -> Style {
+    match run.decision {
+        // The first probe of an idle connection is nothing to worry about.
+        Decision::ProbeSent if run.attempt == Some(1) => Style::new(),
+        Decision::ProbeSent | Decision::ProbeFailed => plain(AnsiColor::Yellow),
+        Decision::Killed => plain(AnsiColor::Red),
+        _ => Style::new().dimmed(),
+    }
+}
+
+fn closed_style(cause: Cause) -> Style {
+    match cause {
+        Cause::PeerFin | Cause::LocalClose | Cause::Unknown => Style::new().dimmed(),
+        Cause::PeerReset | Cause::LocalAbort => plain(AnsiColor::Yellow),
+        _ => plain(AnsiColor::Red).bold(),
+    }
+}

@@ -1,0 +1,161 @@
+//! Numbers, addresses and causes in plain words, shared by the outputs for people.
+
+use std::net::IpAddr;
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use super::escape;
+use crate::event::{Cause, Closed, Endpoint, Keepalive, Process};
+
+/// `350 µs`, `41.3 ms`, `75.0 s`, `2 h 11 min`.
+pub fn micros(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => tenths(us / 100, "ms"),
+        _ => millis(us / 1000),
+    }
+}
+
+pub fn millis(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..600_000 => tenths(ms / 100, "s"),
+        600_000..7_200_000 => format!("{} min", ms / 60_000),
+        _ => {
+            let (hours, minutes) = (ms / 3_600_000, ms / 60_000 % 60);
+            if minutes == 0 {
+                format!("{hours} h")
+            } else {
+                format!("{hours} h {minutes} min")
+            }
+        }
+    }
+}
+
+/// Tenths of a unit, without `.0`.
+fn tenths(tenths: u64, unit: &str) -> String {
+    match tenths % 10 {
+        0 => format!("{} {unit}", tenths / 10),
+        rest => format!("{}.{rest} {unit}", tenths / 10),
+    }
+}
+
+/// Local time of day.
+pub fn clock(timestamp: Timestamp, zone: &TimeZone) -> String {
+    let local = zone.to_datetime(timestamp);
+    format!(
+        "{:02}:{:02}:{:02}",
+        local.hour(),
+        local.minute(),
+        local.second()
+    )
+}
+
+/// As [`clock`], to the millisecond.
+pub fn clock_ms(timestamp: Timestamp, zone: &TimeZone) -> String {
+    let local = zone.to_datetime(timestamp);
+    format!("{}.{:03}", clock(timestamp, zone), local.millisecond())
+}
+
+pub fn endpoint(endpoint: &Endpoint) -> String {
+    match endpoint.address {
+        IpAddr::V4(address) => format!("{address}:{}", endpoint.port),
+        IpAddr::V6(address) => format!("[{address}]:{}", endpoint.port),
+    }
+}
+
+/// `sshd/1036`, `?` if unknown.
+pub fn owner(process: Option<&Process>) -> String {
+    process.map_or_else(
+        || "?".to_owned(),
+        |process| format!("{}/{}", escape(&process.comm), process.pid),
+    )
+}
+
+pub fn bytes(count: u32) -> String {
+    if count == 1 {
+        "1 byte".to_owned()
+    } else {
+        format!("{count} bytes")
+    }
+}
+
+pub fn plural(count: u64, noun: &str) -> String {
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
+}
+
+/// The settings, as one would set them.
+pub fn settings(keepalive: &Keepalive) -> String {
+    let mut text = format!(
+        "idle {}, interval {}, count {}",
+        millis(keepalive.time_ms),
+        millis(keepalive.interval_ms),
+        keepalive.probes
+    );
+    if keepalive.user_timeout_ms != 0 {
+        text += &format!(", user timeout {}", millis(keepalive.user_timeout_ms));
+    }
+    text
+}
+
+/// What a death certificate says, in one clause.
+pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> String {
+    let silence = closed.idle_ms.map_or_else(
+        || "ever".to_owned(),
+        |idle| format!("{} (last heard {heard})", millis(idle)),
+    );
+    let timeout = millis(keepalive.user_timeout_ms);
+    let probes = plural(closed.probes_out.into(), "probe");
+    match closed.cause {
+        Cause::KeepaliveProbes => {
+            format!("killed by keepalive: no answer to {probes}, peer silent for {silence}")
+        }
+        Cause::KeepaliveUserTimeout => format!(
+            "killed by TCP_USER_TIMEOUT {timeout} after {} of {} probes, peer silent for {silence}",
+            closed.probes_out, keepalive.probes
+        ),
+        Cause::RetransmitTimeout => format!(
+            "killed by retransmission: {} of unacknowledged data, peer silent for {silence}",
+            plural(closed.retransmits.into(), "retransmission")
+        ),
+        Cause::RetransmitUserTimeout => format!(
+            "killed by TCP_USER_TIMEOUT {timeout} after {} of unacknowledged data, peer silent for {silence}",
+            plural(closed.retransmits.into(), "retransmission")
+        ),
+        Cause::WindowProbeTimeout => {
+            format!("killed in a zero window: no answer to {probes}, peer silent for {silence}")
+        }
+        Cause::WindowProbeUserTimeout => format!(
+            "killed by TCP_USER_TIMEOUT {timeout} in a zero window, peer silent for {silence}"
+        ),
+        Cause::PeerReset if closed.probes_out > 0 => {
+            "reset by the peer in answer to a probe".to_owned()
+        }
+        Cause::PeerReset => "reset by the peer".to_owned(),
+        Cause::PeerFin => "closed, by the peer first".to_owned(),
+        Cause::LocalClose if closed.probes_out > 0 => {
+            format!("closed, by this side first, {probes} unanswered")
+        }
+        Cause::LocalClose => "closed, by this side first".to_owned(),
+        Cause::LocalAbort => "aborted by this side".to_owned(),
+        Cause::NetworkError => {
+            format!(
+                "ended by a network error: {}",
+                closed.error.as_deref().unwrap_or("unknown")
+            )
+        }
+        Cause::Unknown => "ended, the cause was not seen".to_owned(),
+    }
+}
+
+/// The name of a cause or a decision, as in JSON.
+pub fn name(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value)
+        .ok()
+        .and_then(|name| name.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}

@@ -1,0 +1,459 @@
+//! # The tracker
+//!
+//! Turns records into events, one small state per socket: which probe is out and when it was
+//! answered, how often what happened, what the end was. Reads no clock and does no I/O: time
+//! comes in with the records, so a recording gives the same events as the live kernel.
+
+mod convert;
+mod probe;
+
+use keepalive_ebpf::{
+    FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, Identity, KIND_ACK, KIND_CLOSE,
+    KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Record,
+    WITHIN_KEEPALIVE_TIMER,
+};
+use rustc_hash::FxHashMap;
+
+use self::probe::{Answered, Outstanding};
+use crate::{
+    arithmetic::{self, Effective, jiffies_to_millis},
+    clock::Clock,
+    decide::{self, Send, decision, errno_name, rearmed, silence, state, unsent},
+    event::{
+        Answer, Armed, ArmedCause, BeforeAfter, Closed, Death, Decision, Event, ProbeKind,
+        SocketEvent, TimerRun, Totals, WindowProbe,
+    },
+};
+
+/// An event, and what finding its owner takes.
+#[derive(Debug)]
+pub struct Observation {
+    pub event: Event,
+    /// Inode number of the socket file, 0 if unknown.
+    pub inode: u64,
+    /// Id of the cgroup, 0 if unknown.
+    pub cgroup: u64,
+    /// The task that acted on the socket, if one did: process id and name.
+    pub acting: Option<(u32, [u8; 16])>,
+}
+
+/// All sockets seen and not ended.
+pub struct Tracker {
+    hz: u32,
+    clock: Clock,
+    capacity: usize,
+    sockets: FxHashMap<u64, Socket>,
+    last_id: u64,
+    /// Sockets dropped because the table was full.
+    evicted: u64,
+}
+
+/// One socket.
+struct Socket {
+    id: u64,
+    /// To notice that another socket has the same address now.
+    cookie: u64,
+    ports: (u16, u16),
+    inode: u64,
+    cgroup: u64,
+    /// CLOCK_MONOTONIC of the last record, nanoseconds.
+    last_seen: u64,
+    /// CLOCK_MONOTONIC when it was established, 0 if that was not seen.
+    established: u64,
+    outstanding: Option<Outstanding>,
+    totals: Totals,
+    /// The end, seen inside the timer run that caused it and reported after that run.
+    end: Option<Box<Record>>,
+}
+
+impl Tracker {
+    /// `hz` is the kernel's tick; `capacity` the number of sockets remembered at once.
+    pub fn new(hz: u32, clock: Clock, capacity: usize) -> Self {
+        Self {
+            hz: hz.max(1),
+            clock,
+            capacity: capacity.max(1),
+            sockets: FxHashMap::default(),
+            last_id: 0,
+            evicted: 0,
+        }
+    }
+
+    /// Sockets dropped from the full table so far.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Takes one record and adds the events it gives, oldest first.
+    pub fn observe(&mut self, record: &Record, events: &mut Vec<Observation>) {
+        let key = record.id.sk;
+        let reused = self
+            .sockets
+            .get(&key)
+            .is_some_and(|socket| socket.is_another(record));
+        if reused && let Some(mut old) = self.sockets.remove(&key) {
+            self.report_end(&mut old, events);
+        }
+        let mut socket = match self.sockets.remove(&key) {
+            Some(socket) => socket,
+            None => self.meet(record, events),
+        };
+        socket.learn(record);
+        self.report_answer(&mut socket, record, events);
+        match record.kind {
+            KIND_KEEPALIVE_TIMER => self.timer(&mut socket, record, events),
+            KIND_WINDOW_PROBE => self.window_probe(&mut socket, record, events),
+            KIND_SETSOCKOPT => self.setsockopt(&socket, record, events),
+            KIND_ESTABLISHED => self.established(&mut socket, record, events),
+            KIND_CLOSE => {
+                socket.end = Some(Box::new(*record));
+                if record.within != WITHIN_KEEPALIVE_TIMER {
+                    self.report_end(&mut socket, events);
+                    return;
+                }
+            }
+            _ => {}
+        }
+        if record.kind == KIND_KEEPALIVE_TIMER && socket.end.is_some() {
+            self.report_end(&mut socket, events);
+        } else {
+            self.make_room();
+            self.sockets.insert(key, socket);
+        }
+    }
+
+    /// Reports the ends whose timer run never came, because its record was lost.
+    pub fn finish(&mut self, events: &mut Vec<Observation>) {
+        let ended: Vec<u64> = self
+            .sockets
+            .iter()
+            .filter(|(_, socket)| socket.end.is_some())
+            .map(|(key, _)| *key)
+            .collect();
+        for key in ended {
+            if let Some(mut socket) = self.sockets.remove(&key) {
+                self.report_end(&mut socket, events);
+            }
+        }
+    }
+
+    /// A socket not seen before. If keepalive was on already, that is worth an event.
+    fn meet(&mut self, record: &Record, events: &mut Vec<Observation>) -> Socket {
+        self.last_id += 1;
+        let socket = Socket::new(self.last_id, record);
+        let older =
+            record.id.keepopen != 0 && !matches!(record.kind, KIND_SETSOCKOPT | KIND_ESTABLISHED);
+        if older {
+            let next_ms = match record.kind {
+                KIND_KEEPALIVE_TIMER => Some(0),
+                KIND_WINDOW_PROBE => None,
+                _ => rearmed(&record.after).map(|jiffies| self.millis(jiffies)),
+            };
+            let what = Armed {
+                cause: ArmedCause::Seen,
+                next_ms,
+            };
+            events
+                .push(socket.observation(record, Event::Armed(self.about(&socket, record, what))));
+        }
+        socket
+    }
+
+    fn timer(&self, socket: &mut Socket, record: &Record, events: &mut Vec<Observation>) {
+        let (before, after) = (&record.before, &record.after);
+        let decision = decision(record, self.hz);
+        let effective = Effective::of(record, self.hz);
+        let counted = decision == Decision::ProbeSent;
+        let attempt = counted.then(|| u32::from(before.probes_out) + 1);
+        let next = rearmed(after);
+        let silence_now = silence(after);
+        let death = next
+            .filter(|_| counted)
+            .zip(silence_now)
+            .and_then(|(next, silence)| {
+                let out = attempt.unwrap_or_default();
+                self.death(
+                    record,
+                    arithmetic::keepalive_end(&effective, silence, out, next)?,
+                )
+            });
+        let send = decide::send(record);
+        socket.totals.timers += 1;
+        if let Some(attempt) = attempt {
+            socket.totals.keepalive_probes += 1;
+            socket.outstanding = Some(Outstanding::new(record, ProbeKind::Keepalive, attempt));
+        }
+        let what = TimerRun {
+            decision,
+            idle_ms: silence(before).map(|jiffies| self.millis(jiffies.into())),
+            late_ms: Some(self.millis(before.jiffies.saturating_sub(before.expires))),
+            packets_out: before.packets_out,
+            unsent_bytes: unsent(before),
+            probes_out: probes_out(record),
+            attempt,
+            attempts: (effective.user_timeout == 0).then_some(effective.probes),
+            sent: sent(send),
+            send_error: send_error(send),
+            next_ms: next.map(|jiffies| self.millis(jiffies)),
+            death,
+        };
+        events.push(socket.observation(record, Event::Timer(self.about(socket, record, what))));
+        // The answer can be faster than the exit of the timer.
+        if counted && after.probes_out == 0 {
+            let answered = socket.outstanding.take_if(|probe| probe.is_answered(after));
+            if let Some(probe) = answered {
+                self.report_answered(socket, record, probe.answered(after, self.hz), events);
+            }
+        }
+    }
+
+    fn window_probe(&self, socket: &mut Socket, record: &Record, events: &mut Vec<Observation>) {
+        let after = &record.after;
+        // The window opened meanwhile: `tcp_write_wakeup` sent data, and no probe was counted.
+        if after.probes_out == 0 && after.packets_out > 0 {
+            return;
+        }
+        let attempt = u32::from(record.before.probes_out) + 1;
+        let next = rearmed(after);
+        let effective = Effective::of(record, self.hz);
+        let death = next
+            .and_then(|next| self.death(record, arithmetic::window_end(&effective, after, next)?));
+        let send = decide::send(record);
+        socket.totals.window_probes += 1;
+        socket.outstanding = Some(Outstanding::new(record, ProbeKind::Window, attempt));
+        let what = WindowProbe {
+            probes_out: probes_out(record),
+            backoff: after.backoff.into(),
+            unsent_bytes: unsent(after),
+            sent: sent(send),
+            send_error: send_error(send),
+            next_ms: next.map(|jiffies| self.millis(jiffies)),
+            death,
+        };
+        events
+            .push(socket.observation(record, Event::WindowProbe(self.about(socket, record, what))));
+    }
+
+    fn setsockopt(&self, socket: &Socket, record: &Record, events: &mut Vec<Observation>) {
+        let on = record.flags & FLAG_SWITCHING_ON != 0;
+        let off = record.flags & FLAG_SWITCHING_OFF != 0;
+        let next = match rearmed(&record.after) {
+            _ if off => None,
+            // `tcp_set_keepalive` is seen before it arms the timer, for the full time.
+            None if on => Some(Effective::of(record, self.hz).time.into()),
+            next => next,
+        };
+        let what = Armed {
+            cause: ArmedCause::Setsockopt,
+            next_ms: next.map(|jiffies| self.millis(jiffies)),
+        };
+        let mut event = self.about(socket, record, what);
+        event.keepalive.enabled = on || (event.keepalive.enabled && !off);
+        let mut observation = socket.observation(record, Event::Armed(event));
+        observation.acting =
+            (record.flags & FLAG_PROCESS_CONTEXT != 0).then_some((record.tgid, record.comm));
+        events.push(observation);
+    }
+
+    /// `tcp_finish_connect` and `tcp_create_openreq_child` arm the timer for the full time.
+    fn established(&self, socket: &mut Socket, record: &Record, events: &mut Vec<Observation>) {
+        socket.established = record.after.time;
+        let cause = match record.from_state {
+            state::SYN_SENT => ArmedCause::Connect,
+            _ => ArmedCause::Accept,
+        };
+        let time = Effective::of(record, self.hz).time;
+        let what = Armed {
+            cause,
+            next_ms: Some(self.millis(time.into())),
+        };
+        events.push(socket.observation(record, Event::Armed(self.about(socket, record, what))));
+    }
+
+    /// If the record shows that the outstanding probe was answered, says so first.
+    fn report_answer(&self, socket: &mut Socket, record: &Record, events: &mut Vec<Observation>) {
+        let Some(probe) = socket.outstanding else {
+            return;
+        };
+        let answered = if record.kind == KIND_ACK {
+            // Seen at the exit of `tcp_ack`, live.
+            Some(probe.answered_at(record.after.time))
+        } else {
+            let seen = match record.kind {
+                KIND_KEEPALIVE_TIMER | KIND_WINDOW_PROBE => &record.before,
+                _ => &record.after,
+            };
+            probe
+                .is_answered(seen)
+                .then(|| probe.answered(seen, self.hz))
+        };
+        if let Some(answered) = answered {
+            socket.outstanding = None;
+            self.report_answered(socket, record, answered, events);
+        }
+    }
+
+    fn report_answered(
+        &self,
+        socket: &mut Socket,
+        record: &Record,
+        answered: Answered,
+        events: &mut Vec<Observation>,
+    ) {
+        match answered.probe {
+            ProbeKind::Keepalive => socket.totals.keepalive_answers += 1,
+            ProbeKind::Window => socket.totals.window_answers += 1,
+        }
+        socket.totals.worst_rtt_us = socket.totals.worst_rtt_us.max(Some(answered.rtt_us));
+        let what = Answer {
+            probe: answered.probe,
+            attempt: answered.attempt,
+            rtt_us: answered.rtt_us,
+            precision: answered.precision,
+        };
+        let mut event = self.about(socket, record, what);
+        event.when = self.clock.at(answered.time);
+        events.push(socket.observation(record, Event::Answer(event)));
+    }
+
+    /// The death certificate.
+    fn report_end(&self, socket: &mut Socket, events: &mut Vec<Observation>) {
+        let Some(record) = socket.end.take() else {
+            return;
+        };
+        let record = &*record;
+        let lifetime = record.after.time.saturating_sub(socket.established) / 1_000_000;
+        let what = Closed {
+            cause: decide::cause(record, self.hz),
+            error: (record.id.error != 0).then(|| errno_name(record.id.error)),
+            from_state: convert::tcp_state(record.from_state),
+            idle_ms: silence(&record.after).map(|jiffies| self.millis(jiffies.into())),
+            lifetime_ms: (socket.established != 0).then_some(lifetime),
+            probes_out: record.after.probes_out.into(),
+            retransmits: record.after.retransmits.into(),
+            totals: socket.totals,
+        };
+        events.push(socket.observation(record, Event::Closed(self.about(socket, record, what))));
+    }
+
+    /// An event of this socket, its owner to be found later.
+    fn about<T>(&self, socket: &Socket, record: &Record, what: T) -> SocketEvent<T> {
+        SocketEvent {
+            when: self.clock.at(record.after.time),
+            socket: convert::socket(socket.id, socket.cookie, &record.id),
+            process: None,
+            cgroup: None,
+            container_id: None,
+            keepalive: convert::keepalive(record, self.hz),
+            what,
+        }
+    }
+
+    fn death(&self, record: &Record, end: arithmetic::End) -> Option<Death> {
+        let in_ms = self.millis(end.after);
+        let at = record
+            .after
+            .time
+            .checked_add(in_ms.checked_mul(1_000_000)?)?;
+        Some(Death {
+            in_ms,
+            at: self.clock.at(at).timestamp,
+            rule: end.rule,
+        })
+    }
+
+    fn millis(&self, jiffies: u64) -> u64 {
+        jiffies_to_millis(jiffies, self.hz)
+    }
+
+    /// Drops the least recently seen sixteenth when the table is full.
+    fn make_room(&mut self) {
+        if self.sockets.len() < self.capacity {
+            return;
+        }
+        let mut ages: Vec<u64> = self
+            .sockets
+            .values()
+            .map(|socket| socket.last_seen)
+            .collect();
+        let share = self.capacity.div_ceil(16) - 1;
+        let (_, &mut limit, _) = ages.select_nth_unstable(share.min(self.capacity - 1));
+        let before = self.sockets.len();
+        self.sockets.retain(|_, socket| socket.last_seen > limit);
+        self.evicted += (before - self.sockets.len()) as u64;
+    }
+}
+
+impl Socket {
+    fn new(id: u64, record: &Record) -> Self {
+        Self {
+            id,
+            cookie: record.id.cookie,
+            ports: (record.id.local_port, record.id.peer_port),
+            inode: 0,
+            cgroup: 0,
+            last_seen: 0,
+            established: 0,
+            outstanding: None,
+            totals: Totals::default(),
+            end: None,
+        }
+    }
+
+    /// Whether the record is of another socket at the same address: the kernel reuses them.
+    fn is_another(&self, record: &Record) -> bool {
+        let Identity {
+            cookie,
+            local_port,
+            peer_port,
+            ..
+        } = record.id;
+        let other_cookie = self.cookie != 0 && cookie != 0 && self.cookie != cookie;
+        let after_end = self.end.is_some() && record.kind != KIND_KEEPALIVE_TIMER;
+        other_cookie || after_end || self.ports != (local_port, peer_port)
+    }
+
+    /// What a later record may no longer have: an orphan has no inode.
+    fn learn(&mut self, record: &Record) {
+        let keep = |old: u64, new: u64| if new == 0 { old } else { new };
+        self.cookie = keep(self.cookie, record.id.cookie);
+        self.inode = keep(self.inode, record.id.inode);
+        self.cgroup = keep(self.cgroup, record.id.cgroup);
+        self.last_seen = record.after.time;
+    }
+
+    fn observation(&self, record: &Record, event: Event) -> Observation {
+        let keep = |old: u64, new: u64| if new == 0 { old } else { new };
+        Observation {
+            event,
+            inode: keep(self.inode, record.id.inode),
+            cgroup: keep(self.cgroup, record.id.cgroup),
+            acting: None,
+        }
+    }
+}
+
+fn probes_out(record: &Record) -> BeforeAfter {
+    BeforeAfter {
+        before: record.before.probes_out.into(),
+        after: record.after.probes_out.into(),
+    }
+}
+
+fn sent(send: Send) -> Option<bool> {
+    match send {
+        Send::Sent => Some(true),
+        Send::Failed(_) | Send::Dropped => Some(false),
+        Send::Unknown => None,
+    }
+}
+
+fn send_error(send: Send) -> Option<String> {
+    match send {
+        Send::Failed(errno) => Some(errno_name(errno)),
+        Send::Sent | Send::Dropped | Send::Unknown => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

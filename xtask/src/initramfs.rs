@@ -1,0 +1,214 @@
+//! The guest's file system: a cpio archive with the init, the modules it loads, and whatever
+//! binaries are asked for. No distribution, no shell unless one is wanted.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::run;
+
+/// Modules the scenarios need, which Debian's kernels do not have built in.
+const MODULES: &[&str] = &["veth"];
+
+/// Builds the archive in memory.
+///
+/// `binaries` are (name below /bin, file on the host); `command` is what init runs.
+pub fn build(
+    init: &Path,
+    binaries: &[(&str, &Path)],
+    modules: &Path,
+    command: &[String],
+) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for directory in [
+        "bin", "dev", "etc", "proc", "sys", "tmp", "run", "modules", "root",
+    ] {
+        archive.add(directory, DIRECTORY, &[]);
+    }
+    archive.add("init", PROGRAM, &read(init)?);
+    for (name, file) in binaries {
+        archive.add(&format!("bin/{name}"), PROGRAM, &read(file)?);
+    }
+    let mut order = Vec::new();
+    for module in MODULES {
+        collect(modules, module, &mut order)?;
+    }
+    for (index, path) in order.iter().enumerate() {
+        // Names in load order: init takes them as they sort.
+        archive.add(
+            &format!("modules/{index:02}.ko"),
+            FILE,
+            &decompressed(path)?,
+        );
+    }
+    archive.add("etc/command", FILE, command.join("\0").as_bytes());
+    Ok(archive.finish())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A module after those it depends on.
+fn collect(modules: &Path, name: &str, order: &mut Vec<PathBuf>) -> Result<()> {
+    let path = find(&modules.join("kernel"), name)
+        .with_context(|| format!("{} has no module {name}", modules.display()))?;
+    if order.contains(&path) {
+        return Ok(());
+    }
+    for dependency in dependencies(&decompressed(&path)?) {
+        collect(modules, &dependency, order)?;
+    }
+    order.push(path);
+    Ok(())
+}
+
+/// `name.ko`, compressed or not; file names use `-` and `_` alike.
+fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+    for entry in fs::read_dir(directory).ok()?.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            if let Some(found) = find(&path, name) {
+                return Some(found);
+            }
+        } else if let Some((stem, _)) = path.file_name()?.to_str()?.split_once(".ko")
+            && stem.replace('-', "_") == name.replace('-', "_")
+        {
+            return Some(path);
+        }
+    }
+    None
+}
+
+/// `depends=a,b` of a module's information section.
+fn dependencies(module: &[u8]) -> Vec<String> {
+    let key = b"\0depends=";
+    let Some(at) = module.windows(key.len()).position(|window| window == key) else {
+        return Vec::new();
+    };
+    let value = module[at + key.len()..]
+        .split(|&byte| byte == 0)
+        .next()
+        .unwrap_or_default();
+    run::text(value)
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn decompressed(path: &Path) -> Result<Vec<u8>> {
+    let program = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("xz") => "xz",
+        Some("zst") => "zstd",
+        Some("gz") => "gzip",
+        _ => return read(path),
+    };
+    let output = Command::new(program)
+        .args(["-d", "-c"])
+        .arg(path)
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
+    ensure!(
+        output.status.success(),
+        "cannot decompress {}",
+        path.display()
+    );
+    Ok(output.stdout)
+}
+
+const DIRECTORY: u32 = 0o40_755;
+const PROGRAM: u32 = 0o100_755;
+const FILE: u32 = 0o100_644;
+
+/// A cpio archive in the "newc" format (the kernel's Documentation/driver-api/early-userspace).
+#[derive(Default)]
+struct Archive {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl Archive {
+    fn add(&mut self, name: &str, mode: u32, contents: &[u8]) {
+        self.entries += 1;
+        let links = 1;
+        let fields = [
+            self.entries,
+            mode,
+            0,
+            0,
+            links,
+            0,
+            contents.len() as u32,
+            0,
+            0,
+            0,
+            0,
+            name.len() as u32 + 1,
+            0,
+        ];
+        self.bytes.extend(b"070701");
+        for field in fields {
+            // Writing to a vector cannot fail.
+            let _ = write!(self.bytes, "{field:08x}");
+        }
+        self.bytes.extend(name.as_bytes());
+        self.bytes.push(0);
+        self.pad();
+        self.bytes.extend(contents);
+        self.pad();
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.add("TRAILER!!!", 0, &[]);
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_newc() {
+        let mut archive = Archive::default();
+        archive.add("bin", DIRECTORY, &[]);
+        archive.add("bin/a", PROGRAM, b"hello");
+        let bytes = archive.finish();
+        assert_eq!(&bytes[..6], b"070701");
+        assert_eq!(bytes.len() % 4, 0);
+        let header = 6 + 13 * 8;
+        let second = (header + "bin".len() + 1).next_multiple_of(4);
+        assert_eq!(
+            &bytes[second + 6 + 8..second + 6 + 16],
+            b"000081ed",
+            "mode of the second entry"
+        );
+        assert_eq!(
+            &bytes[second + 6 + 48..second + 6 + 56],
+            b"00000005",
+            "size of the second entry"
+        );
+        let contents = second + (header + "bin/a".len() + 1).next_multiple_of(4);
+        assert_eq!(&bytes[contents..contents + 5], b"hello");
+    }
+
+    #[test]
+    fn reads_module_dependencies() {
+        assert_eq!(
+            dependencies(b"x\0license=GPL\0depends=a,b_c\0intree=Y\0"),
+            ["a", "b_c"]
+        );
+        assert!(dependencies(b"\0depends=\0").is_empty());
+        assert!(dependencies(b"").is_empty());
+    }
+}

@@ -1,0 +1,78 @@
+//! # `cargo xtask`
+//!
+//! The one door to building and testing: every command does its own prerequisites, says what it
+//! installs, and fails with the command to run where it may not do it itself. One file each.
+
+mod build;
+mod checks;
+mod initramfs;
+mod kernels;
+mod matrix;
+mod packages;
+mod paths;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds and tests keepalive", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask run -- trace                 build everything, trace this machine
+  cargo xtask test                         unit tests, every kernel of the matrix, this machine
+  cargo xtask test --kernel 6.1 --scenario dead_peer_probes
+  cargo xtask vm 5.10 -- keepalive doctor  one command on another kernel
+  cargo xtask vm 7                         a shell on it";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install what building takes: a compiler for BPF and bpf-linker
+    Setup,
+    /// Build target/release/keepalive, a static binary
+    Build,
+    /// Build, then run keepalive with these arguments (tracing needs root)
+    Run {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Unit tests, then the scenarios on every kernel of the matrix in VMs, then live
+    Test(test::Arguments),
+    /// Boot a kernel of the matrix and run a command in it, or a shell
+    Vm(vm::Arguments),
+    /// What CI runs: format, lints, tidiness, then `test`
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let outcome = dispatch(Cli::parse().command);
+    outcome.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup => setup::ensure().map(|_| ExitCode::SUCCESS),
+        Command::Build => build::release().map(|_| ExitCode::SUCCESS),
+        Command::Run { arguments } => build::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
+        Command::Ci => {
+            checks::run()?;
+            test::run(&test::Arguments::default())
+        }
+    }
+}

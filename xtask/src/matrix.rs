@@ -1,0 +1,230 @@
+//! What the scenario suites said, and the matrix of it: a row per scenario, a column per kernel
+//! and backend.
+
+use std::{collections::BTreeSet, fmt};
+
+use anyhow::Result;
+
+/// All columns.
+#[derive(Default)]
+pub struct Matrix {
+    suites: Vec<Suite>,
+}
+
+/// One column: the suite on one kernel with one backend.
+pub struct Suite {
+    label: String,
+    backend: String,
+    results: Vec<Scenario>,
+    /// The suite's own last line was seen.
+    closed: bool,
+    /// Why the column as a whole is no success.
+    broken: Option<String>,
+}
+
+struct Scenario {
+    name: String,
+    verdict: Verdict,
+    reason: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Fail,
+    NotApplicable,
+}
+
+impl Suite {
+    pub fn new(label: &str, backend: &str) -> Self {
+        Self {
+            label: label.to_owned(),
+            backend: backend.to_owned(),
+            results: Vec::new(),
+            closed: false,
+            broken: None,
+        }
+    }
+
+    /// Takes a line of the suite's output; returns what of it to show.
+    ///
+    /// `scenario⇥backend⇥name⇥ok|FAIL|n/a⇥milliseconds⇥reason`, `note⇥text`, the closing line
+    /// `scenarios: …`, and details of a failure, which are indented.
+    pub fn line(&mut self, line: &str, verbose: bool) -> Option<String> {
+        if line.starts_with("scenarios: ") {
+            self.closed = true;
+            return Some(line.to_owned());
+        }
+        if let Some(note) = line.strip_prefix("note\t") {
+            return verbose.then(|| note.to_owned());
+        }
+        let fields: Vec<&str> = line.split('\t').collect();
+        let ["scenario", backend, name, verdict, millis, rest @ ..] = fields.as_slice() else {
+            return (!line.trim().is_empty()).then(|| line.to_owned());
+        };
+        let verdict = match *verdict {
+            "ok" => Verdict::Ok,
+            "n/a" => Verdict::NotApplicable,
+            _ => Verdict::Fail,
+        };
+        let reason = rest.join(" ");
+        let shown = format!("{backend}\t{verdict:8}{name} {millis} ms {reason}");
+        self.results.push(Scenario {
+            name: (*name).to_owned(),
+            verdict,
+            reason,
+        });
+        Some(shown.trim_end().to_owned())
+    }
+
+    /// The suite has ended, with an exit code or without.
+    pub fn end(&mut self, outcome: Result<i32>) {
+        let failed = self.count(Verdict::Fail);
+        self.broken = match outcome {
+            Err(error) => Some(format!("{error:#}")),
+            Ok(_) if !self.closed => Some("the suite ended without its closing line".to_owned()),
+            Ok(0) if self.results.is_empty() => Some("no scenario ran".to_owned()),
+            Ok(code) if code != 0 && failed == 0 => {
+                Some(format!("the suite ended with exit code {code}"))
+            }
+            Ok(_) => None,
+        };
+        if let Some(reason) = &self.broken {
+            println!("{}\t{}\tFAIL    {reason}", self.label, self.backend);
+        }
+    }
+
+    fn count(&self, verdict: Verdict) -> usize {
+        self.results
+            .iter()
+            .filter(|scenario| scenario.verdict == verdict)
+            .count()
+    }
+
+    fn name(&self) -> String {
+        format!("{} {}", self.label, self.backend)
+    }
+}
+
+impl Matrix {
+    pub fn add(&mut self, suite: Suite) {
+        self.suites.push(suite);
+    }
+
+    /// Scenarios passed and failed; a broken column counts as one failure more.
+    pub fn counts(&self) -> (usize, usize) {
+        let sum = |verdict| {
+            self.suites
+                .iter()
+                .map(|suite| suite.count(verdict))
+                .sum::<usize>()
+        };
+        let broken = self
+            .suites
+            .iter()
+            .filter(|suite| suite.broken.is_some())
+            .count();
+        (sum(Verdict::Ok), sum(Verdict::Fail) + broken)
+    }
+}
+
+impl fmt::Display for Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names: Vec<&str> = Vec::new();
+        for scenario in self.suites.iter().flat_map(|suite| &suite.results) {
+            if !names.contains(&scenario.name.as_str()) {
+                names.push(&scenario.name);
+            }
+        }
+        let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
+        let columns: Vec<String> = self.suites.iter().map(Suite::name).collect();
+        for (number, column) in columns.iter().enumerate() {
+            writeln!(f, "{:width$}  {}╷ {column}", "", "│ ".repeat(number))?;
+        }
+        let mut reasons = BTreeSet::new();
+        for name in names {
+            write!(f, "{name:width$}  ")?;
+            for suite in &self.suites {
+                let scenario = suite.results.iter().find(|scenario| scenario.name == name);
+                let mark = match scenario.map(|scenario| scenario.verdict) {
+                    Some(Verdict::Ok) => "✓",
+                    Some(Verdict::Fail) => "✗",
+                    Some(Verdict::NotApplicable) => "–",
+                    None => "?",
+                };
+                if let Some(scenario) =
+                    scenario.filter(|scenario| scenario.verdict == Verdict::NotApplicable)
+                {
+                    reasons.insert(format!("– {}, {}: {}", suite.name(), name, scenario.reason));
+                }
+                write!(f, "{mark} ")?;
+            }
+            writeln!(f)?;
+        }
+        for reason in reasons {
+            writeln!(f, "{reason}")?;
+        }
+        for suite in &self.suites {
+            if let Some(reason) = &suite.broken {
+                writeln!(f, "✗ {}: {reason}", suite.name())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Fail => "FAIL",
+            Self::NotApplicable => "n/a",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn suite(lines: &[&str], outcome: Result<i32>) -> Matrix {
+        let mut suite = Suite::new("6.1", "fentry");
+        for line in lines {
+            suite.line(line, false);
+        }
+        suite.end(outcome);
+        let mut matrix = Matrix::default();
+        matrix.add(suite);
+        matrix
+    }
+
+    const OK: &str = "scenario\tfentry\tipv6\tok\t1200\t";
+    const NA: &str = "scenario\tfentry\tmptcp\tn/a\t3\tno MPTCP in this kernel";
+    const CLOSING: &str = "scenarios: 1 passed, 0 failed, 1 not applicable";
+
+    #[test]
+    fn a_sound_suite_passes() {
+        let matrix = suite(&[OK, NA, "note\tfast", CLOSING], Ok(0));
+        assert_eq!(matrix.counts(), (1, 0));
+        let shown = matrix.to_string();
+        assert!(shown.contains("ipv6   ✓"), "{shown}");
+        assert!(
+            shown.contains("– 6.1 fentry, mptcp: no MPTCP in this kernel"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn whatever_is_missing_is_a_failure() {
+        assert_eq!(suite(&[OK], Ok(0)).counts(), (1, 1), "no closing line");
+        assert_eq!(suite(&[CLOSING], Ok(0)).counts(), (0, 1), "no scenario");
+        assert_eq!(suite(&[OK, CLOSING], Ok(3)).counts(), (1, 1), "exit code");
+        assert_eq!(
+            suite(&[OK, CLOSING], Err(anyhow::anyhow!("panic"))).counts(),
+            (1, 1),
+            "dead guest"
+        );
+        let failed = "scenario\tfentry\tipv6\tFAIL\t1\twrong";
+        assert_eq!(suite(&[failed, CLOSING], Ok(1)).counts(), (0, 1));
+    }
+}

@@ -1,0 +1,65 @@
+//! Debian packages: what is missing is installed if we may, else the command to run is said.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Result, bail};
+
+use crate::run;
+
+/// A program or file, and the package that brings it.
+pub struct Need {
+    pub path: &'static str,
+    pub package: &'static str,
+}
+
+/// Installs the packages of all needs that are not met.
+///
+/// # Errors
+/// Says the exact command if this is not root, or what is needed if there is no apt.
+pub fn ensure(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&str> = needs
+        .iter()
+        .filter(|need| !is_there(need.path))
+        .map(|need| need.package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let install = format!(
+        "apt-get install --no-install-recommends {}",
+        missing.join(" ")
+    );
+    if !is_there("apt-get") {
+        bail!(
+            "missing {} (Debian's names), and there is no apt-get to install them",
+            missing.join(", ")
+        );
+    }
+    if !is_root() {
+        bail!("missing {}: run `sudo {install}`", missing.join(", "));
+    }
+    eprintln!("[setup] installing {}", missing.join(" "));
+    run::step("apt-get update", apt().args(["update", "-qq"]))?;
+    let arguments = ["install", "-y", "-qq", "--no-install-recommends"];
+    run::step("apt-get install", apt().args(arguments).args(&missing))?;
+    Ok(())
+}
+
+fn apt() -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive");
+    apt
+}
+
+/// An absolute path that exists, or a program in PATH.
+pub fn is_there(path: &str) -> bool {
+    if path.starts_with('/') {
+        return Path::new(path).exists();
+    }
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&search).any(|directory| directory.join(path).is_file())
+}
+
+pub fn is_root() -> bool {
+    run::first_line(Command::new("id").arg("-u")).as_deref() == Some("0")
+}

@@ -1,0 +1,84 @@
+//! Running other programs, with progress on whatever takes over a second.
+
+use std::{
+    io::{IsTerminal, Write},
+    process::{Command, Output, Stdio},
+    sync::mpsc::{RecvTimeoutError, channel},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// Runs a step: says what, counts the seconds on a terminal, and shows the output if it fails.
+pub fn step(what: &str, command: &mut Command) -> Result<Output> {
+    let start = Instant::now();
+    let (done, waiting) = channel::<()>();
+    let label = what.to_owned();
+    let ticker = std::thread::spawn(move || {
+        let terminal = std::io::stderr().is_terminal();
+        let mut announced = false;
+        while waiting.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+            if terminal {
+                eprint!("\r[{label}] {} s", start.elapsed().as_secs());
+            } else if !announced {
+                eprintln!("[{label}] …");
+            }
+            announced = true;
+            let _ = std::io::stderr().flush();
+        }
+        announced && terminal
+    });
+    let output = command.stdin(Stdio::null()).output();
+    drop(done);
+    let cleared = ticker.join().unwrap_or(false);
+    let output = output.with_context(|| format!("cannot run {}", line(command)))?;
+    let seconds = start.elapsed().as_secs_f32();
+    if cleared {
+        eprint!("\r");
+    }
+    if !output.status.success() {
+        eprintln!("{}{}", text(&output.stdout), text(&output.stderr));
+        bail!("{what}: {} ended with {}", line(command), output.status);
+    }
+    if seconds >= 1.0 {
+        eprintln!("[{what}] {seconds:.1} s");
+    }
+    Ok(output)
+}
+
+/// Runs a program that talks to the user itself.
+pub fn inherit(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {}", line(command)))?;
+    if !status.success() {
+        bail!("{} ended with {status}", line(command));
+    }
+    Ok(())
+}
+
+/// The first line a program prints, if it runs at all.
+pub fn first_line(command: &mut Command) -> Option<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let line = text(&output.stdout).lines().next()?.trim().to_owned();
+    (output.status.success() && !line.is_empty()).then_some(line)
+}
+
+/// The command as one would type it.
+pub fn line(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(
+        command
+            .get_args()
+            .map(|word| word.to_string_lossy().into_owned()),
+    );
+    words.join(" ")
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

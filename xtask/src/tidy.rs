@@ -1,0 +1,105 @@
+//! The rules of this repository that no linter knows.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::paths;
+
+const LONGEST_FILE: usize = 500;
+const TOP_LEVEL: &[&str] = &[
+    "Cargo.toml",
+    "Cargo.lock",
+    "keepalive-ebpf",
+    "keepalive-user",
+    "xtask",
+    "README.md",
+    "docs",
+    "target",
+];
+const CRATES: &[&str] = &["keepalive-ebpf", "keepalive-user", "xtask"];
+
+/// Lists every breach, then fails.
+pub fn check() -> Result<()> {
+    let mut breaches = top_level()?;
+    for name in CRATES {
+        for file in sources(&paths::root().join(name))? {
+            let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+            let shown = file.strip_prefix(paths::root()).unwrap_or(&file).display();
+            breaches.extend(
+                breaches_of(&text)
+                    .into_iter()
+                    .map(|breach| format!("{shown}: {breach}")),
+            );
+        }
+    }
+    if breaches.is_empty() {
+        return Ok(());
+    }
+    bail!("not tidy:\n  {}", breaches.join("\n  "))
+}
+
+/// The top level is fixed.
+fn top_level() -> Result<Vec<String>> {
+    let entries = fs::read_dir(paths::root()).context("cannot read the workspace")?;
+    let names = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names
+        .filter(|name| {
+            !name.starts_with('.')
+                && !name.starts_with("LICENSE")
+                && !TOP_LEVEL.contains(&name.as_str())
+        })
+        .map(|name| format!("{name}: no top-level entry of that name is agreed on"))
+        .collect())
+}
+
+fn sources(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)
+        .with_context(|| directory.display().to_string())?
+        .flatten()
+    {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn breaches_of(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let lines = text.lines().count();
+    if lines > LONGEST_FILE {
+        found.push(format!("{lines} lines, at most {LONGEST_FILE}"));
+    }
+    if !text.starts_with("//!") {
+        found.push("does not open with a module comment (//!)".to_owned());
+    }
+    if text.contains(concat!("/ho", "me/")) || text.contains(concat!("/ro", "ot/.")) {
+        found.push("names a path of someone's machine".to_owned());
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_breaches() {
+        assert!(breaches_of("//! Good.\n").is_empty());
+        assert_eq!(breaches_of("fn main() {}\n").len(), 1);
+        assert_eq!(
+            breaches_of(&format!("//! Long.\n{}", "\n".repeat(LONGEST_FILE))).len(),
+            1
+        );
+    }
+}

@@ -1,0 +1,285 @@
+//! `cargo xtask vm`: a kernel of the matrix in QEMU, with a command or a shell in it.
+//!
+//! The guest has two serial lines: the kernel's console goes to a log file, the command's output
+//! comes through untouched, so that no kernel message can cut a line in two.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::{
+    build, initramfs,
+    kernels::Kernel,
+    packages::{self, Need},
+    paths,
+};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Kernel of the matrix: 5.10, 6.1, 6.12, 6.12-rt, 6.12-trixie, 7
+    kernel: String,
+    /// What to run in it, such as `keepalive doctor`; a shell if nothing
+    #[arg(last = true)]
+    command: Vec<String>,
+    /// QEMU accelerator; software emulation works everywhere
+    #[arg(long, default_value = "tcg")]
+    accel: String,
+    /// Kill the guest after this many seconds (not for a shell)
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+}
+
+const QEMU: &[Need] = &[
+    Need {
+        path: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+    },
+    Need {
+        path: "xz",
+        package: "xz-utils",
+    },
+    Need {
+        path: "zstd",
+        package: "zstd",
+    },
+    Need {
+        path: "/usr/share/keyrings/debian-archive-keyring.gpg",
+        package: "debian-archive-keyring",
+    },
+];
+const BUSYBOX: &[Need] = &[Need {
+    path: "/bin/busybox",
+    package: "busybox-static",
+}];
+
+/// What is needed on the host to boot anything.
+pub fn ensure_qemu() -> Result<()> {
+    packages::ensure(QEMU)
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    ensure_qemu()?;
+    let kernel = Kernel::of(&arguments.kernel)?;
+    let keepalive = build::release()?;
+    let init = build::vm_init()?;
+    let mut binaries = vec![("keepalive", keepalive.as_path())];
+    let interactive = arguments.command.is_empty();
+    if interactive {
+        packages::ensure(BUSYBOX)?;
+        binaries.push(("busybox", Path::new("/bin/busybox")));
+    }
+    let command = if interactive {
+        [
+            "busybox",
+            "sh",
+            "-c",
+            "busybox --install -s /bin; exec sh -l",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    } else {
+        arguments.command.clone()
+    };
+    let guest = Guest {
+        kernel,
+        accel: &arguments.accel,
+        init: &init,
+        binaries: &binaries,
+        command: &command,
+    };
+    if interactive {
+        return guest.shell();
+    }
+    let code = guest.watch(Duration::from_secs(arguments.timeout), |line| {
+        println!("{line}")
+    })?;
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+/// A virtual machine to be.
+pub struct Guest<'a> {
+    pub kernel: &'a Kernel,
+    pub accel: &'a str,
+    pub init: &'a Path,
+    /// Name below /bin, file on the host.
+    pub binaries: &'a [(&'a str, &'a Path)],
+    pub command: &'a [String],
+}
+
+impl Guest<'_> {
+    /// Boots, hands over every line of the command's output, and returns its exit code.
+    ///
+    /// # Errors
+    /// If the guest panics, hangs past the timeout, or ends without saying the exit code; the
+    /// console is in `target/vm/LABEL.log`.
+    pub fn watch(&self, timeout: Duration, mut each: impl FnMut(&str)) -> Result<i32> {
+        let (mut command, log) = self.qemu()?;
+        let mut qemu = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot run QEMU")?;
+        let output = qemu.stdout.take().context("QEMU has no output")?;
+        let watchdog = Watchdog::start(qemu, timeout);
+        let mut code = None;
+        for line in BufReader::new(output).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?)
+                .trim_end_matches('\r')
+                .to_owned();
+            match line.strip_prefix("vm-init: exit ") {
+                Some(text) => code = text.trim().parse().ok(),
+                None => each(&line),
+            }
+        }
+        let timed_out = watchdog.stop();
+        let console = fs::read_to_string(&log).unwrap_or_default();
+        match code {
+            Some(code) => Ok(code),
+            None if timed_out => {
+                bail!(
+                    "{}: no end after {} s; see {}",
+                    self.kernel.label,
+                    timeout.as_secs(),
+                    log.display()
+                )
+            }
+            None => bail!(
+                "{}: the guest died: {}; see {}",
+                self.kernel.label,
+                last_words(&console),
+                log.display()
+            ),
+        }
+    }
+
+    fn shell(&self) -> Result<ExitCode> {
+        let (mut command, log) = self.qemu()?;
+        eprintln!("[vm] kernel messages go to {}; `exit` ends", log.display());
+        let status = command.status().context("cannot run QEMU")?;
+        Ok(if status.success() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    /// The QEMU command, and where the kernel's console will be.
+    fn qemu(&self) -> Result<(Command, PathBuf)> {
+        let fetched = self.kernel.fetch()?;
+        let directory = paths::target("vm");
+        fs::create_dir_all(&directory).context("cannot make target/vm")?;
+        let archive = directory.join(format!("{}.cpio", self.kernel.label));
+        let contents = initramfs::build(self.init, self.binaries, &fetched.modules, self.command)?;
+        fs::write(&archive, contents)
+            .with_context(|| format!("cannot write {}", archive.display()))?;
+        let log = directory.join(format!("{}.log", self.kernel.label));
+        File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        eprintln!("[vm] {} ({})", self.kernel.label, fetched.release);
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args([
+            "-accel",
+            self.accel,
+            "-cpu",
+            self.kernel.cpu,
+            "-smp",
+            "2",
+            "-m",
+            "1024",
+        ])
+        .args([
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-no-reboot",
+            "-nic",
+            "none",
+        ])
+        .args([
+            "-serial",
+            &format!("file:{}", log.display()),
+            "-serial",
+            "stdio",
+        ])
+        .args(["-append", "console=ttyS0 panic=-1 quiet"])
+        .arg("-kernel")
+        .arg(&fetched.image)
+        .arg("-initrd")
+        .arg(&archive);
+        Ok((qemu, log))
+    }
+}
+
+/// The line that says why a kernel died.
+fn last_words(console: &str) -> String {
+    let marks = ["Kernel panic", "BUG:", "Oops", "double fault"];
+    let telling = console
+        .lines()
+        .find(|line| marks.iter().any(|mark| line.contains(mark)));
+    telling
+        .or_else(|| console.lines().last())
+        .unwrap_or("no kernel message")
+        .trim()
+        .to_owned()
+}
+
+/// Kills QEMU when the time is over.
+struct Watchdog {
+    ended: Arc<AtomicBool>,
+    thread: thread::JoinHandle<bool>,
+}
+
+impl Watchdog {
+    fn start(mut qemu: Child, timeout: Duration) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&ended);
+        let thread = thread::spawn(move || {
+            let deadline = Instant::now() + timeout;
+            let mut timed_out = false;
+            while qemu.try_wait().is_ok_and(|status| status.is_none()) {
+                timed_out = Instant::now() > deadline;
+                if timed_out || stop.load(Ordering::Relaxed) {
+                    let _ = qemu.kill();
+                    let _ = qemu.wait();
+                    break;
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+            timed_out
+        });
+        Self { ended, thread }
+    }
+
+    /// Whether the time was over.
+    fn stop(self) -> bool {
+        // The output has ended; QEMU follows, or is helped.
+        thread::sleep(Duration::from_millis(100));
+        self.ended.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_kernels_last_words() {
+        let console = "[ 1.0] hello\n[ 2.0] Kernel panic - not syncing: x\n[ 2.1] ---[ end ]---\n";
+        assert_eq!(last_words(console), "[ 2.0] Kernel panic - not syncing: x");
+        assert_eq!(last_words("a\nb\n"), "b");
+        assert_eq!(last_words(""), "no kernel message");
+    }
+}
