@@ -16,10 +16,12 @@ use rustc_hash::FxHashMap;
 
 use crate::event::{Cgroup, Process};
 
-/// A pass over /proc or cgroupfs may take at most this share of our time.
+/// Passes may take this share of our time in the long run …
 const SHARE: u32 = 20;
-/// And passes are at least this far apart.
-const PAUSE: Duration = Duration::from_millis(100);
+/// … and this much at once, when many new sockets come together.
+const CREDIT: Duration = Duration::from_secs(1);
+/// What a pass did not find is not looked for again for this long.
+const GIVE_UP: Duration = Duration::from_secs(2);
 /// Entries remembered before a pass starts from nothing; sockets come and go.
 const REMEMBERED: usize = 1 << 18;
 
@@ -82,18 +84,23 @@ impl Attribution {
     }
 }
 
-/// Answers from memory, or from a new pass if the last is long enough ago.
+/// Answers from memory, or from a new pass while there is credit for one.
 struct Passes<T> {
     known: FxHashMap<u64, T>,
-    /// No pass before this.
-    next: Option<Instant>,
+    /// When what was not found may be looked for again.
+    given_up: FxHashMap<u64, Instant>,
+    /// Time that passes may take now, as of `counted`.
+    credit: Duration,
+    counted: Option<Instant>,
 }
 
 impl<T> Default for Passes<T> {
     fn default() -> Self {
         Self {
             known: FxHashMap::default(),
-            next: None,
+            given_up: FxHashMap::default(),
+            credit: CREDIT,
+            counted: None,
         }
     }
 }
@@ -104,15 +111,27 @@ impl<T: Clone> Passes<T> {
             return Some(value.clone());
         }
         let start = Instant::now();
-        if self.next.is_some_and(|next| start < next) {
+        let earned = self
+            .counted
+            .map_or(CREDIT, |counted| start.duration_since(counted) / SHARE);
+        self.credit = CREDIT.min(self.credit + earned);
+        self.counted = Some(start);
+        let given_up = self.given_up.get(&key).is_some_and(|until| start < *until);
+        if given_up || self.credit.is_zero() {
             return None;
         }
-        if self.known.len() > REMEMBERED {
+        if self.known.len() + self.given_up.len() > REMEMBERED {
             self.known.clear();
+            self.given_up.clear();
         }
         pass(&mut self.known);
-        self.next = Some(Instant::now() + (start.elapsed() * SHARE).max(PAUSE));
-        self.known.get(&key).cloned()
+        self.credit = self.credit.saturating_sub(start.elapsed());
+        let found = self.known.get(&key).cloned();
+        match found {
+            Some(_) => self.given_up.remove(&key),
+            None => self.given_up.insert(key, start + GIVE_UP),
+        };
+        found
     }
 }
 

@@ -291,7 +291,7 @@ fn duration(text: &str) -> Result<Duration> {
         "" | "s" => number.checked_mul(1_000),
         "m" => number.checked_mul(60_000),
         "h" => number.checked_mul(3_600_000),
-        _ => bail!("unknown unit {unit:?}: ms, s, m or h"),
+        _ => bail!("unknown unit {unit:?}: use ms, s, m or h, as in 500ms, 30s, 10m or 2h"),
     };
     let millis = millis.filter(|&millis| millis > 0 && millis <= 1 << 48);
     Ok(Duration::from_millis(

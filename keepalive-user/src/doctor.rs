@@ -49,8 +49,8 @@ struct LayoutReport {
     error: Option<String>,
     keepalive_timer: Option<&'static str>,
     write_timer: Option<&'static str>,
-    /// Optional fields this kernel lacks, and what is unknown without them.
-    absent: Vec<(&'static str, &'static str)>,
+    /// Optional fields this kernel does not have.
+    absent: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -102,7 +102,7 @@ pub fn run(arguments: &Doctor) -> Result<Exit> {
         serde_json::to_writer(&mut out, &report)?;
         writeln!(out)?;
     } else {
-        print(&report, &mut out)?;
+        print(&report, arguments.verbose, &mut out)?;
     }
     Ok(exit)
 }
@@ -172,11 +172,7 @@ fn examine(options: &Options) -> (Report, Exit) {
 fn layout_report(kernel: &Result<Kernel>) -> LayoutReport {
     match kernel {
         Ok(kernel) => LayoutReport {
-            status: if kernel.resolved.absent.is_empty() {
-                Status::Ok
-            } else {
-                Status::Degraded
-            },
+            status: Status::Ok,
             error: None,
             keepalive_timer: Some(kernel.resolved.keepalive_timer),
             write_timer: Some(kernel.resolved.write_timer),
@@ -240,7 +236,7 @@ fn report_on(survey: &Survey) -> BackendReport {
 }
 
 /// The screen.
-fn print(report: &Report, out: &mut impl Write) -> Result<()> {
+fn print(report: &Report, verbose: bool, out: &mut impl Write) -> Result<()> {
     writeln!(
         out,
         "keepalive {} on Linux {}\n",
@@ -268,10 +264,12 @@ fn print(report: &Report, out: &mut impl Write) -> Result<()> {
             backend.status,
             &backend_text(backend),
         )?;
+        // The line of a refused backend says it all: its hooks share the reason.
+        let shown = backend.status == Status::Degraded || verbose;
         for hook in backend
             .hooks
             .iter()
-            .filter(|hook| hook.status != Status::Ok)
+            .filter(|hook| shown && hook.status != Status::Ok)
         {
             let lost = hook
                 .lost
@@ -317,12 +315,14 @@ fn layout_text(layout: &LayoutReport) -> String {
         return error.clone();
     }
     let timers = [layout.keepalive_timer, layout.write_timer].map(Option::unwrap_or_default);
-    let absent: Vec<String> = layout
-        .absent
-        .iter()
-        .map(|(field, lost)| format!("; no {field}: {lost}"))
-        .collect();
-    format!("from BTF: {}, {}{}", timers[0], timers[1], absent.concat())
+    let absent = match layout.absent.as_slice() {
+        [] => String::new(),
+        absent => format!("; not in this kernel: {}", absent.join(", ")),
+    };
+    format!(
+        "keepalive timer is {}, write timer {}{absent}",
+        timers[0], timers[1]
+    )
 }
 
 fn backend_text(backend: &BackendReport) -> String {

@@ -269,7 +269,7 @@ pub struct TimerRun {
     pub probes_out: BeforeAfter,
     /// Number of the probe sent by this run, from 1; null if none was.
     pub attempt: Option<u32>,
-    /// Of how many: `keepalive.probes`, null if the user timeout decides alone.
+    /// Of how many: `keepalive.probes`; null without a probe, or if the user timeout decides alone.
     pub attempts: Option<u32>,
     /// Result of the local send: false if the probe was counted but did not leave the host (no
     /// route, firewall); null if no probe was made or the backend cannot tell.
@@ -378,8 +378,11 @@ pub struct Closed {
     pub from_state: TcpState,
     /// Silence of the peer at the end, milliseconds; null if it was never heard.
     pub idle_ms: Option<u64>,
-    /// Since the connection was established, milliseconds; null for sockets older than the tracer.
+    /// Since the connection was established, milliseconds; null unless that was seen, which takes
+    /// SO_KEEPALIVE to be on already then.
     pub lifetime_ms: Option<u64>,
+    /// Since the first event about this socket, milliseconds.
+    pub watched_ms: u64,
     /// Unanswered probes at the end.
     pub probes_out: u32,
     /// Retransmissions in a row at the end (`icsk_retransmits`).

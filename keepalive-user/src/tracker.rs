@@ -58,6 +58,8 @@ struct Socket {
     cgroup: u64,
     /// CLOCK_MONOTONIC of the last record, nanoseconds.
     last_seen: u64,
+    /// CLOCK_MONOTONIC of the first record, nanoseconds.
+    first_seen: u64,
     /// CLOCK_MONOTONIC when it was established, 0 if that was not seen.
     established: u64,
     outstanding: Option<Outstanding>,
@@ -191,7 +193,7 @@ impl Tracker {
             unsent_bytes: unsent(before),
             probes_out: probes_out(record),
             attempt,
-            attempts: (effective.user_timeout == 0).then_some(effective.probes),
+            attempts: attempt.and((effective.user_timeout == 0).then_some(effective.probes)),
             sent: sent(send),
             send_error: send_error(send),
             next_ms: next.map(|jiffies| self.millis(jiffies)),
@@ -322,13 +324,14 @@ impl Tracker {
             return;
         };
         let record = &*record;
-        let lifetime = record.after.time.saturating_sub(socket.established) / 1_000_000;
+        let since = |start: u64| record.after.time.saturating_sub(start) / 1_000_000;
         let what = Closed {
             cause: decide::cause(record, self.hz),
             error: (record.id.error != 0).then(|| errno_name(record.id.error)),
             from_state: convert::tcp_state(record.from_state),
             idle_ms: silence(&record.after).map(|jiffies| self.millis(jiffies.into())),
-            lifetime_ms: (socket.established != 0).then_some(lifetime),
+            lifetime_ms: (socket.established != 0).then(|| since(socket.established)),
+            watched_ms: since(socket.first_seen),
             probes_out: record.after.probes_out.into(),
             retransmits: record.after.retransmits.into(),
             totals: socket.totals,
@@ -393,6 +396,7 @@ impl Socket {
             inode: 0,
             cgroup: 0,
             last_seen: 0,
+            first_seen: record.after.time,
             established: 0,
             outstanding: None,
             totals: Totals::default(),

@@ -18,8 +18,8 @@ pub struct Resolved {
     pub keepalive_timer: &'static str,
     /// The member that is the write timer here.
     pub write_timer: &'static str,
-    /// Optional fields this kernel does not have, with what is lost.
-    pub absent: Vec<(&'static str, &'static str)>,
+    /// Optional fields this kernel does not have: what they tell is unknown or constant here.
+    pub absent: Vec<&'static str>,
 }
 
 /// Finds all fields.
@@ -79,7 +79,7 @@ struct Finder<'a> {
     btf: &'a Btf,
     /// End of the last socket field found.
     end: u32,
-    absent: Vec<(&'static str, &'static str)>,
+    absent: Vec<&'static str>,
 }
 
 impl Finder<'_> {
@@ -107,8 +107,8 @@ impl Finder<'_> {
         layout.skc_dport = self.socket("sock_common.skc_dport", 2)?;
         layout.skc_daddr = self.socket("sock_common.skc_daddr", 4)?;
         layout.skc_rcv_saddr = self.socket("sock_common.skc_rcv_saddr", 4)?;
-        layout.skc_v6_daddr = self.optional("sock_common.skc_v6_daddr", 16, "IPv6");
-        layout.skc_v6_rcv_saddr = self.optional("sock_common.skc_v6_rcv_saddr", 16, "IPv6");
+        layout.skc_v6_daddr = self.optional("sock_common.skc_v6_daddr", 16);
+        layout.skc_v6_rcv_saddr = self.optional("sock_common.skc_v6_rcv_saddr", 16);
         layout.skc_net = self.socket("sock_common.skc_net", 8)?;
         layout.skc_cookie = self.socket("sock_common.skc_cookie", 8)?;
         layout.skc_flags = self.socket("sock_common.skc_flags", 8)?;
@@ -129,11 +129,7 @@ impl Finder<'_> {
         layout.icsk_user_timeout = self.socket("inet_connection_sock.icsk_user_timeout", 4)?;
         layout.icsk_probes_tstamp = self.socket("inet_connection_sock.icsk_probes_tstamp", 4)?;
         layout.icsk_rto = self.socket("inet_connection_sock.icsk_rto", 4)?;
-        layout.icsk_rto_max = self.optional(
-            "inet_connection_sock.icsk_rto_max",
-            4,
-            "per-socket maximum RTO (the kernel's constant 120 s is used)",
-        );
+        layout.icsk_rto_max = self.optional("inet_connection_sock.icsk_rto_max", 4);
         layout.icsk_ack_lrcvtime = self.socket("inet_connection_sock.icsk_ack.lrcvtime", 4)?;
         Ok(())
     }
@@ -150,7 +146,7 @@ impl Finder<'_> {
         layout.segs_out = self.socket("tcp_sock.segs_out", 4)?;
         layout.rcv_tstamp = self.socket("tcp_sock.rcv_tstamp", 4)?;
         layout.tcp_clock_cache = self.socket("tcp_sock.tcp_clock_cache", 8)?;
-        layout.is_mptcp = self.optional("tcp_sock.is_mptcp", 1, "MPTCP subflows");
+        layout.is_mptcp = self.optional("tcp_sock.is_mptcp", 1);
         Ok(())
     }
 
@@ -168,17 +164,14 @@ impl Finder<'_> {
         let socket = self.outside("socket_alloc.socket", 0)?;
         ensure!(socket == 0, "socket_alloc.socket is at {socket}, not at 0");
         layout.socket_inode = self.outside("socket_alloc.vfs_inode.i_ino", 8)?;
-        layout.cgroup_kn = self.optional_outside("cgroup.kn", 8, "cgroups");
-        layout.kn_id = self.optional_outside("kernfs_node.id", 8, "cgroups");
-        layout.sk_cgrp_data = self.optional("sock.sk_cgrp_data.cgroup", 8, "");
-        layout.cgroup_tag_mask = 0;
-        if layout.sk_cgrp_data == ABSENT {
-            // Up to 5.14 one word is either a cgroup pointer or, tagged in its low bits, data.
-            self.absent
-                .retain(|(name, _)| *name != "sock.sk_cgrp_data.cgroup");
-            layout.sk_cgrp_data = self.optional("sock.sk_cgrp_data.val", 8, "cgroups");
-            layout.cgroup_tag_mask = 3;
-        }
+        layout.cgroup_kn = self.optional_outside("cgroup.kn", 8);
+        layout.kn_id = self.optional_outside("kernfs_node.id", 8);
+        // Up to 5.14 one word is either a cgroup pointer or, tagged in its low bits, data.
+        (layout.sk_cgrp_data, layout.cgroup_tag_mask) =
+            match self.btf.field("sock", "sk_cgrp_data.cgroup") {
+                Some(_) => (self.optional("sock.sk_cgrp_data.cgroup", 8), 0),
+                None => (self.optional("sock.sk_cgrp_data.val", 8), 3),
+            };
         Ok(())
     }
 
@@ -212,16 +205,16 @@ impl Finder<'_> {
         Ok(self.sized(name, size)?.offset)
     }
 
-    fn optional(&mut self, name: &'static str, size: u32, lost: &'static str) -> u32 {
+    fn optional(&mut self, name: &'static str, size: u32) -> u32 {
         self.socket(name, size).unwrap_or_else(|_| {
-            self.absent.push((name, lost));
+            self.absent.push(name);
             ABSENT
         })
     }
 
-    fn optional_outside(&mut self, name: &'static str, size: u32, lost: &'static str) -> u32 {
+    fn optional_outside(&mut self, name: &'static str, size: u32) -> u32 {
         self.outside(name, size).unwrap_or_else(|_| {
-            self.absent.push((name, lost));
+            self.absent.push(name);
             ABSENT
         })
     }

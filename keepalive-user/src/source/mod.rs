@@ -4,6 +4,7 @@
 //! and handing out records. Right of here nothing names aya, and nothing needs root.
 
 pub mod hooks;
+mod reason;
 pub mod self_test;
 pub mod survey;
 
@@ -19,6 +20,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use self::{
     hooks::{Hook, Need},
+    reason::reason,
     self_test::Learned,
 };
 use crate::{
@@ -63,16 +65,24 @@ impl Kernel {
     /// No BTF, unreadable BTF, or a required field that it does not have.
     pub fn read(options: &Options) -> Result<Self> {
         let path = options.btf.clone().unwrap_or_else(|| KERNEL_BTF.into());
+        // A file that was asked for is the user's matter, the kernel's own is the kernel's.
+        let exit = if options.btf.is_some() {
+            Exit::Failure
+        } else {
+            Exit::Unsupported
+        };
         let bytes = std::fs::read(&path).map_err(|error| {
             let hint = match options.btf {
                 Some(_) => "give --btf a readable file of raw BTF",
-                None => "this kernel was built without CONFIG_DEBUG_INFO_BTF: give its BTF with --btf FILE",
+                None => {
+                    "this kernel was built without CONFIG_DEBUG_INFO_BTF: give its BTF with --btf FILE"
+                }
             };
-            Refusal::new(Exit::Unsupported, format!("cannot read BTF from {}: {error}; {hint}", path.display()))
+            Refusal::new(exit, format!("cannot read BTF from {}: {error}; {hint}", path.display()))
         })?;
         let unusable = |error: anyhow::Error| {
             Refusal::new(
-                Exit::Unsupported,
+                exit,
                 format!("cannot use the BTF in {}: {error:#}", path.display()),
             )
         };
@@ -142,7 +152,7 @@ impl Source {
         bail!(Refusal::new(
             Exit::Unsupported,
             format!(
-                "this kernel refuses to be traced; {}. `keepalive doctor` shows what each needs",
+                "this kernel refuses to be traced: {}. `keepalive doctor` tells more",
                 reasons.join("; ")
             )
         ))
@@ -263,25 +273,6 @@ fn set_timer_functions(ebpf: &mut Ebpf, functions: TimerFunctions) -> Result<()>
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
     ebpf.take_map(name)
         .with_context(|| format!("the BPF object has no map {name}"))
-}
-
-/// An error on one line: the kernel's own words, without the verifier's log (it goes to `-v`).
-fn reason(error: &anyhow::Error) -> String {
-    log::debug!("refused: {error:?}");
-    let mut parts: Vec<String> = Vec::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        let line = text
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .trim_end_matches([':', ' '])
-            .to_owned();
-        if !line.is_empty() && !parts.iter().any(|part| part.contains(&line)) {
-            parts.push(line);
-        }
-    }
-    parts.join(": ")
 }
 
 /// Up to 5.10 maps are charged to RLIMIT_MEMLOCK. Without permission the limit stays, and a

@@ -1,0 +1,255 @@
+//! # Command line checks
+//!
+//! What anybody may try without root: help, usage errors, and the refusal of those who may not
+//! trace. What takes root is in `scenarios/`.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+const NOBODY: u32 = 65534;
+
+/// A finished run.
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+fn keepalive(arguments: &[&str]) -> Run {
+    let output = Command::new(env!("CARGO_BIN_EXE_keepalive"))
+        .args(arguments)
+        .output();
+    output.expect("keepalive does not start").into()
+}
+
+/// The same as nobody in particular, even where the tests run as root.
+fn keepalive_as_nobody(arguments: &[&str]) -> Run {
+    // SAFETY: takes no arguments and cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_keepalive"));
+    if !root {
+        return keepalive(arguments);
+    }
+    // Nobody may not be allowed to look into the target directory.
+    let directory = std::env::temp_dir().join(format!("keepalive-cli-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("no temporary directory");
+    let name = arguments.join("").replace(['/', '-', ' '], "");
+    let copy = directory.join(format!("keepalive-{name}"));
+    std::fs::copy(&binary, &copy).expect("the binary cannot be copied");
+    let output = Command::new(&copy)
+        .args(arguments)
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output();
+    std::fs::remove_file(&copy).expect("the copy cannot be removed");
+    // The last test to finish removes it.
+    let _ = std::fs::remove_dir(&directory);
+    output.expect("keepalive does not start").into()
+}
+
+#[test]
+fn help_goes_to_stdout_and_succeeds() {
+    for arguments in [
+        &["--help"][..],
+        &["-h"],
+        &["help"],
+        &["trace", "--help"],
+        &["doctor", "--help"],
+        &["schema", "--help"],
+    ] {
+        let run = keepalive(arguments);
+        assert_eq!(run.code, Some(0), "{arguments:?}: {}", run.stderr);
+        assert!(run.stdout.contains("Usage:"), "{arguments:?}");
+        assert_eq!(run.stderr, "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_names_every_option_of_trace() {
+    let help = keepalive(&["trace", "--help"]).stdout;
+    for option in [
+        "--json",
+        "--backend",
+        "--btf",
+        "--ring-bytes",
+        "--live-answers",
+        "-p",
+        "-L",
+        "-R",
+        "-a",
+        "-4",
+        "-6",
+        "-N",
+        "-c",
+        "-n",
+        "-d",
+        "-o",
+        "-v",
+    ] {
+        let mentioned = help
+            .split(|character: char| character.is_whitespace() || character == ',')
+            .any(|word| word == option);
+        assert!(mentioned, "{option} is not in the help:\n{help}");
+    }
+}
+
+#[test]
+fn version_is_that_of_the_package() {
+    let run = keepalive(&["--version"]);
+    assert_eq!(run.code, Some(0));
+    assert_eq!(
+        run.stdout.trim(),
+        format!("keepalive {}", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+/// A usage error: code 2, nothing on stdout, and a sentence with these words.
+fn expect_usage_error(arguments: &[&str], words: &[&str]) {
+    let run = keepalive(arguments);
+    assert_eq!(run.code, Some(2), "{arguments:?}: {}", run.stderr);
+    assert_eq!(run.stdout, "", "{arguments:?}");
+    for word in words {
+        assert!(
+            run.stderr.contains(word),
+            "{arguments:?} does not say {word:?}: {}",
+            run.stderr
+        );
+    }
+    assert!(!run.stderr.contains("panicked"), "{arguments:?}");
+}
+
+#[test]
+fn unknown_commands_and_options_are_usage_errors() {
+    expect_usage_error(&[], &["Usage:"]);
+    expect_usage_error(&["tarce"], &["tarce", "trace", "--help"]);
+    expect_usage_error(&["trace", "--jsom"], &["--jsom", "--json"]);
+    expect_usage_error(&["trace", "surplus"], &["surplus"]);
+}
+
+#[test]
+fn bad_values_name_the_option_and_the_remedy() {
+    let backend = ["auto", "fentry", "tracepoint"];
+    expect_usage_error(&["trace", "--backend", "kprobe"], &backend);
+    expect_usage_error(&["doctor", "--backend", ""], &backend);
+    for (option, value, remedy) in [
+        ("--local-port", "65536", "65535"),
+        ("--local-port", "ssh", "--local-port"),
+        ("--remote-port", "-1", "-1"),
+        ("--remote-port", "0", "1.."),
+        ("--address", "10.0.0.0/33", "32"),
+        ("--address", "::/129", "128"),
+        ("--address", "localhost", "address"),
+        ("--address", "", "--address"),
+        ("--count", "0", "--count"),
+        ("--count", "many", "--count"),
+        ("--duration", "5x", "10m"),
+        ("--duration", "0", "--duration"),
+        ("--duration", "99999999999999999999h", "--duration"),
+        ("--ring-bytes", "5000", "power of two"),
+        ("--ring-bytes", "0", "4096"),
+        ("--ring-bytes", "99999999999", "--ring-bytes"),
+        ("--pid", "me", "--pid"),
+        ("--pid", "-5", "-5"),
+    ] {
+        expect_usage_error(&["trace", option, value], &[remedy]);
+    }
+}
+
+#[test]
+fn contradictions_are_usage_errors() {
+    expect_usage_error(&["trace", "-4", "-6"], &["--ipv4", "--ipv6"]);
+}
+
+#[test]
+fn names_that_do_not_exist_are_usage_errors() {
+    expect_usage_error(
+        &["trace", "-N", "no-such-namespace"],
+        &["no-such-namespace"],
+    );
+    expect_usage_error(
+        &["trace", "-N", "/nonexistent/ns/net"],
+        &["/nonexistent/ns/net"],
+    );
+    expect_usage_error(&["trace", "-N", "/nonexistent"], &["/nonexistent"]);
+    expect_usage_error(&["trace", "-c", "/no/such/cgroup"], &["cgroup"]);
+}
+
+#[test]
+fn who_may_not_trace_is_told_what_is_missing() {
+    let run = keepalive_as_nobody(&["trace", "-d", "1s"]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert_eq!(run.stdout, "");
+    for word in ["CAP_BPF", "CAP_PERFMON", "root"] {
+        assert!(run.stderr.contains(word), "{word}: {}", run.stderr);
+    }
+    assert_eq!(run.stderr.trim().lines().count(), 1, "{}", run.stderr);
+}
+
+#[test]
+fn doctor_tells_who_may_not_trace() {
+    let run = keepalive_as_nobody(&["doctor"]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    for word in ["CAP_BPF", "CAP_PERFMON", "refused", "root"] {
+        assert!(run.stdout.contains(word), "{word}: {}", run.stdout);
+    }
+    let run = keepalive_as_nobody(&["doctor", "--json"]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).expect("not JSON");
+    assert!(report["backend"].is_null(), "{report}");
+    let capabilities = report["capabilities"].as_array().expect("no capabilities");
+    let missing = capabilities
+        .iter()
+        .any(|row| row["name"] == "CAP_BPF" && row["held"] == false);
+    assert!(missing, "{report}");
+}
+
+/// Every kind of event, and nothing but JSON.
+#[test]
+fn schema_describes_every_event() {
+    let run = keepalive(&["schema"]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let schema: serde_json::Value = serde_json::from_str(&run.stdout).expect("not JSON");
+    let text = schema.to_string();
+    for word in [
+        "start",
+        "armed",
+        "timer",
+        "window_probe",
+        "answer",
+        "closed",
+        "lost",
+        "end",
+        "probe_sent",
+        "keepalive_user_timeout",
+        "next_ms",
+    ] {
+        assert!(text.contains(&format!("\"{word}\"")), "{word} is missing");
+    }
+}
+
+/// `keepalive schema | head -1`
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    use std::process::Stdio;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_keepalive"))
+        .args(["schema"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("keepalive does not start");
+    drop(child.stdout.take());
+    let run: Run = child.wait_with_output().expect("no output").into();
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert_eq!(run.stderr, "");
+}

@@ -1,0 +1,182 @@
+//! # Scenario suite
+//!
+//! Makes the kernel take every decision about keepalive there is, on real sockets, and compares
+//! what the real binary prints with what the kernel did. One scenario per row of the matrix; one
+//! tracer watches them all. Needs root; `cargo xtask test` runs it on every kernel of the matrix.
+//!
+//! Everything is done by system calls: where this runs there may be no other program than this
+//! one and the tracer.
+
+mod answered;
+mod applicability;
+mod arming;
+mod bench;
+mod death;
+mod ending;
+mod event;
+mod expect;
+mod families;
+mod filters;
+mod hard_cases;
+mod leftovers;
+mod link;
+mod net;
+mod report;
+mod scale;
+mod socket;
+mod states;
+mod suite;
+mod suppressed;
+mod sys;
+mod tracer;
+mod watch;
+mod window;
+mod witness;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use crate::bench::{Bench, HardCase};
+use crate::expect::Facts;
+use crate::suite::{Report, Scenario, Verdict};
+use crate::tracer::Tracer;
+
+/// How to call this.
+const USAGE: &str = "usage: scenarios --keepalive PATH --backend fentry|tracepoint \
+                     [--only NAME]... [--kernel LABEL]";
+
+struct Arguments {
+    keepalive: String,
+    backend: String,
+    only: Vec<String>,
+    kernel: Option<String>,
+}
+
+fn main() -> ExitCode {
+    match arguments().and_then(|arguments| run(&arguments)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("scenarios: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn arguments() -> Result<Arguments> {
+    let (mut keepalive, mut backend, mut kernel, mut only) = (None, None, None, Vec::new());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().context(USAGE)?;
+        match name.as_str() {
+            "--keepalive" => keepalive = Some(value),
+            "--backend" => backend = Some(value),
+            "--kernel" => kernel = Some(value),
+            "--only" => only.push(value),
+            _ => bail!("{USAGE}"),
+        }
+    }
+    Ok(Arguments {
+        keepalive: keepalive.context(USAGE)?,
+        backend: backend.context(USAGE)?,
+        only,
+        kernel,
+    })
+}
+
+/// Everything that runs beside one tracer: the long ones first.
+fn beside_one_tracer() -> impl Iterator<Item = &'static Scenario> {
+    [
+        death::SCENARIOS,
+        window::SCENARIOS,
+        arming::SCENARIOS,
+        suppressed::SCENARIOS,
+        answered::SCENARIOS,
+        families::SCENARIOS,
+        states::SCENARIOS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Everything that needs tracers of its own.
+fn alone() -> impl Iterator<Item = &'static HardCase> {
+    [answered::CASES, filters::CASES, hard_cases::CASES]
+        .into_iter()
+        .flatten()
+}
+
+fn is_wanted(arguments: &Arguments, name: &str) -> bool {
+    arguments.only.is_empty() || arguments.only.iter().any(|only| only == name)
+}
+
+/// Runs the suite; true if nothing failed.
+fn run(arguments: &Arguments) -> Result<bool> {
+    // One name for all threads: it is what events must say.
+    sys::set_process_name(b"ka-scenarios")?;
+    if let Some(kernel) = &arguments.kernel {
+        println!("note\tkernel\t{kernel}");
+    }
+    let wanted = |scenario: &&'static Scenario| is_wanted(arguments, scenario.name);
+    arming::make_older_connection().context("the connection older than the tracer")?;
+    let printer = report::Printer::new(&arguments.backend);
+    let tracer = match Tracer::spawn(&arguments.keepalive, &arguments.backend, &[]) {
+        Ok(tracer) => tracer,
+        Err(error) => {
+            let names = beside_one_tracer().filter(wanted).map(|row| row.name);
+            refused(&printer, names, arguments, &error);
+            return Ok(printer.summary());
+        }
+    };
+    let facts = Facts::from_start(&tracer.start)?;
+    let mut ready = Vec::new();
+    for scenario in beside_one_tracer().filter(wanted) {
+        match applicability::excuse(scenario.name, facts) {
+            Some(reason) => printer.print(Report::not_applicable(scenario.name, reason)),
+            None => ready.push(scenario),
+        }
+    }
+    suite::run_all(&ready, &tracer, facts, |report| printer.print(report));
+    for scenario in scale::SCENARIOS.iter().filter(wanted) {
+        printer.print(suite::run(scenario, &tracer, facts));
+    }
+    printer.print(ending::end_of_trace(tracer, facts));
+    let bench = Bench {
+        keepalive: arguments.keepalive.clone(),
+        backend: arguments.backend.clone(),
+    };
+    for case in alone().filter(|case| is_wanted(arguments, case.name)) {
+        printer.print(match applicability::excuse(case.name, facts) {
+            Some(reason) => Report::not_applicable(case.name, reason),
+            None => bench.run(case),
+        });
+    }
+    Ok(printer.summary())
+}
+
+/// The backend does not load: fine where the table says it cannot.
+fn refused(
+    printer: &report::Printer,
+    names: impl Iterator<Item = &'static str>,
+    arguments: &Arguments,
+    error: &anyhow::Error,
+) {
+    let error = format!("{error:#}");
+    let kernel = arguments.kernel.as_deref();
+    let excuse = applicability::backend_excuse(&arguments.backend, kernel, &error);
+    for name in names {
+        printer.print(match excuse {
+            Some(reason) => Report::not_applicable(name, reason),
+            None => Report {
+                name,
+                verdict: Verdict::Failed {
+                    reason: error.clone(),
+                    details: Vec::new(),
+                },
+                took: std::time::Duration::ZERO,
+                notes: Vec::new(),
+            },
+        });
+    }
+}

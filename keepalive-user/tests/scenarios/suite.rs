@@ -1,0 +1,160 @@
+//! Running scenarios: many at a time, each on a thread with a network namespace of its own.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::event::{Event, Key};
+use crate::expect::Facts;
+use crate::net::Namespace;
+use crate::socket::Tcp;
+use crate::tracer::{PATIENCE, Tracer};
+use crate::watch::Watch;
+
+/// How many at a time: they mostly wait for timers.
+const AT_A_TIME: usize = 16;
+
+/// One row of the matrix.
+pub struct Scenario {
+    pub name: &'static str,
+    pub run: fn(&Stage<'_>) -> Result<()>,
+}
+
+/// What a scenario plays on.
+pub struct Stage<'t> {
+    pub tracer: &'t Tracer,
+    pub facts: Facts,
+    watched: Mutex<Vec<Key>>,
+    notes: Mutex<Vec<String>>,
+}
+
+impl<'t> Stage<'t> {
+    fn new(tracer: &'t Tracer, facts: Facts) -> Self {
+        Self {
+            tracer,
+            facts,
+            watched: Mutex::default(),
+            notes: Mutex::default(),
+        }
+    }
+
+    /// Watches a connected socket of this process; its events are shown if the scenario fails.
+    pub fn watch(&self, socket: &Tcp) -> Result<Watch<'t>> {
+        let watch = Watch::new(self.tracer, socket)?;
+        self.show(watch.key);
+        Ok(watch)
+    }
+
+    /// Shows the events of this socket if the scenario fails.
+    pub fn show(&self, key: Key) {
+        lock(&self.watched).push(key);
+    }
+
+    /// A measurement to print with the result.
+    pub fn note(&self, text: String) {
+        lock(&self.notes).push(text);
+    }
+
+    /// Waits until something is true.
+    pub fn until(&self, what: &str, mut happened: impl FnMut() -> Result<bool>) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !happened()? {
+            if Instant::now() > deadline {
+                bail!("waited {PATIENCE:?} for {what}");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+/// How a scenario ended.
+pub enum Verdict {
+    Passed,
+    Failed {
+        reason: String,
+        details: Vec<String>,
+    },
+    NotApplicable(String),
+}
+
+/// A finished scenario.
+pub struct Report {
+    pub name: &'static str,
+    pub verdict: Verdict,
+    pub took: Duration,
+    pub notes: Vec<String>,
+}
+
+/// Runs scenarios, so many at a time, and hands over each report as it comes.
+pub fn run_all(
+    scenarios: &[&'static Scenario],
+    tracer: &Tracer,
+    facts: Facts,
+    report: impl Fn(Report) + Sync,
+) {
+    let queue: Mutex<VecDeque<_>> = Mutex::new(scenarios.iter().copied().collect());
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME.min(scenarios.len()) {
+            scope.spawn(|| {
+                while let Some(scenario) = next(&queue) {
+                    report(run(scenario, tracer, facts));
+                }
+            });
+        }
+    });
+}
+
+fn next(queue: &Mutex<VecDeque<&'static Scenario>>) -> Option<&'static Scenario> {
+    lock(queue).pop_front()
+}
+
+/// Runs one scenario in a fresh namespace.
+pub fn run(scenario: &Scenario, tracer: &Tracer, facts: Facts) -> Report {
+    let begin = Instant::now();
+    let stage = Stage::new(tracer, facts);
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let _namespace = Namespace::create()?;
+        (scenario.run)(&stage)
+    }));
+    let verdict = match outcome {
+        Ok(Ok(())) => Verdict::Passed,
+        Ok(Err(error)) => failed(&stage, format!("{error:#}")),
+        Err(panic) => failed(&stage, panic_text(panic.as_ref())),
+    };
+    Report {
+        name: scenario.name,
+        verdict,
+        took: begin.elapsed(),
+        notes: std::mem::take(&mut *lock(&stage.notes)),
+    }
+}
+
+/// A failure with everything that was seen of the sockets the scenario watched.
+fn failed(stage: &Stage<'_>, reason: String) -> Verdict {
+    let mut details = Vec::new();
+    for key in &*lock(&stage.watched) {
+        let events = stage.tracer.events_of(*key);
+        details.push(format!("{} events of {key:?}:", events.len()));
+        details.extend(events.iter().map(Event::to_string));
+    }
+    Verdict::Failed { reason, details }
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panicked: {}", text.unwrap_or("?"))
+}
+
+/// A lock whose holder died is still a lock: the data are append-only.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|broken| broken.into_inner())
+}

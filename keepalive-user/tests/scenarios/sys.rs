@@ -1,0 +1,130 @@
+//! Safe faces of the few system calls the suite needs: socket options, ioctls, process names.
+//!
+//! Nothing here knows about keepalive.
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// Turns the C convention (-1 and errno) into a `Result`.
+pub fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// A new socket that no child process inherits.
+pub fn socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers; the result is checked.
+    let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })?;
+    // SAFETY: the kernel just gave us this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Plain data the kernel may read from or write into.
+///
+/// # Safety
+/// Every bit pattern must be a valid value and there must be no padding the kernel could leak into.
+pub unsafe trait Plain: Copy {}
+
+// SAFETY: an integer.
+unsafe impl Plain for c_int {}
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+// SAFETY: an integer.
+unsafe impl Plain for u64 {}
+// SAFETY: two integers.
+unsafe impl Plain for libc::linger {}
+// SAFETY: integers and bit-fields the kernel fills.
+unsafe impl Plain for libc::tcp_info {}
+// SAFETY: a length and a pointer, both only read by the kernel.
+unsafe impl Plain for libc::sock_fprog {}
+
+/// setsockopt(2).
+pub fn set_option<T: Plain>(
+    fd: &impl AsRawFd,
+    level: c_int,
+    name: c_int,
+    value: T,
+) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `value`, which outlives the call.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
+/// getsockopt(2). What the kernel does not fill stays zero.
+pub fn get_option<T: Plain>(fd: &impl AsRawFd, level: c_int, name: c_int) -> io::Result<T> {
+    // SAFETY: all-zero is a valid `Plain` value.
+    let mut value: T = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `value`, which outlives the call.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(value)
+}
+
+/// An ioctl(2) that writes one `int`.
+pub fn ioctl_int(fd: &impl AsRawFd, request: libc::Ioctl) -> io::Result<c_int> {
+    let mut value: c_int = 0;
+    // SAFETY: the requests used here write exactly one int through the pointer.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut value) })?;
+    Ok(value)
+}
+
+/// Name of this process and, being inherited, of every thread started after.
+pub fn set_process_name(name: &[u8]) -> io::Result<()> {
+    let mut bytes = [0_u8; 16];
+    let length = name.len().min(15);
+    bytes[..length].copy_from_slice(&name[..length]);
+    // SAFETY: the kernel reads at most 16 bytes, NUL-terminated.
+    check(unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) })?;
+    Ok(())
+}
+
+/// kill(2).
+pub fn signal(pid: u32, signal: c_int) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::kill(pid as libc::pid_t, signal) })?;
+    Ok(())
+}
+
+/// Raises the limit of open files to the hard limit, or to `wanted` if the hard limit allows none such.
+pub fn allow_open_files(wanted: u64) -> io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: wanted,
+        rlim_max: wanted,
+    };
+    // SAFETY: the pointer describes `limit`, which outlives the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    Ok(())
+}
+
+/// Waits until the descriptor is readable; false after `patience`.
+pub fn readable(fd: RawFd, patience: Duration) -> io::Result<bool> {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd, which outlives the call.
+    let ready = check(unsafe { libc::poll(&raw mut poll, 1, patience.as_millis() as c_int) })?;
+    Ok(ready > 0)
+}
