@@ -226,3 +226,6 @@ pub fn errno_name(errno: u32) -> String {
     };
     name.to_owned()
 }
+
+#[cfg(test)]
+mod tests;

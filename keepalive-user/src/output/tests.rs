@@ -1,1 +1,280 @@
+//! What outputs look like, from records alone: the whole pure half of the program.
 
+use jiff::tz::TimeZone;
+use keepalive_ebpf::{
+    FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, KIND_CLOSE,
+    KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT, Record, WITHIN_KEEPALIVE_TIMER,
+};
+use proptest::prelude::*;
+use zerocopy::FromBytes;
+
+use super::*;
+use crate::{
+    clock::Clock,
+    event::{End, EventCounts, Losses, Process},
+    tracker::Tracker,
+};
+
+const HZ: u32 = 250;
+const SECOND: u64 = 1_000_000_000;
+/// 2026-01-01T00:00:00Z − 1000 s.
+const CLOCK: Clock = Clock {
+    offset_ns: (1_767_225_600 - 1000) * 1_000_000_000,
+};
+/// Wraps in the middle of the story.
+const EPOCH: u64 = (1 << 32) - 200;
+
+/// A record `seconds` after the start, of a connection armed with idle 1 s, interval 1 s, count 2.
+fn record(kind: u8, seconds: u64) -> Record {
+    let mut record = Record {
+        kind,
+        flags: FLAG_WAKEUP_WATCHED,
+        ..Record::default()
+    };
+    record.id.sk = 0xffff_8880_0000_1000;
+    record.id.cookie = 0x1f;
+    record.id.netns = 4_026_531_840;
+    record.id.local = *b"\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\x01";
+    record.id.peer = *b"\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\x09";
+    (record.id.local_port, record.id.peer_port) = (22, 51514);
+    (record.id.state, record.id.keepopen) = (1, 1);
+    record.settings.time = HZ;
+    record.settings.interval = HZ;
+    record.settings.probes = 2;
+    for numbers in [&mut record.before, &mut record.after] {
+        numbers.time = (1000 + seconds) * SECOND;
+        numbers.jiffies = EPOCH + seconds * u64::from(HZ);
+        numbers.rcv_tstamp = EPOCH as u32;
+        numbers.state = 1;
+        numbers.keepopen = 1;
+    }
+    record
+}
+
+/// A run of the timer that sent a probe, the `out`th without an answer.
+fn probe(seconds: u64, out: u8) -> Record {
+    let mut probe = record(KIND_KEEPALIVE_TIMER, seconds);
+    probe.flags |= FLAG_WAKEUP_SEEN;
+    probe.before.expires = probe.before.jiffies - 4;
+    (probe.before.probes_out, probe.after.probes_out) = (out - 1, out);
+    probe.after.timer_pending = 1;
+    probe.after.expires = probe.after.jiffies + u64::from(HZ);
+    probe.after.clock_cache = probe.after.time;
+    probe.after.segs_out = seconds as u32;
+    probe
+}
+
+/// Armed, probed, answered, probed to death.
+fn story() -> Vec<Record> {
+    let mut armed = record(KIND_SETSOCKOPT, 0);
+    armed.flags |= FLAG_SWITCHING_ON | FLAG_PROCESS_CONTEXT;
+    armed.id.keepopen = 0;
+    let mut second = probe(2, 1);
+    // The first probe was answered 40 ms after it was sent.
+    let answer = 1001 * SECOND + 40_000_000;
+    for numbers in [&mut second.before, &mut second.after] {
+        numbers.rcv_tstamp = (EPOCH + 260) as u32;
+    }
+    second.before.clock_cache = answer;
+    second.before.segs_out = 1;
+    let mut third = probe(3, 2);
+    let mut closed = record(KIND_CLOSE, 4);
+    closed.within = WITHIN_KEEPALIVE_TIMER;
+    closed.from_state = 1;
+    closed.id.state = 7;
+    closed.id.error = 110;
+    let mut killed = record(KIND_KEEPALIVE_TIMER, 4);
+    (killed.id.state, killed.after.state) = (7, 7);
+    for record in [&mut third, &mut closed, &mut killed] {
+        record.before.rcv_tstamp = (EPOCH + 260) as u32;
+        record.after.rcv_tstamp = (EPOCH + 260) as u32;
+        record.before.expires = record.before.jiffies - 4;
+    }
+    for record in [&mut closed, &mut killed] {
+        record.before.probes_out = 2;
+        record.after.probes_out = 2;
+    }
+    vec![armed, probe(1, 1), second, third, closed, killed]
+}
+
+fn events(records: &[Record]) -> Vec<Event> {
+    let mut tracker = Tracker::new(HZ, CLOCK, 1000);
+    let mut observations = Vec::new();
+    for record in records {
+        tracker.observe(record, &mut observations);
+    }
+    tracker.finish(&mut observations);
+    observations
+        .into_iter()
+        .map(|observation| observation.event)
+        .collect()
+}
+
+fn pretty(events: &[Event], colour: bool) -> String {
+    let mut text = Vec::new();
+    for event in events {
+        pretty::line_in(event, colour, &TimeZone::UTC, &mut text).unwrap();
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn tells_the_story() {
+    let expected = "\
+00:00:00.000 ? 10.0.0.1:22 → 10.0.0.9:51514  keepalive set: idle 1 s, interval 1 s, count 2, timer in 1 s
+00:00:01.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 1/2 sent, peer silent 1 s, next in 1 s, dead at 00:00:03 unless answered
+00:00:01.040 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 1 answered after 40 ms
+00:00:02.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 1/2 sent, peer silent 960 ms, next in 1 s, dead at 00:00:04 unless answered
+00:00:03.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 2/2 sent, peer silent 1.9 s, next in 1 s, dead at 00:00:04 unless answered
+00:00:04.000 ? 10.0.0.1:22 → 10.0.0.9:51514  timer ended the connection, peer silent 2.9 s
+00:00:04.000 ? 10.0.0.1:22 → 10.0.0.9:51514  killed by keepalive: no answer to 2 probes, peer silent for 2.9 s (last heard 00:00:01)
+";
+    assert_eq!(pretty(&events(&story()), false), expected);
+}
+
+#[test]
+fn colours_only_when_told_to() {
+    let events = events(&story());
+    assert!(!pretty(&events, false).contains('\u{1b}'));
+    assert!(pretty(&events, true).contains('\u{1b}'));
+}
+
+#[test]
+fn sums_up() {
+    let events = events(&story());
+    let (mut summary, mut counts) = (Summary::default(), Counts::default());
+    for event in &events {
+        summary.add(event);
+        counts.add(event);
+    }
+    let end = End {
+        when: CLOCK.at(1005 * SECOND),
+        duration_ms: 5000,
+        sockets: counts.sockets(),
+        events: counts.events,
+        decisions: counts.decisions.clone(),
+        causes: counts.causes.clone(),
+        lost: Losses {
+            owner: 7,
+            ..Losses::default()
+        },
+    };
+    assert_eq!(
+        counts.events,
+        EventCounts {
+            armed: 1,
+            timer: 4,
+            window_probe: 0,
+            answer: 1,
+            closed: 1
+        }
+    );
+    let mut text = Vec::new();
+    summary.table(&end, &mut text).unwrap();
+    let expected = "
+OWNER  CONNECTION                    TIMERS  PROBES  ANSWERED  LOST  WORST RTT  OUTCOME
+?      10.0.0.1:22 → 10.0.0.9:51514       4       3         1     2      40 ms  keepalive_probes
+
+1 socket in 5 s: 4 timer runs (1 killed, 3 probe_sent), 0 zero-window probes, 1 answer, 1 closed (1 keepalive_probes)
+Nothing was lost.
+7 events without a known owner.
+";
+    assert_eq!(String::from_utf8(text).unwrap(), expected);
+}
+
+#[test]
+fn json_is_one_object_per_line_that_fits_the_schema() {
+    let mut text = Vec::new();
+    for event in events(&story()) {
+        json_line(&event, &mut text).unwrap();
+    }
+    let text = String::from_utf8(text).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let kinds: Vec<&str> = lines
+        .iter()
+        .map(|line| line["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "armed", "timer", "answer", "timer", "timer", "timer", "closed"
+        ]
+    );
+    assert_eq!(lines[1]["socket"]["cookie"], "1f");
+    assert_eq!(lines[1]["timestamp"], "2026-01-01T00:00:01Z");
+    assert_eq!(lines[2]["rtt_us"], 40_000);
+    assert_eq!(lines[2]["precision"], "exact");
+    assert_eq!(lines[6]["cause"], "keepalive_probes");
+    assert_eq!(lines[6]["watched_ms"], 4000);
+}
+
+/// The schema names every event and every field that the JSON has.
+#[test]
+fn schema_describes_the_events() {
+    let mut text = Vec::new();
+    schema(&mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    for name in [
+        "window_probe",
+        "user_timeout_ms",
+        "keepalive_user_timeout",
+        "rtt_us",
+        "watched_ms",
+        "where",
+    ] {
+        assert!(text.contains(&format!("\"{name}\"")), "{name}");
+    }
+}
+
+#[test]
+fn untrusted_text_commands_no_terminal() {
+    let hostile = "a\u{1b}[31mb\u{9b}2J\r\n\u{202e}c\u{7f}";
+    assert_eq!(
+        escape(hostile),
+        "a\\u{1b}[31mb\\u{9b}2J\\u{d}\\u{a}\\u{202e}c\\u{7f}"
+    );
+    let mut events = events(&story());
+    for event in &mut events {
+        *event.owner().unwrap().process = Some(Process {
+            pid: 1,
+            comm: hostile.to_owned(),
+        });
+    }
+    let mut json = Vec::new();
+    for event in &events {
+        json_line(event, &mut json).unwrap();
+    }
+    for text in [pretty(&events, false), String::from_utf8(json).unwrap()] {
+        assert!(!text.chars().any(|c| is_harmful(c) && c != '\n'), "{text}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever bytes a ring or a recording gives, every output says something and nothing panics.
+    #[test]
+    fn any_records_give_output(
+        bytes in proptest::collection::vec(any::<u8>(), size_of::<Record>() * 8),
+        kinds in proptest::collection::vec(0u8..8, 8),
+    ) {
+        let mut records: Vec<Record> = bytes
+            .chunks_exact(size_of::<Record>())
+            .map(|bytes| Record::read_from_bytes(bytes).unwrap())
+            .collect();
+        for (record, kind) in records.iter_mut().zip(kinds) {
+            record.kind = kind;
+            record.id.sk %= 3;
+        }
+        let events = events(&records);
+        let mut summary = Summary::default();
+        for event in &events {
+            summary.add(event);
+            json_line(event, &mut Vec::new()).unwrap();
+        }
+        pretty(&events, true);
+    }
+}

@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn says_the_call_the_error_and_the_meaning() {
-        let error = anyhow::Error::from(aya::programs::ProgramError::SyscallError(
+        let error = anyhow::Error::from(ProgramError::SyscallError(
             aya::sys::SyscallError {
                 call: "bpf_raw_tracepoint_open",
                 io_error: std::io::Error::from_raw_os_error(524),

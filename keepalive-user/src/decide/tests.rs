@@ -1,0 +1,249 @@
+//! Every way out of `tcp_keepalive_timer`, and every cause of death.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const HZ: u32 = 250;
+const NOW: u64 = 0x1_0000_1000;
+
+/// A timer run of an idle, established socket: silent for 2 s of 1 s, armed again for the interval.
+fn run() -> Record {
+    let mut record = Record::default();
+    record.flags = FLAG_WAKEUP_WATCHED;
+    record.settings.time = HZ;
+    record.settings.interval = 2 * HZ;
+    record.settings.probes = 3;
+    record.id.state = state::ESTABLISHED;
+    for numbers in [&mut record.before, &mut record.after] {
+        numbers.jiffies = NOW;
+        numbers.rcv_tstamp = (NOW as u32).wrapping_sub(2 * HZ);
+        numbers.state = state::ESTABLISHED;
+        numbers.keepopen = 1;
+    }
+    record.after.timer_pending = 1;
+    record.after.expires = NOW + u64::from(2 * HZ);
+    record
+}
+
+fn with(change: impl FnOnce(&mut Record)) -> Decision {
+    let mut record = run();
+    change(&mut record);
+    decision(&record, HZ)
+}
+
+fn wakeup(result: i32) -> impl FnOnce(&mut Record) {
+    move |record| {
+        record.flags |= FLAG_WAKEUP_SEEN;
+        record.wakeup_result = result;
+    }
+}
+
+#[test]
+fn probes() {
+    assert_eq!(with(wakeup(0)), Decision::ProbeSent);
+    assert_eq!(
+        with(wakeup(-libc::EHOSTUNREACH)),
+        Decision::ProbeSent,
+        "it counts, though nothing left"
+    );
+    assert_eq!(with(wakeup(1)), Decision::ProbeFailed);
+}
+
+#[test]
+fn probes_unwatched() {
+    let counted = |before: u8, after: u8| {
+        with(|record| {
+            record.flags = 0;
+            (record.before.probes_out, record.after.probes_out) = (before, after);
+        })
+    };
+    assert_eq!(counted(0, 1), Decision::ProbeSent);
+    assert_eq!(counted(255, 0), Decision::ProbeSent, "the count is a byte");
+    let dropped = with(|record| {
+        record.flags = 0;
+        record.after.segs_out = 1;
+        record.after.expires = NOW + u64::from(HZ / 2);
+    });
+    assert_eq!(dropped, Decision::ProbeFailed);
+}
+
+#[test]
+fn suppressed() {
+    let full = |record: &mut Record| record.after.expires = NOW + u64::from(HZ);
+    assert_eq!(
+        with(|record| {
+            record.before.packets_out = 1;
+            full(record);
+        }),
+        Decision::DataInFlight
+    );
+    assert_eq!(
+        with(|record| {
+            record.before.write_seq = 10;
+            full(record);
+        }),
+        Decision::DataUnsent
+    );
+    assert_eq!(
+        with(|record| {
+            record.after.packets_out = 1;
+            full(record);
+        }),
+        Decision::DataInFlight,
+        "slipped in before the lock was taken"
+    );
+    assert_eq!(
+        with(|record| record.after.expires = NOW + 100),
+        Decision::NotIdle
+    );
+}
+
+#[test]
+fn busy_is_told_by_the_owner_not_by_the_length() {
+    let rearmed = |owned| {
+        with(|record| {
+            record.after.expires = NOW + u64::from(HZ / 20);
+            (record.before.owned, record.after.owned) = (owned, owned);
+        })
+    };
+    assert_eq!(rearmed(1), Decision::SocketBusy);
+    assert_eq!(rearmed(0), Decision::NotIdle, "a remainder can be as short");
+}
+
+#[test]
+fn endings() {
+    assert_eq!(
+        with(|record| record.after.timer_pending = 0),
+        Decision::Stopped
+    );
+    let killed = |record: &mut Record| {
+        record.id.state = state::CLOSE;
+        record.after.state = state::CLOSE;
+        record.after.timer_pending = 0;
+    };
+    assert_eq!(with(killed), Decision::Killed);
+    let orphan = |record: &mut Record| {
+        record.before.state = state::FIN_WAIT2;
+        record.before.orphan = 1;
+        killed(record);
+    };
+    assert_eq!(with(orphan), Decision::FinWait2);
+}
+
+/// A socket that reaches CLOSE.
+fn end(within: u8, from: u8, error: i32) -> Record {
+    let mut record = run();
+    record.within = within;
+    record.from_state = from;
+    record.id.state = state::CLOSE;
+    record.id.error = error.unsigned_abs();
+    record
+}
+
+fn cause_of(record: &Record) -> Cause {
+    cause(record, HZ)
+}
+
+#[test]
+fn killed_by_timers() {
+    let timed_out = |within| end(within, state::ESTABLISHED, libc::ETIMEDOUT);
+    let with_user_timeout = |within| {
+        let mut record = timed_out(within);
+        record.settings.user_timeout = 1000;
+        record.after.probes_tstamp = (NOW as u32).wrapping_sub(HZ);
+        record
+    };
+    for (within, by_count, by_timeout) in [
+        (
+            WITHIN_KEEPALIVE_TIMER,
+            Cause::KeepaliveProbes,
+            Cause::KeepaliveUserTimeout,
+        ),
+        (
+            WITHIN_RETRANSMIT_TIMER,
+            Cause::RetransmitTimeout,
+            Cause::RetransmitUserTimeout,
+        ),
+        (
+            WITHIN_PROBE_TIMER,
+            Cause::WindowProbeTimeout,
+            Cause::WindowProbeUserTimeout,
+        ),
+    ] {
+        assert_eq!(cause_of(&timed_out(within)), by_count);
+        assert_eq!(cause_of(&with_user_timeout(within)), by_timeout);
+    }
+    let mut early = with_user_timeout(WITHIN_PROBE_TIMER);
+    early.after.probes_tstamp = (NOW as u32).wrapping_sub(HZ - 1);
+    assert_eq!(
+        cause_of(&early),
+        Cause::WindowProbeTimeout,
+        "the count ran out before the time"
+    );
+}
+
+#[test]
+fn killed_by_a_deferred_timer() {
+    let mut record = end(0, state::ESTABLISHED, libc::ETIMEDOUT);
+    assert_eq!(cause_of(&record), Cause::WindowProbeTimeout);
+    record.after.retransmits = 5;
+    assert_eq!(cause_of(&record), Cause::RetransmitTimeout);
+}
+
+#[test]
+fn closed_by_someone() {
+    for (from, error, expected) in [
+        (state::LAST_ACK, 0, Cause::PeerFin),
+        (state::FIN_WAIT2, 0, Cause::LocalClose),
+        (state::CLOSING, 0, Cause::LocalClose),
+        (state::ESTABLISHED, 0, Cause::LocalAbort),
+        (state::CLOSE_WAIT, 0, Cause::LocalAbort),
+        (state::ESTABLISHED, libc::ECONNRESET, Cause::PeerReset),
+        (state::CLOSE_WAIT, libc::EPIPE, Cause::PeerReset),
+        (state::ESTABLISHED, libc::ECONNABORTED, Cause::LocalAbort),
+        (state::ESTABLISHED, libc::EHOSTUNREACH, Cause::NetworkError),
+        (200, 0, Cause::Unknown),
+    ] {
+        assert_eq!(
+            cause_of(&end(0, from, error)),
+            expected,
+            "from {from}, error {error}"
+        );
+    }
+}
+
+#[test]
+fn an_orphan_was_closed_before_its_timer_ended_it() {
+    let orphan = |within, from| {
+        let mut record = end(within, from, libc::ETIMEDOUT);
+        record.id.orphan = 1;
+        cause_of(&record)
+    };
+    assert_eq!(
+        orphan(WITHIN_RETRANSMIT_TIMER, state::FIN_WAIT1),
+        Cause::LocalClose
+    );
+    assert_eq!(
+        orphan(WITHIN_RETRANSMIT_TIMER, state::LAST_ACK),
+        Cause::PeerFin
+    );
+    assert_eq!(
+        orphan(WITHIN_KEEPALIVE_TIMER, state::FIN_WAIT2),
+        Cause::LocalClose
+    );
+    assert_eq!(orphan(0, state::FIN_WAIT1), Cause::LocalClose);
+}
+
+proptest! {
+    /// Jiffies wrap five minutes after boot.
+    #[test]
+    fn silence_survives_the_wrap(now in any::<u64>(), data in 1u32..1 << 30, ack in 1u32..1 << 30) {
+        let mut numbers = Numbers { jiffies: now, ..Numbers::default() };
+        numbers.lrcvtime = (now as u32).wrapping_sub(data);
+        numbers.rcv_tstamp = (now as u32).wrapping_sub(ack);
+        // A stamp of 0 means never, and is skipped.
+        prop_assume!(numbers.lrcvtime != 0 && numbers.rcv_tstamp != 0);
+        prop_assert_eq!(silence(&numbers), Some(data.min(ack)));
+    }
+}
