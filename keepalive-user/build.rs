@@ -12,21 +12,47 @@ const TARGET: &str = "bpfel-unknown-none";
 fn main() {
     let workspace = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("..");
     let toolchain = workspace.join("target/toolchain");
-    for input in ["keepalive-ebpf/src", "keepalive-ebpf/Cargo.toml", "Cargo.lock", "target/toolchain"] {
-        println!("cargo::rerun-if-changed={}", workspace.join(input).display());
+    for input in [
+        "keepalive-ebpf/src",
+        "keepalive-ebpf/Cargo.toml",
+        "Cargo.lock",
+        "target/toolchain",
+    ] {
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join(input).display()
+        );
     }
     let Ok(found) = fs::read_to_string(&toolchain) else {
         println!("cargo::error=no toolchain for the BPF side yet: run `cargo xtask setup` first");
         return;
     };
     let found = |key: &str| {
-        let line = found.lines().find_map(|line| line.strip_prefix(&format!("{key}=")));
-        line.map_or_else(|| panic!("{} has no {key}: remove it and run `cargo xtask setup`", toolchain.display()), str::to_owned)
+        let line = found
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{key}=")));
+        line.map_or_else(
+            || {
+                panic!(
+                    "{} has no {key}: remove it and run `cargo xtask setup`",
+                    toolchain.display()
+                )
+            },
+            str::to_owned,
+        )
     };
     let out = PathBuf::from(variable("OUT_DIR"));
     let mut build = Command::new(found("cargo"));
     build
-        .args(["build", "--release", "--locked", "--package", "keepalive-ebpf", "--bin", "keepalive-bpf"])
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "keepalive-ebpf",
+            "--bin",
+            "keepalive-bpf",
+        ])
         .args(["-Z", "build-std=core", "--target", TARGET, "--target-dir"])
         .arg(out.join("bpf"))
         .current_dir(&workspace);
@@ -43,8 +69,13 @@ fn main() {
         // build-std and the BPF target are unstable; this lets a stable compiler have them.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    let status = build.status().unwrap_or_else(|error| panic!("cannot run {build:?}: {error}"));
-    assert!(status.success(), "building the BPF side ended with {status}");
+    let status = build
+        .status()
+        .unwrap_or_else(|error| panic!("cannot run {build:?}: {error}"));
+    assert!(
+        status.success(),
+        "building the BPF side ended with {status}"
+    );
     let object = out.join("bpf").join(TARGET).join("release/keepalive-bpf");
     copy(&object, &out.join("keepalive-bpf"));
 }
@@ -53,9 +84,21 @@ fn main() {
 fn scrub(build: &mut Command) {
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
-        let is_setting = text.starts_with("CARGO") && text != "CARGO_HOME" && !text.starts_with("CARGO_NET") && !text.starts_with("CARGO_HTTP")
-            && !text.starts_with("CARGO_REGISTR") && !text.starts_with("CARGO_SOURCE");
-        let is_compiler = matches!(&*text, "RUSTC" | "RUSTC_WRAPPER" | "RUSTC_WORKSPACE_WRAPPER" | "RUSTDOC" | "RUSTFLAGS" | "RUSTUP_TOOLCHAIN");
+        let is_setting = text.starts_with("CARGO")
+            && text != "CARGO_HOME"
+            && !text.starts_with("CARGO_NET")
+            && !text.starts_with("CARGO_HTTP")
+            && !text.starts_with("CARGO_REGISTR")
+            && !text.starts_with("CARGO_SOURCE");
+        let is_compiler = matches!(
+            &*text,
+            "RUSTC"
+                | "RUSTC_WRAPPER"
+                | "RUSTC_WORKSPACE_WRAPPER"
+                | "RUSTDOC"
+                | "RUSTFLAGS"
+                | "RUSTUP_TOOLCHAIN"
+        );
         if is_setting || is_compiler {
             build.env_remove(&name);
         }
@@ -67,5 +110,11 @@ fn variable(name: &str) -> String {
 }
 
 fn copy(from: &Path, to: &Path) {
-    fs::copy(from, to).unwrap_or_else(|error| panic!("cannot copy {} to {}: {error}", from.display(), to.display()));
+    fs::copy(from, to).unwrap_or_else(|error| {
+        panic!(
+            "cannot copy {} to {}: {error}",
+            from.display(),
+            to.display()
+        )
+    });
 }

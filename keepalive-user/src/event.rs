@@ -6,7 +6,7 @@
 //!
 //! Nothing here knows where an event comes from or how it is shown.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -120,6 +120,7 @@ pub enum Family {
     Ipv6,
 }
 
+/// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Endpoint {
     pub address: IpAddr,
@@ -214,7 +215,7 @@ pub struct Start {
     /// Whether answers are reported when they arrive (`--live-answers`).
     pub live_answers: bool,
     /// The filters in force, by option name.
-    pub filters: std::collections::BTreeMap<String, String>,
+    pub filters: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -332,9 +333,8 @@ pub struct WindowProbe {
     pub backoff: u32,
     /// Bytes waiting for the window to open.
     pub unsent_bytes: u32,
-    /// As for `timer`.
+    /// As for `timer`, and so `send_error`.
     pub sent: Option<bool>,
-    /// As for `timer`.
     pub send_error: Option<String>,
     /// Until the next probe, milliseconds; null if the connection was ended or the window opened.
     pub next_ms: Option<u64>,
@@ -470,9 +470,9 @@ pub struct End {
     /// Events by kind.
     pub events: EventCounts,
     /// Timer runs by decision.
-    pub decisions: std::collections::BTreeMap<String, u64>,
+    pub decisions: BTreeMap<String, u64>,
     /// Ended sockets by cause.
-    pub causes: std::collections::BTreeMap<String, u64>,
+    pub causes: BTreeMap<String, u64>,
     pub lost: Losses,
 }
 

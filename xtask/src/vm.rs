@@ -103,7 +103,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         return guest.shell();
     }
     let code = guest.watch(Duration::from_secs(arguments.timeout), |line| {
-        println!("{line}")
+        println!("{line}");
     })?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }

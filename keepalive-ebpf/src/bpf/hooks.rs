@@ -137,7 +137,7 @@ pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
 fn closed<C: EbpfContext>(ctx: &C, sk: u64, from: u8) {
     let within = within(sk);
     let keepopen = flags(sk) & layout!(flag_keepopen) != 0;
-    let reported = !keepopen && REPORTED.remove(&sk).is_ok();
+    let reported = !keepopen && REPORTED.remove(sk).is_ok();
     if !(keepopen || reported || within == WITHIN_KEEPALIVE_TIMER || within == WITHIN_PROBE_TIMER) {
         return;
     }
@@ -428,7 +428,7 @@ fn halves(address: &[u8; 16]) -> [u64; 2] {
 
 #[inline(always)]
 fn remember_reported(sk: u64) {
-    if REPORTED.insert(&sk, &1, 0).is_err() {
+    if REPORTED.insert(sk, 1, 0).is_err() {
         count_loss(LOSS_REPORTED);
     }
 }

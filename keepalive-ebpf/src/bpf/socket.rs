@@ -41,6 +41,7 @@ impl Copy {
     #[inline(always)]
     pub fn of(sk: u64) -> Option<Self> {
         let scratch = SCRATCH.get_ptr_mut(0)?;
+        // SAFETY: no arguments, no side effects.
         let owner = unsafe { bpf_ktime_get_ns() };
         let length = layout!(copy_len);
         if length as usize > SOCK_COPY_MAX {

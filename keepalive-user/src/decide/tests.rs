@@ -9,8 +9,10 @@ const NOW: u64 = 0x1_0000_1000;
 
 /// A timer run of an idle, established socket: silent for 2 s of 1 s, armed again for the interval.
 fn run() -> Record {
-    let mut record = Record::default();
-    record.flags = FLAG_WAKEUP_WATCHED;
+    let mut record = Record {
+        flags: FLAG_WAKEUP_WATCHED,
+        ..Record::default()
+    };
     record.settings.time = HZ;
     record.settings.interval = 2 * HZ;
     record.settings.probes = 3;

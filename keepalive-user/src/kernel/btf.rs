@@ -153,7 +153,7 @@ impl Btf {
             type_id = member.type_id;
         }
         // A bit-field is no field to us: its bytes are shared.
-        if width != 0 || bits % 8 != 0 {
+        if width != 0 || !bits.is_multiple_of(8) {
             return None;
         }
         Some(Field {

@@ -53,12 +53,10 @@ mod tests {
 
     #[test]
     fn says_the_call_the_error_and_the_meaning() {
-        let error = anyhow::Error::from(ProgramError::SyscallError(
-            aya::sys::SyscallError {
-                call: "bpf_raw_tracepoint_open",
-                io_error: std::io::Error::from_raw_os_error(524),
-            },
-        ));
+        let error = anyhow::Error::from(ProgramError::SyscallError(aya::sys::SyscallError {
+            call: "bpf_raw_tracepoint_open",
+            io_error: std::io::Error::from_raw_os_error(524),
+        }));
         let text = reason(&error.context("fentry tcp_keepalive_timer"));
         assert!(
             text.starts_with("fentry tcp_keepalive_timer: `bpf_raw_tracepoint_open` failed: "),
