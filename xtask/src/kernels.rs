@@ -2,10 +2,10 @@
 //! of their own, so that the system's stay as they are.
 
 use std::{
-    cmp::Ordering,
-    fs,
+    cmp, fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context, Result, bail};
@@ -141,7 +141,7 @@ fn fits(pattern: &str, release: &str) -> bool {
 }
 
 /// Compares releases number by number.
-fn compare(a: &str, b: &str) -> Ordering {
+fn compare(a: &str, b: &str) -> cmp::Ordering {
     let numbers = |release: &str| -> Vec<u64> {
         release
             .split(|c: char| !c.is_ascii_digit())
@@ -178,6 +178,9 @@ struct Apt {
     options: Vec<String>,
 }
 
+/// Whether this run has brought apt's lists up to date.
+static UPDATED: AtomicBool = AtomicBool::new(false);
+
 impl Apt {
     fn new() -> Result<Self> {
         let home = paths::target("kernels/apt");
@@ -200,10 +203,11 @@ impl Apt {
         let apt = Self {
             options: options.into(),
         };
-        run::step(
-            "apt-get update (kernel suites)",
-            apt.command("apt-get").arg("update"),
-        )?;
+        if !UPDATED.load(Ordering::Relaxed) {
+            let what = "apt-get update (kernel suites)";
+            run::step(what, apt.command("apt-get").arg("update"))?;
+            UPDATED.store(true, Ordering::Relaxed);
+        }
         Ok(apt)
     }
 

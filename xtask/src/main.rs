@@ -72,7 +72,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Ci => {
             checks::run()?;
-            test::run(&test::Arguments::default())
+            test::run(&test::Arguments::everything())
         }
     }
 }

@@ -94,6 +94,10 @@ impl Suite {
         }
     }
 
+    pub fn is_of(&self, label: &str, backend: &str) -> bool {
+        self.label == label && self.backend == backend
+    }
+
     fn count(&self, verdict: Verdict) -> usize {
         self.results
             .iter()

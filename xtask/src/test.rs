@@ -5,6 +5,7 @@ use std::{
     fs,
     path::PathBuf,
     process::{Command, ExitCode, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,7 +20,7 @@ use crate::{
     vm::{self, Guest},
 };
 
-#[derive(Args, Default)]
+#[derive(Args)]
 pub struct Arguments {
     /// Only these kernels of the matrix (comma-separated), and `live` for the running one
     #[arg(long, value_delimiter = ',')]
@@ -36,6 +37,23 @@ pub struct Arguments {
     /// Print the measurements that scenarios make
     #[arg(short, long)]
     verbose: bool,
+    /// Virtual machines at once; each keeps a CPU busy
+    #[arg(short, long, default_value_t = 2)]
+    jobs: usize,
+}
+
+impl Arguments {
+    /// What `cargo xtask test` without arguments means.
+    pub fn everything() -> Self {
+        Self {
+            kernel: Vec::new(),
+            backend: None,
+            scenario: Vec::new(),
+            unit_only: false,
+            verbose: false,
+            jobs: 2,
+        }
+    }
 }
 
 const BACKENDS: [&str; 2] = ["fentry", "tracepoint"];
@@ -62,16 +80,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         init: build::vm_init()?,
     };
     let mut matrix = Matrix::default();
-    for row in rows {
-        for backend in BACKENDS {
-            if arguments
-                .backend
-                .as_deref()
-                .is_none_or(|wanted| wanted == backend)
-            {
-                matrix.add(session.suite(row, backend));
-            }
-        }
+    for suite in session.suites(&rows) {
+        matrix.add(suite);
     }
     println!("\n{matrix}");
     println!("[test] {:.0} s in all", start.elapsed().as_secs_f32());
@@ -91,6 +101,10 @@ fn unit_tests() -> Result<()> {
         .current_dir(paths::root());
     eprintln!("[test] unit tests");
     run::inherit(&mut cargo)
+}
+
+fn label(kernel: Option<&Kernel>) -> &'static str {
+    kernel.map_or(LIVE, |kernel| kernel.label)
 }
 
 /// The kernels to test: `None` is the running one.
@@ -120,9 +134,56 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    /// All columns: the virtual machines side by side, then the running kernel undisturbed.
+    fn suites(&self, rows: &[Option<&Kernel>]) -> Vec<Suite> {
+        let wanted = self.arguments.backend.as_deref();
+        let columns: Vec<(Option<&Kernel>, &str)> = rows
+            .iter()
+            .flat_map(|row| BACKENDS.iter().map(|backend| (*row, *backend)))
+            .filter(|(_, backend)| wanted.is_none_or(|wanted| wanted == *backend))
+            .collect();
+        let guests: Vec<_> = columns
+            .iter()
+            .filter(|(kernel, _)| kernel.is_some())
+            .collect();
+        // One after the other, before any is booted; what fails here fails again in its column.
+        for kernel in rows.iter().flatten() {
+            if let Err(error) = kernel.fetch() {
+                eprintln!("[test] {error:#}");
+            }
+        }
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut done = Vec::new();
+            while let Some((kernel, backend)) = guests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                done.push(self.suite(*kernel, backend));
+            }
+            done
+        };
+        let mut suites: Vec<Suite> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.arguments.jobs.max(1))
+                .map(|_| scope.spawn(work))
+                .collect();
+            workers
+                .into_iter()
+                .filter_map(|worker| worker.join().ok())
+                .flatten()
+                .collect()
+        });
+        let live = columns.iter().filter(|(kernel, _)| kernel.is_none());
+        suites.extend(live.map(|(kernel, backend)| self.suite(*kernel, backend)));
+        // In the order of the matrix, whichever ended first.
+        suites.sort_by_key(|suite| {
+            columns
+                .iter()
+                .position(|(kernel, backend)| suite.is_of(label(*kernel), backend))
+        });
+        suites
+    }
+
     /// One run of the suite. Whatever goes wrong is a failure of its column, not of the run.
     fn suite(&self, kernel: Option<&Kernel>, backend: &str) -> Suite {
-        let label = kernel.map_or(LIVE, |kernel| kernel.label);
+        let label = label(kernel);
         let mut suite = Suite::new(label, backend);
         let mut log = String::new();
         let outcome = {
@@ -146,8 +207,9 @@ impl Session<'_> {
 
     fn in_vm(&self, kernel: &Kernel, backend: &str, each: &mut dyn FnMut(&str)) -> Result<i32> {
         let guest = Guest {
+            name: &format!("{}-{backend}", kernel.label),
             kernel,
-            accel: "tcg",
+            accel: vm::ACCEL,
             init: &self.init,
             binaries: &[
                 ("keepalive", &self.keepalive),

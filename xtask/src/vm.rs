@@ -34,12 +34,16 @@ pub struct Arguments {
     #[arg(last = true)]
     command: Vec<String>,
     /// QEMU accelerator; software emulation works everywhere
-    #[arg(long, default_value = "tcg")]
+    #[arg(long, default_value = ACCEL)]
     accel: String,
     /// Kill the guest after this many seconds (not for a shell)
     #[arg(long, default_value_t = 600)]
     timeout: u64,
 }
+
+/// Software emulation, both CPUs in one thread: with a thread each, a CPU now and then executes the
+/// breakpoint that the kernel has just patched away (attaching a trampoline), and the guest dies.
+pub const ACCEL: &str = "tcg,thread=single";
 
 const QEMU: &[Need] = &[
     Need {
@@ -93,6 +97,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         arguments.command.clone()
     };
     let guest = Guest {
+        name: kernel.label,
         kernel,
         accel: &arguments.accel,
         init: &init,
@@ -110,6 +115,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// A virtual machine to be.
 pub struct Guest<'a> {
+    /// Names its files in `target/vm`, so that several can run at once.
+    pub name: &'a str,
     pub kernel: &'a Kernel,
     pub accel: &'a str,
     pub init: &'a Path,
@@ -123,7 +130,7 @@ impl Guest<'_> {
     ///
     /// # Errors
     /// If the guest panics, hangs past the timeout, or ends without saying the exit code; the
-    /// console is in `target/vm/LABEL.log`.
+    /// console is in `target/vm/NAME.log`.
     pub fn watch(&self, timeout: Duration, mut each: impl FnMut(&str)) -> Result<i32> {
         let (mut command, log) = self.qemu()?;
         let mut qemu = command
@@ -180,13 +187,13 @@ impl Guest<'_> {
         let fetched = self.kernel.fetch()?;
         let directory = paths::target("vm");
         fs::create_dir_all(&directory).context("cannot make target/vm")?;
-        let archive = directory.join(format!("{}.cpio", self.kernel.label));
+        let archive = directory.join(format!("{}.cpio", self.name));
         let contents = initramfs::build(self.init, self.binaries, &fetched.modules, self.command)?;
         fs::write(&archive, contents)
             .with_context(|| format!("cannot write {}", archive.display()))?;
-        let log = directory.join(format!("{}.log", self.kernel.label));
+        let log = directory.join(format!("{}.log", self.name));
         File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        eprintln!("[vm] {} ({})", self.kernel.label, fetched.release);
+        eprintln!("[vm] {} ({})", self.name, fetched.release);
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args([
             "-accel",
