@@ -100,6 +100,12 @@ pub fn decision(record: &Record, hz: u32) -> Decision {
         (_, true) => Decision::DataUnsent,
         _ if full && after.packets_out > 0 => Decision::DataInFlight,
         _ if full && unsent(after) > 0 => Decision::DataUnsent,
+        // Owned for a moment only, but an idle socket that is not owned gets a probe.
+        _ if length <= u64::from(hz / 20)
+            && silence(before).is_some_and(|silence| silence >= time) =>
+        {
+            Decision::SocketBusy
+        }
         _ => Decision::NotIdle,
     }
 }

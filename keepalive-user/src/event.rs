@@ -6,14 +6,17 @@
 //!
 //! Nothing here knows where an event comes from or how it is shown.
 
-use std::{collections::BTreeMap, net::IpAddr};
+mod session;
+
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// Version of the JSON form. The major number changes when a field changes meaning or goes away.
-pub const SCHEMA_VERSION: &str = "1.0";
+pub use self::session::{
+    Backend, End, EventCounts, Losses, Lost, LostWhere, Refused, SCHEMA_VERSION, Start,
+};
 
 /// One line of output.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -189,48 +192,6 @@ pub enum Origin {
     Socket,
     /// Default of the socket's network namespace (`net.ipv4.tcp_keepalive_*`).
     Sysctl,
-}
-
-/// First line of a trace.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
-pub struct Start {
-    #[serde(flatten)]
-    pub when: When,
-    pub schema_version: String,
-    /// Version of `keepalive`.
-    pub version: String,
-    /// `uname -r`.
-    pub kernel: String,
-    pub backend: Backend,
-    /// Better backends that were tried, and the reason each was refused.
-    pub refused: Vec<Refused>,
-    /// The kernel's tick, per second.
-    pub hz: u32,
-    /// CLOCK_REALTIME − CLOCK_MONOTONIC, nanoseconds: added to `monotonic_ns` it gives `timestamp`.
-    pub clock_offset_ns: i64,
-    /// Where this kernel keeps the keepalive timer.
-    pub keepalive_timer: String,
-    /// Size of the ring buffer, bytes.
-    pub ring_bytes: u64,
-    /// Whether answers are reported when they arrive (`--live-answers`).
-    pub live_answers: bool,
-    /// The filters in force, by option name.
-    pub filters: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Backend {
-    /// BPF trampolines on the kernel's functions.
-    Fentry,
-    /// Raw tracepoints, reading the socket at entry and exit of the timer.
-    Tracepoint,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Refused {
-    pub backend: Backend,
-    pub reason: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -435,67 +396,4 @@ pub enum Cause {
     /// An ICMP or local error the kernel took as final.
     NetworkError,
     Unknown,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LostWhere {
-    /// The ring buffer was full.
-    Ring,
-    /// A record that this version cannot decode.
-    Decode,
-    /// The tracker's table was full, its least recently seen socket was dropped.
-    Tracker,
-    /// A program could not take its per-CPU scratch buffer.
-    Scratch,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
-pub struct Lost {
-    #[serde(flatten)]
-    pub when: When,
-    pub count: u64,
-    #[serde(rename = "where")]
-    pub place: LostWhere,
-}
-
-/// Last line of a trace.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
-pub struct End {
-    #[serde(flatten)]
-    pub when: When,
-    pub duration_ms: u64,
-    /// Sockets seen.
-    pub sockets: u64,
-    /// Events by kind.
-    pub events: EventCounts,
-    /// Timer runs by decision.
-    pub decisions: BTreeMap<String, u64>,
-    /// Ended sockets by cause.
-    pub causes: BTreeMap<String, u64>,
-    pub lost: Losses,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct EventCounts {
-    pub armed: u64,
-    pub timer: u64,
-    pub window_probe: u64,
-    pub answer: u64,
-    pub closed: u64,
-}
-
-/// Everything that was lost, by place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Losses {
-    /// Records the full ring buffer refused.
-    pub ring: u64,
-    /// Records that could not be decoded.
-    pub decode: u64,
-    /// Sockets dropped from the tracker's full table.
-    pub tracker: u64,
-    /// Observations given up because the per-CPU scratch buffer was taken over.
-    pub scratch: u64,
-    /// Events whose owner was looked for and not found.
-    pub owner: u64,
 }

@@ -212,6 +212,10 @@ impl Session {
         let kernel = self.source.losses()?;
         self.report_lost(LostWhere::Ring, kernel.ring - self.lost.ring)?;
         self.report_lost(LostWhere::Scratch, kernel.scratch - self.lost.scratch)?;
+        self.report_lost(
+            LostWhere::Unreadable,
+            kernel.unreadable - self.lost.unreadable,
+        )?;
         let tracker = self.tracker.evicted() + kernel.reported;
         self.report_lost(LostWhere::Tracker, tracker - self.lost.tracker)
     }
@@ -225,6 +229,7 @@ impl Session {
             LostWhere::Decode => &mut self.lost.decode,
             LostWhere::Tracker => &mut self.lost.tracker,
             LostWhere::Scratch => &mut self.lost.scratch,
+            LostWhere::Unreadable => &mut self.lost.unreadable,
         } += count;
         let when = self.clock.when()?;
         self.output.event(&Event::Lost(Lost { when, count, place }))

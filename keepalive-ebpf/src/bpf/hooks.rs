@@ -15,8 +15,8 @@ use keepalive_ebpf::{
 use crate::{
     maps::{
         BACKEND_FLAGS, EVENTS, IN_ACK, IN_CONNECT, IN_FLIGHT, IN_KEEPALIVE_TIMER, IN_WRITE_TIMER,
-        InFlight, LOSS_REPORTED, LOSS_RING, LOSS_SCRATCH, LOSSES, REPORTED, SELF_TEST,
-        TIMER_FUNCTIONS, VERBOSE, filter, layout,
+        InFlight, LOSS_REPORTED, LOSS_RING, LOSS_SCRATCH, REPORTED, SELF_TEST, TIMER_FUNCTIONS,
+        VERBOSE, count_loss, filter, layout,
     },
     socket::{self, Copy, Timer, peek},
 };
@@ -359,13 +359,7 @@ fn report(sk: u64, timer: Timer, fill: impl FnOnce(&mut Record)) {
     };
     // SAFETY: `Record` is plain integers, for which any bytes are a value; all are set below.
     let record = unsafe { entry.assume_init_mut() };
-    let read = socket::read(sk, timer, record)
-        || socket::read(sk, timer, record)
-        || socket::read(sk, timer, record);
-    if !read {
-        count_loss(LOSS_SCRATCH);
-    }
-    if !read || !is_wanted(record) {
+    if !socket::read(sk, timer, record) || !is_wanted(record) {
         entry.discard(u64::from(aya_ebpf::bindings::BPF_RB_NO_WAKEUP));
         return;
     }
@@ -430,15 +424,6 @@ fn halves(address: &[u8; 16]) -> [u64; 2] {
 fn remember_reported(sk: u64) {
     if REPORTED.insert(sk, 1, 0).is_err() {
         count_loss(LOSS_REPORTED);
-    }
-}
-
-#[inline(always)]
-fn count_loss(index: u32) {
-    if let Some(count) = LOSSES.get_ptr_mut(index) {
-        // SAFETY: this CPU's map value; a lost update under preemption is a loss miscounted by
-        // one, the price of doing without atomics that 5.10 lacks.
-        unsafe { *count += 1 };
     }
 }
 

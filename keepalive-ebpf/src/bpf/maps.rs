@@ -67,7 +67,19 @@ pub const LOSS_RING: u32 = 0;
 pub const LOSS_SCRATCH: u32 = 1;
 /// [`REPORTED`] was full: the end of that socket will not be seen.
 pub const LOSS_REPORTED: u32 = 2;
-const LOSS_KINDS: u32 = 3;
+/// Kernel memory that must be there could not be read.
+pub const LOSS_UNREADABLE: u32 = 3;
+const LOSS_KINDS: u32 = 4;
+
+/// Counts a loss on this CPU.
+#[inline(always)]
+pub fn count_loss(index: u32) {
+    if let Some(count) = LOSSES.get_ptr_mut(index) {
+        // SAFETY: this CPU's map value; a lost update under preemption is a loss miscounted by
+        // one, the price of doing without atomics that 5.10 lacks.
+        unsafe { *count += 1 };
+    }
+}
 
 /// A copy of one socket, to read fields from.
 #[repr(C)]

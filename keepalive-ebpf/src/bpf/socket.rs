@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{
 };
 use keepalive_ebpf::{ABSENT, Identity, Numbers, Record, SOCK_COPY_MAX, Settings};
 
-use crate::maps::{SCRATCH, Scratch, layout};
+use crate::maps::{LOSS_SCRATCH, LOSS_UNREADABLE, SCRATCH, Scratch, count_loss, layout};
 
 const AF_INET: u16 = 2;
 /// Bytes 8..12 of `::ffff:0:0/96` as they lie in memory (the target is little-endian).
@@ -23,11 +23,21 @@ pub enum Timer {
     Write,
 }
 
-/// Reads one `T` at a kernel address; zero if that memory cannot be read.
+/// Reads one `T` at a kernel address; a failure is counted.
+#[inline(always)]
+pub fn try_peek<T>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address and copies into a local of the right size.
+    let value = unsafe { bpf_probe_read_kernel(address as *const T) };
+    if value.is_err() {
+        count_loss(LOSS_UNREADABLE);
+    }
+    value.ok()
+}
+
+/// As [`try_peek`]; zero if that memory cannot be read.
 #[inline(always)]
 pub fn peek<T: Default>(address: u64) -> T {
-    // SAFETY: the helper checks the address and copies into a local of the right size.
-    unsafe { bpf_probe_read_kernel(address as *const T) }.unwrap_or_default()
+    try_peek(address).unwrap_or_default()
 }
 
 /// A copy of a socket in this CPU's scratch memory, valid while `owner` is ours.
@@ -56,7 +66,11 @@ impl Copy {
                 sk as *const core::ffi::c_void,
             )
         };
-        (result == 0).then_some(Self { scratch, owner })
+        if result != 0 {
+            count_loss(LOSS_UNREADABLE);
+            return None;
+        }
+        Some(Self { scratch, owner })
     }
 
     /// Whether nobody else has used the scratch memory since.
@@ -218,16 +232,22 @@ impl Copy {
 }
 
 /// Reads the socket at `sk` into `record`, all but what belongs to the hook: `kind`, `before`, …
-/// False if the scratch memory was taken over meanwhile; the caller tries again.
+/// Tries again if another program took the scratch memory over; false, and counted, if in vain.
 #[inline(never)]
 pub fn read(sk: u64, timer: Timer, record: &mut Record) -> bool {
-    let Some(copy) = Copy::of(sk) else {
-        return false;
-    };
-    copy.identity(sk, &mut record.id);
-    copy.settings(&mut record.settings);
-    copy.numbers(timer, &mut record.after);
-    copy.is_intact()
+    for _ in 0..3 {
+        let Some(copy) = Copy::of(sk) else {
+            return false;
+        };
+        copy.identity(sk, &mut record.id);
+        copy.settings(&mut record.settings);
+        copy.numbers(timer, &mut record.after);
+        if copy.is_intact() {
+            return true;
+        }
+    }
+    count_loss(LOSS_SCRATCH);
+    false
 }
 
 /// An IPv4 address as IPv4-mapped IPv6.

@@ -6,21 +6,25 @@
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
-use crate::{hooks, maps::layout, socket::peek};
+use crate::{hooks, maps::layout, socket::try_peek};
 
+/// The callback of a timer; a timer that cannot be read is a loss, and counted.
 #[inline(always)]
-fn function_of(timer: u64) -> u64 {
-    peek(timer + u64::from(layout!(timer_function)))
+fn function_of(timer: u64) -> Option<u64> {
+    try_peek(timer + u64::from(layout!(timer_function)))
 }
 
 #[raw_tracepoint(tracepoint = "timer_expire_entry")]
 pub fn tp_timer_expire_entry(ctx: RawTracePointContext) -> i32 {
     let timer: u64 = ctx.arg(0);
-    let function = function_of(timer);
-    if hooks::is_keepalive_timer(function) {
-        hooks::keepalive_timer_enter(timer - u64::from(layout!(keepalive_timer)));
-    } else if hooks::is_write_timer(function) {
-        hooks::write_timer_enter(timer - u64::from(layout!(write_timer)));
+    match function_of(timer) {
+        Some(function) if hooks::is_keepalive_timer(function) => {
+            hooks::keepalive_timer_enter(timer - u64::from(layout!(keepalive_timer)));
+        }
+        Some(function) if hooks::is_write_timer(function) => {
+            hooks::write_timer_enter(timer - u64::from(layout!(write_timer)));
+        }
+        _ => {}
     }
     0
 }
@@ -37,7 +41,7 @@ pub fn tp_timer_expire_exit(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "timer_start")]
 pub fn tp_timer_start(ctx: RawTracePointContext) -> i32 {
     let timer: u64 = ctx.arg(0);
-    if hooks::is_keepalive_timer(function_of(timer)) {
+    if function_of(timer).is_some_and(hooks::is_keepalive_timer) {
         hooks::keepalive_timer_start(timer - u64::from(layout!(keepalive_timer)));
     }
     0

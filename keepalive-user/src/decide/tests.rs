@@ -102,7 +102,7 @@ fn suppressed() {
 }
 
 #[test]
-fn busy_is_told_by_the_owner_not_by_the_length() {
+fn busy_is_not_told_by_the_length_alone() {
     let rearmed = |owned| {
         with(|record| {
             record.after.expires = NOW + u64::from(HZ / 20);
@@ -110,7 +110,16 @@ fn busy_is_told_by_the_owner_not_by_the_length() {
         })
     };
     assert_eq!(rearmed(1), Decision::SocketBusy);
-    assert_eq!(rearmed(0), Decision::NotIdle, "a remainder can be as short");
+    assert_eq!(
+        rearmed(0),
+        Decision::SocketBusy,
+        "owned in between: idle for long, but no probe"
+    );
+    let remainder = with(|record| {
+        record.after.expires = NOW + u64::from(HZ / 20);
+        record.before.rcv_tstamp = (NOW as u32).wrapping_sub(HZ - HZ / 20);
+    });
+    assert_eq!(remainder, Decision::NotIdle, "a remainder can be as short");
 }
 
 #[test]

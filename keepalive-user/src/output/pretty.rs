@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use super::words::{
-    bytes, certificate, clock, clock_ms, endpoint, micros, millis, owner, settings,
+    bytes, certificate, clock, clock_ms, endpoint, micros, millis, owner, plural, settings,
 };
 use crate::event::{
     Answer, Armed, ArmedCause, Cause, Death, Decision, Event, LostWhere, Precision, ProbeKind,
@@ -54,6 +54,7 @@ pub fn line_in(
                 LostWhere::Ring => "records lost, the ring buffer was full: raise --ring-bytes",
                 LostWhere::Decode => "records could not be decoded",
                 LostWhere::Tracker => "sockets forgotten, too many at once",
+                LostWhere::Unreadable => "observations given up, kernel memory could not be read",
                 LostWhere::Scratch => "observations given up, programs collided on a CPU",
             };
             let head = format!("{}  ", clock_ms(lost.when.timestamp, zone));
@@ -152,8 +153,8 @@ fn timer(event: &SocketEvent<TimerRun>, zone: &TimeZone) -> String {
             format!("probe dropped on this host, not counted, {silent}, {next}")
         }
         Decision::DataInFlight => format!(
-            "no probe: {} segments unacknowledged, retransmission decides; {next}",
-            run.packets_out
+            "no probe: {} unacknowledged, retransmission decides; {next}",
+            plural(run.packets_out.into(), "segment")
         ),
         Decision::DataUnsent => {
             format!(

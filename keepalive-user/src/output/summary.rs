@@ -266,14 +266,15 @@ fn totals(end: &End, writer: &mut impl Write) -> std::io::Result<()> {
         decode,
         tracker,
         scratch,
+        unreadable,
         owner,
     } = end.lost;
-    if ring + decode + tracker + scratch == 0 {
+    if ring + decode + tracker + scratch + unreadable == 0 {
         writeln!(writer, "Nothing was lost.")?;
     } else {
         writeln!(
             writer,
-            "Lost: {ring} (ring buffer full), {decode} (not decodable), {tracker} (too many sockets), {scratch} (collisions)."
+            "Lost: {ring} (ring buffer full), {decode} (not decodable), {tracker} (too many sockets), {scratch} (collisions), {unreadable} (unreadable memory)."
         )?;
     }
     if owner > 0 {

@@ -122,6 +122,7 @@ pub struct KernelLosses {
     pub ring: u64,
     pub scratch: u64,
     pub reported: u64,
+    pub unreadable: u64,
 }
 
 impl Source {
@@ -220,6 +221,7 @@ impl Source {
             ring: sum(0)?,
             scratch: sum(1)?,
             reported: sum(2)?,
+            unreadable: sum(3)?,
         })
     }
 

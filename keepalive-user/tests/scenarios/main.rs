@@ -137,9 +137,14 @@ fn run(arguments: &Arguments) -> Result<bool> {
             None => ready.push(scenario),
         }
     }
-    suite::run_all(&ready, &tracer, facts, |report| printer.print(report));
+    let attempts = applicability::attempts(arguments.kernel.as_deref());
+    suite::run_all(&ready, &tracer, facts, attempts, |report| {
+        printer.print(report)
+    });
     for scenario in scale::SCENARIOS.iter().filter(wanted) {
-        printer.print(suite::run(scenario, &tracer, facts));
+        printer.print(suite::persist(attempts, || {
+            suite::run(scenario, &tracer, facts)
+        }));
     }
     printer.print(ending::end_of_trace(tracer, facts));
     let bench = Bench {
@@ -149,7 +154,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     for case in alone().filter(|case| is_wanted(arguments, case.name)) {
         printer.print(match applicability::excuse(case.name, facts) {
             Some(reason) => Report::not_applicable(case.name, reason),
-            None => bench.run(case),
+            None => suite::persist(attempts, || bench.run(case)),
         });
     }
     Ok(printer.summary())

@@ -95,6 +95,7 @@ pub fn run_all(
     scenarios: &[&'static Scenario],
     tracer: &Tracer,
     facts: Facts,
+    attempts: u32,
     report: impl Fn(Report) + Sync,
 ) {
     let queue: Mutex<VecDeque<_>> = Mutex::new(scenarios.iter().copied().collect());
@@ -102,7 +103,7 @@ pub fn run_all(
         for _ in 0..AT_A_TIME.min(scenarios.len()) {
             scope.spawn(|| {
                 while let Some(scenario) = next(&queue) {
-                    report(run(scenario, tracer, facts));
+                    report(persist(attempts, || run(scenario, tracer, facts)));
                 }
             });
         }
@@ -111,6 +112,26 @@ pub fn run_all(
 
 fn next(queue: &Mutex<VecDeque<&'static Scenario>>) -> Option<&'static Scenario> {
     lock(queue).pop_front()
+}
+
+/// Tries again what failed, as often as `applicability::attempts` allows, and notes every failure.
+pub fn persist(attempts: u32, mut run: impl FnMut() -> Report) -> Report {
+    let mut notes = Vec::new();
+    for _ in 1..attempts {
+        let report = run();
+        let Verdict::Failed { reason, .. } = &report.verdict else {
+            return Report {
+                notes: [notes, report.notes].concat(),
+                ..report
+            };
+        };
+        notes.push(format!("{} tried again after: {reason}", report.name));
+    }
+    let report = run();
+    Report {
+        notes: [notes, report.notes].concat(),
+        ..report
+    }
 }
 
 /// Runs one scenario in a fresh namespace.

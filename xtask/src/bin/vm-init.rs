@@ -101,7 +101,8 @@ fn execute() -> io::Result<i32> {
     let mut words = text.split('\0');
     let program = words.next().unwrap_or_default();
     let line = OpenOptions::new().read(true).write(true).open(LINE)?;
-    if program != "busybox" {
+    let interactive = program == "busybox";
+    if !interactive {
         make_raw(&line)?;
     }
     let mut command = Command::new(program);
@@ -113,13 +114,18 @@ fn execute() -> io::Result<i32> {
         .stdin(Stdio::from(line.try_clone()?))
         .stdout(Stdio::from(line.try_clone()?))
         .stderr(Stdio::from(line));
-    // SAFETY: only async-signal-safe system calls between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            libc::setsid();
-            libc::ioctl(0, libc::TIOCSCTTY, 0);
-            Ok(())
-        });
+    if interactive {
+        // For job control. Not otherwise: the end of a session flushes its terminal, and with it
+        // the last lines of the output.
+        //
+        // SAFETY: only async-signal-safe system calls between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                libc::setsid();
+                libc::ioctl(0, libc::TIOCSCTTY, 0);
+                Ok(())
+            });
+        }
     }
     let mut child = command.spawn()?;
     reap(child.id().cast_signed()).or_else(|_| Ok(child.wait()?.code().unwrap_or(128)))
