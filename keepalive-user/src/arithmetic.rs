@@ -72,17 +72,17 @@ pub fn keepalive_end(
         let earliest = if probes_out > 0 {
             next
         } else {
-            next + interval
+            next.saturating_add(interval)
         };
         let runs = left.saturating_sub(earliest).div_ceil(interval);
         return Some(End {
-            after: earliest + runs * interval,
+            after: earliest.saturating_add(runs.saturating_mul(interval)),
             rule: Cause::KeepaliveUserTimeout,
         });
     }
     let left = u64::from(effective.probes.saturating_sub(probes_out));
     Some(End {
-        after: next + left * interval,
+        after: next.saturating_add(left.saturating_mul(interval)),
         rule: Cause::KeepaliveProbes,
     })
 }
@@ -99,31 +99,33 @@ pub fn window_end(effective: &Effective, numbers: &Numbers, next: u64) -> Option
     } else {
         now.wrapping_sub(numbers.probes_tstamp)
     };
+    // The last wait is cut to end on time (`tcp_clamp_probe0_to_user_timeout`).
+    let timeout = u64::from(effective.user_timeout.saturating_sub(since));
+    // A byte in the kernel.
+    let retries2 = effective.retries2.min(255);
     let mut after = next;
     let mut probes_out = u32::from(numbers.probes_out);
     let mut backoff = u32::from(numbers.backoff);
-    // `probes_out` grows by one each turn and retries2 is a byte, so this ends.
-    loop {
-        if effective.user_timeout != 0
-            && u64::from(since) + after >= u64::from(effective.user_timeout)
-        {
+    while probes_out < retries2 {
+        if effective.user_timeout != 0 && after >= timeout {
             return Some(End {
-                after,
+                after: timeout.max(next),
                 rule: Cause::WindowProbeUserTimeout,
             });
         }
-        if probes_out >= effective.retries2 {
-            return Some(End {
-                after,
-                rule: Cause::WindowProbeTimeout,
-            });
-        }
         probes_out += 1;
-        if backoff < effective.retries2 {
+        if backoff < retries2 {
             backoff += 1;
         }
-        after += probe0_when(numbers.rto, backoff, effective.rto_max);
+        after = after.saturating_add(probe0_when(numbers.rto, backoff, effective.rto_max));
     }
+    let rule = if effective.user_timeout != 0 && after >= timeout {
+        after = timeout.max(next);
+        Cause::WindowProbeUserTimeout
+    } else {
+        Cause::WindowProbeTimeout
+    };
+    Some(End { after, rule })
 }
 
 /// `tcp_probe0_when` (include/net/tcp.h), without its floor for timeouts below the minimum RTO.
@@ -196,6 +198,23 @@ mod tests {
                 rule: Cause::KeepaliveProbes
             }
         );
+    }
+
+    /// `tcp_clamp_probe0_to_user_timeout` (tcp_timer.c) shortens the last wait, so that the user
+    /// timeout ends it on time: 20 s after the first probe, not at the next doubling.
+    #[test]
+    fn a_user_timeout_in_a_zero_window_is_not_rounded_up_to_a_probe() {
+        let numbers = Numbers {
+            jiffies: 1_000_000,
+            probes_tstamp: 1_000_000 - 300,
+            rto: HZ / 5,
+            probes_out: 3,
+            backoff: 3,
+            ..Numbers::default()
+        };
+        let end = window_end(&effective(HZ, 9, 20 * HZ), &numbers, 400).unwrap();
+        assert_eq!(end.rule, Cause::WindowProbeUserTimeout);
+        assert!(end.after <= u64::from(20 * HZ - 300), "{end:?}");
     }
 
     #[test]

@@ -94,7 +94,7 @@ pub fn decision(record: &Record, hz: u32) -> Decision {
     // The entry is seen before the lock is taken, so a segment may have slipped in between; the
     // numbers at exit decide then, and a re-arm of less than the full time means `not_idle`.
     let time = Effective::of(record, hz).time;
-    let full = length + 1 >= u64::from(time);
+    let full = after.expires.saturating_sub(before.jiffies) + 1 >= u64::from(time);
     match (before.packets_out > 0, unsent(before) > 0) {
         (true, _) => Decision::DataInFlight,
         (_, true) => Decision::DataUnsent,
@@ -126,8 +126,19 @@ fn probed(record: &Record, hz: u32) -> Option<Decision> {
     if counted == 1 && !killed {
         return Some(Decision::ProbeSent);
     }
+    // Answered before the exit was seen: the count is 0 again, but a segment left, an ACK came, no
+    // data did, and the timer was armed for the interval.
+    let effective = Effective::of(record, hz);
+    let answered = after.probes_out == 0
+        && after.segs_out != before.segs_out
+        && after.rcv_tstamp != before.rcv_tstamp
+        && after.lrcvtime == before.lrcvtime
+        && rearmed(after).is_some_and(|length| length.abs_diff(effective.interval.into()) <= 1);
+    if answered && !killed {
+        return Some(Decision::ProbeSent);
+    }
     // `TCP_RESOURCE_PROBE_INTERVAL`: HZ/2 until the next try.
-    let idle = silence(before).is_some_and(|silence| silence >= Effective::of(record, hz).time);
+    let idle = silence(before).is_some_and(|silence| silence >= effective.time);
     let quiet = before.packets_out == 0 && unsent(before) == 0 && before.owned == 0;
     let retry = rearmed(after).is_some_and(|length| length.abs_diff(u64::from(hz / 2)) <= 1);
     let built = after.segs_out != before.segs_out;

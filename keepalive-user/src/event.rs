@@ -308,9 +308,10 @@ pub struct Answer {
     pub probe: ProbeKind,
     /// Which of the unanswered probes in a row was answered, from 1.
     pub attempt: u32,
-    /// From the probe to its answer, microseconds.
-    pub rtt_us: u64,
-    pub precision: Precision,
+    /// From the probe to its answer, microseconds; null if it was answered but later traffic
+    /// hides when, and `timestamp` is then the latest it can have been.
+    pub rtt_us: Option<u64>,
+    pub precision: Option<Precision>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]

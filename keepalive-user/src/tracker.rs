@@ -7,12 +7,14 @@
 mod convert;
 mod probe;
 
+use std::hash::BuildHasher;
+
 use keepalive_ebpf::{
     FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, Identity, KIND_ACK, KIND_CLOSE,
     KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Record,
     WITHIN_KEEPALIVE_TIMER,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use self::probe::{Answered, Outstanding};
 use crate::{
@@ -51,9 +53,10 @@ pub struct Tracker {
 /// One socket.
 struct Socket {
     id: u64,
-    /// To notice that another socket has the same address now.
+    /// To notice that another socket is at the same place now: its cookie and, where there is
+    /// none, a hash of its namespace, addresses and ports.
     cookie: u64,
-    ports: (u16, u16),
+    connection: u64,
     inode: u64,
     cgroup: u64,
     /// CLOCK_MONOTONIC of the last record, nanoseconds.
@@ -306,12 +309,13 @@ impl Tracker {
             ProbeKind::Keepalive => socket.totals.keepalive_answers += 1,
             ProbeKind::Window => socket.totals.window_answers += 1,
         }
-        socket.totals.worst_rtt_us = socket.totals.worst_rtt_us.max(Some(answered.rtt_us));
+        let rtt_us = answered.rtt.map(|(rtt, _)| rtt);
+        socket.totals.worst_rtt_us = socket.totals.worst_rtt_us.max(rtt_us);
         let what = Answer {
             probe: answered.probe,
             attempt: answered.attempt,
-            rtt_us: answered.rtt_us,
-            precision: answered.precision,
+            rtt_us,
+            precision: answered.rtt.map(|(_, precision)| precision),
         };
         let mut event = self.about(socket, record, what);
         event.when = self.clock.at(answered.time);
@@ -392,7 +396,7 @@ impl Socket {
         Self {
             id,
             cookie: record.id.cookie,
-            ports: (record.id.local_port, record.id.peer_port),
+            connection: connection(&record.id),
             inode: 0,
             cgroup: 0,
             last_seen: 0,
@@ -406,15 +410,10 @@ impl Socket {
 
     /// Whether the record is of another socket at the same address: the kernel reuses them.
     fn is_another(&self, record: &Record) -> bool {
-        let Identity {
-            cookie,
-            local_port,
-            peer_port,
-            ..
-        } = record.id;
+        let cookie = record.id.cookie;
         let other_cookie = self.cookie != 0 && cookie != 0 && self.cookie != cookie;
         let after_end = self.end.is_some() && record.kind != KIND_KEEPALIVE_TIMER;
-        other_cookie || after_end || self.ports != (local_port, peer_port)
+        other_cookie || after_end || self.connection != connection(&record.id)
     }
 
     /// What a later record may no longer have: an orphan has no inode.
@@ -435,6 +434,11 @@ impl Socket {
             acting: None,
         }
     }
+}
+
+/// Tells connections apart.
+fn connection(id: &Identity) -> u64 {
+    FxBuildHasher.hash_one((id.netns, id.local, id.peer, id.local_port, id.peer_port))
 }
 
 fn probes_out(record: &Record) -> BeforeAfter {

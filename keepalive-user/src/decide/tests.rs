@@ -70,6 +70,18 @@ fn probes_unwatched() {
     assert_eq!(dropped, Decision::ProbeFailed);
 }
 
+/// The answer came before the exit was seen (another CPU, PREEMPT_RT): the count is 0 again. The
+/// re-arm of 2 s is longer than any remainder of 1 s, so the run cannot have been `not_idle`.
+#[test]
+fn a_probe_answered_before_the_exit_was_sent() {
+    let answered = with(|record| {
+        record.flags = 0;
+        record.after.segs_out = 1;
+        record.after.rcv_tstamp = NOW as u32;
+    });
+    assert_eq!(answered, Decision::ProbeSent);
+}
+
 #[test]
 fn suppressed() {
     let full = |record: &mut Record| record.after.expires = NOW + u64::from(HZ);
@@ -140,6 +152,18 @@ fn endings() {
         killed(record);
     };
     assert_eq!(with(orphan), Decision::FinWait2);
+}
+
+/// kernel-facts.md 4.2: the length lies between the readings of both ends, and a stalled CPU
+/// made `expires - jiffies` at exit up to 13 jiffies short.
+#[test]
+fn a_full_wait_is_recognised_after_a_stall() {
+    let decision = with(|record| {
+        record.after.packets_out = 1;
+        record.after.expires = NOW + u64::from(HZ);
+        record.after.jiffies = NOW + 13;
+    });
+    assert_eq!(decision, Decision::DataInFlight);
 }
 
 /// A socket that reaches CLOSE.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use super::words::{
-    bytes, certificate, clock, clock_ms, endpoint, micros, millis, owner, plural, settings,
+    bytes, certificate, clock_ms, endpoint, micros, millis, moment, owner, plural, settings,
 };
 use crate::event::{
     Answer, Armed, ArmedCause, Cause, Death, Decision, Event, LostWhere, Precision, ProbeKind,
@@ -36,7 +36,7 @@ pub fn line_in(
         ),
         Event::WindowProbe(event) => (
             head(event, zone),
-            window_probe(&event.what, zone),
+            window_probe(&event.what, event.when.timestamp, zone),
             plain(AnsiColor::Yellow),
         ),
         Event::Answer(event) => (
@@ -146,11 +146,15 @@ fn timer(event: &SocketEvent<TimerRun>, zone: &TimeZone) -> String {
             };
             format!(
                 "{number} {sent}, {silent}, {next}{}",
-                dead(run.death.as_ref(), zone)
+                dead(run.death.as_ref(), event.when.timestamp, zone)
             )
         }
         Decision::ProbeFailed => {
             format!("probe dropped on this host, not counted, {silent}, {next}")
+        }
+        // The numbers are from before the lock was taken.
+        Decision::DataInFlight if run.packets_out == 0 => {
+            format!("no probe: data was just sent, retransmission decides; {next}")
         }
         Decision::DataInFlight => format!(
             "no probe: {} unacknowledged, retransmission decides; {next}",
@@ -172,7 +176,7 @@ fn timer(event: &SocketEvent<TimerRun>, zone: &TimeZone) -> String {
     }
 }
 
-fn window_probe(probe: &WindowProbe, zone: &TimeZone) -> String {
+fn window_probe(probe: &WindowProbe, now: Timestamp, zone: &TimeZone) -> String {
     let sent = match (probe.sent, &probe.send_error) {
         (Some(false), Some(error)) => format!("counted, but not sent ({error})"),
         (Some(false), None) => "dropped on this host".to_owned(),
@@ -185,7 +189,7 @@ fn window_probe(probe: &WindowProbe, zone: &TimeZone) -> String {
         "zero-window probe {} {sent}, {} waiting, {next}{}",
         probe.probes_out.after,
         bytes(probe.unsent_bytes),
-        dead(probe.death.as_ref(), zone)
+        dead(probe.death.as_ref(), now, zone)
     )
 }
 
@@ -194,24 +198,24 @@ fn answer(answer: &Answer) -> String {
         ProbeKind::Keepalive => "probe",
         ProbeKind::Window => "zero-window probe",
     };
-    let about = match answer.precision {
-        Precision::Exact => "",
-        Precision::Jiffy => "about ",
+    let rtt = match (answer.rtt_us, answer.precision) {
+        (Some(rtt), Some(Precision::Exact)) => format!(" after {}", micros(rtt)),
+        (Some(rtt), _) => format!(" after about {}", micros(rtt)),
+        (None, _) => String::new(),
     };
-    format!(
-        "{probe} {} answered after {about}{}",
-        answer.attempt,
-        micros(answer.rtt_us)
-    )
+    format!("{probe} {} answered{rtt}", answer.attempt)
 }
 
-fn dead(death: Option<&Death>, zone: &TimeZone) -> String {
+fn dead(death: Option<&Death>, now: Timestamp, zone: &TimeZone) -> String {
     death.map_or(String::new(), |death| {
         let rule = match death.rule {
             Cause::KeepaliveUserTimeout | Cause::WindowProbeUserTimeout => " (TCP_USER_TIMEOUT)",
             _ => "",
         };
-        format!(", dead at {} unless answered{rule}", clock(death.at, zone))
+        format!(
+            ", dead at {} unless answered{rule}",
+            moment(death.at, now, zone)
+        )
     })
 }
 
@@ -221,7 +225,7 @@ fn heard(now: Timestamp, idle_ms: Option<u64>, zone: &TimeZone) -> String {
         .and_then(|ms| i64::try_from(ms).ok())
         .map(SignedDuration::from_millis);
     idle.and_then(|idle| now.checked_sub(idle).ok())
-        .map_or("never".to_owned(), |then| clock(then, zone))
+        .map_or("never".to_owned(), |then| moment(then, now, zone))
 }
 
 fn timer_style(run: &TimerRun) -> Style {

@@ -29,6 +29,8 @@ struct Row {
     timers: u64,
     probes: u64,
     answers: u64,
+    /// A probe is out, and may still be answered.
+    waiting: bool,
     worst_rtt_us: Option<u64>,
     outcome: Option<Cause>,
 }
@@ -95,12 +97,18 @@ impl Summary {
                 let row = self.row(event);
                 row.timers += 1;
                 row.probes += u64::from(event.what.attempt.is_some());
+                row.waiting |= event.what.attempt.is_some();
             }
-            Event::WindowProbe(event) => self.row(event).probes += 1,
+            Event::WindowProbe(event) => {
+                let row = self.row(event);
+                row.probes += 1;
+                row.waiting = true;
+            }
             Event::Answer(event) => {
                 let row = self.row(event);
                 row.answers += 1;
-                row.worst_rtt_us = row.worst_rtt_us.max(Some(event.what.rtt_us));
+                row.waiting = false;
+                row.worst_rtt_us = row.worst_rtt_us.max(event.what.rtt_us);
             }
             Event::Closed(event) => self.row(event).outcome = Some(event.what.cause),
             Event::Start(_) | Event::Lost(_) | Event::End(_) => {}
@@ -203,11 +211,7 @@ impl Row {
             Some(Cause::PeerReset | Cause::LocalAbort) => 2,
             Some(_) => 3,
         };
-        (
-            killed,
-            self.probes.saturating_sub(self.answers),
-            self.timers,
-        )
+        (killed, self.lost(), self.timers)
     }
 
     fn cells(&self) -> [String; 8] {
@@ -224,9 +228,10 @@ impl Row {
         ]
     }
 
-    /// Probes without an answer; of an open socket the last may still be answered.
+    /// Probes without an answer, but for the one that an open socket still waits for.
     fn lost(&self) -> u64 {
-        self.probes.saturating_sub(self.answers)
+        let waiting = u64::from(self.waiting && self.outcome.is_none());
+        self.probes.saturating_sub(self.answers + waiting)
     }
 }
 

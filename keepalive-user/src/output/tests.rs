@@ -139,6 +139,20 @@ fn colours_only_when_told_to() {
     assert!(pretty(&events, true).contains('\u{1b}'));
 }
 
+/// Data slipped in before the lock was taken: the reason given must not be "0 segments".
+#[test]
+fn data_in_flight_is_never_for_nothing() {
+    let mut run = record(KIND_KEEPALIVE_TIMER, 1);
+    run.after.packets_out = 1;
+    run.after.timer_pending = 1;
+    run.after.expires = run.after.jiffies + u64::from(HZ);
+    let text = pretty(&events(&[run]), false);
+    assert!(
+        text.contains("no probe") && !text.contains("0 segments"),
+        "{text}"
+    );
+}
+
 #[test]
 fn sums_up() {
     let events = events(&story());
@@ -211,6 +225,17 @@ fn json_is_one_object_per_line_that_fits_the_schema() {
     assert_eq!(lines[6]["watched_ms"], 4000);
 }
 
+/// TCP_KEEPINTVL 32767 s: dead in three and a half days, which a time of day cannot say.
+#[test]
+fn a_death_days_away_has_a_date() {
+    let mut slow = probe(1, 1);
+    slow.settings.interval = 32_767 * HZ;
+    slow.settings.probes = 9;
+    slow.after.expires = slow.after.jiffies + u64::from(32_767 * HZ);
+    let text = pretty(&events(&[slow]), false);
+    assert!(text.contains("01-04") || text.contains("81 h"), "{text}");
+}
+
 /// The schema names every event and every field that the JSON has.
 #[test]
 fn schema_describes_the_events() {
@@ -227,6 +252,31 @@ fn schema_describes_the_events() {
     ] {
         assert!(text.contains(&format!("\"{name}\"")), "{name}");
     }
+}
+
+/// Answers are known at the next timer only, so every healthy socket has a probe out when a trace
+/// ends. That one is not lost.
+#[test]
+fn a_probe_still_out_is_not_lost() {
+    let mut summary = Summary::default();
+    for event in &events(&story()[..3]) {
+        summary.add(event);
+    }
+    let end = End {
+        when: CLOCK.at(1003 * SECOND),
+        duration_ms: 3000,
+        sockets: 1,
+        events: EventCounts::default(),
+        decisions: std::collections::BTreeMap::new(),
+        causes: std::collections::BTreeMap::new(),
+        lost: Losses::default(),
+    };
+    let mut text = Vec::new();
+    summary.table(&end, &mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    let row = text.lines().find(|line| line.contains('→')).unwrap();
+    let lost = row.split_whitespace().nth(7);
+    assert_eq!(lost, Some("0"), "{text}");
 }
 
 #[test]

@@ -51,6 +51,20 @@ pub fn clock(timestamp: Timestamp, zone: &TimeZone) -> String {
     )
 }
 
+/// Local time of day, with the date if it is not that of `now`.
+pub fn moment(timestamp: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
+    let (then, today) = (
+        zone.to_datetime(timestamp).date(),
+        zone.to_datetime(now).date(),
+    );
+    let clock = clock(timestamp, zone);
+    if then == today {
+        clock
+    } else {
+        format!("{then} {clock}")
+    }
+}
+
 /// As [`clock`], to the millisecond.
 pub fn clock_ms(timestamp: Timestamp, zone: &TimeZone) -> String {
     let local = zone.to_datetime(timestamp);

@@ -19,6 +19,13 @@ pub struct Outstanding {
     sent_jiffies: u32,
     /// Segments built until then, this one included.
     segs_out: u32,
+    /// What only other traffic changes: the next byte the peer must acknowledge, its window, and
+    /// the TCP state.
+    snd_una: u32,
+    snd_wnd: u32,
+    state: u8,
+    /// `icsk_rto`, jiffies.
+    rto: u32,
 }
 
 /// How it was answered.
@@ -28,8 +35,8 @@ pub struct Answered {
     pub attempt: u32,
     /// CLOCK_MONOTONIC, nanoseconds.
     pub time: u64,
-    pub rtt_us: u64,
-    pub precision: Precision,
+    /// Microseconds, and how precisely; `None` if later traffic hides it.
+    pub rtt: Option<(u64, Precision)>,
 }
 
 impl Outstanding {
@@ -48,6 +55,10 @@ impl Outstanding {
             },
             sent_jiffies: record.before.jiffies as u32,
             segs_out: record.after.segs_out,
+            snd_una: record.after.snd_una,
+            snd_wnd: record.after.snd_wnd,
+            state: record.after.state,
+            rto: record.after.rto,
         }
     }
 
@@ -60,24 +71,42 @@ impl Outstanding {
     }
 
     /// The answer, from numbers that show one.
+    ///
+    /// `rcv_tstamp` is of the *last* ACK. If data, an acknowledgement or a FIN came since, it may be
+    /// theirs, and when the answer came is not known any more. A window that changed may be an update
+    /// or the answer's own: it is taken for the answer's within the retransmission timeout, in
+    /// which the kernel itself expects one.
     pub fn answered(&self, numbers: &Numbers, hz: u32) -> Answered {
         let jiffy = 1_000_000_000 / u64::from(hz.max(1));
         let age = u64::from((numbers.jiffies as u32).wrapping_sub(numbers.rcv_tstamp));
-        let clock_age = numbers.time.saturating_sub(numbers.clock_cache) / jiffy;
-        // No segment left since, and no data came: the clock is that of the answer.
-        let untouched = numbers.segs_out == self.segs_out
-            && (numbers.lrcvtime == 0 || !is_since(self.sent_jiffies, numbers.lrcvtime));
-        let exact = untouched && clock_age.abs_diff(age) <= 1 && numbers.clock_cache >= self.sent;
-        if exact {
-            return self.answered_at(numbers.clock_cache);
-        }
         let time = numbers
             .time
             .saturating_sub(age.saturating_mul(jiffy))
             .max(self.sent);
+        let data = numbers.lrcvtime != 0 && is_since(self.sent_jiffies, numbers.lrcvtime);
+        let late = time.saturating_sub(self.sent) > u64::from(self.rto).saturating_mul(jiffy);
+        let traffic = data
+            || numbers.snd_una != self.snd_una
+            || (numbers.snd_wnd != self.snd_wnd && late)
+            || numbers.state != self.state;
+        if traffic {
+            return Answered {
+                rtt: None,
+                ..self.answered_at(time)
+            };
+        }
+        // No segment left since either: the clock is still that of the answer.
+        let clock_age = numbers.time.saturating_sub(numbers.clock_cache) / jiffy;
+        let exact = numbers.segs_out == self.segs_out
+            && clock_age.abs_diff(age) <= 1
+            && numbers.clock_cache >= self.sent;
+        if exact {
+            return self.answered_at(numbers.clock_cache);
+        }
+        let answered = self.answered_at(time);
         Answered {
-            precision: Precision::Jiffy,
-            ..self.answered_at(time)
+            rtt: answered.rtt.map(|(rtt, _)| (rtt, Precision::Jiffy)),
+            ..answered
         }
     }
 
@@ -87,8 +116,7 @@ impl Outstanding {
             probe: self.kind,
             attempt: self.attempt,
             time,
-            rtt_us: time.saturating_sub(self.sent) / 1000,
-            precision: Precision::Exact,
+            rtt: Some((time.saturating_sub(self.sent) / 1000, Precision::Exact)),
         }
     }
 }

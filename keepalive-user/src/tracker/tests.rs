@@ -87,6 +87,16 @@ fn another_socket_at_the_same_address_is_another_socket() {
     assert_ne!(first.socket.id, second.socket.id);
 }
 
+/// 5.10 has no cookies unless asked: then the addresses must tell, not the ports alone.
+#[test]
+fn another_peer_is_another_socket() {
+    let (mut first, mut second) = (probe(1, 20), probe(1, 30));
+    (first.id.cookie, second.id.cookie) = (0, 0);
+    (first.id.peer, second.id.peer) = ([1; 16], [2; 16]);
+    let events = observe(&mut tracker(10), &[first, second]);
+    assert_eq!(names(&events), ["armed", "timer", "armed", "timer"]);
+}
+
 #[test]
 fn the_end_inside_a_timer_run_is_told_after_the_run() {
     let mut run = probe(1, 30);
@@ -121,6 +131,24 @@ fn an_end_whose_timer_run_was_lost_is_told_at_last() {
     assert_eq!(closed.what.cause, Cause::KeepaliveProbes);
 }
 
+/// `Settings::sysctl_retries2` is 32 bits wide: one bad record must not take minutes.
+#[test]
+fn any_retries2_takes_no_time() {
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut record = probe(1, 20);
+        record.kind = KIND_WINDOW_PROBE;
+        record.settings.sysctl_retries2 = u32::MAX;
+        observe(&mut tracker(10), &[record]);
+        let _ = done.send(());
+    });
+    let limit = std::time::Duration::from_secs(3);
+    assert!(
+        wait.recv_timeout(limit).is_ok(),
+        "still computing after 3 s"
+    );
+}
+
 #[test]
 fn a_live_answer_is_told_once() {
     let mut ack = probe(1, 25);
@@ -136,8 +164,37 @@ fn a_live_answer_is_told_once() {
     };
     assert_eq!(
         (answer.what.rtt_us, answer.what.precision),
-        (5000, Precision::Exact)
+        (Some(5000), Some(Precision::Exact))
     );
+}
+
+/// `rcv_tstamp` is the time of the *last* ACK. Once data or a FIN came after the answer, it says
+/// nothing about when the probe was answered, least of all to a jiffy.
+#[test]
+fn a_later_ack_is_not_the_answer() {
+    let mut resumed = probe(1, 60_020);
+    // Answered within a millisecond; then the connection was used again, last at 50 s.
+    resumed.before.rcv_tstamp = 50_000;
+    resumed.before.lrcvtime = 50_000;
+    resumed.before.clock_cache = 50_000 * 1_000_000;
+    (resumed.before.segs_out, resumed.before.snd_una) = (9, 1000);
+    // Or: the peer closed long after it had answered. The FIN carries an ACK.
+    let mut finished = end(1, 50_001, keepalive_ebpf::WITHIN_NOTHING);
+    finished.from_state = state::LAST_ACK;
+    finished.after.probes_out = 0;
+    finished.after.rcv_tstamp = 50_000;
+    finished.after.clock_cache = 50_000 * 1_000_000;
+    (finished.after.segs_out, finished.after.snd_una) = (3, 1);
+    for later in [resumed, finished] {
+        let events = observe(&mut tracker(10), &[probe(1, 20), later]);
+        assert_eq!(names(&events)[2], "answer");
+        let answer = serde_json::to_value(&events[2]).unwrap();
+        let precise = matches!(answer["precision"].as_str(), Some("exact" | "jiffy"));
+        assert!(
+            !(precise && answer["rtt_us"].as_u64() > Some(1_000_000)),
+            "{answer}"
+        );
+    }
 }
 
 /// 256 unanswered probes wrap the kernel's byte to 0, which is no answer.
@@ -149,6 +206,21 @@ fn a_wrapped_count_is_no_answer() {
     assert_eq!(names(&events), ["armed", "timer", "timer"]);
 }
 
+/// The peer's application reads at 30 s: a window update, a pure ACK that nothing follows.
+#[test]
+fn a_window_update_is_not_an_exact_answer() {
+    let mut next = probe(1, 60_020);
+    next.before.rcv_tstamp = 30_000;
+    next.before.clock_cache = 30_000 * 1_000_000;
+    next.before.snd_wnd = 65_535;
+    let events = observe(&mut tracker(10), &[probe(1, 20), next]);
+    let answer = serde_json::to_value(&events[2]).unwrap();
+    assert!(
+        !(answer["precision"] == "exact" && answer["rtt_us"].as_u64() > Some(1_000_000)),
+        "{answer}"
+    );
+}
+
 #[test]
 fn a_full_table_drops_the_oldest_and_counts_it() {
     let mut tracker = tracker(16);
@@ -158,6 +230,19 @@ fn a_full_table_drops_the_oldest_and_counts_it() {
     assert_eq!(tracker.evicted(), 4);
     assert!(tracker.sockets.len() <= 16);
     assert!(!tracker.sockets.contains_key(&1) && tracker.sockets.contains_key(&20));
+}
+
+/// Any bytes are a record (recordings, a wrong layout): no arithmetic may panic on them.
+#[test]
+fn a_deadline_at_the_end_of_time_does_not_panic() {
+    for user_timeout in [0, 1] {
+        let mut record = probe(1, 20);
+        record.after.expires = u64::MAX;
+        record.settings.user_timeout = user_timeout;
+        observe(&mut tracker(10), &[record]);
+        record.kind = KIND_WINDOW_PROBE;
+        observe(&mut tracker(10), &[record]);
+    }
 }
 
 #[test]
