@@ -94,6 +94,9 @@ pub struct Trace {
     /// Report answers when they arrive, not at the next timer: hooks tcp_ack, which is hot
     #[arg(long)]
     pub live_answers: bool,
+    /// Measure the BPF programs, and print at the end what each took (to standard error)
+    #[arg(long)]
+    pub cost: bool,
     #[command(flatten)]
     pub loading: Loading,
     /// Show the diagnostics of the BPF programs

@@ -48,6 +48,7 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
         ring_bytes: arguments.loading.ring_bytes,
         live_answers: arguments.live_answers,
         verbose: arguments.verbose,
+        cost: arguments.cost,
         btf: arguments.loading.btf.clone(),
     };
     // First, so that a bad path fails before anything is attached.
@@ -254,7 +255,11 @@ impl Session {
             lost: self.lost,
         };
         self.output.event(&Event::End(end))?;
-        self.output.flush()
+        self.output.flush()?;
+        for cost in self.source.costs().into_iter().flatten() {
+            anstream::eprintln!("{cost}");
+        }
+        Ok(())
     }
 }
 

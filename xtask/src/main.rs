@@ -49,6 +49,8 @@ enum Command {
     },
     /// Unit tests, then the scenarios on every kernel of the matrix in VMs, then live
     Test(test::Arguments),
+    /// Measure the BPF programs with 2,000 sockets, on every kernel of the matrix and live
+    Bench,
     /// Boot a kernel of the matrix and run a command in it, or a shell
     Vm(vm::Arguments),
     /// What CI runs: format, lints, tidiness, then `test`
@@ -69,6 +71,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Build => build::release().map(|_| ExitCode::SUCCESS),
         Command::Run { arguments } => build::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Bench => test::run(&test::Arguments::bench()),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Ci => {
             checks::run()?;

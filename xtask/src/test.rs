@@ -54,6 +54,16 @@ impl Arguments {
             jobs: 2,
         }
     }
+
+    /// The scenario that measures, one machine at a time, with its measurements shown.
+    pub fn bench() -> Self {
+        Self {
+            scenario: vec!["two_thousand_sockets".to_owned()],
+            verbose: true,
+            jobs: 1,
+            ..Self::everything()
+        }
+    }
 }
 
 const BACKENDS: [&str; 2] = ["fentry", "tracepoint"];

@@ -236,6 +236,18 @@ fn a_death_days_away_has_a_date() {
     assert!(text.contains("01-04") || text.contains("81 h"), "{text}");
 }
 
+/// What users build on is committed, so that every change of it is seen.
+#[test]
+fn schema_is_the_committed_one() {
+    let mut text = Vec::new();
+    schema(&mut text).unwrap();
+    let committed = include_str!("../../../docs/schema.json");
+    assert!(
+        String::from_utf8(text).unwrap() == committed,
+        "the events changed: say so in docs/CHANGELOG.md, then `keepalive schema > docs/schema.json`"
+    );
+}
+
 /// The schema names every event and every field that the JSON has.
 #[test]
 fn schema_describes_the_events() {

@@ -3,6 +3,7 @@
 //! Everything that touches the kernel's BPF: choosing a backend, loading, proving, attaching,
 //! and handing out records. Right of here nothing names aya, and nothing needs root.
 
+mod cost;
 pub mod hooks;
 mod reason;
 pub mod self_test;
@@ -19,6 +20,7 @@ use keepalive_ebpf::{Filter, Record, TimerFunctions};
 use zerocopy::{FromBytes, IntoBytes};
 
 use self::{
+    cost::{Cost, Measuring},
     hooks::{Hook, Need},
     reason::reason,
     self_test::Learned,
@@ -47,6 +49,8 @@ pub struct Options {
     pub ring_bytes: u32,
     pub live_answers: bool,
     pub verbose: bool,
+    /// Whether the kernel is to measure the programs.
+    pub cost: bool,
     /// BTF to use instead of the kernel's own.
     pub btf: Option<PathBuf>,
 }
@@ -107,6 +111,7 @@ pub struct Source {
     /// Dropping it detaches everything.
     ebpf: Ebpf,
     ring: RingBuf<MapData>,
+    measuring: Option<Measuring>,
     losses: PerCpuArray<MapData, u64>,
 }
 
@@ -186,6 +191,7 @@ impl Source {
         }
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
+        let measuring = options.cost.then(Measuring::start).transpose()?;
         Ok(Self {
             backend,
             refused: Vec::new(),
@@ -193,6 +199,7 @@ impl Source {
             missing,
             ebpf,
             ring,
+            measuring,
             losses,
         })
     }
@@ -212,6 +219,11 @@ impl Source {
     /// The ring, to wait on.
     pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.ring.as_fd()
+    }
+
+    /// What each program took so far; `None` unless that is measured.
+    pub fn costs(&self) -> Option<Vec<Cost>> {
+        self.measuring.as_ref().map(|_| Cost::of(&self.ebpf))
     }
 
     /// What the programs could not report so far, all CPUs.

@@ -51,9 +51,10 @@ fn check(ended: &Ended, facts: Facts, notes: &mut Vec<String>) -> Result<()> {
     );
     let end = ended.end()?;
     expect_counts(end, &ended.lines)?;
-    for place in ["ring", "decode", "tracker", "scratch"] {
+    for place in ["ring", "decode", "tracker", "scratch", "unreadable"] {
         end.expect(&format!("lost.{place}"), 0)?;
     }
+    notes.extend(ended.stderr.lines().map(|line| format!("cost: {line}")));
     notes.push(format!(
         "{} lines, {} events without an owner",
         ended.lines.len(),

@@ -121,7 +121,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let wanted = |scenario: &&'static Scenario| is_wanted(arguments, scenario.name);
     arming::make_older_connection().context("the connection older than the tracer")?;
     let printer = report::Printer::new(&arguments.backend);
-    let tracer = match Tracer::spawn(&arguments.keepalive, &arguments.backend, &[]) {
+    let tracer = match Tracer::spawn(&arguments.keepalive, &arguments.backend, &["--cost"]) {
         Ok(tracer) => tracer,
         Err(error) => {
             let names = beside_one_tracer().filter(wanted).map(|row| row.name);
