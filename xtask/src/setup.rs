@@ -22,19 +22,20 @@ const LINKER: &str = "0.13.0";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LLVM_FEATURE: &str = "llvm-22";
 
-/// Debian's compiler, which comes with the source of `core`. Stable rustup cannot do without
+/// Debian's newer compiler, told from its older one (`rustc`) by the package's own directory, and
+/// the source of `core` that goes with it. Stable rustup cannot do without
 /// the `rust-src` component, which is not in any package registry.
 const DEBIAN: &[Need] = &[
     Need {
-        path: "/usr/bin/rustc",
+        path: "/usr/share/doc/rustc-web",
         package: "rustc-web",
     },
     Need {
-        path: "/usr/bin/cargo",
+        path: "/usr/share/doc/cargo-web",
         package: "cargo-web",
     },
     Need {
-        path: "/usr/lib/rustlib/src/rust/library/core/Cargo.toml",
+        path: "/usr/share/doc/rust-web-src",
         package: "rust-web-src",
     },
     Need {
