@@ -21,6 +21,7 @@ mod hard_cases;
 mod leftovers;
 mod link;
 mod net;
+mod refusals;
 mod report;
 mod scale;
 mod socket;
@@ -102,9 +103,14 @@ fn beside_one_tracer() -> impl Iterator<Item = &'static Scenario> {
 
 /// Everything that needs tracers of its own.
 fn alone() -> impl Iterator<Item = &'static HardCase> {
-    [answered::CASES, filters::CASES, hard_cases::CASES]
-        .into_iter()
-        .flatten()
+    [
+        answered::CASES,
+        filters::CASES,
+        hard_cases::CASES,
+        refusals::CASES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 fn is_wanted(arguments: &Arguments, name: &str) -> bool {
