@@ -121,6 +121,9 @@ impl Session {
 
     /// The loop.
     async fn run(&mut self, start: Start, arguments: &Trace) -> Result<()> {
+        // Before the first line, so that who has read it can end us in good order.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
         let started = start.when;
         self.output.event(&Event::Start(Box::new(start)))?;
         self.output.flush()?;
@@ -132,8 +135,6 @@ impl Session {
         if arguments.verbose {
             spawn_logger(&mut self.source)?;
         }
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = arguments.duration.map(|duration| Instant::now() + duration);
