@@ -1,7 +1,10 @@
 //! What the scenario suites said, and the matrix of it: a row per scenario, a column per kernel
 //! and backend.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use anyhow::Result;
 
@@ -145,7 +148,8 @@ impl fmt::Display for Matrix {
         for (number, column) in columns.iter().enumerate() {
             writeln!(f, "{:width$}  {}╷ {column}", "", "│ ".repeat(number))?;
         }
-        let mut reasons = BTreeSet::new();
+        // By reason: which columns, which scenarios.
+        let mut reasons: BTreeMap<&str, (BTreeSet<String>, BTreeSet<&str>)> = BTreeMap::new();
         for name in names {
             write!(f, "{name:width$}  ")?;
             for suite in &self.suites {
@@ -159,14 +163,21 @@ impl fmt::Display for Matrix {
                 if let Some(scenario) =
                     scenario.filter(|scenario| scenario.verdict == Verdict::NotApplicable)
                 {
-                    reasons.insert(format!("– {}, {}: {}", suite.name(), name, scenario.reason));
+                    let (columns, scenarios) = reasons.entry(&scenario.reason).or_default();
+                    columns.insert(suite.name());
+                    scenarios.insert(name);
                 }
                 write!(f, "{mark} ")?;
             }
             writeln!(f)?;
         }
-        for reason in reasons {
-            writeln!(f, "{reason}")?;
+        for (reason, (columns, scenarios)) in reasons {
+            let columns = Vec::from_iter(columns).join(", ");
+            let scenarios = match scenarios.len() {
+                0..4 => Vec::from_iter(scenarios).join(", "),
+                many => format!("{many} scenarios"),
+            };
+            writeln!(f, "– {columns}: {scenarios}: {reason}")?;
         }
         for suite in &self.suites {
             if let Some(reason) = &suite.broken {

@@ -130,7 +130,11 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let tracer = match Tracer::spawn(&arguments.keepalive, &arguments.backend, &["--cost"]) {
         Ok(tracer) => tracer,
         Err(error) => {
-            let names = beside_one_tracer().filter(wanted).map(|row| row.name);
+            let names = beside_one_tracer()
+                .chain(scale::SCENARIOS)
+                .map(|row| row.name)
+                .chain(alone().map(|case| case.name))
+                .filter(|name| is_wanted(arguments, name));
             refused(&printer, names, arguments, &error);
             return Ok(printer.summary());
         }
