@@ -16,6 +16,8 @@ pub const SOCK_COPY_MAX: usize = 4096;
 pub struct KernelLayout {
     /// Bytes of the socket to copy so that every field below is in: a multiple of 8, at most [`SOCK_COPY_MAX`].
     pub copy_len: u32,
+    /// As `copy_len`, for the small sockets of TIME_WAIT and SYN_RECV.
+    pub mini_copy_len: u32,
 
     /// The keepalive timer: `inet_connection_sock.icsk_keepalive_timer`, else `sock.sk_timer`.
     pub keepalive_timer: u32,
@@ -33,6 +35,7 @@ pub struct KernelLayout {
     pub skc_family: u32,
     pub skc_state: u32,
     pub skc_dport: u32,
+    pub skc_num: u32,
     pub skc_daddr: u32,
     pub skc_rcv_saddr: u32,
     /// Optional: kernels without IPv6.
@@ -51,6 +54,8 @@ pub struct KernelLayout {
     pub sk_shutdown: u32,
     pub sk_lock_owned: u32,
     pub sk_socket: u32,
+    pub sk_ack_backlog: u32,
+    pub sk_max_ack_backlog: u32,
     pub sk_cgrp_data: u32,
     /// Bits of the word at `sk_cgrp_data` that, if any is set, mean "not a cgroup pointer" (5.10).
     pub cgroup_tag_mask: u32,
@@ -66,6 +71,9 @@ pub struct KernelLayout {
     /// Optional: older kernels have the constant TCP_RTO_MAX.
     pub icsk_rto_max: u32,
     pub icsk_ack_lrcvtime: u32,
+    pub icsk_ack_pending: u32,
+    /// Deadline of the delayed ACK: `icsk_ack.timeout`, else the `expires` of `icsk_delack_timer`.
+    pub delack_expires: u32,
 
     pub keepalive_time: u32,
     pub keepalive_intvl: u32,
@@ -76,10 +84,21 @@ pub struct KernelLayout {
     pub snd_una: u32,
     pub snd_wnd: u32,
     pub segs_out: u32,
+    pub rcv_nxt: u32,
+    pub copied_seq: u32,
     pub rcv_tstamp: u32,
     pub tcp_clock_cache: u32,
     /// Optional: kernels without MPTCP.
     pub is_mptcp: u32,
+
+    /// `tw_timer.expires` within `struct inet_timewait_sock`.
+    pub tw_expires: u32,
+    /// Within `struct inet_timewait_sock`.
+    pub tw_substate: u32,
+    /// `rsk_timer.expires` within `struct request_sock`.
+    pub rsk_expires: u32,
+    /// Within `struct request_sock`.
+    pub rsk_num_retrans: u32,
 
     /// Within `struct net`.
     pub net_inum: u32,
@@ -94,6 +113,14 @@ pub struct KernelLayout {
 
     /// `vfs_inode.i_ino` within `struct socket_alloc`, whose address is that of the `struct socket`.
     pub socket_inode: u32,
+    /// `f_inode` within `struct file`.
+    pub file_inode: u32,
+    /// `i_ino` within `struct inode`.
+    pub inode_number: u32,
+    /// `i_mode` within `struct inode`.
+    pub inode_mode: u32,
+    /// `tgid` within `struct task_struct`.
+    pub task_tgid: u32,
     /// Within `struct cgroup`. Optional.
     pub cgroup_kn: u32,
     /// Within `struct kernfs_node`. Optional.

@@ -1,5 +1,5 @@
-//! What the two sides of `keepalive` agree on: the records the BPF programs write, and the
-//! globals user space injects before load. Plain `#[repr(C)]` data, no padding, no behaviour.
+//! What the two sides of `keepalive` agree on: the records and snapshots the BPF programs
+//! write, and the globals user space injects before load. Plain `#[repr(C)]` data, no padding, no behaviour.
 //!
 //! The programs themselves are the binary target next to this library (`src/bpf/`).
 #![no_std]
@@ -7,7 +7,9 @@
 mod config;
 mod layout;
 mod record;
+mod snapshot;
 
 pub use config::*;
 pub use layout::*;
 pub use record::*;
+pub use snapshot::*;

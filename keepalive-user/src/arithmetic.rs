@@ -6,7 +6,10 @@
 
 use keepalive_ebpf::{Numbers, Record, Settings};
 
-use crate::event::Cause;
+use crate::{
+    event::{Blocker, Cause},
+    numbers::{silence, unsent},
+};
 
 /// `TCP_RTO_MAX`, seconds, on kernels without `icsk_rto_max`.
 const RTO_MAX_SECONDS: u32 = 120;
@@ -48,6 +51,24 @@ pub struct End {
     /// From now, jiffies.
     pub after: u64,
     pub rule: Cause,
+}
+
+/// How long until a keepalive probe can leave at the earliest, jiffies from now, if nothing more
+/// is received; else what blocks it.
+///
+/// `tcp_keepalive_timer` runs at its deadline, whatever came in meanwhile. With data in flight or
+/// unsent it waits another full time. Else it probes if the silence has reached the time, and if
+/// not waits for the rest.
+pub fn earliest_probe(effective: &Effective, numbers: &Numbers) -> Result<u64, Blocker> {
+    if numbers.packets_out > 0 {
+        return Err(Blocker::DataInFlight);
+    }
+    if unsent(numbers) > 0 {
+        return Err(Blocker::DataUnsent);
+    }
+    let timer = numbers.expires.saturating_sub(numbers.jiffies);
+    let rest = silence(numbers).map_or(0, |silence| effective.time.saturating_sub(silence));
+    Ok(timer.max(rest.into()))
 }
 
 /// The end of an idle connection whose peer stays silent, seen from a run of the keepalive timer

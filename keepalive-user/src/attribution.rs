@@ -14,7 +14,10 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use crate::event::{Cgroup, Process};
+use crate::{
+    descriptors,
+    event::{Cgroup, Process},
+};
 
 /// Passes may take this share of our time in the long run …
 const SHARE: u32 = 20;
@@ -138,45 +141,27 @@ impl<T: Clone> Passes<T> {
 /// All sockets in all file descriptor tables; the first process that holds one owns it.
 fn pass_over_proc(found: &mut FxHashMap<u64, Process>) {
     let mut seen = FxHashMap::default();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else {
-            continue;
-        };
-        let mut comm = None;
-        for descriptor in descriptors.flatten() {
-            let Some(inode) = socket_inode(&descriptor.path()) else {
-                continue;
-            };
-            let comm = comm.get_or_insert_with(|| comm_of(&entry.path()));
-            seen.entry(inode).or_insert_with(|| Process {
-                pid,
-                comm: comm.clone(),
-            });
-        }
-    }
+    let mut last = Process {
+        pid: 0,
+        comm: String::new(),
+    };
+    descriptors::pass(|descriptor| {
+        seen.entry(descriptor.inode).or_insert_with(|| {
+            if last.pid != descriptor.pid {
+                last = Process {
+                    pid: descriptor.pid,
+                    comm: comm_of(descriptor.pid),
+                };
+            }
+            last.clone()
+        });
+    });
     found.extend(seen);
 }
 
-/// `socket:[12345]` → 12345.
-fn socket_inode(link: &Path) -> Option<u64> {
-    let target = fs::read_link(link).ok()?;
-    target
-        .to_str()?
-        .strip_prefix("socket:[")?
-        .strip_suffix(']')?
-        .parse()
-        .ok()
-}
-
-fn comm_of(process: &Path) -> String {
-    let comm = fs::read(process.join("comm")).unwrap_or_default();
+/// The name of a process; empty if it is gone.
+pub fn comm_of(pid: u32) -> String {
+    let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned()
 }
 
@@ -241,11 +226,8 @@ mod tests {
     #[test]
     fn finds_the_owner_of_a_socket() {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let link = format!(
-            "/proc/self/fd/{}",
-            std::os::fd::AsRawFd::as_raw_fd(&listener)
-        );
-        let inode = socket_inode(Path::new(&link)).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&listener);
+        let inode = fs::metadata(format!("/proc/self/fd/{fd}")).unwrap().ino();
         let process = Attribution::new(true).process(inode).unwrap();
         assert_eq!(process.pid, std::process::id());
     }

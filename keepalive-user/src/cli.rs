@@ -13,7 +13,11 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use keepalive_ebpf::Filter;
 
-use crate::event::Backend;
+use crate::{
+    event::{Backend, ListSource},
+    numbers::state,
+    output::SchemaOf,
+};
 
 /// See what TCP keepalive really does on this machine.
 #[derive(Parser, Debug)]
@@ -28,6 +32,7 @@ Examples:
   keepalive trace                         every keepalive timer and zero-window probe, explained
   keepalive trace -R 5432 -d 10m          only connections to PostgreSQL, for ten minutes
   keepalive trace --json | jq .           one JSON object per line
+  keepalive list                          every TCP socket, its timers and settings
   keepalive doctor                        what this kernel allows, and why
 
 Exit codes: 0 success, 1 failure, 2 usage, 3 not permitted, 4 not supported by this kernel.";
@@ -36,10 +41,15 @@ Exit codes: 0 success, 1 failure, 2 usage, 3 not permitted, 4 not supported by t
 pub enum Command {
     /// Stream keepalive timers, probes, answers and deaths as they happen (needs root)
     Trace(Trace),
+    /// Show every TCP socket with its timers, its keepalive settings and its owner
+    List(List),
     /// Say whether `trace` will work on this machine, and if not, why and what to do
     Doctor(Doctor),
-    /// Print the JSON Schema of the events
-    Schema,
+    /// Print the JSON Schema of what `trace` or `list` print with --json
+    Schema {
+        #[arg(value_enum, default_value_t = SchemaOf::Trace)]
+        of: SchemaOf,
+    },
 }
 
 const TRACE_EXAMPLES: &str = "\
@@ -55,30 +65,8 @@ Ctrl-C prints the summary.";
 #[derive(Args, Debug)]
 #[command(after_help = TRACE_EXAMPLES)]
 pub struct Trace {
-    /// Only sockets of this process
-    #[arg(short, long, value_name = "PID")]
-    pub pid: Option<u32>,
-    /// Only sockets with this local port
-    #[arg(short = 'L', long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    pub local_port: Option<u16>,
-    /// Only sockets with this peer port
-    #[arg(short = 'R', long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    pub remote_port: Option<u16>,
-    /// Only sockets whose local or peer address is in ADDR[/LEN]
-    #[arg(short, long, value_name = "ADDR[/LEN]")]
-    pub address: Option<Prefix>,
-    /// Only IPv4 (IPv4-mapped IPv6 included)
-    #[arg(short = '4', long, conflicts_with = "ipv6")]
-    pub ipv4: bool,
-    /// Only IPv6
-    #[arg(short = '6', long)]
-    pub ipv6: bool,
-    /// Only this network namespace: a path, a name of `ip netns`, or an inode number
-    #[arg(short = 'N', long, value_name = "NETNS")]
-    pub netns: Option<String>,
-    /// Only sockets created in this cgroup: a path, absolute or below the cgroup2 mount
-    #[arg(short, long, value_name = "CGROUP")]
-    pub cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    pub select: Selection,
     /// Stop after this many events
     #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -104,6 +92,146 @@ pub struct Trace {
     pub verbose: bool,
 }
 
+const LIST_EXAMPLES: &str = "\
+Examples:
+  keepalive list                          all sockets of this network namespace
+  keepalive list --keepalive off --state established
+  keepalive list -R 5432 --sort silence   connections to PostgreSQL, longest silent first
+  keepalive list -p 4711 --watch 2        one process, again every two seconds
+  keepalive list --all-netns --json | jq 'select(.keepalive.enabled)'
+
+Settings are idle/interval/count in seconds; * marks what is set on the socket, the rest is the
+namespace's sysctl.";
+
+#[derive(Args, Debug)]
+#[command(after_help = LIST_EXAMPLES)]
+pub struct List {
+    #[command(flatten)]
+    pub select: Selection,
+    /// Only sockets in these states (comma-separated)
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "STATE")]
+    pub state: Vec<State>,
+    /// Only sockets with SO_KEEPALIVE on, or off
+    #[arg(long, value_enum, value_name = "on|off")]
+    pub keepalive: Option<Switch>,
+    /// Sockets of all network namespaces (takes root)
+    #[arg(long, conflicts_with = "netns")]
+    pub all_netns: bool,
+    /// Order of the rows; else as the kernel has them
+    #[arg(long, value_enum, value_name = "KEY")]
+    pub sort: Option<SortKey>,
+    /// List again every so many seconds, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub watch: Option<u32>,
+    /// Print one JSON object per line (`keepalive schema list` describes them)
+    #[arg(long)]
+    pub json: bool,
+    /// Do not look for the processes that own the sockets
+    #[arg(long, conflicts_with = "pid")]
+    pub no_owner: bool,
+    /// Where to get the sockets from
+    #[arg(long, value_enum, default_value_t = SourceChoice::Auto)]
+    pub source: SourceChoice,
+    /// Raw BTF of the running kernel, if it does not show its own
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
+    /// Show diagnostics
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourceChoice {
+    /// The best that works
+    Auto,
+    /// BPF iterator: all settings and all timers of every socket (needs root)
+    Iterator,
+    /// Netlink sock_diag: one timer per socket, settings of sockets we may copy
+    SockDiag,
+}
+
+impl SourceChoice {
+    pub fn source(self) -> Option<ListSource> {
+        match self {
+            Self::Auto => None,
+            Self::Iterator => Some(ListSource::Iterator),
+            Self::SockDiag => Some(ListSource::SockDiag),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+/// States as `ss` spells them; the names of the JSON are understood too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum State {
+    #[value(alias = "estab")]
+    Established,
+    #[value(alias = "syn_sent")]
+    SynSent,
+    #[value(alias = "syn_recv")]
+    SynRecv,
+    #[value(name = "fin-wait-1", alias = "fin_wait1")]
+    FinWait1,
+    #[value(name = "fin-wait-2", alias = "fin_wait2")]
+    FinWait2,
+    #[value(alias = "time_wait")]
+    TimeWait,
+    #[value(alias = "closed")]
+    Close,
+    #[value(alias = "close_wait")]
+    CloseWait,
+    #[value(alias = "last_ack")]
+    LastAck,
+    #[value(alias = "listening")]
+    Listen,
+    Closing,
+}
+
+impl State {
+    /// The kernel's number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Established => state::ESTABLISHED,
+            Self::SynSent => state::SYN_SENT,
+            Self::SynRecv => state::SYN_RECV,
+            Self::FinWait1 => state::FIN_WAIT1,
+            Self::FinWait2 => state::FIN_WAIT2,
+            Self::TimeWait => state::TIME_WAIT,
+            Self::Close => state::CLOSE,
+            Self::CloseWait => state::CLOSE_WAIT,
+            Self::LastAck => state::LAST_ACK,
+            Self::Listen => state::LISTEN,
+            Self::Closing => state::CLOSING,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SortKey {
+    State,
+    /// Local address and port
+    Local,
+    /// Peer address and port
+    Peer,
+    /// Longest silent first
+    Silence,
+    /// Next timer first
+    Timer,
+    /// Next keepalive probe first
+    Probe,
+    /// Most unread bytes first
+    RecvQ,
+    /// Most unacknowledged bytes first
+    SendQ,
+    /// Process id
+    Pid,
+}
+
 #[derive(Args, Debug)]
 pub struct Doctor {
     /// Print one JSON object
@@ -114,6 +242,36 @@ pub struct Doctor {
     /// Show the verifier's words where a program is refused
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+/// Which sockets.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Which sockets")]
+pub struct Selection {
+    /// Only sockets of this process
+    #[arg(short, long, value_name = "PID")]
+    pub pid: Option<u32>,
+    /// Only sockets with this local port
+    #[arg(short = 'L', long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub local_port: Option<u16>,
+    /// Only sockets with this peer port
+    #[arg(short = 'R', long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub remote_port: Option<u16>,
+    /// Only sockets whose local or peer address is in ADDR[/LEN]
+    #[arg(short, long, value_name = "ADDR[/LEN]")]
+    pub address: Option<Prefix>,
+    /// Only IPv4 (IPv4-mapped IPv6 included)
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    pub ipv4: bool,
+    /// Only IPv6
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
+    /// Only this network namespace: a path, a name of `ip netns`, or an inode number
+    #[arg(short = 'N', long, value_name = "NETNS")]
+    pub netns: Option<String>,
+    /// Only sockets created in this cgroup: a path, absolute or below the cgroup2 mount
+    #[arg(short, long, value_name = "CGROUP")]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// How to get into the kernel.
@@ -150,7 +308,7 @@ impl BackendChoice {
     }
 }
 
-impl Trace {
+impl Selection {
     /// The part of the filter that the kernel decides.
     pub fn filter(&self) -> Result<Filter> {
         let (prefix, prefix_mask) = self.address.map_or(([0; 2], [0; 2]), Prefix::words);
@@ -230,7 +388,7 @@ impl std::str::FromStr for Prefix {
 
 impl Prefix {
     /// Prefix and mask as the programs compare them: IPv4 as IPv4-mapped IPv6, in memory order.
-    fn words(self) -> ([u64; 2], [u64; 2]) {
+    pub fn words(self) -> ([u64; 2], [u64; 2]) {
         let (address, length) = match self.address {
             IpAddr::V4(address) => (address.to_ipv6_mapped(), self.length + 96),
             IpAddr::V6(address) => (address, self.length),

@@ -23,7 +23,7 @@ impl Clock {
 
     /// The present moment.
     pub fn when(&self) -> Result<When> {
-        Ok(self.at(u64::try_from(read(libc::CLOCK_MONOTONIC)?)?))
+        Ok(self.at(monotonic_ns()?))
     }
 
     /// A moment on CLOCK_MONOTONIC.
@@ -35,6 +35,11 @@ impl Clock {
             monotonic_ns,
         }
     }
+}
+
+/// CLOCK_MONOTONIC, nanoseconds.
+pub fn monotonic_ns() -> Result<u64> {
+    Ok(u64::try_from(read(libc::CLOCK_MONOTONIC)?)?)
 }
 
 fn read(clock: libc::clockid_t) -> Result<i64> {

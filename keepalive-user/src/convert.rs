@@ -1,8 +1,10 @@
+//! # Conversion
+//!
 //! Raw numbers to typed values: addresses, states, settings.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use keepalive_ebpf::{Identity, Record};
+use keepalive_ebpf::{Identity, Settings};
 
 use crate::{
     arithmetic::{Effective, jiffies_to_millis},
@@ -10,25 +12,18 @@ use crate::{
 };
 
 pub fn socket(id: u64, cookie: u64, identity: &Identity) -> Socket {
-    let local = address(identity.local);
-    let peer = address(identity.peer);
+    let (local, peer) = endpoints(identity);
     Socket {
         id,
         cookie: (cookie != 0).then(|| format!("{cookie:x}")),
         // An unspecified local address of a v6 socket is `::`: the peer decides.
-        family: if peer.is_ipv4() {
+        family: if peer.address.is_ipv4() {
             Family::Ipv4
         } else {
             Family::Ipv6
         },
-        local: Endpoint {
-            address: local,
-            port: identity.local_port,
-        },
-        peer: Endpoint {
-            address: peer,
-            port: identity.peer_port,
-        },
+        local,
+        peer,
         state: tcp_state(identity.state),
         netns: identity.netns,
         mptcp: match identity.mptcp {
@@ -39,29 +34,40 @@ pub fn socket(id: u64, cookie: u64, identity: &Identity) -> Socket {
     }
 }
 
+/// The local and the peer end.
+pub fn endpoints(identity: &Identity) -> (Endpoint, Endpoint) {
+    let local = Endpoint {
+        address: address(identity.local),
+        port: identity.local_port,
+    };
+    let peer = Endpoint {
+        address: address(identity.peer),
+        port: identity.peer_port,
+    };
+    (local, peer)
+}
+
 /// IPv4-mapped is IPv4.
 fn address(octets: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(octets).to_canonical()
 }
 
-pub fn keepalive(record: &Record, hz: u32) -> Keepalive {
-    let effective = Effective::of(record, hz);
-    let settings = &record.settings;
-    let origin = |own: u32| {
-        if own == 0 {
-            Origin::Sysctl
-        } else {
-            Origin::Socket
-        }
+/// The settings in force. Without `own_known` a value that equals the sysctl may be either's.
+pub fn keepalive(settings: &Settings, enabled: bool, own_known: bool, hz: u32) -> Keepalive {
+    let effective = Effective::new(settings, hz);
+    let origin = |own: u32, sysctl: u32| match own {
+        0 => Some(Origin::Sysctl),
+        _ if !own_known && (own == sysctl || sysctl == 0) => None,
+        _ => Some(Origin::Socket),
     };
     Keepalive {
-        enabled: record.id.keepopen != 0,
+        enabled,
         time_ms: jiffies_to_millis(effective.time.into(), hz),
-        time_origin: origin(settings.time),
+        time_origin: origin(settings.time, settings.sysctl_time),
         interval_ms: jiffies_to_millis(effective.interval.into(), hz),
-        interval_origin: origin(settings.interval),
+        interval_origin: origin(settings.interval, settings.sysctl_interval),
         probes: effective.probes,
-        probes_origin: origin(settings.probes),
+        probes_origin: origin(settings.probes, settings.sysctl_probes),
         user_timeout_ms: settings.user_timeout.into(),
     }
 }

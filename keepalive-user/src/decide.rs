@@ -4,28 +4,15 @@
 //! the kernel function it comes from (`net/ipv4/tcp_timer.c` unless said otherwise).
 
 use keepalive_ebpf::{
-    FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, Numbers, Record, WITHIN_KEEPALIVE_TIMER,
-    WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
+    FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_PROBE_TIMER,
+    WITHIN_RETRANSMIT_TIMER,
 };
 
 use crate::{
     arithmetic::Effective,
     event::{Cause, Decision},
+    numbers::{rearmed, silence, state, unsent},
 };
-
-/// `include/net/tcp_states.h`.
-pub mod state {
-    pub const ESTABLISHED: u8 = 1;
-    pub const SYN_SENT: u8 = 2;
-    pub const SYN_RECV: u8 = 3;
-    pub const FIN_WAIT1: u8 = 4;
-    pub const FIN_WAIT2: u8 = 5;
-    pub const TIME_WAIT: u8 = 6;
-    pub const CLOSE: u8 = 7;
-    pub const CLOSE_WAIT: u8 = 8;
-    pub const LAST_ACK: u8 = 9;
-    pub const CLOSING: u8 = 11;
-}
 
 /// How the local send of a probe ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,27 +35,6 @@ pub fn send(record: &Record) -> Send {
         (true, result @ ..0) => Send::Failed(result.unsigned_abs()),
         (true, _) => Send::Dropped,
     }
-}
-
-/// Silence of the peer, jiffies: `keepalive_time_elapsed`, the smaller age of the last data and
-/// the last ACK. Both stamps are the low 32 bits of jiffies and wrap.
-pub fn silence(numbers: &Numbers) -> Option<u32> {
-    let now = numbers.jiffies as u32;
-    [numbers.lrcvtime, numbers.rcv_tstamp]
-        .into_iter()
-        .filter(|&stamp| stamp != 0)
-        .map(|stamp| now.wrapping_sub(stamp))
-        .min()
-}
-
-/// Length of the re-arm, jiffies; `None` if the timer was not armed again.
-pub fn rearmed(after: &Numbers) -> Option<u64> {
-    (after.timer_pending != 0).then(|| after.expires.saturating_sub(after.jiffies))
-}
-
-/// Bytes written and not sent.
-pub fn unsent(numbers: &Numbers) -> u32 {
-    numbers.write_seq.wrapping_sub(numbers.snd_nxt)
 }
 
 /// Which way `tcp_keepalive_timer` was left.

@@ -6,6 +6,7 @@
 //!
 //! Nothing here knows where an event comes from or how it is shown.
 
+mod listing;
 mod session;
 
 use std::net::IpAddr;
@@ -14,6 +15,10 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use self::listing::{
+    Blocker, Incomplete, ListEnd, ListLine, ListSource, ListedNamespace, ListedSocket, NextProbe,
+    RefusedSource, RunningTimer, Sysctls, TimerKind,
+};
 pub use self::session::{
     Backend, End, EventCounts, Losses, Lost, LostWhere, Refused, SCHEMA_VERSION, Start,
 };
@@ -173,18 +178,18 @@ pub struct Keepalive {
     pub enabled: bool,
     /// Idle time before the first probe (TCP_KEEPIDLE), milliseconds.
     pub time_ms: u64,
-    pub time_origin: Origin,
+    pub time_origin: Option<Origin>,
     /// Time between probes (TCP_KEEPINTVL), milliseconds.
     pub interval_ms: u64,
-    pub interval_origin: Origin,
+    pub interval_origin: Option<Origin>,
     /// Unanswered probes before the connection is ended (TCP_KEEPCNT).
     pub probes: u32,
-    pub probes_origin: Origin,
+    pub probes_origin: Option<Origin>,
     /// TCP_USER_TIMEOUT, milliseconds; 0 = none. If set, the kernel ignores `probes`.
     pub user_timeout_ms: u64,
 }
 
-/// Where a setting comes from.
+/// Where a setting comes from; null where that cannot be told (`list` without BPF).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {

@@ -14,11 +14,17 @@ mod arithmetic;
 mod attribution;
 mod cli;
 mod clock;
+mod convert;
 mod decide;
+mod descriptors;
 mod doctor;
 mod event;
 mod exit;
 mod kernel;
+mod list;
+mod listing;
+mod namespace;
+mod numbers;
 mod output;
 mod privileges;
 mod source;
@@ -38,8 +44,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let verbose = match &cli.command {
         Command::Trace(arguments) => arguments.verbose,
+        Command::List(arguments) => arguments.verbose,
         Command::Doctor(arguments) => arguments.verbose,
-        Command::Schema => false,
+        Command::Schema { .. } => false,
     };
     log::set_max_level(if verbose {
         log::LevelFilter::Debug
@@ -50,8 +57,11 @@ fn main() -> ExitCode {
     let _ = log::set_logger(&Diagnostics);
     let outcome = match &cli.command {
         Command::Trace(arguments) => trace::run(arguments),
+        Command::List(arguments) => list::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
-        Command::Schema => output::schema(&mut std::io::stdout().lock()).map(|()| Exit::Success),
+        Command::Schema { of } => {
+            output::schema(*of, &mut std::io::stdout().lock()).map(|()| Exit::Success)
+        }
     };
     let exit = outcome.unwrap_or_else(|error| {
         let exit = exit::code(&error);

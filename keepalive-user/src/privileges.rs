@@ -55,6 +55,20 @@ pub fn remedy(missing: &[&str]) -> String {
     )
 }
 
+/// What helps where other processes' files are kept from us, if anything does.
+pub fn hint() -> &'static str {
+    if holds(Capability::CAP_SYS_PTRACE) {
+        " (a policy keeps them from root, too)"
+    } else {
+        ": run as root"
+    }
+}
+
+/// Whether the kernel tells us everything about sockets (CAP_NET_ADMIN).
+pub fn admin() -> bool {
+    holds(Capability::CAP_NET_ADMIN)
+}
+
 fn holds(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }

@@ -43,6 +43,7 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
     let options = Options {
         backend: arguments.loading.backend.backend(),
         filter: arguments
+            .select
             .filter()
             .map_err(|error| Refusal::new(Exit::Usage, format!("{error:#}")))?,
         ring_bytes: arguments.loading.ring_bytes,
@@ -69,7 +70,7 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
         keepalive_timer: kernel.resolved.keepalive_timer.to_owned(),
         ring_bytes: arguments.loading.ring_bytes.into(),
         live_answers: arguments.live_answers,
-        filters: arguments.described(),
+        filters: arguments.select.described(),
     };
     drop(kernel);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -112,7 +113,7 @@ impl Session {
             counts: Counts::default(),
             lost: Losses::default(),
             remaining: arguments.count,
-            pid: arguments.pid,
+            pid: arguments.select.pid,
             source,
             clock,
             to_stdout,

@@ -4,7 +4,6 @@
 //! answered, how often what happened, what the end was. Reads no clock and does no I/O: time
 //! comes in with the records, so a recording gives the same events as the live kernel.
 
-mod convert;
 mod probe;
 
 use std::hash::BuildHasher;
@@ -20,11 +19,13 @@ use self::probe::{Answered, Outstanding};
 use crate::{
     arithmetic::{self, Effective, jiffies_to_millis},
     clock::Clock,
-    decide::{self, Send, decision, errno_name, rearmed, silence, state, unsent},
+    convert,
+    decide::{self, Send, decision, errno_name},
     event::{
         Answer, Armed, ArmedCause, BeforeAfter, Closed, Death, Decision, Event, ProbeKind,
         SocketEvent, TimerRun, Totals, WindowProbe,
     },
+    numbers::{rearmed, silence, state, unsent},
 };
 
 /// An event, and what finding its owner takes.
@@ -351,7 +352,7 @@ impl Tracker {
             process: None,
             cgroup: None,
             container_id: None,
-            keepalive: convert::keepalive(record, self.hz),
+            keepalive: convert::keepalive(&record.settings, record.id.keepopen != 0, true, self.hz),
             what,
         }
     }

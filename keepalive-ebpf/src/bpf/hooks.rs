@@ -1,6 +1,8 @@
 //! The hook bodies: what is noted at the entry of a kernel function, and what is reported at its
 //! exit. They take the socket's address and don't know which backend called them.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
@@ -18,7 +20,7 @@ use crate::{
         InFlight, LOSS_REPORTED, LOSS_RING, LOSS_SCRATCH, REPORTED, SELF_TEST, TIMER_FUNCTIONS,
         VERBOSE, count_loss, filter, layout,
     },
-    socket::{self, Copy, Timer, peek},
+    socket::{self, Copy, Socket as _, Timer, peek},
 };
 
 /// `include/net/tcp_states.h`, the same in every kernel.
@@ -297,7 +299,7 @@ fn note_entry(index: u32, sk: u64, pending: u8, numbers: Option<Timer>) {
     let noted = unsafe { &mut *noted };
     noted.sk = 0;
     if let Some(timer) = numbers {
-        let Some(copy) = Copy::of(sk) else {
+        let Some(copy) = Copy::of(sk, layout!(copy_len)) else {
             return;
         };
         copy.numbers(timer, &mut noted.before);
@@ -372,19 +374,10 @@ fn report(sk: u64, timer: Timer, fill: impl FnOnce(&mut Record)) {
     record.cpu = unsafe { bpf_get_smp_processor_id() };
     record.tgid = 0;
     record.comm = [0; 16];
-    clear(&mut record.before);
+    // SAFETY: the same memory, of which nothing is taken as initialized.
+    socket::clear(unsafe { &mut *(&raw mut record.before).cast::<MaybeUninit<Numbers>>() });
     fill(record);
     entry.submit(0);
-}
-
-/// Zeroes word by word: a struct assignment would become a call of a byte-wise `memset`.
-#[inline(always)]
-fn clear(numbers: &mut Numbers) {
-    let words = core::ptr::from_mut(numbers).cast::<u64>();
-    for index in 0..size_of::<Numbers>() / size_of::<u64>() {
-        // SAFETY: inside `numbers`, which is plain integers and 8-byte aligned.
-        unsafe { words.add(index).write_volatile(0) };
-    }
 }
 
 /// The filter. Constants decide which comparisons exist at all.

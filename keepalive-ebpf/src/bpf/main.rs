@@ -2,12 +2,13 @@
 //!
 //! `fentry.rs` and `tracepoint.rs` are the two backends: entry points that find the socket in
 //! their arguments and call a hook body. `hooks.rs` has the bodies, which don't know who called.
-//! `socket.rs` reads a socket, `maps.rs` has all shared state. User space loads the programs of
-//! one backend only.
+//! `iterator.rs` lists all sockets. `socket.rs` reads a socket, `maps.rs` has all shared state. User
+//! space loads the programs of one backend only, or the iterator.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 mod fentry;
 mod hooks;
+mod iterator;
 mod maps;
 mod socket;
 mod tracepoint;

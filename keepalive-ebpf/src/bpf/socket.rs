@@ -40,6 +40,159 @@ pub fn peek<T: Default>(address: u64) -> T {
     try_peek(address).unwrap_or_default()
 }
 
+/// A socket that can be read, field by field, at offsets of the layout.
+pub trait Socket {
+    /// The `T` at `offset`, which must come from the layout: constant to the verifier.
+    fn at<T>(&self, offset: u32) -> T;
+
+    /// The `T` at `offset` of the socket's `struct net`.
+    fn net_at<T: Default>(&self, offset: u32) -> T;
+
+    /// A word at `offset` as a plain number, also where the verifier knows it as a pointer.
+    fn word(&self, offset: u32) -> u64;
+
+    /// When the socket is read, CLOCK_MONOTONIC nanoseconds.
+    fn time(&self) -> u64;
+
+    #[inline(always)]
+    fn flags(&self) -> u32 {
+        self.at::<u32>(layout!(skc_flags))
+    }
+
+    #[inline(always)]
+    fn state(&self) -> u8 {
+        self.at(layout!(skc_state))
+    }
+
+    #[inline(always)]
+    fn numbers(&self, timer: Timer, out: &mut Numbers) {
+        let (timer_at, expires_at) = match timer {
+            Timer::Keepalive => (
+                layout!(keepalive_timer),
+                layout!(keepalive_timer) + layout!(timer_expires),
+            ),
+            Timer::Write => (layout!(write_timer), layout!(write_expires)),
+        };
+        let flags = self.flags();
+        *out = Numbers {
+            time: self.time(),
+            // SAFETY: no arguments, no side effects.
+            jiffies: unsafe { bpf_jiffies64() },
+            expires: self.at(expires_at),
+            clock_cache: self.at(layout!(tcp_clock_cache)),
+            rcv_tstamp: self.at(layout!(rcv_tstamp)),
+            lrcvtime: self.at(layout!(icsk_ack_lrcvtime)),
+            probes_tstamp: self.at(layout!(icsk_probes_tstamp)),
+            packets_out: self.at(layout!(packets_out)),
+            write_seq: self.at(layout!(write_seq)),
+            snd_nxt: self.at(layout!(snd_nxt)),
+            snd_una: self.at(layout!(snd_una)),
+            snd_wnd: self.at(layout!(snd_wnd)),
+            segs_out: self.at(layout!(segs_out)),
+            rto: self.at(layout!(icsk_rto)),
+            probes_out: self.at(layout!(icsk_probes_out)),
+            backoff: self.at(layout!(icsk_backoff)),
+            retransmits: self.at(layout!(icsk_retransmits)),
+            pending: self.at(layout!(icsk_pending)),
+            timer_pending: u8::from(self.at::<u64>(timer_at + layout!(timer_pprev)) != 0),
+            owned: u8::from(self.at::<u32>(layout!(sk_lock_owned)) != 0),
+            state: self.state(),
+            keepopen: u8::from(flags & layout!(flag_keepopen) != 0),
+            orphan: u8::from(flags & layout!(flag_dead) != 0),
+            reserved: [0; 7],
+        };
+    }
+
+    /// What all kinds of sockets have: who is connected to whom, where.
+    #[inline(always)]
+    fn addresses(&self, out: &mut Identity) {
+        out.cookie = self.at(layout!(skc_cookie));
+        out.family = self.at(layout!(skc_family));
+        let has_v6 = layout!(skc_v6_daddr) != ABSENT && layout!(skc_v6_rcv_saddr) != ABSENT;
+        if out.family == AF_INET || !has_v6 {
+            out.local = mapped(self.at(layout!(skc_rcv_saddr)));
+            out.peer = mapped(self.at(layout!(skc_daddr)));
+        } else {
+            out.local = words(
+                self.at(layout!(skc_v6_rcv_saddr)),
+                self.at(layout!(skc_v6_rcv_saddr) + 8),
+            );
+            out.peer = words(
+                self.at(layout!(skc_v6_daddr)),
+                self.at(layout!(skc_v6_daddr) + 8),
+            );
+        }
+        out.peer_port = u16::from_be(self.at(layout!(skc_dport)));
+        out.netns = self.net_at(layout!(net_inum));
+    }
+
+    #[inline(always)]
+    fn identity(&self, sk: u64, out: &mut Identity) {
+        let flags = self.flags();
+        out.sk = sk;
+        self.addresses(out);
+        out.inode = self.inode();
+        out.cgroup = self.cgroup();
+        out.local_port = u16::from_be(self.at(layout!(inet_sport)));
+        out.state = self.state();
+        out.keepopen = u8::from(flags & layout!(flag_keepopen) != 0);
+        out.orphan = u8::from(flags & layout!(flag_dead) != 0);
+        out.mptcp = if layout!(is_mptcp) == ABSENT {
+            u8::MAX
+        } else {
+            self.at(layout!(is_mptcp))
+        };
+        out.shutdown = self.at::<u8>(layout!(sk_shutdown)) & 3;
+        out.reserved = 0;
+        out.error = self.at(layout!(sk_err));
+        out.error_soft = self.at(layout!(sk_err_soft));
+    }
+
+    #[inline(always)]
+    fn settings(&self, out: &mut Settings) {
+        out.time = self.at(layout!(keepalive_time));
+        out.interval = self.at(layout!(keepalive_intvl));
+        out.probes = u32::from(self.at::<u8>(layout!(keepalive_probes)));
+        out.user_timeout = self.at(layout!(icsk_user_timeout));
+        out.sysctl_time = self.net_at(layout!(sysctl_keepalive_time));
+        out.sysctl_interval = self.net_at(layout!(sysctl_keepalive_intvl));
+        out.sysctl_probes = u32::from(self.net_at::<u8>(layout!(sysctl_keepalive_probes)));
+        out.sysctl_retries2 = u32::from(self.net_at::<u8>(layout!(sysctl_retries2)));
+        out.rto_max = if layout!(icsk_rto_max) == ABSENT {
+            0
+        } else {
+            self.at(layout!(icsk_rto_max))
+        };
+        out.reserved = 0;
+    }
+
+    /// Inode number of the socket file; 0 without a file (orphans, not yet accepted).
+    #[inline(always)]
+    fn inode(&self) -> u64 {
+        match self.at::<u64>(layout!(sk_socket)) {
+            0 => 0,
+            socket => peek(socket + u64::from(layout!(socket_inode))),
+        }
+    }
+
+    /// Id of the cgroup; 0 if unknown. On 5.10 tag bits in the pointer mean "none of its own".
+    #[inline(always)]
+    fn cgroup(&self) -> u64 {
+        if layout!(sk_cgrp_data) == ABSENT
+            || layout!(cgroup_kn) == ABSENT
+            || layout!(kn_id) == ABSENT
+        {
+            return 0;
+        }
+        let cgroup = self.word(layout!(sk_cgrp_data));
+        if cgroup == 0 || cgroup & u64::from(layout!(cgroup_tag_mask)) != 0 {
+            return 0;
+        }
+        let node: u64 = peek(cgroup + u64::from(layout!(cgroup_kn)));
+        peek(node + u64::from(layout!(kn_id)))
+    }
+}
+
 /// A copy of a socket in this CPU's scratch memory, valid while `owner` is ours.
 pub struct Copy {
     scratch: *mut Scratch,
@@ -47,13 +200,12 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Copies the socket at `sk`; `None` if it cannot be read.
+    /// Copies `length` bytes of the socket at `sk`; `None` if it cannot be read.
     #[inline(always)]
-    pub fn of(sk: u64) -> Option<Self> {
+    pub fn of(sk: u64, length: u32) -> Option<Self> {
         let scratch = SCRATCH.get_ptr_mut(0)?;
         // SAFETY: no arguments, no side effects.
         let owner = unsafe { bpf_ktime_get_ns() };
-        let length = layout!(copy_len);
         if length as usize > SOCK_COPY_MAX {
             return None;
         }
@@ -79,13 +231,13 @@ impl Copy {
         // SAFETY: `scratch` is this CPU's map value.
         unsafe { core::ptr::read_volatile(&raw const (*self.scratch).owner) == self.owner }
     }
+}
 
-    /// The `T` at `offset`, which must come from the layout: below `copy_len` and constant to
-    /// the verifier.
+impl Socket for Copy {
     #[inline(always)]
     fn at<T>(&self, offset: u32) -> T {
-        // SAFETY: user space checks that every field ends below `copy_len`, and the verifier
-        // checks the access against the map value again.
+        // SAFETY: user space checks that every field ends below the copied length, and the
+        // verifier checks the access against the map value again.
         unsafe {
             (&raw const (*self.scratch).sock)
                 .cast::<u8>()
@@ -96,147 +248,26 @@ impl Copy {
     }
 
     #[inline(always)]
-    fn flags(&self) -> u32 {
-        self.at::<u32>(layout!(skc_flags))
+    fn net_at<T: Default>(&self, offset: u32) -> T {
+        peek(self.at::<u64>(layout!(skc_net)) + u64::from(offset))
     }
 
     #[inline(always)]
-    pub fn numbers(&self, timer: Timer, out: &mut Numbers) {
-        let (timer_at, expires_at) = match timer {
-            Timer::Keepalive => (
-                layout!(keepalive_timer),
-                layout!(keepalive_timer) + layout!(timer_expires),
-            ),
-            Timer::Write => (layout!(write_timer), layout!(write_expires)),
-        };
-        let flags = self.flags();
-        *out = Numbers {
-            time: self.owner,
-            // SAFETY: no arguments, no side effects.
-            jiffies: unsafe { bpf_jiffies64() },
-            expires: self.at(expires_at),
-            clock_cache: self.at(layout!(tcp_clock_cache)),
-            rcv_tstamp: self.at(layout!(rcv_tstamp)),
-            lrcvtime: self.at(layout!(icsk_ack_lrcvtime)),
-            probes_tstamp: self.at(layout!(icsk_probes_tstamp)),
-            packets_out: self.at(layout!(packets_out)),
-            write_seq: self.at(layout!(write_seq)),
-            snd_nxt: self.at(layout!(snd_nxt)),
-            snd_una: self.at(layout!(snd_una)),
-            snd_wnd: self.at(layout!(snd_wnd)),
-            segs_out: self.at(layout!(segs_out)),
-            rto: self.at(layout!(icsk_rto)),
-            probes_out: self.at(layout!(icsk_probes_out)),
-            backoff: self.at(layout!(icsk_backoff)),
-            retransmits: self.at(layout!(icsk_retransmits)),
-            pending: self.at(layout!(icsk_pending)),
-            timer_pending: u8::from(self.at::<u64>(timer_at + layout!(timer_pprev)) != 0),
-            owned: u8::from(self.at::<u32>(layout!(sk_lock_owned)) != 0),
-            state: self.at(layout!(skc_state)),
-            keepopen: u8::from(flags & layout!(flag_keepopen) != 0),
-            orphan: u8::from(flags & layout!(flag_dead) != 0),
-            reserved: [0; 7],
-        };
+    fn word(&self, offset: u32) -> u64 {
+        self.at(offset)
     }
 
     #[inline(always)]
-    fn identity(&self, sk: u64, out: &mut Identity) {
-        let flags = self.flags();
-        out.sk = sk;
-        out.cookie = self.at(layout!(skc_cookie));
-        out.inode = self.inode();
-        out.cgroup = self.cgroup();
-        out.family = self.at(layout!(skc_family));
-        let has_v6 = layout!(skc_v6_daddr) != ABSENT && layout!(skc_v6_rcv_saddr) != ABSENT;
-        if out.family == AF_INET || !has_v6 {
-            out.local = mapped(self.at(layout!(skc_rcv_saddr)));
-            out.peer = mapped(self.at(layout!(skc_daddr)));
-        } else {
-            out.local = words(
-                self.at(layout!(skc_v6_rcv_saddr)),
-                self.at(layout!(skc_v6_rcv_saddr) + 8),
-            );
-            out.peer = words(
-                self.at(layout!(skc_v6_daddr)),
-                self.at(layout!(skc_v6_daddr) + 8),
-            );
-        }
-        out.local_port = u16::from_be(self.at(layout!(inet_sport)));
-        out.peer_port = u16::from_be(self.at(layout!(skc_dport)));
-        out.netns = peek(self.net() + u64::from(layout!(net_inum)));
-        out.state = self.at(layout!(skc_state));
-        out.keepopen = u8::from(flags & layout!(flag_keepopen) != 0);
-        out.orphan = u8::from(flags & layout!(flag_dead) != 0);
-        out.mptcp = if layout!(is_mptcp) == ABSENT {
-            u8::MAX
-        } else {
-            self.at(layout!(is_mptcp))
-        };
-        out.shutdown = self.at::<u8>(layout!(sk_shutdown)) & 3;
-        out.reserved = 0;
-        out.error = self.at(layout!(sk_err));
-        out.error_soft = self.at(layout!(sk_err_soft));
-    }
-
-    #[inline(always)]
-    fn settings(&self, out: &mut Settings) {
-        let net = self.net();
-        out.time = self.at(layout!(keepalive_time));
-        out.interval = self.at(layout!(keepalive_intvl));
-        out.probes = u32::from(self.at::<u8>(layout!(keepalive_probes)));
-        out.user_timeout = self.at(layout!(icsk_user_timeout));
-        out.sysctl_time = peek(net + u64::from(layout!(sysctl_keepalive_time)));
-        out.sysctl_interval = peek(net + u64::from(layout!(sysctl_keepalive_intvl)));
-        out.sysctl_probes = u32::from(peek::<u8>(
-            net + u64::from(layout!(sysctl_keepalive_probes)),
-        ));
-        out.sysctl_retries2 = u32::from(peek::<u8>(net + u64::from(layout!(sysctl_retries2))));
-        out.rto_max = if layout!(icsk_rto_max) == ABSENT {
-            0
-        } else {
-            self.at(layout!(icsk_rto_max))
-        };
-        out.reserved = 0;
-    }
-
-    #[inline(always)]
-    fn net(&self) -> u64 {
-        self.at(layout!(skc_net))
-    }
-
-    /// Inode number of the socket file; 0 without a file (orphans, not yet accepted).
-    #[inline(always)]
-    fn inode(&self) -> u64 {
-        match self.at::<u64>(layout!(sk_socket)) {
-            0 => 0,
-            socket => peek(socket + u64::from(layout!(socket_inode))),
-        }
-    }
-
-    /// Id of the cgroup; 0 if unknown. On 5.10 tag bits in the pointer mean "none of its own".
-    #[inline(always)]
-    fn cgroup(&self) -> u64 {
-        if layout!(sk_cgrp_data) == ABSENT
-            || layout!(cgroup_kn) == ABSENT
-            || layout!(kn_id) == ABSENT
-        {
-            return 0;
-        }
-        let cgroup: u64 = self.at(layout!(sk_cgrp_data));
-        if cgroup == 0 || cgroup & u64::from(layout!(cgroup_tag_mask)) != 0 {
-            return 0;
-        }
-        let node: u64 = peek(cgroup + u64::from(layout!(cgroup_kn)));
-        peek(node + u64::from(layout!(kn_id)))
+    fn time(&self) -> u64 {
+        self.owner
     }
 }
-
 /// Reads the socket at `sk` into `record`, all but what belongs to the hook: `kind`, `before`, …
 /// Tries again if another program took the scratch memory over; false, and counted, if in vain.
 #[inline(never)]
 pub fn read(sk: u64, timer: Timer, record: &mut Record) -> bool {
     for _ in 0..3 {
-        let Some(copy) = Copy::of(sk) else {
+        let Some(copy) = Copy::of(sk, layout!(copy_len)) else {
             return false;
         };
         copy.identity(sk, &mut record.id);
@@ -248,6 +279,21 @@ pub fn read(sk: u64, timer: Timer, record: &mut Record) -> bool {
     }
     count_loss(LOSS_SCRATCH);
     false
+}
+
+/// Zeroes word by word: a struct assignment would become a call of a byte-wise `memset`.
+#[inline(always)]
+pub fn clear<T>(value: &mut core::mem::MaybeUninit<T>) -> &mut T
+where
+    T: zerocopy::FromZeros,
+{
+    let words = value.as_mut_ptr().cast::<u64>();
+    for index in 0..size_of::<T>() / size_of::<u64>() {
+        // SAFETY: inside `value`, whose type is a multiple of words and as aligned.
+        unsafe { words.add(index).write_volatile(0) };
+    }
+    // SAFETY: all zero is a value of T.
+    unsafe { value.assume_init_mut() }
 }
 
 /// An IPv4 address as IPv4-mapped IPv6.

@@ -1,8 +1,7 @@
 //! # Reading BTF
 //!
 //! Enough of the BPF Type Format to ask where a kernel keeps a field: structs, their members by
-//! dotted path, enum values. One pass indexes the types; nothing is copied but names of structs
-//! and enums.
+//! dotted path, enum values. One pass indexes the types; nothing is copied.
 //!
 //! Our own, because aya's parser keeps members private, and because finding fields by name is
 //! what makes this tool portable. Any bytes give an answer or an error, never a panic.
@@ -35,12 +34,12 @@ const DEPTH: u32 = 32;
 const STEPS: u32 = 1 << 20;
 
 /// The type information of one kernel.
-pub struct Btf {
-    data: Vec<u8>,
+pub struct Btf<'a> {
+    data: &'a [u8],
     strings: usize,
     /// Offset of each type's header in `data`; element 0 is `void`.
     types: Vec<u32>,
-    structs: FxHashMap<Box<[u8]>, u32>,
+    structs: FxHashMap<&'a [u8], u32>,
     enums: Vec<u32>,
 }
 
@@ -71,12 +70,12 @@ struct Member {
     bit_size: u32,
 }
 
-impl Btf {
+impl<'a> Btf<'a> {
     /// Parses raw BTF, the contents of `/sys/kernel/btf/vmlinux`.
     ///
     /// # Errors
     /// If the bytes are not little-endian BTF version 1, or are cut.
-    pub fn parse(data: Vec<u8>) -> Result<Self> {
+    pub fn parse(data: &'a [u8]) -> Result<Self> {
         let mut btf = Self {
             data,
             strings: 0,
@@ -114,7 +113,7 @@ impl Btf {
                 KIND_STRUCT => {
                     let name = self.string(header.name);
                     if !name.is_empty() {
-                        self.structs.entry(name.into()).or_insert(id);
+                        self.structs.entry(name).or_insert(id);
                     }
                 }
                 KIND_ENUM => self.enums.push(id),
@@ -273,7 +272,7 @@ impl Btf {
             .with_context(|| format!("cut at byte {at}"))
     }
 
-    fn string(&self, offset: u32) -> &[u8] {
+    fn string(&self, offset: u32) -> &'a [u8] {
         let rest = self
             .data
             .get(self.strings.saturating_add(offset as usize)..)

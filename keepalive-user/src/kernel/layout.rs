@@ -26,7 +26,7 @@ pub struct Resolved {
 ///
 /// # Errors
 /// Names the first required field that the BTF does not have in the expected size.
-pub fn resolve(btf: &Btf) -> Result<Resolved> {
+pub fn resolve(btf: &Btf<'_>) -> Result<Resolved> {
     let mut finder = Finder {
         btf,
         end: 0,
@@ -62,6 +62,7 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
     finder.net(&mut layout)?;
     finder.owners(&mut layout)?;
     layout.copy_len = finder.end.next_multiple_of(8);
+    finder.mini(&mut layout)?;
     ensure!(
         layout.copy_len as usize <= SOCK_COPY_MAX,
         "struct tcp_sock is too large: fields up to byte {}, at most {SOCK_COPY_MAX} are copied",
@@ -76,7 +77,7 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
 }
 
 struct Finder<'a> {
-    btf: &'a Btf,
+    btf: &'a Btf<'a>,
     /// End of the last socket field found.
     end: u32,
     absent: Vec<&'static str>,
@@ -105,6 +106,7 @@ impl Finder<'_> {
         layout.skc_family = self.socket("sock_common.skc_family", 2)?;
         layout.skc_state = self.socket("sock_common.skc_state", 1)?;
         layout.skc_dport = self.socket("sock_common.skc_dport", 2)?;
+        layout.skc_num = self.socket("sock_common.skc_num", 2)?;
         layout.skc_daddr = self.socket("sock_common.skc_daddr", 4)?;
         layout.skc_rcv_saddr = self.socket("sock_common.skc_rcv_saddr", 4)?;
         layout.skc_v6_daddr = self.optional("sock_common.skc_v6_daddr", 16);
@@ -117,6 +119,8 @@ impl Finder<'_> {
         layout.sk_shutdown = self.socket("sock.sk_shutdown", 1)?;
         layout.sk_lock_owned = self.socket("sock.sk_lock.owned", 4)?;
         layout.sk_socket = self.socket("sock.sk_socket", 8)?;
+        layout.sk_ack_backlog = self.socket("sock.sk_ack_backlog", 4)?;
+        layout.sk_max_ack_backlog = self.socket("sock.sk_max_ack_backlog", 4)?;
         layout.inet_sport = self.socket("inet_sock.inet_sport", 2)?;
         Ok(())
     }
@@ -131,6 +135,13 @@ impl Finder<'_> {
         layout.icsk_rto = self.socket("inet_connection_sock.icsk_rto", 4)?;
         layout.icsk_rto_max = self.optional("inet_connection_sock.icsk_rto_max", 4);
         layout.icsk_ack_lrcvtime = self.socket("inet_connection_sock.icsk_ack.lrcvtime", 4)?;
+        layout.icsk_ack_pending = self.socket("inet_connection_sock.icsk_ack.pending", 1)?;
+        layout.delack_expires = match self.btf.field("inet_connection_sock", "icsk_ack.timeout") {
+            Some(_) => self.socket("inet_connection_sock.icsk_ack.timeout", 8)?,
+            None => {
+                self.socket("inet_connection_sock.icsk_delack_timer", 0)? + layout.timer_expires
+            }
+        };
         Ok(())
     }
 
@@ -144,6 +155,8 @@ impl Finder<'_> {
         layout.snd_una = self.socket("tcp_sock.snd_una", 4)?;
         layout.snd_wnd = self.socket("tcp_sock.snd_wnd", 4)?;
         layout.segs_out = self.socket("tcp_sock.segs_out", 4)?;
+        layout.rcv_nxt = self.socket("tcp_sock.rcv_nxt", 4)?;
+        layout.copied_seq = self.socket("tcp_sock.copied_seq", 4)?;
         layout.rcv_tstamp = self.socket("tcp_sock.rcv_tstamp", 4)?;
         layout.tcp_clock_cache = self.socket("tcp_sock.tcp_clock_cache", 8)?;
         layout.is_mptcp = self.optional("tcp_sock.is_mptcp", 1);
@@ -159,11 +172,56 @@ impl Finder<'_> {
         Ok(())
     }
 
+    /// The small sockets of TIME_WAIT and SYN_RECV, which share only `struct sock_common`.
+    fn mini(&mut self, layout: &mut KernelLayout) -> Result<()> {
+        let common = self.outside("sock_common.skc_cookie", 8)? + 8;
+        let v6 = match layout.skc_v6_rcv_saddr {
+            ABSENT => 0,
+            offset => offset + 16,
+        };
+        for (structure, member) in [
+            ("inet_timewait_sock", "__tw_common"),
+            ("request_sock", "__req_common"),
+        ] {
+            let field = self.find(structure, member)?;
+            ensure!(
+                field.offset == 0,
+                "{structure}.{member} is at {}, not at 0",
+                field.offset
+            );
+        }
+        layout.tw_expires = self.outside("inet_timewait_sock.tw_timer", 0)? + layout.timer_expires;
+        layout.tw_substate = self.outside("inet_timewait_sock.tw_substate", 1)?;
+        layout.rsk_expires = self.outside("request_sock.rsk_timer", 0)? + layout.timer_expires;
+        layout.rsk_num_retrans = self.outside("request_sock.num_retrans", 1)?;
+        layout.mini_copy_len = [
+            common,
+            v6,
+            layout.tw_expires + 8,
+            layout.tw_substate + 1,
+            layout.rsk_expires + 8,
+            layout.rsk_num_retrans + 1,
+        ]
+        .into_iter()
+        .max()
+        .unwrap_or_default()
+        .next_multiple_of(8);
+        ensure!(
+            layout.mini_copy_len <= layout.copy_len,
+            "the small sockets are larger than struct tcp_sock"
+        );
+        Ok(())
+    }
+
     /// The way to the socket's inode and cgroup.
     fn owners(&mut self, layout: &mut KernelLayout) -> Result<()> {
         let socket = self.outside("socket_alloc.socket", 0)?;
         ensure!(socket == 0, "socket_alloc.socket is at {socket}, not at 0");
         layout.socket_inode = self.outside("socket_alloc.vfs_inode.i_ino", 8)?;
+        layout.file_inode = self.outside("file.f_inode", 8)?;
+        layout.inode_number = self.outside("inode.i_ino", 8)?;
+        layout.inode_mode = self.outside("inode.i_mode", 2)?;
+        layout.task_tgid = self.outside("task_struct.tgid", 4)?;
         layout.cgroup_kn = self.optional_outside("cgroup.kn", 8);
         layout.kn_id = self.optional_outside("kernfs_node.id", 8);
         // Up to 5.14 one word is either a cgroup pointer or, tagged in its low bits, data.

@@ -4,6 +4,7 @@
 //! so a recording looks the same as the live machine. A new one is a file here and a variant of
 //! [`Output`].
 
+pub mod list;
 mod pretty;
 mod summary;
 mod words;
@@ -13,7 +14,7 @@ use std::{borrow::Cow, io::Write};
 use anyhow::{Context, Result};
 
 pub use self::summary::{Counts, Summary};
-use crate::event::Event;
+use crate::event::{Event, ListLine};
 
 /// Where events go.
 pub enum Output<W: Write> {
@@ -69,7 +70,7 @@ impl<W: Write> Output<W> {
 
 /// One JSON line. Everything beyond printable ASCII that could command a terminal is escaped:
 /// serde_json does that for C0, we add DEL, C1 and the invisible format characters.
-fn json_line(event: &Event, writer: &mut impl Write) -> Result<()> {
+fn json_line(event: &impl serde::Serialize, writer: &mut impl Write) -> Result<()> {
     use std::fmt::Write as _;
     let line = serde_json::to_string(event)?;
     let mut plain = String::with_capacity(line.len() + 1);
@@ -87,9 +88,19 @@ fn json_line(event: &Event, writer: &mut impl Write) -> Result<()> {
     writer.write_all(plain.as_bytes()).context("cannot write")
 }
 
-/// Prints the JSON Schema of [`Event`].
-pub fn schema(writer: &mut impl Write) -> Result<()> {
-    let schema = serde_json::to_string_pretty(&schemars::schema_for!(Event))?;
+/// The command whose lines a schema describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SchemaOf {
+    Trace,
+    List,
+}
+
+/// Prints the JSON Schema of the lines of a command.
+pub fn schema(of: SchemaOf, writer: &mut impl Write) -> Result<()> {
+    let schema = serde_json::to_string_pretty(&match of {
+        SchemaOf::Trace => schemars::schema_for!(Event),
+        SchemaOf::List => schemars::schema_for!(ListLine),
+    })?;
     writeln!(writer, "{schema}").context("cannot write")
 }
 

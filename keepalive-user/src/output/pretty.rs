@@ -6,9 +6,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
-use super::words::{
-    bytes, certificate, clock_ms, endpoint, micros, millis, moment, owner, plural, settings,
-};
+use super::words::{bytes, certificate, clock_ms, micros, millis, moment, owner, plural, settings};
 use crate::event::{
     Answer, Armed, ArmedCause, Cause, Death, Decision, Event, LostWhere, Precision, ProbeKind,
     SocketEvent, Start, TimerRun, WindowProbe,
@@ -84,8 +82,8 @@ fn head<T>(event: &SocketEvent<T>, zone: &TimeZone) -> String {
         "{} {} {} → {}  ",
         clock_ms(event.when.timestamp, zone),
         owner(event.process.as_ref()),
-        endpoint(&event.socket.local),
-        endpoint(&event.socket.peer),
+        event.socket.local,
+        event.socket.peer,
     )
 }
 

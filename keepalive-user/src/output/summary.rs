@@ -6,7 +6,7 @@ use std::{cmp::Reverse, collections::BTreeMap, io::Write};
 use anyhow::{Context, Result};
 use rustc_hash::FxHashMap;
 
-use super::words::{endpoint, micros, millis, name, owner, plural};
+use super::words::{micros, millis, name, owner, plural};
 use crate::event::{Cause, End, Event, EventCounts, Losses, SocketEvent};
 
 /// Rows kept; the busiest and the dead ones stay.
@@ -121,11 +121,7 @@ impl Summary {
         }
         let row = self.rows.entry(event.socket.id).or_default();
         if row.connection.is_empty() {
-            row.connection = format!(
-                "{} → {}",
-                endpoint(&event.socket.local),
-                endpoint(&event.socket.peer)
-            );
+            row.connection = format!("{} → {}", event.socket.local, event.socket.peer);
         }
         if event.process.is_some() || row.owner.is_empty() {
             row.owner = owner(event.process.as_ref());

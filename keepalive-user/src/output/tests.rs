@@ -236,33 +236,66 @@ fn a_death_days_away_has_a_date() {
     assert!(text.contains("01-04") || text.contains("81 h"), "{text}");
 }
 
-/// What users build on is committed, so that every change of it is seen.
-#[test]
-fn schema_is_the_committed_one() {
+fn schema_of(of: SchemaOf) -> String {
     let mut text = Vec::new();
-    schema(&mut text).unwrap();
-    let committed = include_str!("../../../docs/schema.json");
-    assert!(
-        String::from_utf8(text).unwrap() == committed,
-        "the events changed: say so in docs/CHANGELOG.md, then `keepalive schema > docs/schema.json`"
-    );
+    schema(of, &mut text).unwrap();
+    String::from_utf8(text).unwrap()
 }
 
-/// The schema names every event and every field that the JSON has.
+/// What users build on is committed, so that every change of it is seen.
 #[test]
-fn schema_describes_the_events() {
-    let mut text = Vec::new();
-    schema(&mut text).unwrap();
-    let text = String::from_utf8(text).unwrap();
-    for name in [
-        "window_probe",
-        "user_timeout_ms",
-        "keepalive_user_timeout",
-        "rtt_us",
-        "watched_ms",
-        "where",
+fn schemas_are_the_committed_ones() {
+    for (of, name, committed) in [
+        (
+            SchemaOf::Trace,
+            "trace",
+            include_str!("../../../docs/schema/trace.json"),
+        ),
+        (
+            SchemaOf::List,
+            "list",
+            include_str!("../../../docs/schema/list.json"),
+        ),
     ] {
-        assert!(text.contains(&format!("\"{name}\"")), "{name}");
+        assert!(
+            schema_of(of) == committed,
+            "the lines changed: say so in docs/CHANGELOG.md, then \
+             `keepalive schema {name} > docs/schema/{name}.json`"
+        );
+    }
+}
+
+/// The schemas name every event and every field that the JSON has.
+#[test]
+fn schemas_describe_the_lines() {
+    for (of, names) in [
+        (
+            SchemaOf::Trace,
+            [
+                "window_probe",
+                "user_timeout_ms",
+                "keepalive_user_timeout",
+                "rtt_us",
+                "watched_ms",
+                "where",
+            ],
+        ),
+        (
+            SchemaOf::List,
+            [
+                "list_end",
+                "earliest_ms",
+                "delayed_ack",
+                "one_timer_only",
+                "incomplete",
+                "pids",
+            ],
+        ),
+    ] {
+        let text = schema_of(of);
+        for name in names {
+            assert!(text.contains(&format!("\"{name}\"")), "{name}");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Numbers, addresses and causes in plain words, shared by the outputs for people.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use jiff::{Timestamp, tz::TimeZone};
 
@@ -71,10 +71,13 @@ pub fn clock_ms(timestamp: Timestamp, zone: &TimeZone) -> String {
     format!("{}.{:03}", clock(timestamp, zone), local.millisecond())
 }
 
-pub fn endpoint(endpoint: &Endpoint) -> String {
-    match endpoint.address {
-        IpAddr::V4(address) => format!("{address}:{}", endpoint.port),
-        IpAddr::V6(address) => format!("[{address}]:{}", endpoint.port),
+/// `10.0.0.1:22`, `[::1]:22`.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            IpAddr::V4(address) => write!(f, "{address}:{}", self.port),
+            IpAddr::V6(address) => write!(f, "[{address}]:{}", self.port),
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 
 mod cost;
 pub mod hooks;
-mod reason;
+pub mod iterator;
+pub mod reason;
 pub mod self_test;
 pub mod survey;
 
@@ -90,12 +91,18 @@ impl Kernel {
                 format!("cannot use the BTF in {}: {error:#}", path.display()),
             )
         };
-        let resolved = Btf::parse(bytes)
-            .and_then(|btf| layout::resolve(&btf))
-            .map_err(unusable)?;
+        // Two readings of millions of bytes, side by side. aya's must be of the running kernel.
+        let (resolved, aya) = std::thread::scope(|scope| {
+            let aya = scope.spawn(|| match options.btf {
+                None => AyaBtf::parse(&bytes, aya::Endianness::default()).ok(),
+                Some(_) => AyaBtf::from_sys_fs().ok(),
+            });
+            let resolved = Btf::parse(&bytes).and_then(|btf| layout::resolve(&btf));
+            (resolved, aya.join())
+        });
         Ok(Self {
-            resolved,
-            btf: AyaBtf::from_sys_fs().ok(),
+            resolved: resolved.map_err(unusable)?,
+            btf: aya.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
         })
     }
 }

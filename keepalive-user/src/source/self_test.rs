@@ -16,8 +16,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use aya::{Ebpf, maps::Array};
-use keepalive_ebpf::{Record, SelfTest, TimerFunctions};
+use keepalive_ebpf::{Identity, Numbers, Record, SelfTest, Settings, TimerFunctions};
 use zerocopy::{FromBytes, IntoBytes};
+
+use crate::namespace::Namespace;
 
 const IDLE_SECONDS: u32 = 1234;
 const INTERVAL_SECONDS: u32 = 56;
@@ -75,58 +77,146 @@ pub fn run(ebpf: &mut Ebpf) -> Result<Learned> {
 
 /// The system calls: connect, set, send, shut down.
 fn exercise(map: &mut TestMap<'_>) -> Result<Truth> {
-    let listener = TcpListener::bind(("127.0.0.1", 0))
-        .or_else(|_| TcpListener::bind(("::1", 0)))
-        .context("no loopback address to test on")?;
-    let peer = listener.local_addr()?;
-    write(
-        map,
-        &SelfTest {
-            peer_port: peer.port().into(),
-            ..SelfTest::default()
-        },
-    )?;
-    let mut client = TcpStream::connect_timeout(&peer, Duration::from_secs(2))
-        .context("cannot connect over loopback")?;
-    let (mut server, _) = listener.accept()?;
-    let fd = client.as_raw_fd();
-    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, IDLE_SECONDS)?;
-    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, INTERVAL_SECONDS)?;
-    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, PROBES)?;
-    set(
-        fd,
-        libc::IPPROTO_TCP,
-        libc::TCP_USER_TIMEOUT,
-        USER_TIMEOUT_MS,
-    )?;
-    let truth = Truth {
-        local: client.local_addr()?,
-        peer,
-        cookie: cookie(fd)?,
-        inode: inode_of(&format!("/proc/thread-self/fd/{fd}"))?,
-        netns: u32::try_from(inode_of("/proc/thread-self/ns/net")?)?,
-    };
-    set(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    client
-        .write_all(b"?")
-        .context("cannot send over loopback")?;
-    server.read_exact(&mut [0])?;
-    client.shutdown(std::net::Shutdown::Write)?;
-    Ok(truth)
+    let connection = Connection::open(|peer_port| {
+        write(
+            map,
+            &SelfTest {
+                peer_port: peer_port.into(),
+                ..SelfTest::default()
+            },
+        )
+    })?;
+    connection.client.shutdown(std::net::Shutdown::Write)?;
+    Ok(connection.truth)
+}
+
+/// A loopback connection of our own with options that nobody has by chance.
+pub struct Connection {
+    /// Where it is.
+    pub namespace: Namespace,
+    truth: Truth,
+    client: TcpStream,
+    /// Kept open for the client.
+    _server: TcpStream,
+}
+
+impl Connection {
+    /// As [`Connection::open`] in a network namespace of its own, for where loopback is unusable.
+    pub fn open_elsewhere() -> Result<Self> {
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| enter_new_netns().and_then(|()| Self::open(|_| Ok(()))))
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Listens, says on which port, connects, sets, sends.
+    pub fn open(listening: impl FnOnce(u16) -> Result<()>) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .or_else(|_| TcpListener::bind(("::1", 0)))
+            .context("no loopback address to test on")?;
+        let peer = listener.local_addr()?;
+        listening(peer.port())?;
+        let mut client = TcpStream::connect_timeout(&peer, Duration::from_secs(2))
+            .context("cannot connect over loopback")?;
+        let (mut server, _) = listener.accept()?;
+        let fd = client.as_raw_fd();
+        set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, IDLE_SECONDS)?;
+        set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, INTERVAL_SECONDS)?;
+        set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, PROBES)?;
+        set(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_USER_TIMEOUT,
+            USER_TIMEOUT_MS,
+        )?;
+        let namespace = Namespace::current()?;
+        let truth = Truth {
+            local: client.local_addr()?,
+            peer,
+            cookie: cookie(fd)?,
+            inode: inode_of(&format!("/proc/thread-self/fd/{fd}"))?,
+            netns: namespace.inode,
+        };
+        set(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+        client
+            .write_all(b"?")
+            .context("cannot send over loopback")?;
+        server.read_exact(&mut [0])?;
+        // Leaves nothing in TIME_WAIT.
+        abort_on_close(fd)?;
+        Ok(Self {
+            namespace,
+            truth,
+            client,
+            _server: server,
+        })
+    }
+
+    /// Whether a socket is one end of this connection.
+    pub fn has(&self, id: &Identity) -> bool {
+        let ports = (self.truth.local.port(), self.truth.peer.port());
+        id.netns == self.truth.netns
+            && ((id.local_port, id.peer_port) == ports || (id.peer_port, id.local_port) == ports)
+    }
+
+    /// Whether a socket is the end that has the options.
+    pub fn is_tested(&self, id: &Identity) -> bool {
+        self.has(id) && id.local_port == self.truth.local.port()
+    }
+
+    /// Compares what a program read of that end with the truth; the kernel's tick if all is well.
+    pub fn check(&self, id: &Identity, settings: &Settings, numbers: &Numbers) -> Result<u32> {
+        compare(&self.truth, id, settings, numbers)
+    }
 }
 
 /// Compares what the programs read with the truth.
 fn check(truth: &Truth, test: &SelfTest) -> Result<Learned> {
+    ensure!(
+        test.state_changes > 0,
+        "the programs never saw the socket of the self-test"
+    );
     let Record {
         id,
         settings,
         after,
         ..
     } = &test.record;
+    let hz = compare(truth, id, settings, after)?;
+    for (timer, function) in [
+        ("keepalive", test.keepalive_function),
+        ("write", test.write_function),
+    ] {
+        ensure!(
+            function != 0,
+            "wrong kernel layout: the {timer} timer is not where it should be"
+        );
+    }
     ensure!(
-        test.state_changes > 0,
-        "the programs never saw the socket of the self-test"
+        test.keepalive_function != test.write_function,
+        "wrong kernel layout: both timers have the same callback"
     );
+    Ok(Learned {
+        hz,
+        functions: TimerFunctions {
+            keepalive: test.keepalive_function,
+            write: test.write_function,
+        },
+        cookie: truth.cookie,
+        same_pids: test.record.tgid == std::process::id(),
+    })
+}
+
+impl AsRawFd for Connection {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.client.as_raw_fd()
+    }
+}
+
+/// Compares one reading of the socket with the truth, and finds the kernel's tick.
+fn compare(truth: &Truth, id: &Identity, settings: &Settings, after: &Numbers) -> Result<u32> {
     let hz = settings.time / IDLE_SECONDS;
     let expected: [(&str, u64, u64); 14] = [
         ("skc_state", id.state.into(), ESTABLISHED.into()),
@@ -172,29 +262,8 @@ fn check(truth: &Truth, test: &SelfTest) -> Result<Learned> {
     );
     check_address("local", id.local, truth.local.ip())?;
     check_address("peer", id.peer, truth.peer.ip())?;
-    check_clocks(&test.record, hz)?;
-    for (timer, function) in [
-        ("keepalive", test.keepalive_function),
-        ("write", test.write_function),
-    ] {
-        ensure!(
-            function != 0,
-            "wrong kernel layout: the {timer} timer is not where it should be"
-        );
-    }
-    ensure!(
-        test.keepalive_function != test.write_function,
-        "wrong kernel layout: both timers have the same callback"
-    );
-    Ok(Learned {
-        hz,
-        functions: TimerFunctions {
-            keepalive: test.keepalive_function,
-            write: test.write_function,
-        },
-        cookie: truth.cookie,
-        same_pids: test.record.tgid == std::process::id(),
-    })
+    check_clocks(settings, after, hz)?;
+    Ok(hz)
 }
 
 fn check_address(which: &str, read: [u8; 16], set: IpAddr) -> Result<()> {
@@ -207,8 +276,7 @@ fn check_address(which: &str, read: [u8; 16], set: IpAddr) -> Result<()> {
 }
 
 /// The socket has just received: its time stamps must be of the last seconds.
-fn check_clocks(record: &Record, hz: u32) -> Result<()> {
-    let after = &record.after;
+fn check_clocks(settings: &Settings, after: &Numbers, hz: u32) -> Result<()> {
     let jiffies = after.jiffies as u32;
     let age = jiffies.wrapping_sub(after.rcv_tstamp);
     ensure!(
@@ -221,7 +289,7 @@ fn check_clocks(record: &Record, hz: u32) -> Result<()> {
         "wrong kernel layout: tcp_clock_cache is {age} ns old"
     );
     let due = after.expires.saturating_sub(after.jiffies);
-    let idle = u64::from(record.settings.time);
+    let idle = u64::from(settings.time);
     ensure!(
         after.timer_pending == 1 && due <= idle && due + 10 * u64::from(hz) > idle,
         "wrong kernel layout: the keepalive timer is due in {due} ticks, but {idle} were set"
@@ -251,14 +319,27 @@ fn enter_new_netns() -> Result<()> {
 }
 
 fn set(fd: i32, level: i32, option: i32, value: u32) -> Result<()> {
+    set_option(fd, level, option, &value)
+}
+
+/// SO_LINGER with no time: closing sends a RST.
+fn abort_on_close(fd: i32) -> Result<()> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+}
+
+fn set_option<T>(fd: i32, level: i32, option: i32, value: &T) -> Result<()> {
     // SAFETY: the pointer and length are those of `value`.
     let result = unsafe {
         libc::setsockopt(
             fd,
             level,
             option,
-            (&raw const value).cast(),
-            size_of::<u32>() as libc::socklen_t,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
     ensure!(

@@ -115,7 +115,8 @@ fn sample() -> Vec<u8> {
 
 #[test]
 fn finds_fields_through_every_kind_of_step() {
-    let btf = Btf::parse(sample()).unwrap();
+    let bytes = sample();
+    let btf = Btf::parse(&bytes).unwrap();
     let field = |path| btf.field("sock", path);
     assert_eq!(field("a"), Some(Field { offset: 0, size: 4 }));
     assert_eq!(
@@ -140,7 +141,8 @@ fn finds_fields_through_every_kind_of_step() {
 
 #[test]
 fn says_no_to_what_is_not_there() {
-    let btf = Btf::parse(sample()).unwrap();
+    let bytes = sample();
+    let btf = Btf::parse(&bytes).unwrap();
     assert_eq!(
         btf.field("sock", "bits"),
         None,
@@ -153,7 +155,8 @@ fn says_no_to_what_is_not_there() {
 
 #[test]
 fn finds_enumerators() {
-    let btf = Btf::parse(sample()).unwrap();
+    let bytes = sample();
+    let btf = Btf::parse(&bytes).unwrap();
     assert_eq!(btf.enumerator("SOCK_KEEPOPEN"), Some(3));
     assert_eq!(btf.enumerator("SOCK_DEAD"), Some(0));
     assert_eq!(btf.enumerator("SOCK_DONE"), None);
@@ -162,11 +165,11 @@ fn finds_enumerators() {
 #[test]
 fn refuses_what_is_no_btf() {
     for bytes in [&b""[..], b"\x7fELF", b"not BTF at all, by any means"] {
-        assert!(Btf::parse(bytes.to_vec()).is_err());
+        assert!(Btf::parse(bytes).is_err());
     }
     let mut newer = Builder::new();
     newer.add("future", 31, 0, 0);
-    let error = Btf::parse(newer.build()).err().unwrap().to_string();
+    let error = Btf::parse(&newer.build()).err().unwrap().to_string();
     assert!(error.contains("kind 31"), "{error}");
 }
 
@@ -177,7 +180,8 @@ fn follows_no_circle() {
     builder.compound(KIND_STRUCT, "loop", 8, &[("", 1, 0, 0), ("", 1, 0, 0)]); // 1 contains 1, twice
     builder.add("turn", KIND_TYPEDEF, 0, 2); // 2 is 2
     builder.compound(KIND_STRUCT, "holder", 8, &[("turn", 2, 0, 0)]);
-    let btf = Btf::parse(builder.build()).unwrap();
+    let bytes = builder.build();
+    let btf = Btf::parse(&bytes).unwrap();
     assert_eq!(btf.field("loop", "x"), None);
     assert_eq!(btf.field("holder", "turn"), None);
 }
@@ -185,7 +189,7 @@ fn follows_no_circle() {
 proptest! {
     #[test]
     fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
-        if let Ok(btf) = Btf::parse(bytes) {
+        if let Ok(btf) = Btf::parse(&bytes) {
             btf.field("sock", "a");
         }
     }
@@ -196,7 +200,7 @@ proptest! {
         let position = at % bytes.len();
         bytes[position] = byte;
         bytes.truncate(length.max(24));
-        if let Ok(btf) = Btf::parse(bytes) {
+        if let Ok(btf) = Btf::parse(&bytes) {
             for path in ["a", "high", "both", "list", "bits"] {
                 btf.field("sock", path);
             }

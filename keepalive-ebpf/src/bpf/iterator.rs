@@ -1,0 +1,218 @@
+//! The listing: the kernel walks all TCP sockets of one network namespace (`iter/tcp`), or all
+//! open files (`iter/task_file`), and calls these programs with each, in the context of the process
+//! that reads.
+//!
+//! Sockets are read through typed pointers, which costs a load a field and touches nothing else.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{
+    bindings::seq_file,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_seq_write, bpf_skc_to_tcp_sock},
+};
+use keepalive_ebpf::{
+    KNOWN_ALL_TIMERS, KNOWN_ORIGINS, KNOWN_SETTINGS, KNOWN_TRAFFIC, OpenSocket, SNAPSHOT_REQUEST,
+    SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT, Snapshot,
+};
+
+use crate::{
+    maps::layout,
+    socket::{Copy, Socket, Timer, clear, peek},
+};
+
+/// `include/net/tcp_states.h`, the same in every kernel.
+const TCP_SYN_RECV: u8 = 3;
+const TCP_TIME_WAIT: u8 = 6;
+const TCP_LISTEN: u8 = 10;
+const TCP_NEW_SYN_RECV: u8 = 12;
+/// `icsk_ack.pending`, `include/net/inet_connection_sock.h`.
+const ICSK_ACK_TIMER: u8 = 2;
+/// `include/uapi/linux/stat.h`.
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
+
+/// `struct bpf_iter_meta`.
+#[repr(C)]
+struct Meta {
+    seq: *mut seq_file,
+}
+
+/// `struct bpf_iter__tcp`: what a program of this kind is called with. Pointers are the
+/// verifier's business: it knows their types.
+#[repr(C)]
+pub struct TcpContext {
+    meta: *const Meta,
+    sk_common: *mut c_void,
+    uid: u32,
+}
+
+/// `struct bpf_iter__task_file`.
+#[repr(C)]
+pub struct FileContext {
+    meta: *const Meta,
+    task: *const c_void,
+    fd: u32,
+    file: *const c_void,
+}
+
+/// The field at an offset of the layout, through a pointer whose type the verifier knows.
+#[inline(always)]
+fn load<T>(pointer: *const c_void, offset: u32) -> T {
+    // SAFETY: the verifier checks the offset against the pointer's type, and a load that faults
+    // gives zero.
+    unsafe {
+        pointer
+            .cast::<u8>()
+            .add(offset as usize)
+            .cast::<T>()
+            .read_volatile()
+    }
+}
+
+/// A `struct tcp_sock` or `struct sock_common`, locked or held by the kernel meanwhile.
+struct Typed(*const c_void);
+
+impl Socket for Typed {
+    #[inline(always)]
+    fn at<T>(&self, offset: u32) -> T {
+        load(self.0, offset)
+    }
+
+    #[inline(always)]
+    fn net_at<T: Default>(&self, offset: u32) -> T {
+        load(self.at(layout!(skc_net)), offset)
+    }
+
+    #[inline(always)]
+    fn word(&self, offset: u32) -> u64 {
+        peek(self.0 as u64 + u64::from(offset))
+    }
+
+    #[inline(always)]
+    fn time(&self) -> u64 {
+        // SAFETY: no arguments, no side effects.
+        unsafe { bpf_ktime_get_ns() }
+    }
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+extern "C" fn list_tcp(ctx: *const TcpContext) -> i32 {
+    // SAFETY: the kernel calls with a valid context; the verifier checks every access to it.
+    let (sk, uid, meta) = unsafe { ((*ctx).sk_common, (*ctx).uid, (*ctx).meta) };
+    // After the last socket there is one more call, with none.
+    if sk.is_null() {
+        return 0;
+    }
+    let mut slot = MaybeUninit::uninit();
+    let snapshot: &mut Snapshot = clear(&mut slot);
+    snapshot.uid = uid;
+    let state = load::<u8>(sk, layout!(skc_state));
+    if state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV {
+        let Some(copy) = Copy::of(sk as u64, layout!(mini_copy_len)) else {
+            return 0;
+        };
+        small(&copy, sk as u64, state, snapshot);
+        if !copy.is_intact() {
+            // Another program took the scratch memory over: the kernel shall call again.
+            return 1;
+        }
+    } else {
+        // SAFETY: the verifier knows that `sk` is a `struct sock_common`.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(sk) };
+        if tcp.is_null() {
+            return 0;
+        }
+        full(&Typed(tcp.cast()), sk as u64, snapshot);
+    }
+    write(meta, snapshot);
+    0
+}
+
+/// If the kernel's buffer is full it calls again with the same, once there is room.
+#[inline(always)]
+fn write<T>(meta: *const Meta, record: &T) {
+    // SAFETY: `seq` comes from the context, the record is on our stack.
+    unsafe {
+        bpf_seq_write(
+            (*meta).seq,
+            core::ptr::from_ref(record).cast_mut().cast(),
+            size_of::<T>() as u32,
+        )
+    };
+}
+
+#[inline(always)]
+fn full(tcp: &Typed, sk: u64, out: &mut Snapshot) {
+    out.kind = SNAPSHOT_SOCKET;
+    out.known = KNOWN_SETTINGS | KNOWN_ORIGINS | KNOWN_ALL_TIMERS | KNOWN_TRAFFIC;
+    tcp.identity(sk, &mut out.id);
+    tcp.settings(&mut out.settings);
+    tcp.numbers(Timer::Keepalive, &mut out.numbers);
+    out.write_expires = tcp.at(layout!(write_expires));
+    out.delack_expires = tcp.at(layout!(delack_expires));
+    out.delack_pending = u8::from(tcp.at::<u8>(layout!(icsk_ack_pending)) & ICSK_ACK_TIMER != 0);
+    (out.receive_queue, out.send_queue) = if out.id.state == TCP_LISTEN {
+        (
+            tcp.at(layout!(sk_ack_backlog)),
+            tcp.at(layout!(sk_max_ack_backlog)),
+        )
+    } else {
+        // As `tcp_diag_get_info`: a FIN counts in rcv_nxt and may put it behind.
+        let waiting = tcp
+            .at::<u32>(layout!(rcv_nxt))
+            .wrapping_sub(tcp.at(layout!(copied_seq)));
+        (
+            if waiting as i32 > 0 { waiting } else { 0 },
+            out.numbers.write_seq.wrapping_sub(out.numbers.snd_una),
+        )
+    };
+}
+
+/// A socket of TIME_WAIT or SYN_RECV: a timer, and little else. Copied, because the helpers that
+/// give typed pointers to these came one by one.
+#[inline(always)]
+fn small(copy: &Copy, sk: u64, state: u8, out: &mut Snapshot) {
+    out.known = KNOWN_ALL_TIMERS;
+    out.id.sk = sk;
+    copy.addresses(&mut out.id);
+    out.id.local_port = copy.at(layout!(skc_num));
+    out.id.mptcp = u8::MAX;
+    out.numbers.time = copy.time();
+    // SAFETY: no arguments, no side effects.
+    out.numbers.jiffies = unsafe { bpf_jiffies64() };
+    out.numbers.timer_pending = 1;
+    if state == TCP_TIME_WAIT {
+        out.kind = SNAPSHOT_TIME_WAIT;
+        out.id.state = copy.at(layout!(tw_substate));
+        out.numbers.expires = copy.at(layout!(tw_expires));
+    } else {
+        out.kind = SNAPSHOT_REQUEST;
+        // As every tool shows it.
+        out.id.state = TCP_SYN_RECV;
+        out.numbers.expires = copy.at(layout!(rsk_expires));
+        out.numbers.retransmits = copy.at(layout!(rsk_num_retrans));
+    }
+}
+
+/// Open files that are sockets, of whatever family.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+extern "C" fn list_files(ctx: *const FileContext) -> i32 {
+    // SAFETY: the kernel calls with a valid context; the verifier checks every access to it.
+    let (meta, task, fd, file) = unsafe { ((*ctx).meta, (*ctx).task, (*ctx).fd, (*ctx).file) };
+    if task.is_null() || file.is_null() {
+        return 0;
+    }
+    let inode: *const c_void = load(file, layout!(file_inode));
+    if load::<u16>(inode, layout!(inode_mode)) & S_IFMT != S_IFSOCK {
+        return 0;
+    }
+    let open = OpenSocket {
+        inode: load(inode, layout!(inode_number)),
+        tgid: load(task, layout!(task_tgid)),
+        fd,
+    };
+    write(meta, &open);
+    0
+}

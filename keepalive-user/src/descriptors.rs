@@ -1,0 +1,143 @@
+//! # File descriptors
+//!
+//! Which process holds which socket: one pass over all file descriptor tables in /proc, whatever
+//! the number of sockets. `/proc/PID/fd/FD` is a link to `socket:[INODE]`.
+
+use std::{
+    ffi::CStr,
+    fs::File,
+    io,
+    os::fd::{AsRawFd, RawFd},
+};
+
+/// A socket in a file descriptor table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Descriptor {
+    pub inode: u64,
+    pub pid: u32,
+    pub fd: RawFd,
+}
+
+/// Hands out all descriptors of all processes that are sockets, process by process; returns how
+/// many processes forbade to look.
+pub fn pass(mut each: impl FnMut(Descriptor)) -> u64 {
+    let mut denied = 0;
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        match File::open(entry.path().join("fd")) {
+            Ok(table) => sockets(&table, pid, &mut each),
+            Err(error) => denied += u64::from(error.kind() == io::ErrorKind::PermissionDenied),
+        }
+    }
+    denied
+}
+
+/// Directory entries read at once, bytes.
+const ENTRIES: usize = 1 << 15;
+
+/// The sockets of one table. Plain system calls: a process may hold a hundred thousand.
+fn sockets(table: &File, pid: u32, each: &mut impl FnMut(Descriptor)) {
+    let mut entries = vec![0u8; ENTRIES];
+    let mut target = [0u8; 64];
+    loop {
+        // SAFETY: the pointer and length are those of `entries`.
+        let length = unsafe {
+            libc::syscall(
+                libc::SYS_getdents64,
+                table.as_raw_fd(),
+                entries.as_mut_ptr(),
+                entries.len(),
+            )
+        };
+        let Some(mut rest) = usize::try_from(length)
+            .ok()
+            .filter(|&length| length > 0)
+            .and_then(|length| entries.get(..length))
+        else {
+            return;
+        };
+        while let Some((name, next)) = first_entry(rest) {
+            rest = next;
+            // SAFETY: the name is a C string, the other pointer and length are those of `target`.
+            let length = unsafe {
+                libc::readlinkat(
+                    table.as_raw_fd(),
+                    name.as_ptr(),
+                    target.as_mut_ptr().cast(),
+                    target.len(),
+                )
+            };
+            let target = usize::try_from(length)
+                .ok()
+                .and_then(|length| target.get(..length));
+            if let Some(inode) = target.and_then(socket_inode)
+                && let Some(fd) = number(name.to_bytes()).and_then(|fd| fd.try_into().ok())
+            {
+                each(Descriptor { inode, pid, fd });
+            }
+        }
+    }
+}
+
+/// The name of the first `struct linux_dirent64` (getdents64(2)), and what follows it.
+fn first_entry(bytes: &[u8]) -> Option<(&CStr, &[u8])> {
+    const LENGTH: usize = 16;
+    const NAME: usize = 19;
+    let length = u16::from_ne_bytes(*bytes.get(LENGTH..)?.first_chunk()?);
+    let (entry, rest) = bytes.split_at_checked(length.into())?;
+    Some((CStr::from_bytes_until_nul(entry.get(NAME..)?).ok()?, rest))
+}
+
+/// `socket:[12345]` → 12345.
+pub fn socket_inode(target: &[u8]) -> Option<u64> {
+    number(target.strip_prefix(b"socket:[")?.strip_suffix(b"]")?)
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_socket_of_our_own() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let fd = listener.as_raw_fd();
+        let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+        let inode = socket_inode(link.as_os_str().as_encoded_bytes()).unwrap();
+        let pid = std::process::id();
+        let mut found = Vec::new();
+        pass(|descriptor| found.push(descriptor));
+        assert!(found.contains(&Descriptor { inode, pid, fd }));
+    }
+
+    #[test]
+    fn other_links_are_no_sockets() {
+        assert_eq!(socket_inode(b"socket:[17]"), Some(17));
+        for other in [
+            &b"pipe:[17]"[..],
+            b"/dev/null",
+            b"socket:[",
+            b"socket:[x]",
+            b"",
+        ] {
+            assert_eq!(socket_inode(other), None);
+        }
+    }
+
+    #[test]
+    fn cut_entries_are_none() {
+        assert_eq!(first_entry(&[]), None);
+        assert_eq!(first_entry(&[0; 18]), None);
+        let mut entry = [0u8; 24];
+        entry[16] = 24;
+        entry[19] = b'7';
+        assert_eq!(first_entry(&entry), Some((c"7", &[][..])));
+        assert_eq!(first_entry(&entry[..23]), None);
+    }
+}

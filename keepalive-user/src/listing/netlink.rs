@@ -1,0 +1,456 @@
+//! The wire format of sock_diag(7): requests out, sockets in. Pure functions of bytes, which may
+//! be anything.
+
+use keepalive_ebpf::{
+    Identity, KNOWN_TRAFFIC, Numbers, SNAPSHOT_REQUEST, SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT,
+    Snapshot,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, byteorder::network_endian::U16};
+
+use crate::numbers::{pending, state};
+
+/// `struct nlmsghdr`.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct Header {
+    length: u32,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    port: u32,
+}
+
+/// `struct inet_diag_sockid`.
+#[repr(C)]
+#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct SocketId {
+    local_port: U16,
+    peer_port: U16,
+    local: [u8; 16],
+    peer: [u8; 16],
+    interface: u32,
+    cookie: [u32; 2],
+}
+
+/// `struct inet_diag_req_v2` after its header.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct Request {
+    header: Header,
+    family: u8,
+    protocol: u8,
+    extensions: u8,
+    pad: u8,
+    states: u32,
+    id: SocketId,
+}
+
+/// `struct inet_diag_msg`.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct Answer {
+    family: u8,
+    state: u8,
+    timer: u8,
+    retrans: u8,
+    id: SocketId,
+    expires: u32,
+    receive_queue: u32,
+    send_queue: u32,
+    uid: u32,
+    inode: u32,
+}
+
+/// `struct nlattr`.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct Attribute {
+    length: u16,
+    kind: u16,
+}
+
+/// The first fields of `struct tcp_info` that tell of traffic, all since long before 5.10.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct TcpInfo {
+    state: u8,
+    ca_state: u8,
+    retransmits: u8,
+    probes: u8,
+    backoff: u8,
+    flags: [u8; 3],
+    rto: u32,
+    ato: u32,
+    snd_mss: u32,
+    rcv_mss: u32,
+    unacked: u32,
+    sacked: u32,
+    lost: u32,
+    retrans: u32,
+    fackets: u32,
+    last_data_sent: u32,
+    last_ack_sent: u32,
+    last_data_recv: u32,
+    last_ack_recv: u32,
+}
+
+/// `tcpi_notsent_bytes`.
+const NOTSENT_BYTES: usize = 144;
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const INET_DIAG_INFO: u16 = 2;
+const INET_DIAG_ULP_INFO: u16 = 19;
+const INET_DIAG_CGROUP_ID: u16 = 21;
+const INET_ULP_INFO_NAME: u16 = 1;
+/// `NLA_TYPE_MASK`.
+const TYPE: u16 = 0x3fff;
+/// `NLM_F_DUMP_INTR`: the sockets changed so much meanwhile that the dump is not sound.
+const INTERRUPTED: u16 = 0x10;
+
+/// Asks for all TCP sockets of one address family.
+pub fn request(family: u8, sequence: u32) -> impl AsRef<[u8]> {
+    let request = Request {
+        header: Header {
+            length: size_of::<Request>() as u32,
+            kind: SOCK_DIAG_BY_FAMILY,
+            flags: (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16,
+            sequence,
+            port: 0,
+        },
+        family,
+        protocol: libc::IPPROTO_TCP as u8,
+        extensions: 1 << (INET_DIAG_INFO - 1),
+        pad: 0,
+        states: u32::MAX,
+        id: SocketId::default(),
+    };
+    let mut bytes = [0; size_of::<Request>()];
+    bytes.copy_from_slice(request.as_bytes());
+    bytes
+}
+
+/// What one message of a dump says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Body of a socket's message, for [`snapshot`].
+    Socket(&'a [u8]),
+    /// The dump is complete.
+    Done,
+    /// The kernel refuses: errno.
+    Refused(i32),
+    /// The dump is not sound: start again.
+    Interrupted,
+    /// The message does not keep to the format.
+    Malformed,
+}
+
+/// The messages of one datagram that belong to a dump; stops at the first malformed one.
+pub fn messages(mut datagram: &[u8], sequence: u32) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        loop {
+            if datagram.is_empty() {
+                return None;
+            }
+            let Some((header, body, rest)) = split(datagram) else {
+                datagram = &[];
+                return Some(Message::Malformed);
+            };
+            datagram = rest;
+            // Left over from a dump that was given up.
+            if header.sequence != sequence {
+                continue;
+            }
+            if header.flags & INTERRUPTED != 0 {
+                return Some(Message::Interrupted);
+            }
+            return Some(match i32::from(header.kind) {
+                libc::NLMSG_DONE => Message::Done,
+                libc::NLMSG_ERROR => match body.first_chunk() {
+                    Some(errno) => Message::Refused(i32::from_ne_bytes(*errno).saturating_neg()),
+                    None => Message::Malformed,
+                },
+                _ if header.kind == SOCK_DIAG_BY_FAMILY => Message::Socket(body),
+                _ => continue,
+            });
+        }
+    })
+}
+
+fn split(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
+    let (header, _) = Header::read_from_prefix(bytes).ok()?;
+    let length = header.length as usize;
+    let body = bytes.get(size_of::<Header>()..length)?;
+    let rest = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((header, body, rest))
+}
+
+/// When and where a dump is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub time: u64,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Whether the kernel tells us everything (CAP_NET_ADMIN).
+    pub admin: bool,
+}
+
+/// The socket a message is about, in ticks of a millisecond; `None` if it is too short.
+pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
+    let (answer, attributes) = Answer::read_from_prefix(body).ok()?;
+    let jiffies = moment.time / 1_000_000;
+    let expires = jiffies + u64::from(answer.expires);
+    let mut out = Snapshot {
+        id: identity(&answer, moment),
+        numbers: Numbers {
+            time: moment.time,
+            jiffies,
+            state: answer.state,
+            ..Numbers::default()
+        },
+        receive_queue: answer.receive_queue,
+        send_queue: answer.send_queue,
+        uid: answer.uid,
+        kind: SNAPSHOT_SOCKET,
+        ..Snapshot::default()
+    };
+    for (kind, value) in self::attributes(attributes) {
+        match kind {
+            INET_DIAG_INFO => traffic(value, &mut out),
+            INET_DIAG_CGROUP_ID => {
+                out.id.cgroup = value.first_chunk().map_or(0, |id| u64::from_ne_bytes(*id));
+            }
+            INET_DIAG_ULP_INFO => {
+                let is_mptcp = self::attributes(value)
+                    .any(|(kind, name)| kind == INET_ULP_INFO_NAME && name.starts_with(b"mptcp\0"));
+                out.id.mptcp = u8::from(is_mptcp);
+            }
+            _ => {}
+        }
+    }
+    // `idiag_timer`, net/ipv4/inet_diag.c: one of several, and not always by its own name.
+    match answer.timer {
+        1 if answer.state == state::SYN_RECV && out.known == 0 => {
+            out.kind = SNAPSHOT_REQUEST;
+            out.id.mptcp = u8::MAX;
+            out.numbers.timer_pending = 1;
+            out.numbers.expires = expires;
+            out.numbers.retransmits = answer.retrans;
+        }
+        1 => {
+            out.numbers.pending = pending::RETRANS;
+            out.write_expires = expires;
+            out.numbers.retransmits = answer.retrans;
+        }
+        2 => {
+            out.numbers.timer_pending = 1;
+            out.numbers.expires = expires;
+            out.numbers.probes_out = answer.retrans;
+        }
+        3 => {
+            out.kind = SNAPSHOT_TIME_WAIT;
+            out.id.mptcp = u8::MAX;
+            out.numbers.timer_pending = 1;
+            out.numbers.expires = expires;
+        }
+        4 => {
+            out.numbers.pending = pending::PROBE0;
+            out.write_expires = expires;
+            out.numbers.probes_out = answer.retrans;
+        }
+        _ => {}
+    }
+    Some(out)
+}
+
+fn identity(answer: &Answer, moment: Moment) -> Identity {
+    let id = &answer.id;
+    let address = |bytes: [u8; 16]| match i32::from(answer.family) {
+        libc::AF_INET => {
+            let [a, b, c, d, ..] = bytes;
+            std::net::Ipv4Addr::new(a, b, c, d)
+                .to_ipv6_mapped()
+                .octets()
+        }
+        _ => bytes,
+    };
+    let alive = !matches!(answer.state, state::TIME_WAIT | state::SYN_RECV);
+    Identity {
+        cookie: u64::from(id.cookie[0]) | u64::from(id.cookie[1]) << 32,
+        inode: answer.inode.into(),
+        local: address(id.local),
+        peer: address(id.peer),
+        netns: moment.netns,
+        local_port: id.local_port.get(),
+        peer_port: id.peer_port.get(),
+        family: answer.family.into(),
+        state: answer.state,
+        // Closing for itself; before, it would have no inode while it waits to be accepted.
+        orphan: u8::from(answer.inode == 0 && alive && answer.state != state::ESTABLISHED),
+        mptcp: if moment.admin { 0 } else { u8::MAX },
+        ..Identity::default()
+    }
+}
+
+/// What `tcp_info` tells.
+fn traffic(value: &[u8], out: &mut Snapshot) {
+    let Ok((info, _)) = TcpInfo::read_from_prefix(value) else {
+        return;
+    };
+    let numbers = &mut out.numbers;
+    if out.id.state == state::LISTEN {
+        return;
+    }
+    out.known |= KNOWN_TRAFFIC;
+    let now = numbers.jiffies;
+    // 0 means never.
+    let stamp = |age: u32| (now.wrapping_sub(age.into()) as u32).max(1);
+    if out.id.state != state::SYN_SENT {
+        numbers.rcv_tstamp = stamp(info.last_ack_recv);
+        numbers.lrcvtime = stamp(info.last_data_recv);
+    }
+    numbers.packets_out = info.unacked;
+    numbers.write_seq = out.send_queue;
+    let notsent = value.get(NOTSENT_BYTES..).and_then(<[u8]>::first_chunk);
+    let notsent = notsent.map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+    numbers.snd_nxt = out.send_queue.saturating_sub(notsent);
+    numbers.rto = info.rto / 1000;
+    numbers.probes_out = info.probes;
+    numbers.backoff = info.backoff;
+    numbers.retransmits = info.retransmits;
+}
+
+/// Kinds and values; stops at the first that does not keep to the format.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (attribute, _) = Attribute::read_from_prefix(bytes).ok()?;
+        let length = usize::from(attribute.length);
+        let value = bytes.get(size_of::<Attribute>()..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((attribute.kind & TYPE, value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MOMENT: Moment = Moment {
+        time: 5_000_000_000,
+        netns: 7,
+        admin: true,
+    };
+
+    fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+        let header = Header {
+            length: (size_of::<Header>() + body.len()) as u32,
+            kind,
+            flags,
+            sequence: 9,
+            port: 0,
+        };
+        let mut bytes = [header.as_bytes(), body].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = (size_of::<Attribute>() + value.len()) as u16;
+        let mut bytes = [Attribute { length, kind }.as_bytes(), value].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// An established connection with a keepalive timer in 1,500 ms and 2 probes out.
+    fn socket() -> Vec<u8> {
+        let mut body = vec![libc::AF_INET as u8, state::ESTABLISHED, 2, 2];
+        body.extend([0, 22, 0x9c, 0x40]);
+        body.extend([127, 0, 0, 1].iter().chain(&[0; 12]));
+        body.extend([127, 0, 0, 2].iter().chain(&[0; 12]));
+        for word in [0u32, 0x11, 0x1, 1500, 3, 100, 1000, 4711] {
+            body.extend(word.to_ne_bytes());
+        }
+        let mut info = [0u8; 232];
+        info[3] = 2;
+        info[52..56].copy_from_slice(&800u32.to_ne_bytes());
+        info[56..60].copy_from_slice(&700u32.to_ne_bytes());
+        info[NOTSENT_BYTES..NOTSENT_BYTES + 4].copy_from_slice(&60u32.to_ne_bytes());
+        body.extend(attribute(INET_DIAG_INFO, &info));
+        body.extend(attribute(INET_DIAG_CGROUP_ID, &77u64.to_ne_bytes()));
+        let name = attribute(INET_ULP_INFO_NAME, b"mptcp\0");
+        body.extend(attribute(INET_DIAG_ULP_INFO | 0x8000, &name));
+        body
+    }
+
+    #[test]
+    fn reads_a_socket() {
+        let datagram = message(SOCK_DIAG_BY_FAMILY, 2, &socket());
+        let mut found = messages(&datagram, 9);
+        let Some(Message::Socket(body)) = found.next() else {
+            panic!("no socket");
+        };
+        let socket = snapshot(body, MOMENT).unwrap();
+        assert_eq!(found.next(), None);
+        assert_eq!((socket.id.local_port, socket.id.peer_port), (22, 40_000));
+        assert_eq!(socket.id.cookie, 0x1_0000_0011);
+        assert_eq!(
+            (socket.id.inode, socket.uid, socket.id.cgroup),
+            (4711, 1000, 77)
+        );
+        assert_eq!((socket.id.netns, socket.id.mptcp), (7, 1));
+        let numbers = &socket.numbers;
+        assert_eq!((numbers.timer_pending, numbers.expires), (1, 6500));
+        assert_eq!((numbers.probes_out, numbers.rcv_tstamp), (2, 4300));
+        assert_eq!(numbers.lrcvtime, 4200);
+        assert_eq!(crate::numbers::unsent(numbers), 60);
+    }
+
+    #[test]
+    fn tells_the_ends_of_a_dump() {
+        let errno = (-libc::EPERM).to_ne_bytes();
+        for (bytes, expected) in [
+            (message(libc::NLMSG_DONE as u16, 0, &[0; 4]), Message::Done),
+            (
+                message(libc::NLMSG_ERROR as u16, 0, &errno),
+                Message::Refused(libc::EPERM),
+            ),
+            (
+                message(SOCK_DIAG_BY_FAMILY, INTERRUPTED, &[]),
+                Message::Interrupted,
+            ),
+            (vec![1, 2, 3], Message::Malformed),
+            (vec![255; 16], Message::Malformed),
+        ] {
+            assert_eq!(messages(&bytes, 9).next(), Some(expected));
+        }
+        let old = message(SOCK_DIAG_BY_FAMILY, 0, &socket());
+        assert_eq!(messages(&old, 10).next(), None, "another dump's");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..512), sequence: u32) {
+            for message in messages(&bytes, sequence) {
+                if let Message::Socket(body) = message {
+                    snapshot(body, MOMENT);
+                }
+            }
+            snapshot(&bytes, MOMENT);
+        }
+
+        #[test]
+        fn any_damage_gives_an_answer(at: usize, byte: u8, length in 0usize..500) {
+            let mut bytes = message(SOCK_DIAG_BY_FAMILY, 2, &socket());
+            let position = at % bytes.len();
+            bytes[position] = byte;
+            bytes.truncate(length);
+            for message in messages(&bytes, 9) {
+                if let Message::Socket(body) = message {
+                    snapshot(body, MOMENT);
+                }
+            }
+        }
+    }
+}

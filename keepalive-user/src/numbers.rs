@@ -1,0 +1,82 @@
+//! # A socket's numbers
+//!
+//! What they say by themselves, and names for the kernel's constants.
+
+use keepalive_ebpf::Numbers;
+
+/// `include/net/tcp_states.h`.
+pub mod state {
+    pub const ESTABLISHED: u8 = 1;
+    pub const SYN_SENT: u8 = 2;
+    pub const SYN_RECV: u8 = 3;
+    pub const FIN_WAIT1: u8 = 4;
+    pub const FIN_WAIT2: u8 = 5;
+    pub const TIME_WAIT: u8 = 6;
+    pub const CLOSE: u8 = 7;
+    pub const CLOSE_WAIT: u8 = 8;
+    pub const LAST_ACK: u8 = 9;
+    pub const LISTEN: u8 = 10;
+    pub const CLOSING: u8 = 11;
+}
+
+/// `icsk_pending`, `include/net/inet_connection_sock.h`.
+pub mod pending {
+    pub const RETRANS: u8 = 1;
+    pub const PROBE0: u8 = 3;
+    pub const LOSS_PROBE: u8 = 5;
+    pub const REO_TIMEOUT: u8 = 6;
+}
+
+/// Silence of the peer, jiffies: `keepalive_time_elapsed`, the smaller age of the last data and
+/// the last ACK.
+pub fn silence(numbers: &Numbers) -> Option<u32> {
+    [last_data(numbers), last_ack(numbers)]
+        .into_iter()
+        .flatten()
+        .min()
+}
+
+/// Since data last came in, jiffies; `None` = never.
+pub fn last_data(numbers: &Numbers) -> Option<u32> {
+    age(numbers, numbers.lrcvtime)
+}
+
+/// Since an acceptable ACK last came in, jiffies; `None` = never.
+pub fn last_ack(numbers: &Numbers) -> Option<u32> {
+    age(numbers, numbers.rcv_tstamp)
+}
+
+/// Stamps are the low 32 bits of jiffies, and wrap.
+fn age(numbers: &Numbers, stamp: u32) -> Option<u32> {
+    (stamp != 0).then(|| (numbers.jiffies as u32).wrapping_sub(stamp))
+}
+
+/// Length of the re-arm, jiffies; `None` if the timer was not armed again.
+pub fn rearmed(after: &Numbers) -> Option<u64> {
+    (after.timer_pending != 0).then(|| after.expires.saturating_sub(after.jiffies))
+}
+
+/// Bytes written and not sent.
+pub fn unsent(numbers: &Numbers) -> u32 {
+    numbers.write_seq.wrapping_sub(numbers.snd_nxt)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Jiffies wrap five minutes after boot.
+        #[test]
+        fn silence_survives_the_wrap(now in any::<u64>(), data in 1u32..1 << 30, ack in 1u32..1 << 30) {
+            let mut numbers = Numbers { jiffies: now, ..Numbers::default() };
+            numbers.lrcvtime = (now as u32).wrapping_sub(data);
+            numbers.rcv_tstamp = (now as u32).wrapping_sub(ack);
+            // A stamp of 0 means never, and is skipped.
+            prop_assume!(numbers.lrcvtime != 0 && numbers.rcv_tstamp != 0);
+            prop_assert_eq!(silence(&numbers), Some(data.min(ack)));
+        }
+    }
+}

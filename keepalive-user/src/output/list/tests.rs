@@ -1,0 +1,177 @@
+//! The table, letter by letter.
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::event::{Family, Incomplete, ListedNamespace, Process, Socket, Sysctls, When};
+
+fn endpoint_of(address: &str, port: u16) -> Endpoint {
+    let address: IpAddr = address.parse().unwrap();
+    Endpoint { address, port }
+}
+
+fn when() -> When {
+    When {
+        timestamp: jiff::Timestamp::UNIX_EPOCH,
+        monotonic_ns: 0,
+    }
+}
+
+fn socket() -> ListedSocket {
+    ListedSocket {
+        when: when(),
+        socket: Socket {
+            id: 1,
+            cookie: None,
+            family: Family::Ipv4,
+            local: endpoint_of("10.0.0.1", 22),
+            peer: endpoint_of("10.0.0.7", 37_409),
+            state: TcpState::Established,
+            netns: 4_026_531_840,
+            mptcp: None,
+        },
+        process: Some(Process {
+            pid: 1036,
+            comm: "ss\u{1b}hd".to_owned(),
+        }),
+        pids: vec![1036, 1040],
+        cgroup: None,
+        container_id: None,
+        keepalive: Some(Keepalive {
+            enabled: true,
+            time_ms: 60_000,
+            time_origin: Some(Origin::Socket),
+            interval_ms: 75_000,
+            interval_origin: Some(Origin::Sysctl),
+            probes: 9,
+            probes_origin: None,
+            user_timeout_ms: 20_500,
+        }),
+        uid: 0,
+        inode: Some(1),
+        orphan: false,
+        timers: vec![
+            RunningTimer {
+                kind: TimerKind::Retransmit,
+                in_ms: 200,
+                retries: 2,
+            },
+            RunningTimer {
+                kind: TimerKind::Keepalive,
+                in_ms: 59_100,
+                retries: 0,
+            },
+        ],
+        one_timer_only: false,
+        next_probe: Some(NextProbe {
+            timer_ms: 59_100,
+            earliest_ms: None,
+            blocked_by: Some(Blocker::DataInFlight),
+        }),
+        silence_ms: Some(900),
+        last_data_ms: None,
+        last_ack_ms: None,
+        probes_out: 0,
+        receive_queue: 0,
+        send_queue: 100,
+    }
+}
+
+fn end() -> ListEnd {
+    ListEnd {
+        when: when(),
+        source: ListSource::SockDiag,
+        refused: Vec::new(),
+        sockets: 2,
+        namespaces: vec![ListedNamespace {
+            netns: 7,
+            sockets: 2,
+            sysctl: Some(Sysctls {
+                time_ms: 7_200_000,
+                interval_ms: 75_000,
+                probes: 9,
+                retries2: 15,
+            }),
+        }],
+        incomplete: vec![Incomplete {
+            what: "owner".to_owned(),
+            count: 1,
+            reason: "nobody knows".to_owned(),
+        }],
+    }
+}
+
+#[test]
+fn the_table() {
+    let mut bytes = Vec::new();
+    let mut output = ListOutput::new(false, false, &mut bytes);
+    let plain = ListedSocket {
+        process: None,
+        pids: Vec::new(),
+        keepalive: None,
+        timers: vec![RunningTimer {
+            kind: TimerKind::Retransmit,
+            in_ms: 3_600_000,
+            retries: 0,
+        }],
+        one_timer_only: true,
+        next_probe: Some(NextProbe {
+            timer_ms: 2_000,
+            earliest_ms: Some(7_050),
+            blocked_by: None,
+        }),
+        silence_ms: None,
+        ..socket()
+    };
+    let mut columns = Columns {
+        owner: true,
+        ..Columns::default()
+    };
+    columns.fit(&plain.socket.local, &plain.socket.peer);
+    output.begin(columns, false).unwrap();
+    output.socket(socket()).unwrap();
+    output.socket(plain).unwrap();
+    output.end(end()).unwrap();
+    let expected = "\
+STATE       RECV-Q SEND-Q  LOCAL        PEER            KEEPALIVE       TIMERS            NEXT PROBE      SILENT  OWNER
+ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  60*/75/9 ut 20.500  retransmit 200ms #2, keepalive 59s  data in flight   900ms  ss\\u{1b}hd/1036 +1
+ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  -               retransmit 60m0s +?  7.0s (timer 2.0s)       -  -
+
+2 sockets, from sock_diag (+? = the kernel tells of one timer, others may run)
+netns 7: 2 sockets, tcp_keepalive_time 7200, tcp_keepalive_intvl 75, tcp_keepalive_probes 9, tcp_retries2 15
+not known: owner (1): nobody knows
+";
+    assert_eq!(String::from_utf8(bytes).unwrap(), expected);
+}
+
+#[test]
+fn short_times() {
+    for (ms, expected) in [
+        (0, "0ms"),
+        (999, "999ms"),
+        (1_000, "1.0s"),
+        (9_999, "9.9s"),
+        (75_000, "75s"),
+        (100_000, "1m40s"),
+        (7_199_000, "1h59m"),
+        (200_000_000, "2d7h"),
+    ] {
+        assert_eq!(Brief(ms).to_string(), expected);
+    }
+}
+
+#[test]
+fn columns_fit() {
+    let mut columns = Columns::default();
+    let (short, long) = (
+        endpoint_of("10.0.0.1", 1),
+        endpoint_of("2001:db8::1", 65_535),
+    );
+    columns.fit(&short, &short);
+    assert_eq!((columns.local, columns.peer), (10, 10));
+    columns.fit(&short, &long);
+    assert_eq!(
+        (columns.local, columns.peer),
+        (10, "[2001:db8::1]:65535".len())
+    );
+}
