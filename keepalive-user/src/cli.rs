@@ -15,6 +15,7 @@ use keepalive_ebpf::Filter;
 
 use crate::{
     event::{Backend, ListSource},
+    namespace::Namespace,
     numbers::state,
     output::SchemaOf,
 };
@@ -410,20 +411,9 @@ fn halves(address: Ipv6Addr) -> [u64; 2] {
     ]
 }
 
+/// A number is taken as it is: the namespace need not exist yet, or be visible from here.
 fn netns_inode(text: &str) -> Result<u32> {
-    use std::os::unix::fs::MetadataExt;
-    if let Ok(inode) = text.parse() {
-        return Ok(inode);
-    }
-    let path = if text.contains('/') {
-        text.to_owned()
-    } else {
-        format!("/run/netns/{text}")
-    };
-    let metadata = std::fs::metadata(&path).with_context(|| {
-        format!("no network namespace {text:?}: {path} (give a path, a name of `ip netns list`, or an inode number)")
-    })?;
-    u32::try_from(metadata.ino()).with_context(|| format!("{path} is no network namespace"))
+    text.parse().or_else(|_| Ok(Namespace::named(text)?.inode))
 }
 
 fn cgroup_id(path: &std::path::Path) -> Result<u64> {

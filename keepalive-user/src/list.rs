@@ -153,9 +153,10 @@ impl Command<'_> {
             }
             return Ok(all.into_values().collect());
         }
-        Ok(vec![match self.filter.netns {
-            0 => Namespace::current()?,
-            inode => Namespace::of(inode)?,
+        let usage = |error: anyhow::Error| Refusal::new(Exit::Usage, format!("{error:#}"));
+        Ok(vec![match &self.arguments.select.netns {
+            None => Namespace::current()?,
+            Some(name) => Namespace::named(name).map_err(usage)?,
         }])
     }
 

@@ -35,28 +35,55 @@ impl Namespace {
         Ok(Self { file, inode })
     }
 
-    /// The one with this inode number.
-    pub fn of(inode: u32) -> Result<Self> {
-        let (mut all, denied) = Self::all()?;
-        all.remove(&inode).with_context(|| {
-            let hint = if denied > 0 { privileges::hint() } else { "" };
-            format!("no process is in network namespace {inode}, and it has no name{hint}")
+    /// The one that a user names: a path, a name of `ip netns`, or an inode number.
+    pub fn named(text: &str) -> Result<Self> {
+        if let Ok(inode) = text.parse() {
+            return Self::of(inode);
+        }
+        let path = if text.contains('/') {
+            text.to_owned()
+        } else {
+            format!("/run/netns/{text}")
+        };
+        Self::open(Path::new(&path)).with_context(|| {
+            format!(
+                "no network namespace {text:?} (give a path, a name of `ip netns list`, or an \
+                 inode number)"
+            )
         })
     }
 
-    /// All that a process is in or that have a name, by inode number, and how many processes
-    /// could not be asked.
+    /// The one with this inode number.
+    fn of(inode: u32) -> Result<Self> {
+        let (mut all, denied) = Self::all()?;
+        all.remove(&inode).with_context(|| {
+            let hint = if denied > 0 { privileges::hint() } else { "" };
+            format!(
+                "no process is in network namespace {inode}, and `ip netns` does not know it{hint}"
+            )
+        })
+    }
+
+    /// All that a thread is in or that `ip netns` has a name for, by inode number, and how many
+    /// processes could not be asked.
     pub fn all() -> Result<(BTreeMap<u32, Self>, u64)> {
         let mut found = BTreeMap::new();
         let mut denied = 0;
         let current = Self::current()?;
         found.insert(current.inode, current);
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let processes = processes
+        // Threads are mostly where their process is, but need not be.
+        let threads = processes
             .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
+            .flat_map(|entry| {
+                fs::read_dir(entry.path().join("task"))
+                    .into_iter()
+                    .flatten()
+            })
+            .flatten()
             .map(|entry| entry.path().join("ns/net"));
         let named = fs::read_dir("/run/netns").into_iter().flatten().flatten();
-        for path in processes.chain(named.map(|entry| entry.path())) {
+        for path in threads.chain(named.map(|entry| entry.path())) {
             match fs::metadata(&path) {
                 Ok(metadata) => {
                     let known =

@@ -2,6 +2,7 @@
 //! binaries are asked for. No distribution, no shell unless one is wanted.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -10,10 +11,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run;
+use crate::{packages, run};
 
 /// Modules the scenarios need, which Debian's kernels do not have built in.
-const MODULES: &[&str] = &["veth"];
+const MODULES: &[&str] = &["veth", "tcp_diag"];
+/// Programs of the host that the scenarios take as witnesses.
+pub const WITNESSES: &[&str] = &["ss"];
 
 /// Builds the archive in memory.
 ///
@@ -28,11 +31,14 @@ pub fn build(
     for directory in [
         "bin", "dev", "etc", "proc", "sys", "tmp", "run", "modules", "root",
     ] {
-        archive.add(directory, DIRECTORY, &[]);
+        archive.add_directory(&Path::new("/").join(directory));
     }
     archive.add("init", PROGRAM, &read(init)?);
     for (name, file) in binaries {
         archive.add(&format!("bin/{name}"), PROGRAM, &read(file)?);
+    }
+    for witness in WITNESSES {
+        add_program(&mut archive, witness)?;
     }
     let mut order = Vec::new();
     for module in MODULES {
@@ -48,6 +54,32 @@ pub fn build(
     }
     archive.add("etc/command", FILE, command.join("\0").as_bytes());
     Ok(archive.finish())
+}
+
+/// A program of the host with the libraries it is linked with, each at its own place.
+fn add_program(archive: &mut Archive, name: &str) -> Result<()> {
+    let path = packages::find(name).with_context(|| format!("there is no {name} here"))?;
+    archive.add(&format!("bin/{name}"), PROGRAM, &read(&path)?);
+    let libraries = Command::new("ldd").arg(&path).output();
+    let libraries = libraries.context("cannot run ldd")?.stdout;
+    for library in shared_objects(&run::text(&libraries)) {
+        let mut directories: Vec<&Path> = library.ancestors().skip(1).collect();
+        directories.reverse();
+        for directory in directories {
+            archive.add_directory(directory);
+        }
+        let below_root = library.strip_prefix("/").unwrap_or(&library);
+        archive.add(&below_root.to_string_lossy(), PROGRAM, &read(&library)?);
+    }
+    Ok(())
+}
+
+/// Paths in what ldd(1) prints: `libc.so.6 => /lib/libc.so.6 (0x…)`, `/lib64/ld.so.2 (0x…)`.
+fn shared_objects(text: &str) -> Vec<PathBuf> {
+    text.lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
+        .map(PathBuf::from)
+        .collect()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -131,6 +163,7 @@ const FILE: u32 = 0o100_644;
 struct Archive {
     bytes: Vec<u8>,
     entries: u32,
+    directories: BTreeSet<PathBuf>,
 }
 
 impl Archive {
@@ -162,6 +195,17 @@ impl Archive {
         self.pad();
         self.bytes.extend(contents);
         self.pad();
+    }
+
+    /// Below the root, unless it is there already.
+    fn add_directory(&mut self, path: &Path) {
+        let Ok(path) = path.strip_prefix("/") else {
+            return;
+        };
+        if path.as_os_str().is_empty() || !self.directories.insert(path.to_owned()) {
+            return;
+        }
+        self.add(&path.to_string_lossy(), DIRECTORY, &[]);
     }
 
     fn pad(&mut self) {
@@ -200,6 +244,19 @@ mod tests {
         );
         let contents = second + (header + "bin/a".len() + 1).next_multiple_of(4);
         assert_eq!(&bytes[contents..contents + 5], b"hello");
+    }
+
+    #[test]
+    fn reads_shared_objects() {
+        let text = "\tlinux-vdso.so.1 (0x7f)\n\tlibelf.so.1 => /lib/x/libelf.so.1 (0x7f)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x7f)\n";
+        assert_eq!(
+            shared_objects(text),
+            [
+                Path::new("/lib/x/libelf.so.1"),
+                Path::new("/lib64/ld-linux-x86-64.so.2")
+            ]
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Debian packages: what is missing is installed if we may, else the command to run is said.
 
-use std::{path::Path, process::Command};
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Result, bail};
 
@@ -53,11 +53,18 @@ fn apt() -> Command {
 
 /// An absolute path that exists, or a program in PATH.
 pub fn is_there(path: &str) -> bool {
+    find(path).is_some()
+}
+
+/// Where that is.
+pub fn find(path: &str) -> Option<PathBuf> {
     if path.starts_with('/') {
-        return Path::new(path).exists();
+        return Some(PathBuf::from(path)).filter(|path| path.exists());
     }
     let search = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&search).any(|directory| directory.join(path).is_file())
+    std::env::split_paths(&search)
+        .map(|directory| directory.join(path))
+        .find(|path| path.is_file())
 }
 
 pub fn is_root() -> bool {

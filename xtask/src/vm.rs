@@ -59,6 +59,10 @@ const QEMU: &[Need] = &[
         package: "zstd",
     },
     Need {
+        path: "ss",
+        package: "iproute2",
+    },
+    Need {
         path: "/usr/share/keyrings/debian-archive-keyring.gpg",
         package: "debian-archive-keyring",
     },

@@ -29,7 +29,7 @@ const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         scenario: "mptcp",
-        applies: without_mptcp,
+        applies: |_| without_mptcp(),
         reason: "this kernel refuses socket(IPPROTO_MPTCP)",
     },
 ];
@@ -73,7 +73,7 @@ fn on_tracepoint(facts: Facts) -> bool {
     !facts.fentry
 }
 
-fn without_mptcp(_: Facts) -> bool {
+pub fn without_mptcp() -> bool {
     let Err(error) = Tcp::new_mptcp(LOCALHOST) else {
         return false;
     };

@@ -89,7 +89,7 @@ fn two_namespaces(stage: &Stage<'_>) -> Result<()> {
     stage.facts.expect_probe(&here_watch, &probe, 1)
 }
 
-fn set_defaults(time: u64, interval: u64, probes: u64) -> Result<()> {
+pub fn set_defaults(time: u64, interval: u64, probes: u64) -> Result<()> {
     net::sysctl("tcp_keepalive_time", time)?;
     net::sysctl("tcp_keepalive_intvl", interval)?;
     net::sysctl("tcp_keepalive_probes", probes)

@@ -116,13 +116,13 @@ fn sees_a_timer(tracer: &Tracer) -> Result<Event> {
 }
 
 /// A sysctl of the whole machine, put back when done.
-struct Borrowed {
+pub struct Borrowed {
     path: &'static str,
     before: String,
 }
 
 impl Borrowed {
-    fn set(path: &'static str, value: &str) -> Result<Self> {
+    pub fn set(path: &'static str, value: &str) -> Result<Self> {
         let before = fs::read_to_string(path).context(path)?;
         fs::write(path, value).context(path)?;
         Ok(Self { path, before })

@@ -20,11 +20,15 @@ mod filters;
 mod hard_cases;
 mod leftovers;
 mod link;
+mod list;
+mod list_timers;
+mod listing;
 mod net;
 mod refusals;
 mod report;
 mod scale;
 mod socket;
+mod ss;
 mod states;
 mod suite;
 mod suppressed;
@@ -108,6 +112,8 @@ fn alone() -> impl Iterator<Item = &'static HardCase> {
         filters::CASES,
         hard_cases::CASES,
         refusals::CASES,
+        list_timers::CASES,
+        list::CASES,
     ]
     .into_iter()
     .flatten()

@@ -106,6 +106,17 @@ impl Tcp {
         Ok(())
     }
 
+    /// Begins to connect, and leaves it at that.
+    pub fn begin_to_connect(&self, to: SocketAddr) -> Result<()> {
+        self.0.set_nonblocking(true)?;
+        let error = self.connect(to).err().context("connected at once")?;
+        let errno = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error);
+        ensure!(errno == Some(libc::EINPROGRESS), "{error:#}");
+        Ok(())
+    }
+
     pub fn accept(&self) -> Result<Self> {
         // SAFETY: null address pointers are allowed: the caller does not want the address.
         let fd = sys::check(unsafe {
