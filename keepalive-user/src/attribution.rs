@@ -12,10 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Result;
 use rustc_hash::FxHashMap;
 
 use crate::{
-    descriptors,
+    descriptors::{self, Descriptor},
     event::{Cgroup, Process},
 };
 
@@ -72,6 +73,16 @@ impl Attribution {
         );
         let comm = String::from_utf8_lossy(&comm).into_owned();
         self.processes.known.insert(inode, Process { pid, comm });
+    }
+
+    /// Finds the owners of all sockets there are, before anybody asks: from `walk` if its process
+    /// ids are those of /proc, else by a pass over /proc.
+    pub fn prime(&mut self, walk: impl FnOnce(&mut dyn FnMut(Descriptor)) -> Result<()>) {
+        let known = &mut self.processes.known;
+        let mut found = Found::new(known);
+        if !self.same_pids || walk(&mut |descriptor| found.add(descriptor)).is_err() {
+            pass_over_proc(known);
+        }
     }
 
     /// The cgroup with this id, its path below the cgroup2 mount, and the container it is of.
@@ -138,25 +149,39 @@ impl<T: Clone> Passes<T> {
     }
 }
 
-/// All sockets in all file descriptor tables; the first process that holds one owns it.
-fn pass_over_proc(found: &mut FxHashMap<u64, Process>) {
-    let mut seen = FxHashMap::default();
-    let mut last = Process {
-        pid: 0,
-        comm: String::new(),
-    };
-    descriptors::pass(|descriptor| {
-        seen.entry(descriptor.inode).or_insert_with(|| {
-            if last.pid != descriptor.pid {
-                last = Process {
+/// All sockets in all file descriptor tables.
+fn pass_over_proc(known: &mut FxHashMap<u64, Process>) {
+    let mut found = Found::new(known);
+    descriptors::pass(|descriptor| found.add(descriptor));
+}
+
+/// The owners of sockets as a pass finds them, process by process.
+struct Found<'a> {
+    known: &'a mut FxHashMap<u64, Process>,
+    last: Process,
+}
+
+impl<'a> Found<'a> {
+    fn new(known: &'a mut FxHashMap<u64, Process>) -> Self {
+        let (pid, comm) = (0, String::new());
+        Self {
+            known,
+            last: Process { pid, comm },
+        }
+    }
+
+    /// A known owner stays the owner: it may be one that acted on the socket.
+    fn add(&mut self, descriptor: Descriptor) {
+        self.known.entry(descriptor.inode).or_insert_with(|| {
+            if self.last.pid != descriptor.pid {
+                self.last = Process {
                     pid: descriptor.pid,
                     comm: comm_of(descriptor.pid),
                 };
             }
-            last.clone()
+            self.last.clone()
         });
-    });
-    found.extend(seen);
+    }
 }
 
 /// The name of a process; empty if it is gone.

@@ -7,12 +7,15 @@
 use std::{fs, io::Write};
 
 use anyhow::Result;
+use keepalive_ebpf::Snapshot;
 use serde::Serialize;
 
 use crate::{
     cli::Doctor,
-    event::Backend,
+    event::{Backend, ListSource},
     exit::Exit,
+    listing::Lister,
+    namespace::Namespace,
     output::escape,
     privileges,
     source::{Kernel, Options, hooks::Need, survey::Survey},
@@ -31,6 +34,7 @@ struct Report {
     capabilities: Vec<CapabilityReport>,
     layout: LayoutReport,
     backends: Vec<BackendReport>,
+    list: ListReport,
     sysctls: Vec<(&'static str, Option<String>)>,
     ring_bytes: u32,
 }
@@ -61,6 +65,15 @@ struct BackendReport {
     self_test: Status,
     hz: Option<u32>,
     hooks: Vec<HookReport>,
+}
+
+/// How `list` fares.
+#[derive(Debug, Serialize)]
+struct ListReport {
+    status: Status,
+    source: Option<ListSource>,
+    /// Why not a better source, or none.
+    reason: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -160,6 +173,7 @@ fn examine(options: &Options) -> (Report, Exit) {
             .collect(),
         layout: layout_report(&kernel),
         backends,
+        list: list_report(options),
         sysctls: SYSCTLS
             .iter()
             .map(|&name| (name, read_line(&format!("/proc/sys/net/ipv4/{name}"))))
@@ -185,6 +199,43 @@ fn layout_report(kernel: &Result<Kernel>) -> LayoutReport {
             write_timer: None,
             absent: Vec::new(),
         },
+    }
+}
+
+/// Lists the sockets of this namespace, and sees from where.
+fn list_report(options: &Options) -> ListReport {
+    let listed = Lister::open(None, options).and_then(|mut lister| {
+        let listing = lister.list(&[Namespace::current()?], false, &|_: &Snapshot| false)?;
+        Ok((listing.source, lister.refused))
+    });
+    match listed {
+        Ok((source, refused)) => ListReport {
+            status: if refused.is_empty() {
+                Status::Ok
+            } else {
+                Status::Degraded
+            },
+            source: Some(source),
+            reason: refused.first().map(|refused| refused.reason.clone()),
+        },
+        Err(error) => ListReport {
+            status: Status::Refused,
+            source: None,
+            reason: Some(format!("{error:#}")),
+        },
+    }
+}
+
+fn list_text(list: &ListReport) -> String {
+    let source = match list.source {
+        Some(ListSource::Iterator) => "by BPF iterator: all timers and settings of every socket",
+        Some(ListSource::SockDiag) => "by sock_diag: one timer per socket, settings by copies",
+        None => "",
+    };
+    match &list.reason {
+        Some(reason) if list.source.is_none() => reason.clone(),
+        Some(reason) => format!("{source} ({reason})"),
+        None => source.to_owned(),
     }
 }
 
@@ -278,6 +329,7 @@ fn print(report: &Report, verbose: bool, out: &mut impl Write) -> Result<()> {
             writeln!(out, "{:28}{}: {}{lost}", "", hook.at, escape(reason))?;
         }
     }
+    line(out, "list", report.list.status, &list_text(&report.list))?;
     let or_unknown =
         |value: &Option<String>| escape(value.as_deref().unwrap_or("unknown")).into_owned();
     writeln!(out, "{:18}{}", "lockdown", or_unknown(&report.lockdown))?;

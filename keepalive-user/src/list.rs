@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Result;
-use keepalive_ebpf::{Filter, Identity, Snapshot};
+use keepalive_ebpf::{Filter, Snapshot};
 use rustc_hash::FxHashMap;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -23,6 +23,7 @@ use crate::{
     convert,
     event::{ListEnd, ListedNamespace},
     exit::{Exit, Refusal, is_broken_pipe},
+    filter,
     listing::{Lister, Listing, row},
     namespace::Namespace,
     numbers::silence,
@@ -173,7 +174,7 @@ impl Command<'_> {
                 .list(namespaces, !arguments.no_owner, &|socket: &Snapshot| {
                     (states == 0
                         || states & 1u32.checked_shl(socket.id.state.into()).unwrap_or(0) != 0)
-                        && admits(&filter, &socket.id)
+                        && filter::admits(&filter, &socket.id)
                 })?;
         let Listing {
             sockets, owners, ..
@@ -195,24 +196,6 @@ impl Command<'_> {
         }
         Ok(listing)
     }
-}
-
-/// As the programs' own filter.
-fn admits(filter: &Filter, id: &Identity) -> bool {
-    let (local, peer) = (halves(id.local), halves(id.peer));
-    let is_v4 = std::net::Ipv6Addr::from(id.peer).to_ipv4_mapped().is_some();
-    let [high, low] = filter.prefix_mask;
-    let in_prefix = |address: [u64; 2]| [address[0] & high, address[1] & low] == filter.prefix;
-    (filter.local_port == 0 || filter.local_port == id.local_port)
-        && (filter.peer_port == 0 || filter.peer_port == id.peer_port)
-        && (filter.cgroup == 0 || filter.cgroup == id.cgroup)
-        && (filter.ip_version == 0 || (filter.ip_version == 4) == is_v4)
-        && (in_prefix(local) || in_prefix(peer))
-}
-
-/// An address as two words in memory order.
-fn halves(address: [u8; 16]) -> [u64; 2] {
-    zerocopy::transmute!(address)
 }
 
 fn sort(listing: &mut Listing, key: SortKey) {
@@ -241,86 +224,5 @@ fn sort(listing: &mut Listing, key: SortKey) {
         SortKey::RecvQ => sockets.sort_by_key(|socket| Reverse(socket.receive_queue)),
         SortKey::SendQ => sockets.sort_by_key(|socket| Reverse(socket.send_queue)),
         SortKey::Pid => sockets.sort_by_cached_key(pid),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters_as_the_programs_do() {
-        let v4 = |text: &str| {
-            let address: std::net::Ipv4Addr = text.parse().unwrap();
-            address.to_ipv6_mapped().octets()
-        };
-        let id = Identity {
-            local: v4("10.0.0.1"),
-            peer: v4("192.168.0.9"),
-            local_port: 22,
-            peer_port: 40_000,
-            cgroup: 7,
-            ..Identity::default()
-        };
-        let any = Filter::default();
-        assert!(admits(&any, &id));
-        for (filter, expected) in [
-            (
-                Filter {
-                    local_port: 22,
-                    ..any
-                },
-                true,
-            ),
-            (
-                Filter {
-                    local_port: 23,
-                    ..any
-                },
-                false,
-            ),
-            (
-                Filter {
-                    peer_port: 40_000,
-                    ..any
-                },
-                true,
-            ),
-            (
-                Filter {
-                    peer_port: 22,
-                    ..any
-                },
-                false,
-            ),
-            (Filter { cgroup: 7, ..any }, true),
-            (Filter { cgroup: 8, ..any }, false),
-            (
-                Filter {
-                    ip_version: 4,
-                    ..any
-                },
-                true,
-            ),
-            (
-                Filter {
-                    ip_version: 6,
-                    ..any
-                },
-                false,
-            ),
-        ] {
-            assert_eq!(admits(&filter, &id), expected, "{filter:?}");
-        }
-        for (prefix, expected) in [("192.168.0.0/16", true), ("10.0.0.1", true), ("::1", false)] {
-            let prefix: crate::cli::Prefix = prefix.parse().unwrap();
-            let (prefix, prefix_mask) = prefix.words();
-            let filter = Filter {
-                prefix,
-                prefix_mask,
-                ..any
-            };
-            assert_eq!(admits(&filter, &id), expected, "{filter:?}");
-        }
     }
 }

@@ -20,6 +20,7 @@ mod descriptors;
 mod doctor;
 mod event;
 mod exit;
+mod filter;
 mod kernel;
 mod list;
 mod listing;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use keepalive_ebpf::Filter;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
@@ -23,9 +24,11 @@ use crate::{
     clock::Clock,
     event::{End, Event, Losses, Lost, LostWhere, SCHEMA_VERSION, Start, When},
     exit::{Exit, Refusal, is_broken_pipe},
+    filter,
+    namespace::Namespace,
     output::{Counts, Output},
     privileges,
-    source::{Kernel, Options, Source, hooks::Need},
+    source::{Kernel, Options, Source, hooks::Need, iterator::Iterators},
     tracker::{Observation, Tracker},
 };
 
@@ -35,6 +38,9 @@ const CAPACITY: usize = 1 << 20;
 const TICK: Duration = Duration::from_secs(1);
 /// Records gather this long after a wakeup, so that a burst costs one.
 const GATHER: Duration = Duration::from_millis(10);
+
+/// Time that listing older sockets may take at the start, beyond the namespace it is at.
+const SEEDING: Duration = Duration::from_millis(500);
 
 type Writer = Box<dyn Write>;
 
@@ -72,11 +78,12 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
         live_answers: arguments.live_answers,
         filters: arguments.select.described(),
     };
+    let mut session = Session::new(source, clock, arguments, writer);
+    session.seed(Iterators::load(&kernel), &options.filter);
     drop(kernel);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let mut session = Session::new(source, clock, arguments, writer);
     match runtime.block_on(session.run(start, arguments)) {
         Err(error) if is_broken_pipe(&error) => Ok(Exit::Success),
         outcome => outcome.map(|()| Exit::Success),
@@ -117,6 +124,45 @@ impl Session {
             source,
             clock,
             to_stdout,
+        }
+    }
+
+    /// Learns of the sockets that are older than us, as far as the kernel lets us list them: their
+    /// owners, and what they may lose before something happens to them.
+    fn seed(&mut self, iterators: Result<Iterators>, filter: &Filter) {
+        let begin = Instant::now();
+        let mut iterators = match iterators {
+            Ok(iterators) => iterators,
+            Err(error) => {
+                log::debug!("older sockets are not listed: {error:#}");
+                self.attribution.prime(|_| Err(error));
+                return;
+            }
+        };
+        self.attribution
+            .prime(|found| iterators.descriptors(&mut *found));
+        let namespaces =
+            Namespace::all().map_or_else(|_| Vec::new(), |(all, _)| all.into_values().collect());
+        for namespace in namespaces {
+            // Each takes a walk over all sockets of the machine.
+            if begin.elapsed() > SEEDING {
+                log::debug!("older sockets of some namespaces are not listed: no time");
+                break;
+            }
+            if filter.netns != 0 && filter.netns != namespace.inode {
+                continue;
+            }
+            let tracker = &mut self.tracker;
+            let walked = namespace.within(|| {
+                iterators.sockets(|socket| {
+                    if socket.id.keepopen != 0 && filter::admits(filter, &socket.id) {
+                        tracker.seed(&socket.id, socket.numbers.time);
+                    }
+                })
+            });
+            if let Err(error) = walked {
+                log::debug!("older sockets of namespace {}: {error:#}", namespace.inode);
+            }
         }
     }
 

@@ -62,6 +62,8 @@ struct Socket {
     cgroup: u64,
     /// CLOCK_MONOTONIC of the last record, nanoseconds.
     last_seen: u64,
+    /// Known from a listing only: no record of it came yet.
+    is_seed: bool,
     /// CLOCK_MONOTONIC of the first record, nanoseconds.
     first_seen: u64,
     /// CLOCK_MONOTONIC when it was established, 0 if that was not seen.
@@ -101,10 +103,10 @@ impl Tracker {
             self.report_end(&mut old, events);
         }
         let mut socket = match self.sockets.remove(&key) {
-            Some(socket) => socket,
-            None => self.meet(record, events),
+            Some(socket) if !socket.is_seed => socket,
+            seed => self.meet(seed, record, events),
         };
-        socket.learn(record);
+        socket.learn(&record.id, record.after.time);
         self.report_answer(&mut socket, record, events);
         match record.kind {
             KIND_KEEPALIVE_TIMER => self.timer(&mut socket, record, events),
@@ -143,10 +145,35 @@ impl Tracker {
         }
     }
 
-    /// A socket not seen before. If keepalive was on already, that is worth an event.
-    fn meet(&mut self, record: &Record, events: &mut Vec<Observation>) -> Socket {
+    /// Remembers a socket that is older than the tracer. It is told of when something happens to
+    /// it; what it may lose until then, its owner and its cookie, is known from now on.
+    pub fn seed(&mut self, id: &Identity, time: u64) {
+        self.make_room();
+        let mut socket = Socket::new(0, id, time);
+        socket.learn(id, time);
+        socket.is_seed = true;
+        self.sockets.insert(id.sk, socket);
+    }
+
+    /// A socket that no record was of before. If keepalive was on already, that is worth an event.
+    fn meet(
+        &mut self,
+        seed: Option<Socket>,
+        record: &Record,
+        events: &mut Vec<Observation>,
+    ) -> Socket {
         self.last_id += 1;
-        let socket = Socket::new(self.last_id, record);
+        let new = Socket::new(self.last_id, &record.id, record.after.time);
+        let mut socket = match seed {
+            Some(seed) => Socket {
+                cookie: seed.cookie,
+                inode: seed.inode,
+                cgroup: seed.cgroup,
+                ..new
+            },
+            None => new,
+        };
+        socket.learn(&record.id, record.after.time);
         let older =
             record.id.keepopen != 0 && !matches!(record.kind, KIND_SETSOCKOPT | KIND_ESTABLISHED);
         if older {
@@ -393,15 +420,16 @@ impl Tracker {
 }
 
 impl Socket {
-    fn new(id: u64, record: &Record) -> Self {
+    fn new(id: u64, identity: &Identity, time: u64) -> Self {
         Self {
             id,
-            cookie: record.id.cookie,
-            connection: connection(&record.id),
+            cookie: identity.cookie,
+            connection: connection(identity),
             inode: 0,
             cgroup: 0,
             last_seen: 0,
-            first_seen: record.after.time,
+            is_seed: false,
+            first_seen: time,
             established: 0,
             outstanding: None,
             totals: Totals::default(),
@@ -418,12 +446,12 @@ impl Socket {
     }
 
     /// What a later record may no longer have: an orphan has no inode.
-    fn learn(&mut self, record: &Record) {
+    fn learn(&mut self, identity: &Identity, time: u64) {
         let keep = |old: u64, new: u64| if new == 0 { old } else { new };
-        self.cookie = keep(self.cookie, record.id.cookie);
-        self.inode = keep(self.inode, record.id.inode);
-        self.cgroup = keep(self.cgroup, record.id.cgroup);
-        self.last_seen = record.after.time;
+        self.cookie = keep(self.cookie, identity.cookie);
+        self.inode = keep(self.inode, identity.inode);
+        self.cgroup = keep(self.cgroup, identity.cgroup);
+        self.last_seen = time;
     }
 
     fn observation(&self, record: &Record, event: Event) -> Observation {

@@ -61,6 +61,37 @@ fn observe(tracker: &mut Tracker, records: &[Record]) -> Vec<Event> {
         .collect()
 }
 
+/// Listed before it lost its file and, being an orphan, its owner.
+#[test]
+fn a_seed_is_told_of_with_what_it_had() {
+    let mut tracker = tracker(10);
+    let mut listed = probe(1, 1_000).id;
+    listed.inode = 4711;
+    listed.cgroup = 7;
+    tracker.seed(&listed, 900_000_000);
+    let mut record = probe(1, 1_000);
+    record.id.cookie = 0;
+    let mut observations = Vec::new();
+    tracker.observe(&record, &mut observations);
+    let [seen, timer] = &observations[..] else {
+        panic!("{observations:?}");
+    };
+    let Event::Armed(armed) = &seen.event else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(armed.what.cause, ArmedCause::Seen);
+    assert_eq!(armed.socket.id, 1);
+    assert_eq!(armed.socket.cookie.as_deref(), Some("1"));
+    assert_eq!((seen.inode, timer.cgroup), (4711, 7));
+    // Another socket at the same address has nothing of it.
+    tracker.seed(&listed, 1_100_000_000);
+    let mut other = probe(1, 1_200);
+    other.id.cookie = 99;
+    observations.clear();
+    tracker.observe(&other, &mut observations);
+    assert_eq!(observations[0].inode, 0);
+}
+
 fn names(events: &[Event]) -> Vec<&'static str> {
     events
         .iter()
