@@ -3,6 +3,7 @@
 //! The one door to building and testing: every command does its own prerequisites, says what it
 //! installs, and fails with the command to run where it may not do it itself. One file each.
 
+mod bench;
 mod build;
 mod checks;
 mod initramfs;
@@ -49,8 +50,9 @@ enum Command {
     },
     /// Unit tests, then the scenarios on every kernel of the matrix in VMs, then live
     Test(test::Arguments),
-    /// Measure the BPF programs with 2,000 sockets, on every kernel of the matrix and live
-    Bench,
+    /// Measure: the BPF programs with 2,000 sockets on every kernel, or `list` against `ss`
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Boot a kernel of the matrix and run a command in it, or a shell
     Vm(vm::Arguments),
     /// What CI runs: format, lints, tidiness, then `test`
@@ -71,7 +73,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Build => build::release().map(|_| ExitCode::SUCCESS),
         Command::Run { arguments } => build::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
-        Command::Bench => test::run(&test::Arguments::bench()),
+        Command::Bench(what) => bench::run(&what),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Ci => {
             checks::run()?;

@@ -220,6 +220,7 @@ impl Session<'_> {
             name: &format!("{}-{backend}", kernel.label),
             kernel,
             accel: vm::ACCEL,
+            memory_mib: vm::MEMORY_MIB,
             init: &self.init,
             binaries: &[
                 ("keepalive", &self.keepalive),

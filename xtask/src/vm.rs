@@ -104,6 +104,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         name: kernel.label,
         kernel,
         accel: &arguments.accel,
+        memory_mib: MEMORY_MIB,
         init: &init,
         binaries: &binaries,
         command: &command,
@@ -117,12 +118,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
+/// Enough for every scenario.
+pub const MEMORY_MIB: u32 = 1024;
+
 /// A virtual machine to be.
 pub struct Guest<'a> {
     /// Names its files in `target/vm`, so that several can run at once.
     pub name: &'a str,
     pub kernel: &'a Kernel,
     pub accel: &'a str,
+    pub memory_mib: u32,
     pub init: &'a Path,
     /// Name below /bin, file on the host.
     pub binaries: &'a [(&'a str, &'a Path)],
@@ -207,7 +212,7 @@ impl Guest<'_> {
             "-smp",
             "2",
             "-m",
-            "1024",
+            &self.memory_mib.to_string(),
         ])
         .args([
             "-display",

@@ -19,6 +19,7 @@ use crate::listing::{Listing, command, sources};
 use crate::net::Namespace;
 use crate::socket::{Keepalive, LOCALHOST, LOCALHOST_V6, Pair, Tcp};
 use crate::sys;
+use crate::tracer::PATIENCE;
 
 pub const CASES: &[HardCase] = &[
     HardCase {
@@ -56,6 +57,10 @@ pub const CASES: &[HardCase] = &[
     HardCase {
         name: "list_text",
         run: text,
+    },
+    HardCase {
+        name: "list_seeds_trace",
+        run: seeds_trace,
     },
 ];
 
@@ -480,5 +485,26 @@ fn text(bench: &Bench) -> Result<()> {
             ensure!(run.stdout.contains(part), "{part:?}: {}", run.stdout);
         }
     }
+    Ok(())
+}
+
+/// A socket older than the tracer loses its file before anything happens to it: its owner is known
+/// from the listing at the start.
+fn seeds_trace(bench: &Bench) -> Result<()> {
+    let _namespace = Namespace::create()?;
+    let _resident = Child::fork()?;
+    let Pair { client, server, .. } = Pair::over(LOCALHOST)?;
+    client.arm(Keepalive::after(600).user_timeout_ms(1000))?;
+    let cookie = client.cookie()?;
+    let tracer = bench.trace(&[])?;
+    server.deafen()?;
+    drop(client);
+    let closed = tracer
+        .wait_for_line(PATIENCE, |event| {
+            event.is("closed") && event.text("socket.cookie") == cookie
+        })
+        .context("the orphan's end is not told")?;
+    closed.expect("process.pid", std::process::id())?;
+    tracer.interrupt()?.end()?;
     Ok(())
 }

@@ -11,6 +11,7 @@ mod answered;
 mod applicability;
 mod arming;
 mod bench;
+mod bench_list;
 mod death;
 mod ending;
 mod event;
@@ -49,13 +50,16 @@ use crate::tracer::Tracer;
 
 /// How to call this.
 const USAGE: &str = "usage: scenarios --keepalive PATH --backend fentry|tracepoint \
-                     [--only NAME]... [--kernel LABEL]";
+                     [--only NAME]... [--kernel LABEL]\n       \
+                     scenarios --keepalive PATH --bench-list SOCKETS,SOCKETS...";
 
 struct Arguments {
     keepalive: String,
     backend: String,
     only: Vec<String>,
     kernel: Option<String>,
+    /// Numbers of sockets to measure `list` with, instead of the suite.
+    bench_list: Vec<usize>,
 }
 
 fn main() -> ExitCode {
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
 
 fn arguments() -> Result<Arguments> {
     let (mut keepalive, mut backend, mut kernel, mut only) = (None, None, None, Vec::new());
+    let mut bench_list = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().context(USAGE)?;
@@ -79,6 +84,11 @@ fn arguments() -> Result<Arguments> {
             "--backend" => backend = Some(value),
             "--kernel" => kernel = Some(value),
             "--only" => only.push(value),
+            "--bench-list" => {
+                let sizes = value.split(',').map(str::parse);
+                bench_list = sizes.collect::<Result<_, _>>().context(USAGE)?;
+                backend = Some(String::new());
+            }
             _ => bail!("{USAGE}"),
         }
     }
@@ -87,6 +97,7 @@ fn arguments() -> Result<Arguments> {
         backend: backend.context(USAGE)?,
         only,
         kernel,
+        bench_list,
     })
 }
 
@@ -125,6 +136,9 @@ fn is_wanted(arguments: &Arguments, name: &str) -> bool {
 
 /// Runs the suite; true if nothing failed.
 fn run(arguments: &Arguments) -> Result<bool> {
+    if !arguments.bench_list.is_empty() {
+        return bench_list::run(&arguments.keepalive, &arguments.bench_list).map(|()| true);
+    }
     // One name for all threads: it is what events must say.
     sys::set_process_name(b"ka-scenarios")?;
     if let Some(kernel) = &arguments.kernel {

@@ -1,0 +1,84 @@
+//! `cargo xtask bench`: what things cost. Prints, and asserts nothing about time.
+
+use std::{
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::{
+    build,
+    kernels::Kernel,
+    packages::{self, Need},
+    run, setup, test,
+    vm::{self, Guest},
+};
+
+#[derive(Subcommand)]
+pub enum Bench {
+    /// Each BPF program with 2,000 sockets, on every kernel of the matrix and live
+    Programs,
+    /// `list` against `ss`, by turns, on the same sockets
+    List {
+        /// How many sockets
+        #[arg(long, default_value = "1000,10000,100000")]
+        sockets: String,
+        /// A kernel of the matrix instead of the running one
+        #[arg(long)]
+        kernel: Option<String>,
+    },
+}
+
+const SS: &[Need] = &[Need {
+    path: "ss",
+    package: "iproute2",
+}];
+/// Software emulation, and `ss -p` with many sockets.
+const TIMEOUT: Duration = Duration::from_secs(3600);
+/// For 100,000 sockets and all that hangs on them.
+const MEMORY_MIB: u32 = 4096;
+
+pub fn run(what: &Bench) -> Result<ExitCode> {
+    match what {
+        Bench::Programs => test::run(&test::Arguments::bench()),
+        Bench::List { sockets, kernel } => list(sockets, kernel.as_deref()),
+    }
+}
+
+fn list(sockets: &str, kernel: Option<&str>) -> Result<ExitCode> {
+    setup::ensure()?;
+    packages::ensure(SS)?;
+    let keepalive = build::release()?;
+    let scenarios = build::scenarios()?;
+    let Some(label) = kernel else {
+        let mut command = Command::new(&scenarios);
+        command
+            .arg("--keepalive")
+            .arg(&keepalive)
+            .args(["--bench-list", sockets]);
+        run::inherit(&mut command)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    vm::ensure_qemu()?;
+    let kernel = Kernel::of(label)?;
+    let command = [
+        "scenarios",
+        "--keepalive",
+        "/bin/keepalive",
+        "--bench-list",
+        sockets,
+    ];
+    let guest = Guest {
+        name: &format!("{label}-bench"),
+        kernel,
+        accel: vm::ACCEL,
+        memory_mib: MEMORY_MIB,
+        init: &build::vm_init()?,
+        binaries: &[("keepalive", &keepalive), ("scenarios", &scenarios)],
+        command: &command.map(str::to_owned),
+    };
+    let code = guest.watch(TIMEOUT, |line| println!("{line}"))?;
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
