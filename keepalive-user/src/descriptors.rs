@@ -10,12 +10,24 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
+use keepalive_ebpf::OpenSocket;
+
 /// A socket in a file descriptor table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Descriptor {
     pub inode: u64,
     pub pid: u32,
     pub fd: RawFd,
+}
+
+impl From<&OpenSocket> for Descriptor {
+    fn from(open: &OpenSocket) -> Self {
+        Self {
+            inode: open.inode,
+            pid: open.tgid,
+            fd: open.fd as RawFd,
+        }
+    }
 }
 
 /// Hands out all descriptors of all processes that are sockets, process by process; returns how

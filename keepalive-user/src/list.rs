@@ -20,7 +20,6 @@ use crate::{
     attribution::Attribution,
     cli::{List, SortKey, Switch},
     clock::Clock,
-    convert,
     event::{ListEnd, ListedNamespace},
     exit::{Exit, Refusal, is_broken_pipe},
     filter,
@@ -31,6 +30,9 @@ use crate::{
     privileges,
     source::Options,
 };
+
+/// Rows that decide how wide columns are; longer ones among the rest stand out.
+const FITTED: usize = 1000;
 
 type Output = ListOutput<BufWriter<io::StdoutLock<'static>>>;
 
@@ -104,22 +106,20 @@ impl Command<'_> {
         let clock = Clock::now()?;
         let mut listing = self.list(&namespaces)?;
         let mut counts: FxHashMap<u32, u64> = FxHashMap::default();
-        let mut columns = Columns {
-            netns: namespaces.len() > 1,
-            owner: !self.arguments.no_owner,
-            ..Columns::default()
-        };
         for socket in &listing.sockets {
             *counts.entry(socket.id.netns).or_default() += 1;
-            if !self.arguments.json {
-                let (local, peer) = convert::endpoints(&socket.id);
-                columns.fit(&local, &peer);
+        }
+        let with_owners = !self.arguments.no_owner;
+        let mut columns = Columns::new(namespaces.len() > 1, with_owners);
+        if !self.arguments.json {
+            for socket in listing.sockets.iter().take(FITTED) {
+                columns.fit(&row::row(socket, 0, listing.hz, &clock));
             }
         }
         output.begin(columns, again)?;
         for (index, socket) in listing.sockets.iter().enumerate() {
             let mut row = row::row(socket, index as u64 + 1, listing.hz, &clock);
-            if columns.owner {
+            if with_owners {
                 (row.process, row.pids) = listing.owners.processes(socket.id.inode);
             }
             if self.arguments.json {

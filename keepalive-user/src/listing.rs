@@ -8,6 +8,8 @@ mod netlink;
 pub mod owners;
 pub mod row;
 
+use std::os::fd::AsRawFd;
+
 use anyhow::{Context, Result};
 use keepalive_ebpf::Snapshot;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -119,36 +121,18 @@ fn by_iterators(
         log::debug!("self-test: {here:#}; trying in a network namespace of its own");
         Connection::open_elsewhere().context(here)
     })?;
-    let mut found = Found::default();
-    let mut tested = None;
-    let mut add = |found: &mut Found, socket: &Snapshot| {
-        if own.is_tested(&socket.id) {
-            tested = Some(*socket);
-        } else if !own.has(&socket.id) && wanted(socket) {
-            found.add(socket);
-        }
-    };
-    for namespace in namespaces {
-        found.note_sysctls(namespace);
-        namespace.within(|| iterators.sockets(|socket| add(&mut found, socket)))?;
-    }
-    if !namespaces
-        .iter()
-        .any(|namespace| namespace.inode == own.namespace.inode)
-    {
-        own.namespace.within(|| {
-            iterators.sockets(|socket| {
-                if own.has(&socket.id) {
-                    add(&mut found, socket);
-                }
-            })
-        })?;
-    }
-    let tested = tested.context("the iterator never saw the socket of the self-test")?;
-    let hz = own.check(&tested.id, &tested.settings, &tested.numbers)?;
-    let owners = match with_owners {
-        true => Owners::of_kernel(iterators, &own)?.unwrap_or_else(Owners::of_proc),
-        false => Owners::default(),
+    // Both walks at once: neither needs the other.
+    let files = with_owners.then(|| iterators.descriptors()).transpose()?;
+    let own_fd = own.as_raw_fd();
+    let (walked, owners) = std::thread::scope(|scope| {
+        let owners = scope.spawn(move || files.map(|walk| Owners::of_kernel(walk, own_fd)));
+        let walked = walk_sockets(iterators, namespaces, &own, wanted);
+        (walked, owners.join())
+    });
+    let (found, hz) = walked?;
+    let owners = match owners.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+        Some(owners) => owners?.unwrap_or_else(Owners::of_proc),
+        None => Owners::default(),
     };
     let incomplete = without_owner(&found.sockets, &owners, with_owners);
     Ok(found.listing(
@@ -157,6 +141,41 @@ fn by_iterators(
         owners,
         incomplete.into_iter().collect(),
     ))
+}
+
+/// All wanted sockets but the connection of our own, which tells the kernel's tick.
+fn walk_sockets(
+    iterators: &mut Iterators,
+    namespaces: &[Namespace],
+    own: &Connection,
+    wanted: impl Fn(&Snapshot) -> bool + Sync,
+) -> Result<(Found, u32)> {
+    let mut found = Found::default();
+    let mut tested = None;
+    let mut walk = |namespace: &Namespace, wanted: &(dyn Fn(&Snapshot) -> bool + Sync)| {
+        found.note_sysctls(namespace);
+        namespace.within(|| {
+            iterators.sockets()?.each(|socket| {
+                if own.is_tested(&socket.id) {
+                    tested = Some(*socket);
+                } else if !own.has(&socket.id) && wanted(socket) {
+                    found.add(socket);
+                }
+            })
+        })
+    };
+    for namespace in namespaces {
+        walk(namespace, &wanted)?;
+    }
+    if !namespaces
+        .iter()
+        .any(|namespace| namespace.inode == own.namespace.inode)
+    {
+        walk(&own.namespace, &|_| false)?;
+    }
+    let tested = tested.context("the iterator never saw the socket of the self-test")?;
+    let hz = own.check(&tested.id, &tested.settings, &tested.numbers)?;
+    Ok((found, hz))
 }
 
 /// The kernel's diag interface lists, and copies of the sockets tell their settings.

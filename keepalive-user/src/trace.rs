@@ -22,6 +22,7 @@ use crate::{
     attribution::Attribution,
     cli::Trace,
     clock::Clock,
+    descriptors::Descriptor,
     event::{End, Event, Losses, Lost, LostWhere, SCHEMA_VERSION, Start, When},
     exit::{Exit, Refusal, is_broken_pipe},
     filter,
@@ -139,8 +140,10 @@ impl Session {
                 return;
             }
         };
-        self.attribution
-            .prime(|found| iterators.descriptors(&mut *found));
+        self.attribution.prime(|found| {
+            let walk = iterators.descriptors()?;
+            walk.each(|open| found(Descriptor::from(open)))
+        });
         let namespaces =
             Namespace::all().map_or_else(|_| Vec::new(), |(all, _)| all.into_values().collect());
         for namespace in namespaces {
@@ -154,7 +157,7 @@ impl Session {
             }
             let tracker = &mut self.tracker;
             let walked = namespace.within(|| {
-                iterators.sockets(|socket| {
+                iterators.sockets()?.each(|socket| {
                     if socket.id.keepopen != 0 && filter::admits(filter, &socket.id) {
                         tracker.seed(&socket.id, socket.numbers.time);
                     }

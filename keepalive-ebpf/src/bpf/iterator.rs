@@ -11,8 +11,8 @@ use aya_ebpf::{
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_seq_write, bpf_skc_to_tcp_sock},
 };
 use keepalive_ebpf::{
-    KNOWN_ALL_TIMERS, KNOWN_ORIGINS, KNOWN_SETTINGS, KNOWN_TRAFFIC, OpenSocket, SNAPSHOT_REQUEST,
-    SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT, Snapshot,
+    ABSENT, KNOWN_ALL_TIMERS, KNOWN_ORIGINS, KNOWN_SETTINGS, KNOWN_TRAFFIC, OpenSocket,
+    SNAPSHOT_REQUEST, SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT, Snapshot,
 };
 
 use crate::{
@@ -86,6 +86,19 @@ impl Socket for Typed {
     #[inline(always)]
     fn word(&self, offset: u32) -> u64 {
         peek(self.0 as u64 + u64::from(offset))
+    }
+
+    #[inline(always)]
+    fn cgroup(&self) -> u64 {
+        if layout!(sk_cgrp_data) == ABSENT
+            || layout!(cgroup_kn) == ABSENT
+            || layout!(kn_id) == ABSENT
+            || layout!(cgroup_tag_mask) != 0
+        {
+            return self.cgroup_by_reading();
+        }
+        let cgroup: *const c_void = self.at(layout!(sk_cgrp_data));
+        load(load(cgroup, layout!(cgroup_kn)), layout!(kn_id))
     }
 
     #[inline(always)]

@@ -175,9 +175,15 @@ pub trait Socket {
         }
     }
 
-    /// Id of the cgroup; 0 if unknown. On 5.10 tag bits in the pointer mean "none of its own".
+    /// Id of the cgroup the socket was created in; 0 if unknown.
     #[inline(always)]
     fn cgroup(&self) -> u64 {
+        self.cgroup_by_reading()
+    }
+
+    /// As [`Socket::cgroup`], where types are not to be had. On 5.10 tag bits in the pointer mean "none of its own".
+    #[inline(always)]
+    fn cgroup_by_reading(&self) -> u64 {
         if layout!(sk_cgrp_data) == ABSENT
             || layout!(cgroup_kn) == ABSENT
             || layout!(kn_id) == ABSENT

@@ -1,15 +1,16 @@
 //! Who holds which socket: found in one pass for a whole listing.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
 
 use anyhow::Result;
+use keepalive_ebpf::OpenSocket;
 use rustc_hash::FxHashMap;
 
 use crate::{
     attribution::comm_of,
     descriptors::{self, Descriptor},
     event::Process,
-    source::iterator::Iterators,
+    source::iterator::Walk,
 };
 
 /// All sockets of all processes that we may look into.
@@ -32,12 +33,13 @@ impl Owners {
 
     /// As the kernel walks them; `None` if its process ids are not those of /proc, because we are
     /// in a pid namespace. `own` is a socket of ours, which must be among them.
-    pub fn of_kernel(iterators: &mut Iterators, own: &impl AsRawFd) -> Result<Option<Self>> {
-        let (pid, fd) = (std::process::id(), own.as_raw_fd());
+    pub fn of_kernel(walk: Walk<OpenSocket>, own: RawFd) -> Result<Option<Self>> {
+        let pid = std::process::id();
         let mut descriptors = Vec::new();
         let mut same_pids = false;
-        iterators.descriptors(|descriptor| {
-            same_pids |= descriptor.pid == pid && descriptor.fd == fd;
+        walk.each(|open| {
+            let descriptor = Descriptor::from(open);
+            same_pids |= descriptor.pid == pid && descriptor.fd == own;
             descriptors.push(descriptor);
         })?;
         Ok(same_pids.then(|| Self::new(descriptors, 0)))

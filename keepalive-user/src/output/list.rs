@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 
 use super::{escape, json_line, words::plural};
 use crate::event::{
-    Blocker, Endpoint, Keepalive, ListEnd, ListLine, ListSource, ListedSocket, NextProbe, Origin,
-    RunningTimer, TcpState, TimerKind,
+    Blocker, Keepalive, ListEnd, ListLine, ListSource, ListedSocket, NextProbe, Origin,
+    RunningTimer, Socket, TcpState, TimerKind,
 };
 
 /// How a listing is shown.
@@ -26,36 +26,49 @@ pub enum ListOutput<W: Write> {
 }
 
 /// Widths of the columns that depend on the rows, and whether a column is there at all.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Columns {
-    pub local: usize,
-    pub peer: usize,
-    pub netns: bool,
-    pub owner: bool,
+    local: usize,
+    peer: usize,
+    keepalive: usize,
+    timers: usize,
+    next_probe: usize,
+    netns: bool,
+    owner: bool,
 }
 
 impl Columns {
-    /// Makes room for a socket.
-    pub fn fit(&mut self, local: &Endpoint, peer: &Endpoint) {
-        self.local = self.local.max(width(local));
-        self.peer = self.peer.max(width(peer));
+    pub fn new(netns: bool, owner: bool) -> Self {
+        let [_, _, _, local, peer, keepalive, timers, next_probe, ..] = HEADER.map(str::len);
+        Self {
+            local,
+            peer,
+            keepalive,
+            timers,
+            next_probe,
+            netns,
+            owner,
+        }
     }
-}
 
-/// Characters of `ADDRESS:PORT`.
-fn width(endpoint: &Endpoint) -> usize {
-    let mut counter = Counter(0);
-    // Counting cannot fail.
-    let _ = write!(counter, "{endpoint}");
-    counter.0
-}
-
-struct Counter(usize);
-
-impl fmt::Write for Counter {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0 += text.len();
-        Ok(())
+    /// Makes room for a socket.
+    pub fn fit(&mut self, socket: &ListedSocket) {
+        let mut text = String::new();
+        let mut width = |fill: &dyn Fn(&mut String) -> fmt::Result| {
+            text.clear();
+            // Writing to a string cannot fail.
+            let _ = fill(&mut text);
+            text.len()
+        };
+        let Socket { local, peer, .. } = &socket.socket;
+        self.local = self.local.max(width(&|text| write!(text, "{local}")));
+        self.peer = self.peer.max(width(&|text| write!(text, "{peer}")));
+        let settings = socket.keepalive.as_ref();
+        self.keepalive = self.keepalive.max(width(&|text| keepalive(settings, text)));
+        self.timers = self.timers.max(width(&|text| timers(socket, text)));
+        self.next_probe = self
+            .next_probe
+            .max(width(&|text| next_probe(socket.next_probe, text)));
     }
 }
 
@@ -71,9 +84,6 @@ const HEADER: [&str; 10] = [
     "SILENT",
     "OWNER",
 ];
-const KEEPALIVE: usize = 14;
-const TIMERS: usize = 16;
-const NEXT_PROBE: usize = 14;
 
 impl<W: Write> ListOutput<W> {
     pub fn new(json: bool, colour: bool, writer: W) -> Self {
@@ -83,7 +93,7 @@ impl<W: Write> ListOutput<W> {
             Self::Table {
                 writer,
                 colour,
-                columns: Columns::default(),
+                columns: Columns::new(false, true),
                 line: String::new(),
             }
         }
@@ -100,11 +110,7 @@ impl<W: Write> ListOutput<W> {
         else {
             return Ok(());
         };
-        *columns = Columns {
-            local: wanted.local.max(HEADER[3].len()),
-            peer: wanted.peer.max(HEADER[4].len()),
-            ..wanted
-        };
+        *columns = wanted;
         line.clear();
         if again {
             // On a terminal the new table takes the place of the old one.
@@ -128,10 +134,13 @@ impl<W: Write> ListOutput<W> {
         ] = HEADER;
         let _ = write!(
             line,
-            "{state:11} {recv:>6} {send:>6}  {local:w1$}  {peer:w2$}  {keepalive:KEEPALIVE$}  \
-             {timers:TIMERS$}  {probe:NEXT_PROBE$}  {silent:>6}",
+            "{state:11} {recv:>6} {send:>6}  {local:w1$}  {peer:w2$}  {keepalive:w3$}  \
+             {timers:w4$}  {probe:w5$}  {silent:>6}",
             w1 = columns.local,
-            w2 = columns.peer
+            w2 = columns.peer,
+            w3 = columns.keepalive,
+            w4 = columns.timers,
+            w5 = columns.next_probe
         );
         if columns.netns {
             let _ = write!(line, "  {:>10}", "NETNS");
@@ -191,11 +200,13 @@ fn row(socket: &ListedSocket, columns: Columns, line: &mut String) -> fmt::Resul
     cell(line, columns.peer, |line| {
         write!(line, "{}", socket.socket.peer)
     })?;
-    cell(line, KEEPALIVE, |line| {
+    cell(line, columns.keepalive, |line| {
         keepalive(socket.keepalive.as_ref(), line)
     })?;
-    cell(line, TIMERS, |line| timers(socket, line))?;
-    cell(line, NEXT_PROBE, |line| next_probe(socket.next_probe, line))?;
+    cell(line, columns.timers, |line| timers(socket, line))?;
+    cell(line, columns.next_probe, |line| {
+        next_probe(socket.next_probe, line)
+    })?;
     match socket.silence_ms {
         Some(ms) => write!(line, "{:>6}", Brief(ms).to_string())?,
         None => write!(line, "{:>6}", "-")?,

@@ -5,8 +5,9 @@
 //! socket, without a system call per socket.
 
 use std::{
+    fs::File,
     io::{ErrorKind, Read},
-    os::fd::RawFd,
+    marker::PhantomData,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +16,6 @@ use keepalive_ebpf::{Filter, OpenSocket, Snapshot};
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
 use super::{Kernel, OBJECT, raise_memlock_limit};
-use crate::descriptors::Descriptor;
 
 /// Records that are read at once, bytes: more than the kernel's buffer holds.
 const AT_ONCE: usize = 1 << 16;
@@ -57,21 +57,59 @@ impl Iterators {
         Ok(Self { ebpf })
     }
 
-    /// Hands out every TCP socket of the calling thread's network namespace.
-    pub fn sockets(&mut self, each: impl FnMut(&Snapshot)) -> Result<()> {
-        walk(program(&mut self.ebpf, SOCKETS)?, each).context("iter/tcp")
+    /// A walk over every TCP socket of the calling thread's network namespace.
+    pub fn sockets(&mut self) -> Result<Walk<Snapshot>> {
+        Walk::start(program(&mut self.ebpf, SOCKETS)?).context("iter/tcp")
     }
 
-    /// Hands out every open file that is a socket.
-    pub fn descriptors(&mut self, mut each: impl FnMut(Descriptor)) -> Result<()> {
-        let each = |open: &OpenSocket| {
-            each(Descriptor {
-                inode: open.inode,
-                pid: open.tgid,
-                fd: open.fd as RawFd,
-            });
-        };
-        walk(program(&mut self.ebpf, FILES)?, each).context("iter/task_file")
+    /// A walk over every open file that is a socket.
+    pub fn descriptors(&mut self) -> Result<Walk<OpenSocket>> {
+        Walk::start(program(&mut self.ebpf, FILES)?).context("iter/task_file")
+    }
+}
+
+/// One walk of the kernel, which goes on as it is read.
+pub struct Walk<T> {
+    file: File,
+    records: PhantomData<T>,
+}
+
+impl<T> Walk<T>
+where
+    T: Clone + Default + FromBytes + IntoBytes + KnownLayout,
+{
+    fn start(program: &mut Iter) -> Result<Self> {
+        let link = program.attach()?;
+        Ok(Self {
+            file: program.take_link(link)?.into_file()?,
+            records: PhantomData,
+        })
+    }
+
+    /// Hands out what the program wrote, to the end.
+    pub fn each(mut self, mut each: impl FnMut(&T)) -> Result<()> {
+        let mut records = vec![T::default(); AT_ONCE / size_of::<T>()];
+        loop {
+            let length = match self.file.read(records.as_mut_slice().as_mut_bytes()) {
+                Ok(0) => return Ok(()),
+                Ok(length) => length,
+                // The program asks to be called again.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(error).context("cannot read from the kernel's iterator"),
+            };
+            // The kernel's buffer is smaller than ours: it never cuts one in two.
+            ensure!(
+                length % size_of::<T>() == 0,
+                "the kernel's iterator gave {length} bytes"
+            );
+            records[..length / size_of::<T>()]
+                .iter()
+                .for_each(&mut each);
+        }
     }
 }
 
@@ -80,35 +118,4 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Iter> {
         .program_mut(name)
         .with_context(|| format!("the BPF object has no program {name}"))?;
     Ok(program.try_into()?)
-}
-
-/// Lets the kernel walk once, and hands out what the program wrote.
-fn walk<T>(program: &mut Iter, mut each: impl FnMut(&T)) -> Result<()>
-where
-    T: Clone + Default + FromBytes + IntoBytes + KnownLayout,
-{
-    let link = program.attach()?;
-    let mut file = program.take_link(link)?.into_file()?;
-    let mut records = vec![T::default(); AT_ONCE / size_of::<T>()];
-    loop {
-        let length = match file.read(records.as_mut_slice().as_mut_bytes()) {
-            Ok(0) => return Ok(()),
-            Ok(length) => length,
-            // The program asks to be called again.
-            Err(error)
-                if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) =>
-            {
-                continue;
-            }
-            Err(error) => return Err(error).context("cannot read from the kernel"),
-        };
-        // The kernel's buffer is smaller than ours: it never cuts one in two.
-        ensure!(
-            length % size_of::<T>() == 0,
-            "the kernel gave {length} bytes"
-        );
-        records[..length / size_of::<T>()]
-            .iter()
-            .for_each(&mut each);
-    }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::event::{Family, Incomplete, ListedNamespace, Process, Socket, Sysctls, When};
+use crate::event::{Endpoint, Family, Incomplete, ListedNamespace, Process, Socket, Sysctls, When};
 
 fn endpoint_of(address: &str, port: u16) -> Endpoint {
     let address: IpAddr = address.parse().unwrap();
@@ -123,19 +123,17 @@ fn the_table() {
         silence_ms: None,
         ..socket()
     };
-    let mut columns = Columns {
-        owner: true,
-        ..Columns::default()
-    };
-    columns.fit(&plain.socket.local, &plain.socket.peer);
+    let mut columns = Columns::new(false, true);
+    columns.fit(&socket());
+    columns.fit(&plain);
     output.begin(columns, false).unwrap();
     output.socket(socket()).unwrap();
     output.socket(plain).unwrap();
     output.end(end()).unwrap();
     let expected = "\
-STATE       RECV-Q SEND-Q  LOCAL        PEER            KEEPALIVE       TIMERS            NEXT PROBE      SILENT  OWNER
-ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  60*/75/9 ut 20.500  retransmit 200ms #2, keepalive 59s  data in flight   900ms  ss\\u{1b}hd/1036 +1
-ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  -               retransmit 60m0s +?  7.0s (timer 2.0s)       -  -
+STATE       RECV-Q SEND-Q  LOCAL        PEER            KEEPALIVE           TIMERS                              NEXT PROBE         SILENT  OWNER
+ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  60*/75/9 ut 20.500  retransmit 200ms #2, keepalive 59s  data in flight      900ms  ss\\u{1b}hd/1036 +1
+ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  -                   retransmit 60m0s +?                 7.0s (timer 2.0s)       -  -
 
 2 sockets, from sock_diag (+? = the kernel tells of one timer, others may run)
 netns 7: 2 sockets, tcp_keepalive_time 7200, tcp_keepalive_intvl 75, tcp_keepalive_probes 9, tcp_retries2 15
@@ -158,20 +156,4 @@ fn short_times() {
     ] {
         assert_eq!(Brief(ms).to_string(), expected);
     }
-}
-
-#[test]
-fn columns_fit() {
-    let mut columns = Columns::default();
-    let (short, long) = (
-        endpoint_of("10.0.0.1", 1),
-        endpoint_of("2001:db8::1", 65_535),
-    );
-    columns.fit(&short, &short);
-    assert_eq!((columns.local, columns.peer), (10, 10));
-    columns.fit(&short, &long);
-    assert_eq!(
-        (columns.local, columns.peer),
-        (10, "[2001:db8::1]:65535".len())
-    );
 }
