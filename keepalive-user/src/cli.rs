@@ -66,8 +66,6 @@ Ctrl-C prints the summary.";
 #[derive(Args, Debug)]
 #[command(after_help = TRACE_EXAMPLES)]
 pub struct Trace {
-    #[command(flatten)]
-    pub select: Selection,
     /// Stop after this many events
     #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -91,6 +89,8 @@ pub struct Trace {
     /// Show the diagnostics of the BPF programs
     #[arg(short, long)]
     pub verbose: bool,
+    #[command(flatten)]
+    pub select: Selection,
 }
 
 const LIST_EXAMPLES: &str = "\
@@ -107,8 +107,6 @@ namespace's sysctl.";
 #[derive(Args, Debug)]
 #[command(after_help = LIST_EXAMPLES)]
 pub struct List {
-    #[command(flatten)]
-    pub select: Selection,
     /// Only sockets in these states (comma-separated)
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STATE")]
     pub state: Vec<State>,
@@ -139,6 +137,8 @@ pub struct List {
     /// Show diagnostics
     #[arg(short, long)]
     pub verbose: bool,
+    #[command(flatten)]
+    pub select: Selection,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -65,6 +65,7 @@ fn help_goes_to_stdout_and_succeeds() {
         &["-h"],
         &["help"],
         &["trace", "--help"],
+        &["list", "--help"],
         &["doctor", "--help"],
         &["schema", "--help"],
     ] {
@@ -102,6 +103,25 @@ fn help_names_every_option_of_trace() {
             .any(|word| word == option);
         assert!(mentioned, "{option} is not in the help:\n{help}");
     }
+}
+
+#[test]
+fn list_says_what_it_does_not_know() {
+    expect_usage_error(&["list", "--state", "bogus"], &["bogus", "established"]);
+    expect_usage_error(&["list", "--sort", "bogus"], &["bogus", "silence"]);
+    expect_usage_error(&["list", "--source", "bogus"], &["bogus", "sock-diag"]);
+    expect_usage_error(&["list", "--keepalive", "maybe"], &["maybe", "on", "off"]);
+    expect_usage_error(&["list", "--watch", "0"], &["--watch"]);
+    expect_usage_error(&["list", "--no-owner", "-p", "1"], &["--no-owner", "--pid"]);
+    expect_usage_error(
+        &["list", "-N", "a", "--all-netns"],
+        &["--netns", "--all-netns"],
+    );
+    expect_usage_error(
+        &["list", "-N", "no-such-namespace"],
+        &["no-such-namespace", "ip netns"],
+    );
+    expect_usage_error(&["list", "-a", "localhost"], &["localhost"]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::families::set_defaults;
 use crate::hard_cases::Borrowed;
 use crate::listing::{Listing, command, sources};
 use crate::net::Namespace;
+use crate::refusals::{mount, private_mounts};
 use crate::socket::{Keepalive, LOCALHOST, LOCALHOST_V6, Pair, Tcp};
 use crate::sys;
 use crate::tracer::PATIENCE;
@@ -414,6 +415,15 @@ fn unprivileged(bench: &Bench) -> Result<()> {
     for what in ["\"owner\"", "\"settings\"", "run as root"] {
         ensure!(incomplete.contains(what), "{what}: {incomplete}");
     }
+    // Where even the existence of other processes is hidden, that is named as the cause.
+    private_mounts()?;
+    mount(c"proc", c"/proc", c"hidepid=2").context("a /proc with hidepid=2")?;
+    let mut anybody = command(bench, "auto", &["--json"]);
+    anybody.uid(NOBODY).gid(NOBODY);
+    let listing = Listing::from(anybody)?;
+    listing.row(&pair.client)?.expect("process", json!(null))?;
+    let incomplete = listing.end.get("incomplete").to_string();
+    ensure!(incomplete.contains("hidepid"), "{incomplete}");
     // Asked for by name, it is refused.
     let mut anybody = command(bench, "iterator", &[]);
     anybody.uid(NOBODY).gid(NOBODY);

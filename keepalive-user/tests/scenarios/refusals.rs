@@ -58,22 +58,34 @@ fn hidden_btf(bench: &Bench) -> Result<()> {
 
 /// In a mount namespace of this thread alone.
 fn hide_btf() -> Result<()> {
+    private_mounts()?;
+    mount(c"tmpfs", BTF, c"").context("hiding the BTF")
+}
+
+/// A mount namespace of this thread alone, whose mounts nobody else sees.
+pub fn private_mounts() -> Result<()> {
     // SAFETY: takes no pointers; changes this thread only.
     sys::check(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context("unshare(CLONE_NEWNS)")?;
-    let mount = |kind: &CStr, at: &CStr, flags| {
-        // SAFETY: C strings that outlive the call, and no data.
-        sys::check(unsafe {
-            libc::mount(
-                kind.as_ptr(),
-                at.as_ptr(),
-                kind.as_ptr(),
-                flags,
-                std::ptr::null(),
-            )
-        })
-    };
-    mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE).context("making mounts private")?;
-    mount(c"tmpfs", BTF, 0).context("hiding the BTF")?;
+    let (nothing, root) = (std::ptr::null(), c"/".as_ptr());
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: a C string that outlives the call; the other pointers are ignored with these flags.
+    sys::check(unsafe { libc::mount(nothing, root, nothing, flags, nothing.cast()) })
+        .context("making mounts private")?;
+    Ok(())
+}
+
+/// Mounts a file system of this kind.
+pub fn mount(kind: &CStr, at: &CStr, options: &CStr) -> Result<()> {
+    // SAFETY: C strings that outlive the call.
+    sys::check(unsafe {
+        libc::mount(
+            kind.as_ptr(),
+            at.as_ptr(),
+            kind.as_ptr(),
+            0,
+            options.as_ptr().cast(),
+        )
+    })?;
     Ok(())
 }
 
