@@ -21,6 +21,19 @@ pub fn run() -> Result<()> {
             "-D",
             "warnings",
         ],
+        // Not among all targets, because plain `cargo test` must not run it.
+        &[
+            "clippy",
+            "--package",
+            "keepalive-user",
+            "--test",
+            "scenarios",
+            "--locked",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ],
     ] {
         eprintln!("[ci] cargo {}", arguments.join(" "));
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -19,8 +18,7 @@ use crate::listing::{Listing, command, sources};
 use crate::net::Namespace;
 use crate::refusals::{mount, private_mounts};
 use crate::socket::{Keepalive, LOCALHOST, LOCALHOST_V6, Pair, Tcp};
-use crate::sys;
-use crate::tracer::PATIENCE;
+use crate::sys::{self, Child};
 
 pub const CASES: &[HardCase] = &[
     HardCase {
@@ -40,14 +38,6 @@ pub const CASES: &[HardCase] = &[
         run: filters,
     },
     HardCase {
-        name: "list_all_netns",
-        run: all_netns,
-    },
-    HardCase {
-        name: "list_churn",
-        run: churn,
-    },
-    HardCase {
         name: "list_unprivileged",
         run: unprivileged,
     },
@@ -58,10 +48,6 @@ pub const CASES: &[HardCase] = &[
     HardCase {
         name: "list_text",
         run: text,
-    },
-    HardCase {
-        name: "list_seeds_trace",
-        run: seeds_trace,
     },
 ];
 
@@ -171,33 +157,6 @@ fn families(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// A process of ours that only waits, with all that it inherited.
-struct Child(libc::pid_t);
-
-impl Child {
-    fn fork() -> Result<Self> {
-        // SAFETY: the child makes one system call after the other and allocates nothing.
-        let pid = sys::check(unsafe { libc::fork() }).context("fork")?;
-        if pid == 0 {
-            loop {
-                // SAFETY: takes no pointers.
-                unsafe { libc::pause() };
-            }
-        }
-        Ok(Self(pid))
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        // SAFETY: a child of ours that nobody else waits for; a null status is allowed.
-        unsafe {
-            libc::kill(self.0, libc::SIGKILL);
-            libc::waitpid(self.0, std::ptr::null_mut(), 0);
-        }
-    }
-}
-
 /// A socket of one process, one of two, and one of none.
 fn owners(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
@@ -235,7 +194,7 @@ fn owners(bench: &Bench) -> Result<()> {
 fn filters(bench: &Bench) -> Result<()> {
     let home = Namespace::current()?;
     let namespace = Namespace::create()?;
-    let [first, second] = [Pair::over(LOCALHOST)?, Pair::over(LOCALHOST_V6)?];
+    let [first, _second] = [Pair::over(LOCALHOST)?, Pair::over(LOCALHOST_V6)?];
     first.client.arm(Keepalive::after(60))?;
     let text = |port: u16| port.to_string();
     let (local, remote) = (
@@ -285,114 +244,6 @@ fn filters(bench: &Bench) -> Result<()> {
             .collect();
         ensure!(states[..4] == ["established"; 4], "{states:?}");
         ensure!(states[4..] == ["listen"; 2], "{states:?}");
-    }
-    Ok(())
-}
-
-/// Three namespaces with defaults of their own.
-fn all_netns(bench: &Bench) -> Result<()> {
-    let home = Namespace::current()?;
-    let mut places = Vec::new();
-    for time in [100, 200, 300] {
-        let namespace = Namespace::create()?;
-        set_defaults(time, 10, 3)?;
-        let pair = Pair::over(LOCALHOST)?;
-        pair.client.switch_keepalive(true)?;
-        places.push((time, namespace.inode, pair, Child::fork()?));
-    }
-    home.enter()?;
-    for source in sources(bench) {
-        let listing = Listing::of(bench, source, &["--all-netns"])?;
-        for (time, netns, pair, _) in &places {
-            let local = pair.client.local()?.port();
-            let row = listing
-                .sockets
-                .iter()
-                .find(|row| {
-                    row.number("socket.netns").ok() == Some(*netns)
-                        && row.number("socket.local.port").ok() == Some(local.into())
-                        && row.text("socket.state") == "established"
-                        && row.get("keepalive.enabled") == true
-                })
-                .with_context(|| format!("{source}: nothing of {netns}: {}", listing.end))?;
-            row.expect("keepalive.time_ms", time * 1000)?;
-            let namespaces = listing.end.get("namespaces").as_array();
-            let told = namespaces
-                .into_iter()
-                .flatten()
-                .find(|namespace| namespace["netns"] == *netns)
-                .with_context(|| format!("{netns} is missing in {}", listing.end))?;
-            ensure!(told["sockets"] == 3, "{told}");
-            ensure!(told["sysctl"]["time_ms"] == time * 1000, "{told}");
-        }
-    }
-    Ok(())
-}
-
-/// 2,000 sockets in three namespaces, while others come and go: each is listed once, every time.
-fn churn(bench: &Bench) -> Result<()> {
-    const PAIRS: usize = 333;
-    sys::allow_open_files(6000).context("RLIMIT_NOFILE")?;
-    let home = Namespace::current()?;
-    let mut stable = Vec::new();
-    let mut children = Vec::new();
-    for _ in 0..3 {
-        let namespace = Namespace::create()?;
-        children.push(Child::fork()?);
-        for _ in 0..PAIRS {
-            stable.push((namespace.inode, Pair::over(LOCALHOST)?));
-        }
-    }
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        // In the last of the three.
-        let churning = scope.spawn(|| -> Result<u64> {
-            let mut made = 0;
-            while !stop.load(Ordering::Relaxed) {
-                drop(Pair::over(LOCALHOST)?);
-                made += 1;
-            }
-            Ok(made)
-        });
-        home.enter()?;
-        let outcome = sources(bench)
-            .iter()
-            .try_for_each(|source| (0..3).try_for_each(|_| lists_all(bench, source, &stable)));
-        stop.store(true, Ordering::Relaxed);
-        let made = churning.join().ok().context("the churning thread died")??;
-        ensure!(made > 0, "nothing came and went");
-        outcome
-    })
-}
-
-fn lists_all(bench: &Bench, source: &str, stable: &[(u64, Pair)]) -> Result<()> {
-    // Duplicates are refused there.
-    let listing = Listing::of(bench, source, &["--all-netns", "--state", "established"])?;
-    ensure!(!listing.stderr.contains("panicked"), "{}", listing.stderr);
-    let mut listed: Vec<(u64, u64, u64)> = listing
-        .sockets
-        .iter()
-        .map(|row| {
-            Ok((
-                row.number("socket.netns")?,
-                row.number("socket.local.port")?,
-                row.number("socket.peer.port")?,
-            ))
-        })
-        .collect::<Result<_>>()?;
-    listed.sort_unstable();
-    for (netns, pair) in stable {
-        let (local, peer) = (
-            u64::from(pair.client.local()?.port()),
-            u64::from(pair.client.peer()?.port()),
-        );
-        for key in [(*netns, local, peer), (*netns, peer, local)] {
-            ensure!(
-                listed.binary_search(&key).is_ok(),
-                "{source}: {key:?} is not among the {} listed",
-                listed.len()
-            );
-        }
     }
     Ok(())
 }
@@ -495,26 +346,5 @@ fn text(bench: &Bench) -> Result<()> {
             ensure!(run.stdout.contains(part), "{part:?}: {}", run.stdout);
         }
     }
-    Ok(())
-}
-
-/// A socket older than the tracer loses its file before anything happens to it: its owner is known
-/// from the listing at the start.
-fn seeds_trace(bench: &Bench) -> Result<()> {
-    let _namespace = Namespace::create()?;
-    let _resident = Child::fork()?;
-    let Pair { client, server, .. } = Pair::over(LOCALHOST)?;
-    client.arm(Keepalive::after(600).user_timeout_ms(1000))?;
-    let cookie = client.cookie()?;
-    let tracer = bench.trace(&[])?;
-    server.deafen()?;
-    drop(client);
-    let closed = tracer
-        .wait_for_line(PATIENCE, |event| {
-            event.is("closed") && event.text("socket.cookie") == cookie
-        })
-        .context("the orphan's end is not told")?;
-    closed.expect("process.pid", std::process::id())?;
-    tracer.interrupt()?.end()?;
     Ok(())
 }

@@ -172,6 +172,14 @@ fn address(text: &str) -> Result<SocketAddr> {
 }
 
 fn same(line: &ss::Line, row: &Event, before: u64, after: u64) -> Result<()> {
+    let state = match line.state.as_str() {
+        "ESTAB" => "established",
+        "FIN-WAIT-1" => "fin_wait1",
+        "FIN-WAIT-2" => "fin_wait2",
+        "UNCONN" => "close",
+        other => &other.to_lowercase().replace('-', "_"),
+    };
+    row.expect("socket.state", state)?;
     row.expect("receive_queue", line.receive_queue)?;
     row.expect("send_queue", line.send_queue)?;
     row.expect("uid", line.uid)?;

@@ -22,6 +22,7 @@ mod hard_cases;
 mod leftovers;
 mod link;
 mod list;
+mod list_namespaces;
 mod list_timers;
 mod listing;
 mod net;
@@ -125,6 +126,7 @@ fn alone() -> impl Iterator<Item = &'static HardCase> {
         refusals::CASES,
         list_timers::CASES,
         list::CASES,
+        list_namespaces::CASES,
     ]
     .into_iter()
     .flatten()
@@ -169,7 +171,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     }
     let attempts = applicability::attempts(arguments.kernel.as_deref());
     suite::run_all(&ready, &tracer, facts, attempts, |report| {
-        printer.print(report)
+        printer.print(report);
     });
     for scenario in scale::SCENARIOS.iter().filter(wanted) {
         printer.print(suite::persist(attempts, || {

@@ -113,11 +113,6 @@ impl Tracer {
         log.by_socket.get(&key).cloned().unwrap_or_default()
     }
 
-    /// Every line so far.
-    pub fn lines(&self) -> Vec<Event> {
-        self.shared.lock().lines.clone()
-    }
-
     /// Waits for an event of a socket, beginning with the one numbered `from`; gives it and its number.
     pub fn wait_for(
         &self,
