@@ -224,7 +224,7 @@ mod tests {
         let shown = matrix.to_string();
         assert!(shown.contains("ipv6   ✓"), "{shown}");
         assert!(
-            shown.contains("– 6.1 fentry, mptcp: no MPTCP in this kernel"),
+            shown.contains("– 6.1 fentry: mptcp: no MPTCP in this kernel"),
             "{shown}"
         );
     }
