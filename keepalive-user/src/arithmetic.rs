@@ -4,7 +4,11 @@
 //! the connection when. Pure, in the kernel's unit (jiffies); every rule names the function it
 //! comes from. All times are lower bounds: the timer wheel fires late, never early.
 
+mod plan;
+
 use keepalive_ebpf::{Numbers, Record, Settings};
+
+pub use self::plan::plan;
 
 use crate::{
     event::{Blocker, Cause},

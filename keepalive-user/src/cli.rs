@@ -3,6 +3,7 @@
 //! What can be asked for, and nothing of how it is done. Values are checked here, so that the
 //! rest of the program meets only sound ones.
 
+mod explain;
 mod list;
 mod selection;
 
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[cfg(test)]
 pub use self::selection::Prefix;
 pub use self::{
+    explain::{Explain, Target},
     list::{List, SortKey, Switch},
     selection::Selection,
 };
@@ -33,6 +35,7 @@ Examples:
   keepalive trace -R 5432 -d 10m          only connections to PostgreSQL, for ten minutes
   keepalive trace --json | jq .           one JSON object per line
   keepalive list                          every TCP socket, its timers and settings
+  keepalive explain :5432                 why no probe? what happens next?
   keepalive doctor                        what this kernel allows, and why
 
 Exit codes: 0 success, 1 failure, 2 usage, 3 not permitted, 4 not supported by this kernel.";
@@ -43,9 +46,11 @@ pub enum Command {
     Trace(Trace),
     /// Show every TCP socket with its timers, its keepalive settings and its owner
     List(List),
+    /// Say of one socket why no keepalive probe is seen, what happens next, and when it dies
+    Explain(Explain),
     /// Say whether `trace` will work on this machine, and if not, why and what to do
     Doctor(Doctor),
-    /// Print the JSON Schema of what `trace` or `list` print with --json
+    /// Print the JSON Schema of what `trace`, `list` or `explain` print with --json
     Schema {
         #[arg(value_enum, default_value_t = SchemaOf::Trace)]
         of: SchemaOf,

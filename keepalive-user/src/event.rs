@@ -6,6 +6,7 @@
 //!
 //! Nothing here knows where an event comes from or how it is shown.
 
+mod explanation;
 mod listing;
 mod session;
 
@@ -15,6 +16,9 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use self::explanation::{
+    DeadLetter, Explanation, Outlook, Plan, PlannedEnd, PlannedSettings, Span,
+};
 pub use self::listing::{
     Blocker, Incomplete, ListEnd, ListLine, ListSource, ListedNamespace, ListedSocket, NextProbe,
     RefusedSource, RunningTimer, Sysctls, TimerKind,

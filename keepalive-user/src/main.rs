@@ -20,6 +20,7 @@ mod descriptors;
 mod doctor;
 mod event;
 mod exit;
+mod explain;
 mod filter;
 mod kernel;
 mod list;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     let verbose = match &cli.command {
         Command::Trace(arguments) => arguments.verbose,
         Command::List(arguments) => arguments.verbose,
+        Command::Explain(arguments) => arguments.verbose,
         Command::Doctor(arguments) => arguments.verbose,
         Command::Schema { .. } => false,
     };
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Trace(arguments) => trace::run(arguments),
         Command::List(arguments) => list::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Schema { of } => {
             output::schema(*of, &mut std::io::stdout().lock()).map(|()| Exit::Success)

@@ -66,6 +66,7 @@ fn help_goes_to_stdout_and_succeeds() {
         &["help"],
         &["trace", "--help"],
         &["list", "--help"],
+        &["explain", "--help"],
         &["doctor", "--help"],
         &["schema", "--help"],
     ] {
@@ -103,6 +104,27 @@ fn help_names_every_option_of_trace() {
             .any(|word| word == option);
         assert!(mentioned, "{option} is not in the help:\n{help}");
     }
+}
+
+#[test]
+fn explain_says_what_it_needs() {
+    expect_usage_error(&["explain"], &["which socket?", ":5432", "--idle 60"]);
+    expect_usage_error(&["explain", "host:22"], &["host:22", "ADDR:PORT"]);
+    expect_usage_error(&["explain", ":x"], &["no port"]);
+    expect_usage_error(&["explain", "--idle", "0"], &["--idle"]);
+    expect_usage_error(&["explain", ":22", "--idle", "60"], &["--idle"]);
+    expect_usage_error(&["explain", "--follow"], &["SOCKET"]);
+    let run = keepalive(&[
+        "explain",
+        "--idle",
+        "15",
+        "--interval",
+        "15",
+        "--user-timeout",
+        "20000",
+    ]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(run.stdout.contains("is a dead letter"), "{}", run.stdout);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use keepalive_ebpf::Filter;
 use crate::namespace::Namespace;
 
 /// Which sockets.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Which sockets")]
 pub struct Selection {
     /// Only sockets of this process

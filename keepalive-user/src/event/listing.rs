@@ -30,6 +30,9 @@ pub struct ListedSocket {
     pub container_id: Option<String>,
     /// Null if unknown, and for TIME_WAIT and SYN_RECV, which have none.
     pub keepalive: Option<Keepalive>,
+    /// `net.ipv4.tcp_retries2` of the socket's namespace: retransmissions of unacknowledged data
+    /// before the connection is ended. Null where `keepalive` is.
+    pub retries2: Option<u32>,
     /// User id of the owner.
     pub uid: u32,
     /// Inode number of the socket file; null for orphans and not yet accepted connections.

@@ -35,6 +35,8 @@ pub fn row(socket: &Snapshot, id: u64, hz: u32, clock: &Clock) -> ListedSocket {
                 hz,
             )
         }),
+        retries2: Some(socket.settings.sysctl_retries2)
+            .filter(|&retries| knows_settings(socket) && retries != 0),
         uid: socket.uid,
         inode: (socket.id.inode != 0).then_some(socket.id.inode),
         orphan: socket.id.orphan != 0,

@@ -4,6 +4,7 @@
 //! so a recording looks the same as the live machine. A new one is a file here and a variant of
 //! [`Output`].
 
+pub mod explain;
 pub mod list;
 mod pretty;
 mod summary;
@@ -14,7 +15,7 @@ use std::{borrow::Cow, io::Write};
 use anyhow::{Context, Result};
 
 pub use self::summary::{Counts, Summary};
-use crate::event::{Event, ListLine};
+use crate::event::{Event, Explanation, ListLine};
 
 /// Where events go.
 pub enum Output<W: Write> {
@@ -93,6 +94,7 @@ fn json_line(event: &impl serde::Serialize, writer: &mut impl Write) -> Result<(
 pub enum SchemaOf {
     Trace,
     List,
+    Explain,
 }
 
 /// Prints the JSON Schema of the lines of a command.
@@ -100,6 +102,7 @@ pub fn schema(of: SchemaOf, writer: &mut impl Write) -> Result<()> {
     let schema = serde_json::to_string_pretty(&match of {
         SchemaOf::Trace => schemars::schema_for!(Event),
         SchemaOf::List => schemars::schema_for!(ListLine),
+        SchemaOf::Explain => schemars::schema_for!(Explanation),
     })?;
     writeln!(writer, "{schema}").context("cannot write")
 }

@@ -256,6 +256,11 @@ fn schemas_are_the_committed_ones() {
             "list",
             include_str!("../../../docs/schema/list.json"),
         ),
+        (
+            SchemaOf::Explain,
+            "explain",
+            include_str!("../../../docs/schema/explain.json"),
+        ),
     ] {
         assert!(
             schema_of(of) == committed,

@@ -9,6 +9,7 @@
 
 mod answered;
 mod applicability;
+mod arithmetic;
 mod arming;
 mod bench;
 mod bench_list;
@@ -127,6 +128,7 @@ fn alone() -> impl Iterator<Item = &'static HardCase> {
         list_timers::CASES,
         list::CASES,
         list_namespaces::CASES,
+        arithmetic::CASES,
     ]
     .into_iter()
     .flatten()

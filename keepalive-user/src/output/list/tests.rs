@@ -47,6 +47,7 @@ fn socket() -> ListedSocket {
             probes_origin: None,
             user_timeout_ms: 20_500,
         }),
+        retries2: Some(15),
         uid: 0,
         inode: Some(1),
         orphan: false,
