@@ -8,7 +8,7 @@ mod plan;
 
 use keepalive_ebpf::{Numbers, Record, Settings};
 
-pub use self::plan::plan;
+pub use self::plan::{plan, plan_of};
 
 use crate::{
     event::{Blocker, Cause},

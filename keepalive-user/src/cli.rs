@@ -3,6 +3,7 @@
 //! What can be asked for, and nothing of how it is done. Values are checked here, so that the
 //! rest of the program meets only sound ones.
 
+mod audit;
 mod explain;
 mod list;
 mod selection;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[cfg(test)]
 pub use self::selection::Prefix;
 pub use self::{
+    audit::{Audit, FailOn, Ignore},
     explain::{Explain, Target},
     list::{List, SortKey, Switch},
     selection::Selection,
@@ -36,9 +38,11 @@ Examples:
   keepalive trace --json | jq .           one JSON object per line
   keepalive list                          every TCP socket, its timers and settings
   keepalive explain :5432                 why no probe? what happens next?
+  keepalive audit --middlebox aws-nlb     what will break, worst first
   keepalive doctor                        what this kernel allows, and why
 
-Exit codes: 0 success, 1 failure, 2 usage, 3 not permitted, 4 not supported by this kernel.";
+Exit codes: 0 success, 1 failure, 2 usage, 3 not permitted, 4 not supported by this kernel,
+5 findings (audit --fail-on).";
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
@@ -48,9 +52,11 @@ pub enum Command {
     List(List),
     /// Say of one socket why no keepalive probe is seen, what happens next, and when it dies
     Explain(Explain),
+    /// Judge every socket: zombies, probes that come too late, settings that do nothing
+    Audit(Audit),
     /// Say whether `trace` will work on this machine, and if not, why and what to do
     Doctor(Doctor),
-    /// Print the JSON Schema of what `trace`, `list` or `explain` print with --json
+    /// Print the JSON Schema of what `trace`, `list`, `explain` or `audit` print with --json
     Schema {
         #[arg(value_enum, default_value_t = SchemaOf::Trace)]
         of: SchemaOf,

@@ -6,6 +6,7 @@
 //!
 //! Nothing here knows where an event comes from or how it is shown.
 
+mod audit;
 mod explanation;
 mod listing;
 mod session;
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use self::audit::{AuditEnd, AuditLine, Finding, Severity};
 pub use self::explanation::{
     DeadLetter, Explanation, Outlook, Plan, PlannedEnd, PlannedSettings, Span,
 };

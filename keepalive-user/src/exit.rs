@@ -18,6 +18,8 @@ pub enum Exit {
     NotPermitted = 3,
     /// This kernel, or its policy, refuses every way to observe it.
     Unsupported = 4,
+    /// `audit --fail-on` found what it was to fail on.
+    Findings = 5,
 }
 
 /// An error with an exit code of its own.

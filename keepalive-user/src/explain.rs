@@ -15,9 +15,7 @@ use crate::{
     attribution::Attribution,
     cli::{BackendChoice, Explain, Loading, Selection, Target, Trace},
     clock::Clock,
-    event::{
-        Blocker, Explanation, ListedSocket, Outlook, Plan, PlannedSettings, TcpState, TimerKind,
-    },
+    event::{Blocker, Explanation, ListedSocket, Outlook, PlannedSettings, TcpState, TimerKind},
     exit::{Exit, Refusal, is_broken_pipe},
     listing::{Lister, row},
     namespace::{self, Namespace},
@@ -155,7 +153,7 @@ fn choose<'a>(rows: impl ExactSizeIterator<Item = &'a ListedSocket>) -> Result<u
 const SHOWN: usize = 20;
 
 fn explanation(socket: ListedSocket) -> Explanation {
-    let plan = plan_of(&socket);
+    let plan = arithmetic::plan_of(&socket);
     let connected = !matches!(
         socket.socket.state,
         TcpState::Listen | TcpState::Close | TcpState::TimeWait | TcpState::SynRecv
@@ -166,17 +164,6 @@ fn explanation(socket: ListedSocket) -> Explanation {
         capture_filter: connected.then(|| capture_filter(&socket)),
         socket: Some(Box::new(socket)),
     }
-}
-
-fn plan_of(socket: &ListedSocket) -> Option<Plan> {
-    let keepalive = socket.keepalive.as_ref()?;
-    Some(arithmetic::plan(PlannedSettings {
-        time_ms: keepalive.time_ms,
-        interval_ms: keepalive.interval_ms,
-        probes: keepalive.probes,
-        user_timeout_ms: keepalive.user_timeout_ms,
-        retries2: socket.retries2?,
-    }))
 }
 
 /// What stands between now and a probe: the first that applies, in the kernel's own order.

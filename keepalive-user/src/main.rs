@@ -12,6 +12,7 @@
 
 mod arithmetic;
 mod attribution;
+mod audit;
 mod cli;
 mod clock;
 mod convert;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Trace(arguments) => arguments.verbose,
         Command::List(arguments) => arguments.verbose,
         Command::Explain(arguments) => arguments.verbose,
+        Command::Audit(arguments) => arguments.verbose,
         Command::Doctor(arguments) => arguments.verbose,
         Command::Schema { .. } => false,
     };
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Trace(arguments) => trace::run(arguments),
         Command::List(arguments) => list::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
+        Command::Audit(arguments) => audit::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Schema { of } => {
             output::schema(*of, &mut std::io::stdout().lock()).map(|()| Exit::Success)

@@ -3,7 +3,7 @@
 //! In milliseconds. The kernel's timers run late, never early, by up to an eighth of their length
 //! (`calc_wheel_index`, kernel/time/timer.c), so that most results are a range.
 
-use crate::event::{Cause, DeadLetter, Plan, PlannedEnd, PlannedSettings, Span};
+use crate::event::{Cause, DeadLetter, ListedSocket, Plan, PlannedEnd, PlannedSettings, Span};
 
 /// `TCP_RTO_MIN`, milliseconds.
 const RTO_MIN: u64 = 200;
@@ -65,6 +65,18 @@ pub fn plan(settings: PlannedSettings) -> Plan {
         dead_letters,
         unacknowledged_data: unacknowledged(retries2, user_timeout_ms),
     }
+}
+
+/// The plan of a socket; `None` if it is not known how keepalive is set on it.
+pub fn plan_of(socket: &ListedSocket) -> Option<Plan> {
+    let keepalive = socket.keepalive.as_ref()?;
+    Some(plan(PlannedSettings {
+        time_ms: keepalive.time_ms,
+        interval_ms: keepalive.interval_ms,
+        probes: keepalive.probes,
+        user_timeout_ms: keepalive.user_timeout_ms,
+        retries2: socket.retries2?,
+    }))
 }
 
 /// How many probes leave before a run finds that the silence has reached the user timeout.

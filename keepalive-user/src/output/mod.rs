@@ -4,18 +4,19 @@
 //! so a recording looks the same as the live machine. A new one is a file here and a variant of
 //! [`Output`].
 
+pub mod audit;
 pub mod explain;
 pub mod list;
 mod pretty;
 mod summary;
-mod words;
+pub mod words;
 
 use std::{borrow::Cow, io::Write};
 
 use anyhow::{Context, Result};
 
 pub use self::summary::{Counts, Summary};
-use crate::event::{Event, Explanation, ListLine};
+use crate::event::{AuditLine, Event, Explanation, ListLine};
 
 /// Where events go.
 pub enum Output<W: Write> {
@@ -95,6 +96,7 @@ pub enum SchemaOf {
     Trace,
     List,
     Explain,
+    Audit,
 }
 
 /// Prints the JSON Schema of the lines of a command.
@@ -103,6 +105,7 @@ pub fn schema(of: SchemaOf, writer: &mut impl Write) -> Result<()> {
         SchemaOf::Trace => schemars::schema_for!(Event),
         SchemaOf::List => schemars::schema_for!(ListLine),
         SchemaOf::Explain => schemars::schema_for!(Explanation),
+        SchemaOf::Audit => schemars::schema_for!(AuditLine),
     })?;
     writeln!(writer, "{schema}").context("cannot write")
 }

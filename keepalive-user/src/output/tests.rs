@@ -261,6 +261,11 @@ fn schemas_are_the_committed_ones() {
             "explain",
             include_str!("../../../docs/schema/explain.json"),
         ),
+        (
+            SchemaOf::Audit,
+            "audit",
+            include_str!("../../../docs/schema/audit.json"),
+        ),
     ] {
         assert!(
             schema_of(of) == committed,

@@ -1,0 +1,231 @@
+//! # `keepalive audit`
+//!
+//! Every socket judged by a table of rules, worst first: what is broken, what will be, and what to
+//! set.
+
+mod middlebox;
+mod rules;
+
+use std::{collections::BTreeMap, io::BufWriter};
+
+use anyhow::Result;
+use keepalive_ebpf::Snapshot;
+
+use self::rules::{Case, Found, NAMESPACE_RULE};
+pub use self::{
+    middlebox::{Middlebox, help as middlebox_help},
+    rules::RULES,
+};
+use crate::{
+    arithmetic,
+    attribution::Attribution,
+    cli::{Audit, FailOn, Ignore},
+    clock::Clock,
+    event::{AuditEnd, Finding, ListedSocket, Severity, Sysctls},
+    exit::{Exit, Refusal, is_broken_pipe},
+    filter,
+    listing::{Lister, Listing, row},
+    namespace::{self, Namespace},
+    output::audit::AuditOutput,
+    source::Options,
+};
+
+/// All rules, for the command line.
+pub fn rule_names() -> Vec<&'static str> {
+    let rules = RULES.iter().map(|rule| rule.name);
+    rules.chain([NAMESPACE_RULE]).collect()
+}
+
+/// Runs the command.
+pub fn run(arguments: &Audit) -> Result<Exit> {
+    let usage = |error: anyhow::Error| Refusal::new(Exit::Usage, format!("{error:#}"));
+    let filter = arguments.select.filter().map_err(usage)?;
+    let ignored = arguments.ignored().map_err(usage)?;
+    let options = Options {
+        btf: arguments.btf.clone(),
+        ..Options::default()
+    };
+    let namespaces = namespaces(arguments)?;
+    let mut lister = Lister::open(None, &options)?;
+    let listing = lister.list(&namespaces, true, &|socket: &Snapshot| {
+        filter::admits(&filter, &socket.id)
+    })?;
+    let mut judge = Judge {
+        arguments,
+        ignored,
+        clock: Clock::now()?,
+        attribution: Attribution::new(true),
+        findings: Vec::new(),
+        taken_out: 0,
+    };
+    let end = judge.all(listing, &namespaces)?;
+    judge
+        .findings
+        .sort_by(|(one, a), (other, b)| (other.severity, b).cmp(&(one.severity, a)));
+    let failed = judge
+        .findings
+        .iter()
+        .any(|(finding, _)| fails(arguments.fail_on.as_ref(), finding));
+    let writer = BufWriter::new(anstream::stdout().lock());
+    let mut output = AuditOutput::new(arguments.json, writer);
+    let written = judge
+        .findings
+        .into_iter()
+        .try_for_each(|(finding, _)| output.finding(finding))
+        .and_then(|()| output.end(end));
+    match written {
+        Err(error) if !is_broken_pipe(&error) => Err(error),
+        _ if failed => Ok(Exit::Findings),
+        _ => Ok(Exit::Success),
+    }
+}
+
+fn namespaces(arguments: &Audit) -> Result<Vec<Namespace>> {
+    if arguments.all_netns {
+        return Ok(Namespace::all()?.0.into_values().collect());
+    }
+    Ok(vec![match &arguments.select.netns {
+        None => Namespace::current()?,
+        Some(name) => Namespace::named(name)
+            .map_err(|error| Refusal::new(Exit::Usage, format!("{error:#}")))?,
+    }])
+}
+
+fn fails(fail_on: Option<&FailOn>, finding: &Finding) -> bool {
+    match fail_on {
+        None => false,
+        Some(FailOn::Severity(severity)) => finding.severity >= *severity,
+        Some(FailOn::Rule(rule)) => finding.rule == *rule,
+    }
+}
+
+struct Judge<'a> {
+    arguments: &'a Audit,
+    ignored: Vec<Ignore>,
+    clock: Clock,
+    attribution: Attribution,
+    /// With the silence of their sockets: of equal findings the longest silent is the worst.
+    findings: Vec<(Finding, u64)>,
+    taken_out: u64,
+}
+
+impl Judge<'_> {
+    fn all(&mut self, mut listing: Listing, namespaces: &[Namespace]) -> Result<AuditEnd> {
+        let middlebox = match (&self.arguments.middlebox, self.arguments.idle_timeout) {
+            (Some(middlebox), _) => Some(middlebox.clone()),
+            (None, Some(timeout)) => Some(Middlebox {
+                name: "what is between the ends".to_owned(),
+                timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            }),
+            (None, None) => None,
+        };
+        let silent_ms = u64::try_from(self.arguments.silent.as_millis()).unwrap_or(u64::MAX);
+        let mut judged = 0;
+        for (index, socket) in listing.sockets.iter().enumerate() {
+            let mut row = row::row(socket, index as u64 + 1, listing.hz, &self.clock);
+            (row.process, row.pids) = listing.owners.processes(socket.id.inode);
+            let pid = self.arguments.select.pid;
+            if pid.is_some_and(|pid| !row.pids.contains(&pid)) {
+                continue;
+            }
+            judged += 1;
+            let plan = arithmetic::plan_of(&row);
+            let case = Case {
+                socket: &row,
+                plan: plan.as_ref(),
+                middlebox: middlebox.as_ref(),
+                silent_ms,
+            };
+            for rule in RULES {
+                if let Some(found) = (rule.check)(&case) {
+                    self.note(
+                        rule.name,
+                        rule.severity,
+                        Some((&row, socket.id.cgroup)),
+                        row.socket.netns,
+                        found,
+                    )?;
+                }
+            }
+        }
+        self.namespaces(&listing, namespaces)?;
+        let mut findings: BTreeMap<String, u64> = BTreeMap::new();
+        for (finding, _) in &self.findings {
+            *findings.entry(finding.rule.clone()).or_default() += 1;
+        }
+        Ok(AuditEnd {
+            when: self.clock.when()?,
+            source: listing.source,
+            sockets: judged,
+            findings,
+            ignored: self.taken_out,
+            incomplete: listing.incomplete,
+        })
+    }
+
+    /// Namespaces whose defaults are not the host's, as far as we may see the host's.
+    fn namespaces(&mut self, listing: &Listing, namespaces: &[Namespace]) -> Result<()> {
+        let Some((host, defaults)) = host() else {
+            return Ok(());
+        };
+        for namespace in namespaces.iter().filter(|there| there.inode != host) {
+            let found = listing
+                .sysctls
+                .get(&namespace.inode)
+                .and_then(|sysctls| rules::namespace_sysctls(sysctls, &defaults));
+            if let Some(found) = found {
+                self.note(NAMESPACE_RULE, Severity::Info, None, namespace.inode, found)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note(
+        &mut self,
+        rule: &str,
+        severity: Severity,
+        socket: Option<(&ListedSocket, u64)>,
+        netns: u32,
+        found: Found,
+    ) -> Result<()> {
+        let wanted = &self.arguments.rule;
+        if !wanted.is_empty() && !wanted.iter().any(|name| name == rule) {
+            return Ok(());
+        }
+        let is_ignored = self.ignored.iter().any(|ignore| {
+            ignore.rule == rule
+                && ignore
+                    .target
+                    .as_ref()
+                    .is_none_or(|target| socket.is_some_and(|(row, _)| target.is(row)))
+        });
+        if is_ignored {
+            self.taken_out += 1;
+            return Ok(());
+        }
+        let container_id = socket.and_then(|(_, cgroup)| self.attribution.cgroup(cgroup).1);
+        let row = socket.map(|(row, _)| row);
+        let finding = Finding {
+            when: self.clock.when()?,
+            rule: rule.to_owned(),
+            severity,
+            socket: row.map(|row| row.socket.clone()),
+            process: row.and_then(|row| row.process.clone()),
+            container_id,
+            netns,
+            evidence: found.evidence,
+            consequence: found.consequence,
+            remedy: found.remedy,
+        };
+        let silence = row.and_then(|row| row.silence_ms).unwrap_or_default();
+        self.findings.push((finding, silence));
+        Ok(())
+    }
+}
+
+/// The network namespace of process 1, and its defaults.
+fn host() -> Option<(u32, Sysctls)> {
+    let host = Namespace::open(std::path::Path::new("/proc/1/ns/net")).ok()?;
+    let sysctls = host.within(|| Ok(namespace::sysctls())).ok()??;
+    Some((host.inode, sysctls))
+}

@@ -1,0 +1,99 @@
+//! Findings, worst first, for people and as JSON lines.
+
+use std::io::Write;
+
+use anstyle::{AnsiColor, Style};
+use anyhow::{Context, Result};
+
+use super::{
+    escape, json_line,
+    words::{owner, plural},
+};
+use crate::event::{AuditEnd, AuditLine, Finding, Severity};
+
+/// How findings are shown.
+pub enum AuditOutput<W: Write> {
+    Json(W),
+    Text(W),
+}
+
+impl<W: Write> AuditOutput<W> {
+    pub fn new(json: bool, writer: W) -> Self {
+        if json {
+            Self::Json(writer)
+        } else {
+            Self::Text(writer)
+        }
+    }
+
+    pub fn finding(&mut self, finding: Finding) -> Result<()> {
+        match self {
+            Self::Json(writer) => json_line(&AuditLine::Finding(Box::new(finding)), writer),
+            Self::Text(writer) => text(&finding, writer).context("cannot write"),
+        }
+    }
+
+    pub fn end(&mut self, end: AuditEnd) -> Result<()> {
+        match self {
+            Self::Json(writer) => {
+                json_line(&AuditLine::AuditEnd(end), writer)?;
+                writer.flush()
+            }
+            Self::Text(writer) => totals(&end, writer).and_then(|()| writer.flush()),
+        }
+        .context("cannot write")
+    }
+}
+
+/// The finding, and below it what it leads to and what to do.
+fn text(finding: &Finding, writer: &mut impl Write) -> std::io::Result<()> {
+    let (name, colour) = match finding.severity {
+        Severity::Critical => ("critical", AnsiColor::Red),
+        Severity::Warning => ("warning", AnsiColor::Yellow),
+        Severity::Info => ("info", AnsiColor::Cyan),
+    };
+    let style = Style::new().fg_color(Some(colour.into()));
+    write!(writer, "{style}{name:8}{style:#}  {:20}  ", finding.rule)?;
+    match &finding.socket {
+        Some(socket) => writeln!(
+            writer,
+            "{}  {} → {}",
+            owner(finding.process.as_ref()),
+            socket.local,
+            socket.peer
+        )?,
+        None => writeln!(writer, "network namespace {}", finding.netns)?,
+    }
+    writeln!(writer, "          {}", escape(&finding.evidence))?;
+    writeln!(writer, "          → {}", escape(&finding.consequence))?;
+    writeln!(writer, "          remedy: {}", escape(&finding.remedy))
+}
+
+fn totals(end: &AuditEnd, writer: &mut impl Write) -> std::io::Result<()> {
+    let rules: Vec<String> = end
+        .findings
+        .iter()
+        .map(|(rule, count)| format!("{count} {rule}"))
+        .collect();
+    let found = if rules.is_empty() {
+        "nothing to complain of".to_owned()
+    } else {
+        rules.join(", ")
+    };
+    writeln!(
+        writer,
+        "\n{} judged: {found}",
+        plural(end.sockets, "socket")
+    )?;
+    if end.ignored > 0 {
+        writeln!(writer, "{} ignored", plural(end.ignored, "finding"))?;
+    }
+    for incomplete in &end.incomplete {
+        writeln!(
+            writer,
+            "not known: {} ({}): {}",
+            incomplete.what, incomplete.count, incomplete.reason
+        )?;
+    }
+    Ok(())
+}
