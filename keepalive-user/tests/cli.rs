@@ -67,6 +67,7 @@ fn help_goes_to_stdout_and_succeeds() {
         &["trace", "--help"],
         &["list", "--help"],
         &["explain", "--help"],
+        &["audit", "--help"],
         &["doctor", "--help"],
         &["schema", "--help"],
     ] {
@@ -125,6 +126,24 @@ fn explain_says_what_it_needs() {
     ]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(run.stdout.contains("is a dead letter"), "{}", run.stdout);
+}
+
+#[test]
+fn audit_says_what_it_does_not_know() {
+    expect_usage_error(&["audit", "--rule", "bogus"], &["bogus", "zombie_suspect"]);
+    expect_usage_error(
+        &["audit", "--fail-on", "worst"],
+        &["critical", "zombie_suspect"],
+    );
+    expect_usage_error(
+        &["audit", "--middlebox", "aws-nbl"],
+        &["aws-nlb", "--idle-timeout"],
+    );
+    expect_usage_error(&["audit", "--idle-timeout", "soon"], &["30s", "10m"]);
+    expect_usage_error(
+        &["audit", "--ignore-file", "/nonexistent"],
+        &["/nonexistent"],
+    );
 }
 
 #[test]

@@ -90,7 +90,9 @@ impl FromStr for FailOn {
             "info" => Self::Severity(Severity::Info),
             "warning" => Self::Severity(Severity::Warning),
             "critical" => Self::Severity(Severity::Critical),
-            _ => Self::Rule(rule(text).context("severities are info, warning, critical")?),
+            _ => Self::Rule(rule(text).map_err(|error| {
+                anyhow::anyhow!("{error}; severities are info, warning, critical")
+            })?),
         })
     }
 }

@@ -11,6 +11,7 @@ mod answered;
 mod applicability;
 mod arithmetic;
 mod arming;
+mod audit;
 mod bench;
 mod bench_list;
 mod death;
@@ -129,6 +130,7 @@ fn alone() -> impl Iterator<Item = &'static HardCase> {
         list::CASES,
         list_namespaces::CASES,
         arithmetic::CASES,
+        audit::CASES,
     ]
     .into_iter()
     .flatten()

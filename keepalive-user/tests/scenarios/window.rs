@@ -110,7 +110,9 @@ fn zero_window_user_timeout(stage: &Stage<'_>) -> Result<()> {
         is_window_probe(event) && event.get("keepalive.user_timeout_ms") == 2000
     })?;
     let closed = watch.closed("window_probe_user_timeout")?;
-    closed.expect_within("watched_ms", 1990..=30_000)?;
+    // Tracepoints do not see a first probe that was put off because we held the socket.
+    let least = if stage.facts.fentry { 1990 } else { 990 };
+    closed.expect_within("watched_ms", least..=30_000)?;
     expect_timed_out(&pair, &closed)
 }
 
