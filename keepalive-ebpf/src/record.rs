@@ -27,6 +27,9 @@ pub const KIND_ESTABLISHED: u8 = 4;
 pub const KIND_CLOSE: u8 = 5;
 /// `Record::kind`: an ACK was accepted while a probe was outstanding (`--live-answers`).
 pub const KIND_ACK: u8 = 6;
+/// `Record::kind`: a process closes its side of a socket with SO_KEEPALIVE (FIN_WAIT1, LAST_ACK):
+/// the last moment at which the socket's owner can be told.
+pub const KIND_CLOSING: u8 = 7;
 
 /// `Record::within`: no timer of this socket was running on this CPU.
 pub const WITHIN_NOTHING: u8 = 0;

@@ -5,17 +5,19 @@
 //! comes in with the records, so a recording gives the same events as the live kernel.
 
 mod probe;
-
-use std::hash::BuildHasher;
+mod socket;
 
 use keepalive_ebpf::{
     FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, Identity, KIND_ACK, KIND_CLOSE,
-    KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Record,
-    WITHIN_KEEPALIVE_TIMER,
+    KIND_CLOSING, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE,
+    Record, WITHIN_KEEPALIVE_TIMER,
 };
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::FxHashMap;
 
-use self::probe::{Answered, Outstanding};
+use self::{
+    probe::{Answered, Outstanding},
+    socket::Socket,
+};
 use crate::{
     arithmetic::{self, Effective, jiffies_to_millis},
     clock::Clock,
@@ -23,7 +25,7 @@ use crate::{
     decide::{self, Send, decision, errno_name},
     event::{
         Answer, Armed, ArmedCause, BeforeAfter, Closed, Death, Decision, Event, ProbeKind,
-        SocketEvent, TimerRun, Totals, WindowProbe,
+        SocketEvent, TimerRun, WindowProbe,
     },
     numbers::{rearmed, silence, state, unsent},
 };
@@ -49,29 +51,6 @@ pub struct Tracker {
     last_id: u64,
     /// Sockets dropped because the table was full.
     evicted: u64,
-}
-
-/// One socket.
-struct Socket {
-    id: u64,
-    /// To notice that another socket is at the same place now: its cookie and, where there is
-    /// none, a hash of its namespace, addresses and ports.
-    cookie: u64,
-    connection: u64,
-    inode: u64,
-    cgroup: u64,
-    /// CLOCK_MONOTONIC of the last record, nanoseconds.
-    last_seen: u64,
-    /// Known from a listing only: no record of it came yet.
-    is_seed: bool,
-    /// CLOCK_MONOTONIC of the first record, nanoseconds.
-    first_seen: u64,
-    /// CLOCK_MONOTONIC when it was established, 0 if that was not seen.
-    established: u64,
-    outstanding: Option<Outstanding>,
-    totals: Totals,
-    /// The end, seen inside the timer run that caused it and reported after that run.
-    end: Option<Box<Record>>,
 }
 
 impl Tracker {
@@ -101,6 +80,10 @@ impl Tracker {
             .is_some_and(|socket| socket.is_another(record));
         if reused && let Some(mut old) = self.sockets.remove(&key) {
             self.report_end(&mut old, events);
+        }
+        if record.kind == KIND_CLOSING {
+            self.closing(record);
+            return;
         }
         let mut socket = match self.sockets.remove(&key) {
             Some(socket) if !socket.is_seed => socket,
@@ -155,6 +138,18 @@ impl Tracker {
         self.sockets.insert(id.sk, socket);
     }
 
+    /// Notes whose the socket was: from now on it has neither file nor owner.
+    fn closing(&mut self, record: &Record) {
+        let (id, time) = (&record.id, record.after.time);
+        if !self.sockets.contains_key(&id.sk) {
+            self.seed(id, time);
+        }
+        if let Some(socket) = self.sockets.get_mut(&id.sk) {
+            socket.learn(id, time);
+            socket.closer = acting(record);
+        }
+    }
+
     /// A socket that no record was of before. If keepalive was on already, that is worth an event.
     fn meet(
         &mut self,
@@ -169,6 +164,7 @@ impl Tracker {
                 cookie: seed.cookie,
                 inode: seed.inode,
                 cgroup: seed.cgroup,
+                closer: seed.closer,
                 ..new
             },
             None => new,
@@ -283,8 +279,7 @@ impl Tracker {
         let mut event = self.about(socket, record, what);
         event.keepalive.enabled = on || (event.keepalive.enabled && !off);
         let mut observation = socket.observation(record, Event::Armed(event));
-        observation.acting =
-            (record.flags & FLAG_PROCESS_CONTEXT != 0).then_some((record.tgid, record.comm));
+        observation.acting = acting(record);
         events.push(observation);
     }
 
@@ -368,7 +363,10 @@ impl Tracker {
             retransmits: record.after.retransmits.into(),
             totals: socket.totals,
         };
-        events.push(socket.observation(record, Event::Closed(self.about(socket, record, what))));
+        let closed = Event::Closed(self.about(socket, record, what));
+        let mut observation = socket.observation(record, closed);
+        observation.acting = socket.closer;
+        events.push(observation);
     }
 
     /// An event of this socket, its owner to be found later.
@@ -419,55 +417,9 @@ impl Tracker {
     }
 }
 
-impl Socket {
-    fn new(id: u64, identity: &Identity, time: u64) -> Self {
-        Self {
-            id,
-            cookie: identity.cookie,
-            connection: connection(identity),
-            inode: 0,
-            cgroup: 0,
-            last_seen: 0,
-            is_seed: false,
-            first_seen: time,
-            established: 0,
-            outstanding: None,
-            totals: Totals::default(),
-            end: None,
-        }
-    }
-
-    /// Whether the record is of another socket at the same address: the kernel reuses them.
-    fn is_another(&self, record: &Record) -> bool {
-        let cookie = record.id.cookie;
-        let other_cookie = self.cookie != 0 && cookie != 0 && self.cookie != cookie;
-        let after_end = self.end.is_some() && record.kind != KIND_KEEPALIVE_TIMER;
-        other_cookie || after_end || self.connection != connection(&record.id)
-    }
-
-    /// What a later record may no longer have: an orphan has no inode.
-    fn learn(&mut self, identity: &Identity, time: u64) {
-        let keep = |old: u64, new: u64| if new == 0 { old } else { new };
-        self.cookie = keep(self.cookie, identity.cookie);
-        self.inode = keep(self.inode, identity.inode);
-        self.cgroup = keep(self.cgroup, identity.cgroup);
-        self.last_seen = time;
-    }
-
-    fn observation(&self, record: &Record, event: Event) -> Observation {
-        let keep = |old: u64, new: u64| if new == 0 { old } else { new };
-        Observation {
-            event,
-            inode: keep(self.inode, record.id.inode),
-            cgroup: keep(self.cgroup, record.id.cgroup),
-            acting: None,
-        }
-    }
-}
-
-/// Tells connections apart.
-fn connection(id: &Identity) -> u64 {
-    FxBuildHasher.hash_one((id.netns, id.local, id.peer, id.local_port, id.peer_port))
+/// The task that a record is of an action of.
+fn acting(record: &Record) -> Option<(u32, [u8; 16])> {
+    (record.flags & FLAG_PROCESS_CONTEXT != 0).then_some((record.tgid, record.comm))
 }
 
 fn probes_out(record: &Record) -> BeforeAfter {

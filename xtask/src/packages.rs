@@ -47,7 +47,9 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
 
 fn apt() -> Command {
     let mut apt = Command::new("apt-get");
-    apt.env("DEBIAN_FRONTEND", "noninteractive");
+    // A run level in which installed servers are not started.
+    apt.env("DEBIAN_FRONTEND", "noninteractive")
+        .env("RUNLEVEL", "1");
     apt
 }
 

@@ -16,7 +16,8 @@ use crate::{
     build,
     kernels::{Kernel, MATRIX},
     matrix::{Matrix, Suite},
-    packages, paths, run, setup,
+    packages::{self, Need},
+    paths, run, setup,
     vm::{self, Guest},
 };
 
@@ -68,6 +69,25 @@ impl Arguments {
 
 const BACKENDS: [&str; 2] = ["fentry", "tracepoint"];
 const LIVE: &str = "live";
+/// Servers of the distribution whose keepalive is watched live.
+const SERVERS: &[Need] = &[
+    Need {
+        path: "/usr/sbin/apache2",
+        package: "apache2-bin",
+    },
+    Need {
+        path: "/usr/bin/redis-server",
+        package: "redis-server",
+    },
+    Need {
+        path: "/usr/lib/postgresql/15/bin/postgres",
+        package: "postgresql-15",
+    },
+    Need {
+        path: "ss",
+        package: "iproute2",
+    },
+];
 /// A suite takes about half a minute; software emulation on a busy machine a few times that.
 const TIMEOUT: Duration = Duration::from_secs(400);
 
@@ -131,6 +151,7 @@ fn rows(arguments: &Arguments) -> Result<Vec<Option<&'static Kernel>>> {
         vm::ensure_qemu()?;
     }
     if all || arguments.kernel.iter().any(|label| label == LIVE) {
+        packages::ensure(SERVERS)?;
         rows.push(None);
     }
     Ok(rows)

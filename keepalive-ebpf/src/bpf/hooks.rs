@@ -9,8 +9,8 @@ use aya_ebpf::{
 };
 use keepalive_ebpf::{
     FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK,
-    KIND_CLOSE, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE,
-    Numbers, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING, WITHIN_PROBE_TIMER,
+    KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT,
+    KIND_WINDOW_PROBE, Numbers, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING, WITHIN_PROBE_TIMER,
     WITHIN_RETRANSMIT_TIMER,
 };
 
@@ -27,7 +27,9 @@ use crate::{
 const TCP_ESTABLISHED: i32 = 1;
 const TCP_SYN_SENT: i32 = 2;
 const TCP_SYN_RECV: u8 = 3;
+const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
+const TCP_LAST_ACK: i32 = 9;
 const TCP_LISTEN: u8 = 10;
 
 /// `icsk_pending`, `include/net/inet_connection_sock.h`.
@@ -130,6 +132,9 @@ pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
                 record.id.state = to as u8;
             });
         }
+        TCP_FIN_WAIT1 | TCP_LAST_ACK if flags(sk) & layout!(flag_keepopen) != 0 => {
+            report_process(sk, KIND_CLOSING, 0);
+        }
         TCP_CLOSE => closed(ctx, sk, from as u8),
         _ => {}
     }
@@ -164,6 +169,7 @@ pub fn set_keepalive(sk: u64, on: bool) {
     }
     report_process(
         sk,
+        KIND_SETSOCKOPT,
         if on {
             FLAG_SWITCHING_ON
         } else {
@@ -176,7 +182,7 @@ pub fn set_keepalive(sk: u64, on: bool) {
 #[inline(always)]
 pub fn set_keepidle(sk: u64) {
     if flags(sk) & layout!(flag_keepopen) != 0 && !is_unarmed(state(sk)) {
-        report_process(sk, 0);
+        report_process(sk, KIND_SETSOCKOPT, 0);
     }
 }
 
@@ -194,7 +200,11 @@ pub fn keepalive_timer_start(sk: u64) {
         return;
     }
     let was_on = flags & layout!(flag_keepopen) != 0;
-    report_process(sk, if was_on { 0 } else { FLAG_SWITCHING_ON });
+    report_process(
+        sk,
+        KIND_SETSOCKOPT,
+        if was_on { 0 } else { FLAG_SWITCHING_ON },
+    );
 }
 
 /// Entry of `tcp_ack`: hot, so it leaves at once unless a probe is outstanding.
@@ -343,9 +353,9 @@ fn conclude(record: &mut Record, noted: &InFlight) {
 
 /// Reports a change made by the current task.
 #[inline(always)]
-fn report_process(sk: u64, flags: u8) {
+fn report_process(sk: u64, kind: u8, flags: u8) {
     report(sk, Timer::Keepalive, |record| {
-        record.kind = KIND_SETSOCKOPT;
+        record.kind = kind;
         record.flags |= flags | FLAG_PROCESS_CONTEXT;
         record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
         record.comm = bpf_get_current_comm().unwrap_or_default();

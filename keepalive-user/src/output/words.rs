@@ -157,6 +157,22 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
         Cause::LocalClose if closed.probes_out > 0 => {
             format!("closed, by this side first, {probes} unanswered")
         }
+        // From beginning to end under our eyes, and not one probe.
+        Cause::LocalClose
+            if keepalive.enabled
+                && closed.lifetime_ms.is_some()
+                && closed.totals.keepalive_probes == 0 =>
+        {
+            format!(
+                "closed, by this side first, before a probe was due (after {} of silence)",
+                millis(keepalive.time_ms)
+            )
+        }
+        Cause::LocalClose if closed.totals.keepalive_probes > 0 => format!(
+            "closed, by this side first and of its own will: the peer answered {} of {}",
+            closed.totals.keepalive_answers,
+            plural(closed.totals.keepalive_probes, "probe")
+        ),
         Cause::LocalClose => "closed, by this side first".to_owned(),
         Cause::LocalAbort => "aborted by this side".to_owned(),
         Cause::NetworkError => {

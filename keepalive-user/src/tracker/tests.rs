@@ -61,6 +61,25 @@ fn observe(tracker: &mut Tracker, records: &[Record]) -> Vec<Event> {
         .collect()
 }
 
+/// Accepted and closed before its timer ran: whose it was is known from the close alone.
+#[test]
+fn the_closer_is_told_as_the_owner() {
+    let mut tracker = tracker(10);
+    let mut closing = probe(1, 1_000);
+    closing.kind = KIND_CLOSING;
+    closing.flags = FLAG_PROCESS_CONTEXT;
+    closing.id.inode = 4711;
+    closing.tgid = 42;
+    let mut observations = Vec::new();
+    tracker.observe(&closing, &mut observations);
+    assert!(observations.is_empty(), "{observations:?}");
+    tracker.observe(&end(1, 1_100, 0), &mut observations);
+    let closed = observations.last().unwrap();
+    assert!(matches!(closed.event, Event::Closed(_)), "{closed:?}");
+    assert_eq!(closed.inode, 4711);
+    assert_eq!(closed.acting.map(|(pid, _)| pid), Some(42));
+}
+
 /// Listed before it lost its file and, being an orphan, its owner.
 #[test]
 fn a_seed_is_told_of_with_what_it_had() {

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::classics::{APACHE, POSTGRESQL, REDIS};
 use crate::expect::Facts;
 use crate::socket::{LOCALHOST, Tcp};
 
@@ -28,11 +29,29 @@ const EXCEPTIONS: &[Exception] = &[
         reason: "--live-answers hooks tcp_ack, which takes fentry",
     },
     Exception {
+        scenario: "classic_apache",
+        applies: |_| !Path::new(APACHE).exists(),
+        reason: NO_SERVERS,
+    },
+    Exception {
+        scenario: "classic_redis",
+        applies: |_| !Path::new(REDIS).exists(),
+        reason: NO_SERVERS,
+    },
+    Exception {
+        scenario: "classic_postgresql",
+        applies: |_| !Path::new(POSTGRESQL).exists(),
+        reason: NO_SERVERS,
+    },
+    Exception {
         scenario: "mptcp",
         applies: |_| without_mptcp(),
         reason: "this kernel refuses socket(IPPROTO_MPTCP)",
     },
 ];
+
+const NO_SERVERS: &str =
+    "the guest has no distribution in it, and so no servers; `cargo xtask test` installs them live";
 
 /// Why a scenario cannot be shown on this kernel by this backend; `None` if it must pass.
 pub fn excuse(scenario: &str, facts: Facts) -> Option<&'static str> {

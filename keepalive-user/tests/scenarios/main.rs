@@ -14,6 +14,7 @@ mod arming;
 mod audit;
 mod bench;
 mod bench_list;
+mod classics;
 mod death;
 mod ending;
 mod event;
@@ -119,6 +120,13 @@ fn beside_one_tracer() -> impl Iterator<Item = &'static Scenario> {
     .flatten()
 }
 
+/// What needs tracers of its own, but not the machine.
+fn side_by_side() -> impl Iterator<Item = &'static HardCase> {
+    [arithmetic::CASES, audit::CASES, classics::CASES]
+        .into_iter()
+        .flatten()
+}
+
 /// Everything that needs tracers of its own.
 fn alone() -> impl Iterator<Item = &'static HardCase> {
     [
@@ -129,8 +137,6 @@ fn alone() -> impl Iterator<Item = &'static HardCase> {
         list_timers::CASES,
         list::CASES,
         list_namespaces::CASES,
-        arithmetic::CASES,
-        audit::CASES,
     ]
     .into_iter()
     .flatten()
@@ -159,7 +165,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             let names = beside_one_tracer()
                 .chain(scale::SCENARIOS)
                 .map(|row| row.name)
-                .chain(alone().map(|case| case.name))
+                .chain(side_by_side().chain(alone()).map(|case| case.name))
                 .filter(|name| is_wanted(arguments, name));
             refused(&printer, names, arguments, &error);
             return Ok(printer.summary());
@@ -187,11 +193,20 @@ fn run(arguments: &Arguments) -> Result<bool> {
         keepalive: arguments.keepalive.clone(),
         backend: arguments.backend.clone(),
     };
-    for case in alone().filter(|case| is_wanted(arguments, case.name)) {
+    let run_case = |case: &HardCase| {
         printer.print(match applicability::excuse(case.name, facts) {
             Some(reason) => Report::not_applicable(case.name, reason),
             None => suite::persist(attempts, || bench.run(case)),
         });
+    };
+    // Mostly waiting, each in a namespace of its own.
+    std::thread::scope(|scope| {
+        for case in side_by_side().filter(|case| is_wanted(arguments, case.name)) {
+            scope.spawn(move || run_case(case));
+        }
+    });
+    for case in alone().filter(|case| is_wanted(arguments, case.name)) {
+        run_case(case);
     }
     Ok(printer.summary())
 }
