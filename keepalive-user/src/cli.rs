@@ -6,6 +6,7 @@
 mod audit;
 mod explain;
 mod list;
+mod recording;
 mod selection;
 
 use std::{path::PathBuf, time::Duration};
@@ -19,6 +20,7 @@ pub use self::{
     audit::{Audit, FailOn, Ignore},
     explain::{Explain, Target},
     list::{List, SortKey, Switch},
+    recording::{Recording, Replay},
     selection::Selection,
 };
 use crate::{event::Backend, output::SchemaOf};
@@ -36,6 +38,7 @@ Examples:
   keepalive trace                         every keepalive timer and zero-window probe, explained
   keepalive trace -R 5432 -d 10m          only connections to PostgreSQL, for ten minutes
   keepalive trace --json | jq .           one JSON object per line
+  keepalive trace --record FILE           and keep it: `keepalive replay FILE` tells it again
   keepalive list                          every TCP socket, its timers and settings
   keepalive explain :5432                 why no probe? what happens next?
   keepalive audit --middlebox aws-nlb     what will break, worst first
@@ -54,6 +57,8 @@ pub enum Command {
     Explain(Explain),
     /// Judge every socket: zombies, probes that come too late, settings that do nothing
     Audit(Audit),
+    /// Tell a recording of `trace --record` again, on any machine and without root
+    Replay(Replay),
     /// Say whether `trace` will work on this machine, and if not, why and what to do
     Doctor(Doctor),
     /// Print the JSON Schema of what `trace`, `list`, `explain` or `audit` print with --json
@@ -88,6 +93,8 @@ pub struct Trace {
     /// Write to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub record: Recording,
     /// Report answers when they arrive, not at the next timer: hooks tcp_ack, which is hot
     #[arg(long)]
     pub live_answers: bool,

@@ -28,8 +28,15 @@ impl Clock {
 
     /// A moment on CLOCK_MONOTONIC.
     pub fn at(&self, monotonic_ns: u64) -> When {
-        let nanoseconds = i128::from(monotonic_ns) + i128::from(self.offset_ns);
-        let timestamp = Timestamp::from_nanosecond(nanoseconds).unwrap_or(Timestamp::MAX);
+        let nanoseconds = i64::try_from(monotonic_ns)
+            .ok()
+            .and_then(|monotonic| monotonic.checked_add(self.offset_ns))
+            .unwrap_or(i64::MAX);
+        let (second, rest) = (
+            nanoseconds.div_euclid(1_000_000_000),
+            nanoseconds.rem_euclid(1_000_000_000),
+        );
+        let timestamp = Timestamp::new(second, rest as i32).unwrap_or(Timestamp::MAX);
         When {
             timestamp,
             monotonic_ns,

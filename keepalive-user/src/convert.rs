@@ -8,14 +8,14 @@ use keepalive_ebpf::{Identity, Settings};
 
 use crate::{
     arithmetic::{Effective, jiffies_to_millis},
-    event::{Endpoint, Family, Keepalive, Origin, Socket, TcpState},
+    event::{Cookie, Endpoint, Family, Keepalive, Origin, Socket, TcpState},
 };
 
 pub fn socket(id: u64, cookie: u64, identity: &Identity) -> Socket {
     let (local, peer) = endpoints(identity);
     Socket {
         id,
-        cookie: (cookie != 0).then(|| format!("{cookie:x}")),
+        cookie: (cookie != 0).then_some(Cookie(cookie)),
         // An unspecified local address of a v6 socket is `::`: the peer decides.
         family: if peer.address.is_ipv4() {
             Family::Ipv4

@@ -9,13 +9,14 @@
 mod audit;
 mod explanation;
 mod listing;
+mod numbers;
 mod session;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::audit::{AuditEnd, AuditLine, Finding, Severity};
 pub use self::explanation::{
@@ -45,6 +46,8 @@ pub enum Event {
     Answer(SocketEvent<Answer>),
     /// A tracked socket ended: its death certificate.
     Closed(SocketEvent<Closed>),
+    /// What `audit` found when the trace began (`--audit`).
+    Finding(Box<Finding>),
     /// Observations were lost since the last such line.
     Lost(Lost),
     /// Last line: totals.
@@ -52,7 +55,7 @@ pub enum Event {
 }
 
 /// When an event happened.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct When {
     /// Wall-clock time, RFC 3339, UTC, nanoseconds.
     #[schemars(with = "String")]
@@ -68,11 +71,11 @@ pub struct SocketEvent<T> {
     pub when: When,
     pub socket: Socket,
     /// The socket's owner (never the task the softirq interrupted); null if unknown.
-    pub process: Option<Process>,
+    pub process: Option<Arc<Process>>,
     /// The cgroup the socket was created in; null if unknown.
-    pub cgroup: Option<Cgroup>,
+    pub cgroup: Option<Arc<Cgroup>>,
     /// Container id, where the cgroup path contains one.
-    pub container_id: Option<String>,
+    pub container_id: Option<Arc<str>>,
     pub keepalive: Keepalive,
     #[serde(flatten)]
     pub what: T,
@@ -80,9 +83,9 @@ pub struct SocketEvent<T> {
 
 /// Whose a socket is: the part of an event that is found out last.
 pub struct OwnerFields<'a> {
-    pub process: &'a mut Option<Process>,
-    pub cgroup: &'a mut Option<Cgroup>,
-    pub container_id: &'a mut Option<String>,
+    pub process: &'a mut Option<Arc<Process>>,
+    pub cgroup: &'a mut Option<Arc<Cgroup>>,
+    pub container_id: &'a mut Option<Arc<str>>,
 }
 
 impl Event {
@@ -94,7 +97,7 @@ impl Event {
             Self::WindowProbe(event) => Some(event.owner()),
             Self::Answer(event) => Some(event.owner()),
             Self::Closed(event) => Some(event.owner()),
-            Self::Start(_) | Self::Lost(_) | Self::End(_) => None,
+            Self::Start(_) | Self::Finding(_) | Self::Lost(_) | Self::End(_) => None,
         }
     }
 }
@@ -110,12 +113,12 @@ impl<T> SocketEvent<T> {
 }
 
 /// Who the socket is.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Socket {
     /// Number of the socket in this trace, from 1: the identity to group events by.
     pub id: u64,
     /// The kernel's socket cookie (SO_COOKIE), hexadecimal; null until the kernel has made one.
-    pub cookie: Option<String>,
+    pub cookie: Option<Cookie>,
     pub family: Family,
     pub local: Endpoint,
     pub peer: Endpoint,
@@ -126,8 +129,16 @@ pub struct Socket {
     pub mptcp: Option<bool>,
 }
 
+/// A socket cookie; hexadecimal in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie(pub u64);
+
+/// An errno; its name in JSON (`ETIMEDOUT`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub u32);
+
 /// Address family of the addresses; IPv4-mapped IPv6 is `ipv4`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
     Ipv4,
@@ -135,14 +146,14 @@ pub enum Family {
 }
 
 /// One end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Endpoint {
     pub address: IpAddr,
     pub port: u16,
 }
 
 /// TCP state, RFC 9293 section 3.3.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TcpState {
     Established,
@@ -162,7 +173,7 @@ pub enum TcpState {
     Unknown,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Process {
     pub pid: u32,
     /// Untrusted: any bytes a process chose, made valid UTF-8.
@@ -248,7 +259,7 @@ pub struct TimerRun {
     /// route, firewall); null if no probe was made or the backend cannot tell.
     pub sent: Option<bool>,
     /// Errno name of that failure (`EHOSTUNREACH`).
-    pub send_error: Option<String>,
+    pub send_error: Option<Errno>,
     /// Until the timer runs next, milliseconds; null if it stopped.
     pub next_ms: Option<u64>,
     pub death: Option<Death>,
@@ -290,6 +301,21 @@ pub enum Decision {
     Killed,
 }
 
+impl Decision {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 9] = [
+        Self::ProbeSent,
+        Self::ProbeFailed,
+        Self::DataInFlight,
+        Self::DataUnsent,
+        Self::NotIdle,
+        Self::SocketBusy,
+        Self::Stopped,
+        Self::FinWait2,
+        Self::Killed,
+    ];
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct BeforeAfter {
     pub before: u32,
@@ -307,7 +333,7 @@ pub struct WindowProbe {
     pub unsent_bytes: u32,
     /// As for `timer`, and so `send_error`.
     pub sent: Option<bool>,
-    pub send_error: Option<String>,
+    pub send_error: Option<Errno>,
     /// Until the next probe, milliseconds; null if the connection was ended or the window opened.
     pub next_ms: Option<u64>,
     /// The earliest end; null if unknown (count alone, with a growing interval: see `keepalive`).
@@ -346,7 +372,7 @@ pub enum Precision {
 pub struct Closed {
     pub cause: Cause,
     /// Errno name the application is told (`ETIMEDOUT`); null if none.
-    pub error: Option<String>,
+    pub error: Option<Errno>,
     /// State before CLOSE.
     pub from_state: TcpState,
     /// Silence of the peer at the end, milliseconds; null if it was never heard.
@@ -408,4 +434,22 @@ pub enum Cause {
     /// An ICMP or local error the kernel took as final.
     NetworkError,
     Unknown,
+}
+
+impl Cause {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 12] = [
+        Self::KeepaliveProbes,
+        Self::KeepaliveUserTimeout,
+        Self::RetransmitTimeout,
+        Self::RetransmitUserTimeout,
+        Self::WindowProbeTimeout,
+        Self::WindowProbeUserTimeout,
+        Self::PeerReset,
+        Self::PeerFin,
+        Self::LocalClose,
+        Self::LocalAbort,
+        Self::NetworkError,
+        Self::Unknown,
+    ];
 }

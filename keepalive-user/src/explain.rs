@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     arithmetic,
     attribution::Attribution,
-    cli::{BackendChoice, Explain, Loading, Selection, Target, Trace},
+    cli::{BackendChoice, Explain, Loading, Recording, Selection, Target, Trace},
     clock::Clock,
     event::{Blocker, Explanation, ListedSocket, Outlook, PlannedSettings, TcpState, TimerKind},
     exit::{Exit, Refusal, is_broken_pipe},
@@ -221,6 +221,7 @@ fn follower(socket: &ListedSocket) -> Trace {
         duration: None,
         json: false,
         output: None,
+        record: Recording::default(),
         live_answers: false,
         cost: false,
         loading: Loading {

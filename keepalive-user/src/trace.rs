@@ -4,17 +4,13 @@
 //! loop; everything that can happen (records, a tick, a signal, the end of time) is one arm of
 //! one `select`.
 
-use std::{
-    fs::File,
-    io::{self, BufWriter, IsTerminal, Write},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use anyhow::{Context, Result};
-use keepalive_ebpf::Filter;
+use keepalive_ebpf::{ABI_VERSION, Filter};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
@@ -23,27 +19,27 @@ use crate::{
     cli::Trace,
     clock::Clock,
     descriptors::Descriptor,
-    event::{End, Event, Losses, Lost, LostWhere, SCHEMA_VERSION, Start, When},
+    event::{Lost, LostWhere, SCHEMA_VERSION, Start},
     exit::{Exit, Refusal, is_broken_pipe},
     filter,
     namespace::Namespace,
-    output::{Counts, Output},
+    numbers::state,
+    output,
+    pipeline::{Pipeline, Wanted},
     privileges,
+    recording::{Header, Recorder},
     source::{Kernel, Options, Source, hooks::Need, iterator::Iterators},
-    tracker::{Observation, Tracker},
 };
 
-/// Sockets the tracker remembers.
-const CAPACITY: usize = 1 << 20;
 /// How often losses are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// Records gather this long after a wakeup, so that a burst costs one.
 const GATHER: Duration = Duration::from_millis(10);
 
+/// Records taken from the ring before signals and the clock are looked at again.
+const AT_ONCE: u32 = 4096;
 /// Time that listing older sockets may take at the start, beyond the namespace it is at.
 const SEEDING: Duration = Duration::from_millis(500);
-
-type Writer = Box<dyn Write>;
 
 /// Runs a trace until it is told to stop.
 pub fn run(arguments: &Trace) -> Result<Exit> {
@@ -60,7 +56,7 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
         btf: arguments.loading.btf.clone(),
     };
     // First, so that a bad path fails before anything is attached.
-    let writer = open_writer(arguments)?;
+    let outputs = vec![output::open(arguments.json, arguments.output.as_deref())?];
     let kernel = Kernel::read(&options)?;
     let source = Source::open(&kernel, &options).map_err(name_missing_privileges)?;
     warn_of_blind_spots(&source, arguments);
@@ -79,68 +75,83 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
         live_answers: arguments.live_answers,
         filters: arguments.select.described(),
     };
-    let mut session = Session::new(source, clock, arguments, writer);
-    session.seed(Iterators::load(&kernel), &options.filter);
-    drop(kernel);
+    let wanted = Wanted {
+        pid: arguments.select.pid,
+        count: arguments.count,
+        // The programs did that already.
+        filter: Filter::default(),
+    };
+    let recorder = arguments
+        .record
+        .create(|| Header {
+            abi_version: ABI_VERSION,
+            sequence: 0,
+            start: start.clone(),
+            pid: wanted.pid,
+            count: wanted.count,
+            layout: kernel.resolved.words(),
+        })
+        .transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    match runtime.block_on(session.run(start, arguments)) {
+    let outcome = runtime.block_on(async {
+        // Before the first line, so that who has read it can end us in good order.
+        let signals = Signals::new()?;
+        let attribution = Attribution::new(source.learned.same_pids);
+        let mut session = Session {
+            source,
+            pipeline: Pipeline::start(start, attribution, wanted, outputs, recorder)?,
+            to_stdout: arguments.output.is_none(),
+        };
+        session.seed(Iterators::load(&kernel), &options.filter)?;
+        session.pipeline.flush()?;
+        drop(kernel);
+        session.run(signals, arguments).await
+    });
+    match outcome {
         Err(error) if is_broken_pipe(&error) => Ok(Exit::Success),
         outcome => outcome.map(|()| Exit::Success),
+    }
+}
+
+/// What ends a trace in good order.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 }
 
 /// A running trace.
 struct Session {
     source: Source,
-    tracker: Tracker,
-    attribution: Attribution,
-    output: Output<Writer>,
-    clock: Clock,
-    counts: Counts,
-    /// Everything lost so far, as far as it was reported.
-    lost: Losses,
-    /// Stop after this many more socket events.
-    remaining: Option<u64>,
-    /// Only sockets of this process.
-    pid: Option<u32>,
+    pipeline: Pipeline,
     to_stdout: bool,
 }
 
 impl Session {
-    fn new(source: Source, clock: Clock, arguments: &Trace, writer: Writer) -> Self {
-        let to_stdout = arguments.output.is_none();
-        let colour = to_stdout
-            && io::stdout().is_terminal()
-            && anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
-        Self {
-            tracker: Tracker::new(source.learned.hz, clock, CAPACITY),
-            attribution: Attribution::new(source.learned.same_pids),
-            output: Output::new(arguments.json, colour, writer),
-            counts: Counts::default(),
-            lost: Losses::default(),
-            remaining: arguments.count,
-            pid: arguments.select.pid,
-            source,
-            clock,
-            to_stdout,
-        }
-    }
-
     /// Learns of the sockets that are older than us, as far as the kernel lets us list them: their
     /// owners, and what they may lose before something happens to them.
-    fn seed(&mut self, iterators: Result<Iterators>, filter: &Filter) {
+    fn seed(&mut self, iterators: Result<Iterators>, filter: &Filter) -> Result<()> {
         let begin = Instant::now();
+        let attribution = &mut self.pipeline.attribution;
         let mut iterators = match iterators {
             Ok(iterators) => iterators,
             Err(error) => {
                 log::debug!("older sockets are not listed: {error:#}");
-                self.attribution.prime(|_| Err(error));
-                return;
+                attribution.prime(|_| Err(error));
+                return Ok(());
             }
         };
-        self.attribution.prime(|found| {
+        attribution.prime(|found| {
             let walk = iterators.descriptors()?;
             walk.each(|open| found(Descriptor::from(open)))
         });
@@ -155,28 +166,29 @@ impl Session {
             if filter.netns != 0 && filter.netns != namespace.inode {
                 continue;
             }
-            let tracker = &mut self.tracker;
+            let mut found = Vec::new();
             let walked = namespace.within(|| {
                 iterators.sockets()?.each(|socket| {
-                    if socket.id.keepopen != 0 && filter::admits(filter, &socket.id) {
-                        tracker.seed(&socket.id, socket.numbers.time);
+                    let is_wanted = socket.id.keepopen != 0
+                        && socket.id.state != state::LISTEN
+                        && filter::admits(filter, &socket.id);
+                    if is_wanted {
+                        found.push((socket.id, socket.numbers.time));
                     }
                 })
             });
             if let Err(error) = walked {
                 log::debug!("older sockets of namespace {}: {error:#}", namespace.inode);
             }
+            for (id, time) in &found {
+                self.pipeline.seed(id, *time)?;
+            }
         }
+        Ok(())
     }
 
     /// The loop.
-    async fn run(&mut self, start: Start, arguments: &Trace) -> Result<()> {
-        // Before the first line, so that who has read it can end us in good order.
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let started = start.when;
-        self.output.event(&Event::Start(Box::new(start)))?;
-        self.output.flush()?;
+    async fn run(&mut self, mut signals: Signals, arguments: &Trace) -> Result<()> {
         let ring = self.source.as_fd().try_clone_to_owned()?;
         // SAFETY: the descriptor is the `AsyncFd`'s own and never replaced, so it stays open
         // for as long as it is registered.
@@ -188,125 +200,91 @@ impl Session {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = arguments.duration.map(|duration| Instant::now() + duration);
-        while self.remaining != Some(0) {
+        let mut more = false;
+        while !self.pipeline.is_done() {
             tokio::select! {
+                // Signals first: a flood of records must not keep us from ending.
+                biased;
+                _ = signals.interrupt.recv() => break,
+                _ = signals.terminate.recv() => break,
+                () = until(deadline) => break,
+                _ = tick.tick() => self.tick()?,
+                () = std::future::ready(()), if more => more = self.drain()?,
                 ready = ring.readable() => {
                     // Cleared before the ring is drained: what comes meanwhile wakes us again.
                     ready?.clear_ready();
                     sleep(GATHER).await;
-                    self.drain()?;
+                    more = self.drain()?;
                 }
-                _ = tick.tick() => self.tick()?,
-                () = until(deadline) => break,
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
             }
         }
+        // What is in the ring now; what comes meanwhile is not waited for.
         self.drain()?;
-        self.finish(started)
+        self.finish()
     }
 
-    /// Everything that is in the ring now, or as much as was asked for.
-    fn drain(&mut self) -> Result<()> {
-        let mut observations = Vec::new();
-        while self.remaining != Some(0) {
-            let Some(record) = self.source.next() else {
-                break;
+    /// What is in the ring, or as much as is good at once; true if there may be more.
+    fn drain(&mut self) -> Result<bool> {
+        for _ in 0..AT_ONCE {
+            let record = if self.pipeline.is_done() {
+                None
+            } else {
+                self.source.next()
             };
             match record {
-                Ok(record) => self.tracker.observe(&record, &mut observations),
-                Err(error) => {
+                None => {
+                    self.pipeline.flush()?;
+                    return Ok(false);
+                }
+                Some(Ok(record)) => self.pipeline.record(&record)?,
+                Some(Err(error)) => {
                     log::warn!("cannot decode {error:#}");
                     self.report_lost(LostWhere::Decode, 1)?;
                 }
             }
-            for observation in observations.drain(..) {
-                self.emit(observation)?;
-            }
         }
-        self.output.flush()
-    }
-
-    /// Attributes one event and writes it, unless another process's sockets are wanted.
-    fn emit(&mut self, observation: Observation) -> Result<()> {
-        if self.remaining == Some(0) {
-            return Ok(());
-        }
-        let mut event = observation.event;
-        if let Some((pid, comm)) = observation.acting {
-            self.attribution.learn(observation.inode, pid, &comm);
-        }
-        let process = self.attribution.process(observation.inode);
-        if self.pid.is_some() && process.as_ref().map(|process| process.pid) != self.pid {
-            return Ok(());
-        }
-        self.lost.owner += u64::from(process.is_none());
-        if let Some(owner) = event.owner() {
-            *owner.process = process;
-            (*owner.cgroup, *owner.container_id) = self.attribution.cgroup(observation.cgroup);
-        }
-        self.counts.add(&event);
-        self.remaining = self.remaining.map(|remaining| remaining - 1);
-        self.output.event(&event)
+        self.pipeline.flush()?;
+        Ok(true)
     }
 
     fn tick(&mut self) -> Result<()> {
-        self.drain()?;
         self.report_losses()?;
         if self.to_stdout && reader_has_gone() {
             return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
         }
-        self.output.flush()
+        self.pipeline.flush()
     }
 
     /// Says what was lost since it was last said.
     fn report_losses(&mut self) -> Result<()> {
         let kernel = self.source.losses()?;
-        self.report_lost(LostWhere::Ring, kernel.ring - self.lost.ring)?;
-        self.report_lost(LostWhere::Scratch, kernel.scratch - self.lost.scratch)?;
-        self.report_lost(
-            LostWhere::Unreadable,
-            kernel.unreadable - self.lost.unreadable,
-        )?;
-        let tracker = self.tracker.evicted() + kernel.reported;
-        self.report_lost(LostWhere::Tracker, tracker - self.lost.tracker)
+        let said = self.pipeline.losses();
+        let evicted = self.pipeline.evicted() + kernel.reported;
+        for (place, now, before) in [
+            (LostWhere::Ring, kernel.ring, said.ring),
+            (LostWhere::Scratch, kernel.scratch, said.scratch),
+            (LostWhere::Unreadable, kernel.unreadable, said.unreadable),
+            (LostWhere::Tracker, evicted, said.tracker),
+        ] {
+            self.report_lost(place, now.saturating_sub(before))?;
+        }
+        let dropped = self.pipeline.recorder.as_mut().map(Recorder::take_dropped);
+        self.report_lost(LostWhere::Recording, dropped.unwrap_or(0))
     }
 
     fn report_lost(&mut self, place: LostWhere, count: u64) -> Result<()> {
         if count == 0 {
             return Ok(());
         }
-        *match place {
-            LostWhere::Ring => &mut self.lost.ring,
-            LostWhere::Decode => &mut self.lost.decode,
-            LostWhere::Tracker => &mut self.lost.tracker,
-            LostWhere::Scratch => &mut self.lost.scratch,
-            LostWhere::Unreadable => &mut self.lost.unreadable,
-        } += count;
-        let when = self.clock.when()?;
-        self.output.event(&Event::Lost(Lost { when, count, place }))
+        let when = self.pipeline.clock().when()?;
+        self.pipeline.lost(Lost { when, count, place })
     }
 
     /// The last line.
-    fn finish(&mut self, started: When) -> Result<()> {
-        let mut observations = Vec::new();
-        self.tracker.finish(&mut observations);
-        for observation in observations {
-            self.emit(observation)?;
-        }
+    fn finish(&mut self) -> Result<()> {
         self.report_losses()?;
-        let when = self.clock.when()?;
-        let end = End {
-            when,
-            duration_ms: when.monotonic_ns.saturating_sub(started.monotonic_ns) / 1_000_000,
-            sockets: self.counts.sockets(),
-            events: self.counts.events,
-            decisions: self.counts.decisions.clone(),
-            causes: self.counts.causes.clone(),
-            lost: self.lost,
-        };
-        self.output.event(&Event::End(end))?;
-        self.output.flush()?;
+        let when = self.pipeline.clock().when()?;
+        self.pipeline.finish(when)?;
         for cost in self.source.costs().into_iter().flatten() {
             anstream::eprintln!("{cost}");
         }
@@ -334,16 +312,6 @@ fn spawn_logger(source: &mut Source) -> Result<()> {
         }
     });
     Ok(())
-}
-
-fn open_writer(arguments: &Trace) -> Result<Writer> {
-    let writer: Writer = match &arguments.output {
-        None => Box::new(io::stdout()),
-        Some(path) => Box::new(
-            File::create(path).with_context(|| format!("cannot write to {}", path.display()))?,
-        ),
-    };
-    Ok(Box::new(BufWriter::with_capacity(1 << 16, writer)))
 }
 
 /// If we lack capabilities, that is why.

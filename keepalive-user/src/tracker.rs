@@ -22,9 +22,9 @@ use crate::{
     arithmetic::{self, Effective, jiffies_to_millis},
     clock::Clock,
     convert,
-    decide::{self, Send, decision, errno_name},
+    decide::{self, Send, decision},
     event::{
-        Answer, Armed, ArmedCause, BeforeAfter, Closed, Death, Decision, Event, ProbeKind,
+        Answer, Armed, ArmedCause, BeforeAfter, Closed, Death, Decision, Errno, Event, ProbeKind,
         SocketEvent, TimerRun, WindowProbe,
     },
     numbers::{rearmed, silence, state, unsent},
@@ -354,7 +354,7 @@ impl Tracker {
         let since = |start: u64| record.after.time.saturating_sub(start) / 1_000_000;
         let what = Closed {
             cause: decide::cause(record, self.hz),
-            error: (record.id.error != 0).then(|| errno_name(record.id.error)),
+            error: (record.id.error != 0).then_some(Errno(record.id.error)),
             from_state: convert::tcp_state(record.from_state),
             idle_ms: silence(&record.after).map(|jiffies| self.millis(jiffies.into())),
             lifetime_ms: (socket.established != 0).then(|| since(socket.established)),
@@ -437,9 +437,9 @@ fn sent(send: Send) -> Option<bool> {
     }
 }
 
-fn send_error(send: Send) -> Option<String> {
+fn send_error(send: Send) -> Option<Errno> {
     match send {
-        Send::Failed(errno) => Some(errno_name(errno)),
+        Send::Failed(errno) => Some(Errno(errno)),
         Send::Sent | Send::Dropped | Send::Unknown => None,
     }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::event::{Endpoint, ListedSocket, Socket};
+use crate::event::{Cookie, Endpoint, ListedSocket, Socket};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -90,7 +90,7 @@ pub enum Target {
     /// Local and peer end.
     Pair(SocketAddr, SocketAddr),
     /// As in JSON.
-    Cookie(String),
+    Cookie(Cookie),
 }
 
 impl FromStr for Target {
@@ -100,7 +100,7 @@ impl FromStr for Target {
         if let Some(cookie) = text.strip_prefix("sk:") {
             let cookie = u64::from_str_radix(cookie, 16)
                 .with_context(|| format!("{cookie:?} is no hexadecimal cookie"))?;
-            return Ok(Self::Cookie(format!("{cookie:x}")));
+            return Ok(Self::Cookie(Cookie(cookie)));
         }
         if let Some(port) = text.strip_prefix(':') {
             let port = port
@@ -141,7 +141,7 @@ impl Target {
             Self::Port(port) => local.port == *port || peer.port == *port,
             Self::Endpoint(address) => is(local, address) || is(peer, address),
             Self::Pair(ours, theirs) => is(local, ours) && is(peer, theirs),
-            Self::Cookie(wanted) => cookie.as_ref() == Some(wanted),
+            Self::Cookie(wanted) => *cookie == Some(*wanted),
         }
     }
 }
@@ -155,7 +155,7 @@ mod tests {
         let of = |text: &str| text.parse::<Target>();
         assert_eq!(of("4711").unwrap(), Target::Pid(4711));
         assert_eq!(of(":22").unwrap(), Target::Port(22));
-        assert_eq!(of("sk:00ff").unwrap(), Target::Cookie("ff".to_owned()));
+        assert_eq!(of("sk:00ff").unwrap(), Target::Cookie(Cookie(0xff)));
         let v6 = "[::1]:22".parse().unwrap();
         assert_eq!(of("[::1]:22").unwrap(), Target::Endpoint(v6));
         assert_eq!(of("[::1]:22-[::1]:22").unwrap(), Target::Pair(v6, v6));

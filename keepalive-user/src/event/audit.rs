@@ -1,9 +1,9 @@
 //! What `keepalive audit` says: a line for each finding, and one at the end.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Incomplete, ListSource, Process, Socket, When};
 
@@ -17,7 +17,7 @@ pub enum AuditLine {
 }
 
 /// A rule that a socket, or a network namespace, breaks.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     #[serde(flatten)]
     pub when: When,
@@ -26,8 +26,8 @@ pub struct Finding {
     pub severity: Severity,
     /// Null for a finding about a whole namespace.
     pub socket: Option<Socket>,
-    pub process: Option<Process>,
-    pub container_id: Option<String>,
+    pub process: Option<Arc<Process>>,
+    pub container_id: Option<Arc<str>>,
     /// Inode number of the network namespace.
     pub netns: u32,
     /// What was found.
@@ -39,7 +39,9 @@ pub struct Finding {
 }
 
 /// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Worth knowing.

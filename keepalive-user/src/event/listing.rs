@@ -1,5 +1,7 @@
 //! What `keepalive list` says: a line for each socket, and one at the end.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -22,12 +24,12 @@ pub struct ListedSocket {
     pub socket: Socket,
     /// The process that holds the socket, the one with the lowest id if several do; null if
     /// unknown or none.
-    pub process: Option<Process>,
+    pub process: Option<Arc<Process>>,
     /// All processes that hold it.
     pub pids: Vec<u32>,
     /// The cgroup the socket was created in; null if unknown.
-    pub cgroup: Option<Cgroup>,
-    pub container_id: Option<String>,
+    pub cgroup: Option<Arc<Cgroup>>,
+    pub container_id: Option<Arc<str>>,
     /// Null if unknown, and for TIME_WAIT and SYN_RECV, which have none.
     pub keepalive: Option<Keepalive>,
     /// `net.ipv4.tcp_retries2` of the socket's namespace: retransmissions of unacknowledged data

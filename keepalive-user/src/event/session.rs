@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::When;
 
@@ -11,7 +11,7 @@ use super::When;
 pub const SCHEMA_VERSION: &str = "1.0";
 
 /// First line of a trace.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Start {
     #[serde(flatten)]
     pub when: When,
@@ -37,7 +37,7 @@ pub struct Start {
     pub filters: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
     /// BPF trampolines on the kernel's functions.
@@ -46,13 +46,13 @@ pub enum Backend {
     Tracepoint,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refused {
     pub backend: Backend,
     pub reason: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LostWhere {
     /// The ring buffer was full.
@@ -65,6 +65,8 @@ pub enum LostWhere {
     Scratch,
     /// A program could not read kernel memory that must be there.
     Unreadable,
+    /// More came than the recording may take (`--record-rate`); the trace itself has them.
+    Recording,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -115,6 +117,8 @@ pub struct Losses {
     pub scratch: u64,
     /// Observations given up because kernel memory could not be read.
     pub unreadable: u64,
+    /// Records the recording did not take.
+    pub recording: u64,
     /// Events whose owner was looked for and not found.
     pub owner: u64,
 }

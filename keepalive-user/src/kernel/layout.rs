@@ -8,6 +8,7 @@
 
 use anyhow::{Context, Result, ensure};
 use keepalive_ebpf::{ABSENT, KernelLayout, SOCK_COPY_MAX};
+use zerocopy::IntoBytes;
 
 use super::btf::{Btf, Field};
 
@@ -20,6 +21,16 @@ pub struct Resolved {
     pub write_timer: &'static str,
     /// Optional fields this kernel does not have: what they tell is unknown or constant here.
     pub absent: Vec<&'static str>,
+}
+
+impl Resolved {
+    /// The layout as a recording keeps it.
+    pub fn words(&self) -> Vec<u32> {
+        let bytes = self.layout.as_bytes().chunks_exact(4);
+        bytes
+            .filter_map(|word| word.first_chunk().copied().map(u32::from_ne_bytes))
+            .collect()
+    }
 }
 
 /// Finds all fields.

@@ -1,6 +1,6 @@
 //! Who holds which socket: found in one pass for a whole listing.
 
-use std::os::fd::RawFd;
+use std::{os::fd::RawFd, sync::Arc};
 
 use anyhow::Result;
 use keepalive_ebpf::OpenSocket;
@@ -18,7 +18,7 @@ use crate::{
 pub struct Owners {
     /// By inode, then process.
     descriptors: Vec<Descriptor>,
-    names: FxHashMap<u32, String>,
+    processes: FxHashMap<u32, Arc<Process>>,
     /// Processes that forbade to look.
     pub denied: u64,
 }
@@ -51,7 +51,7 @@ impl Owners {
         descriptors.dedup();
         Self {
             descriptors,
-            names: FxHashMap::default(),
+            processes: FxHashMap::default(),
             denied,
         }
     }
@@ -73,20 +73,20 @@ impl Owners {
     }
 
     /// The processes that hold a socket, ascending, and the first with its name.
-    pub fn processes(&mut self, inode: u64) -> (Option<Process>, Vec<u32>) {
+    pub fn processes(&mut self, inode: u64) -> (Option<Arc<Process>>, Vec<u32>) {
         let mut pids: Vec<u32> = self
             .of(inode)
             .iter()
             .map(|descriptor| descriptor.pid)
             .collect();
         pids.dedup();
-        let first = pids.first().map(|&pid| Process {
-            pid,
-            comm: self
-                .names
+        let first = pids.first().map(|&pid| {
+            let comm = || comm_of(pid);
+            let process = self
+                .processes
                 .entry(pid)
-                .or_insert_with(|| comm_of(pid))
-                .clone(),
+                .or_insert_with(|| Arc::new(Process { pid, comm: comm() }));
+            Arc::clone(process)
         });
         (first, pids)
     }

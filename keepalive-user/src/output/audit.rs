@@ -29,7 +29,7 @@ impl<W: Write> AuditOutput<W> {
     pub fn finding(&mut self, finding: Finding) -> Result<()> {
         match self {
             Self::Json(writer) => json_line(&AuditLine::Finding(Box::new(finding)), writer),
-            Self::Text(writer) => text(&finding, writer).context("cannot write"),
+            Self::Text(writer) => text(&finding, true, writer).context("cannot write"),
         }
     }
 
@@ -46,13 +46,17 @@ impl<W: Write> AuditOutput<W> {
 }
 
 /// The finding, and below it what it leads to and what to do.
-fn text(finding: &Finding, writer: &mut impl Write) -> std::io::Result<()> {
-    let (name, colour) = match finding.severity {
+pub fn text(finding: &Finding, colour: bool, writer: &mut impl Write) -> std::io::Result<()> {
+    let (name, hue) = match finding.severity {
         Severity::Critical => ("critical", AnsiColor::Red),
         Severity::Warning => ("warning", AnsiColor::Yellow),
         Severity::Info => ("info", AnsiColor::Cyan),
     };
-    let style = Style::new().fg_color(Some(colour.into()));
+    let style = if colour {
+        Style::new().fg_color(Some(hue.into()))
+    } else {
+        Style::new()
+    };
     write!(writer, "{style}{name:8}{style:#}  {:20}  ", finding.rule)?;
     match &finding.socket {
         Some(socket) => writeln!(

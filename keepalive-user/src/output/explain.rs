@@ -50,7 +50,7 @@ pub fn text(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
 
 /// A socket among others, with names that it can be asked for by.
 pub fn choice(socket: &ListedSocket) -> String {
-    let cookie = socket.socket.cookie.as_deref();
+    let cookie = socket.socket.cookie;
     format!(
         "{}-{}  {}  {}  {}",
         socket.socket.local,

@@ -11,12 +11,20 @@ mod pretty;
 mod summary;
 pub mod words;
 
-use std::{borrow::Cow, io::Write};
+use std::{
+    borrow::Cow,
+    fs::File,
+    io::{self, BufWriter, IsTerminal, Write},
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 
 pub use self::summary::{Counts, Summary};
-use crate::event::{AuditLine, Event, Explanation, ListLine};
+use crate::{
+    event::{AuditLine, Event, Explanation, ListLine},
+    pipeline::Sink,
+};
 
 /// Where events go.
 pub enum Output<W: Write> {
@@ -31,15 +39,15 @@ pub enum Output<W: Write> {
 }
 
 impl<W: Write> Output<W> {
-    pub fn new(json: bool, colour: bool, writer: W) -> Self {
-        if json {
-            Self::Json(writer)
-        } else {
-            Self::Pretty {
-                writer,
-                colour,
-                summary: Box::default(),
-            }
+    pub fn json(writer: W) -> Self {
+        Self::Json(writer)
+    }
+
+    pub fn pretty(colour: bool, writer: W) -> Self {
+        Self::Pretty {
+            writer,
+            colour,
+            summary: Box::default(),
         }
     }
 
@@ -68,6 +76,29 @@ impl<W: Write> Output<W> {
         let (Self::Json(writer) | Self::Pretty { writer, .. }) = self;
         writer.flush().context("cannot write")
     }
+}
+
+/// Opens what `--json` and `-o` ask for: standard output if no file, in colour if that is a
+/// terminal that wants it.
+///
+/// # Errors
+/// If the file cannot be written to.
+pub fn open(json: bool, path: Option<&Path>) -> Result<Output<Sink>> {
+    let sink: Sink = match path {
+        None => Box::new(io::stdout()),
+        Some(path) => Box::new(
+            File::create(path).with_context(|| format!("cannot write to {}", path.display()))?,
+        ),
+    };
+    let writer: Sink = Box::new(BufWriter::with_capacity(1 << 16, sink));
+    let colour = path.is_none()
+        && io::stdout().is_terminal()
+        && anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
+    Ok(if json {
+        Output::json(writer)
+    } else {
+        Output::pretty(colour, writer)
+    })
 }
 
 /// One JSON line. Everything beyond printable ASCII that could command a terminal is escaped:

@@ -47,6 +47,9 @@ pub fn line_in(
             let text = certificate(&event.what, &event.keepalive, &heard);
             (head(event, zone), text, closed_style(event.what.cause))
         }
+        Event::Finding(finding) => {
+            return super::audit::text(finding, colour, writer).context("cannot write");
+        }
         Event::Lost(lost) => {
             let text = match lost.place {
                 LostWhere::Ring => "records lost, the ring buffer was full: raise --ring-bytes",
@@ -54,6 +57,7 @@ pub fn line_in(
                 LostWhere::Tracker => "sockets forgotten, too many at once",
                 LostWhere::Unreadable => "observations given up, kernel memory could not be read",
                 LostWhere::Scratch => "observations given up, programs collided on a CPU",
+                LostWhere::Recording => "records left out of the recording: raise --record-rate",
             };
             let head = format!("{}  ", clock_ms(lost.when.timestamp, zone));
             (

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use rustc_hash::FxHashMap;
 
 use super::words::{micros, millis, name, owner, plural};
-use crate::event::{Cause, End, Event, EventCounts, Losses, SocketEvent};
+use crate::event::{Cause, Decision, End, Event, EventCounts, Losses, SocketEvent};
 
 /// Rows kept; the busiest and the dead ones stay.
 const ROWS: usize = 4096;
@@ -39,11 +39,10 @@ struct Row {
 #[derive(Default)]
 pub struct Counts {
     pub events: EventCounts,
-    pub decisions: BTreeMap<String, u64>,
-    pub causes: BTreeMap<String, u64>,
-    /// Highest socket number seen, which is their count unless a filter hides some.
-    sockets: rustc_hash::FxHashSet<u64>,
-    total: u64,
+    decisions: [u64; Decision::ALL.len()],
+    causes: [u64; Cause::ALL.len()],
+    /// A bit for each socket number that was seen: they are given in order.
+    seen: Vec<u64>,
 }
 
 impl Counts {
@@ -55,10 +54,7 @@ impl Counts {
             }
             Event::Timer(event) => {
                 self.events.timer += 1;
-                *self
-                    .decisions
-                    .entry(name(&event.what.decision))
-                    .or_default() += 1;
+                self.decisions[event.what.decision as usize] += 1;
                 event.socket.id
             }
             Event::WindowProbe(event) => {
@@ -71,20 +67,39 @@ impl Counts {
             }
             Event::Closed(event) => {
                 self.events.closed += 1;
-                *self.causes.entry(name(&event.what.cause)).or_default() += 1;
-                // Its number never comes again.
-                self.total += u64::from(!self.sockets.remove(&event.socket.id));
-                return;
+                self.causes[event.what.cause as usize] += 1;
+                event.socket.id
             }
-            Event::Start(_) | Event::Lost(_) | Event::End(_) => return,
+            Event::Start(_) | Event::Finding(_) | Event::Lost(_) | Event::End(_) => return,
         };
-        self.total += u64::from(self.sockets.insert(id));
+        let word = usize::try_from(id / 64).unwrap_or(usize::MAX);
+        if word >= self.seen.len() {
+            self.seen.resize(word + 1, 0);
+        }
+        self.seen[word] |= 1 << (id % 64);
     }
 
     /// Sockets seen.
     pub fn sockets(&self) -> u64 {
-        self.total
+        self.seen
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum()
     }
+
+    pub fn decisions(&self) -> BTreeMap<String, u64> {
+        named(&Decision::ALL, &self.decisions)
+    }
+
+    pub fn causes(&self) -> BTreeMap<String, u64> {
+        named(&Cause::ALL, &self.causes)
+    }
+}
+
+/// The numbers that are not 0, by name.
+fn named(names: &[impl serde::Serialize], counts: &[u64]) -> BTreeMap<String, u64> {
+    let counted = names.iter().zip(counts).filter(|(_, count)| **count > 0);
+    counted.map(|(it, count)| (name(it), *count)).collect()
 }
 
 impl Summary {
@@ -111,7 +126,7 @@ impl Summary {
                 row.worst_rtt_us = row.worst_rtt_us.max(event.what.rtt_us);
             }
             Event::Closed(event) => self.row(event).outcome = Some(event.what.cause),
-            Event::Start(_) | Event::Lost(_) | Event::End(_) => {}
+            Event::Start(_) | Event::Finding(_) | Event::Lost(_) | Event::End(_) => {}
         }
     }
 
@@ -268,14 +283,15 @@ fn totals(end: &End, writer: &mut impl Write) -> std::io::Result<()> {
         tracker,
         scratch,
         unreadable,
+        recording,
         owner,
     } = end.lost;
-    if ring + decode + tracker + scratch + unreadable == 0 {
+    if ring + decode + tracker + scratch + unreadable + recording == 0 {
         writeln!(writer, "Nothing was lost.")?;
     } else {
         writeln!(
             writer,
-            "Lost: {ring} (ring buffer full), {decode} (not decodable), {tracker} (too many sockets), {scratch} (collisions), {unreadable} (unreadable memory)."
+            "Lost: {ring} (ring buffer full), {decode} (not decodable), {tracker} (too many sockets), {scratch} (collisions), {unreadable} (unreadable memory), {recording} (left out of the recording)."
         )?;
     }
     if owner > 0 {

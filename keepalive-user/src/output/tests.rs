@@ -166,8 +166,8 @@ fn sums_up() {
         duration_ms: 5000,
         sockets: counts.sockets(),
         events: counts.events,
-        decisions: counts.decisions.clone(),
-        causes: counts.causes.clone(),
+        decisions: counts.decisions(),
+        causes: counts.causes(),
         lost: Losses {
             owner: 7,
             ..Losses::default()
@@ -343,10 +343,10 @@ fn untrusted_text_commands_no_terminal() {
     );
     let mut events = events(&story());
     for event in &mut events {
-        *event.owner().unwrap().process = Some(Process {
+        *event.owner().unwrap().process = Some(std::sync::Arc::new(Process {
             pid: 1,
             comm: hostile.to_owned(),
-        });
+        }));
     }
     let mut json = Vec::new();
     for event in &events {

@@ -1,6 +1,6 @@
 //! Numbers, addresses and causes in plain words, shared by the outputs for people.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use jiff::{Timestamp, tz::TimeZone};
 
@@ -82,7 +82,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// `sshd/1036`, `?` if unknown.
-pub fn owner(process: Option<&Process>) -> String {
+pub fn owner(process: Option<&Arc<Process>>) -> String {
     process.map_or_else(
         || "?".to_owned(),
         |process| format!("{}/{}", escape(&process.comm), process.pid),
@@ -178,7 +178,9 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
         Cause::NetworkError => {
             format!(
                 "ended by a network error: {}",
-                closed.error.as_deref().unwrap_or("unknown")
+                closed
+                    .error
+                    .map_or_else(|| "unknown".to_owned(), |error| error.to_string())
             )
         }
         Cause::Unknown => "ended, the cause was not seen".to_owned(),

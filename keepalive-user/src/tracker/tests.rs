@@ -3,7 +3,7 @@
 use keepalive_ebpf::{FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED};
 
 use super::*;
-use crate::event::{Cause, Precision};
+use crate::event::{Cause, Cookie, Precision};
 
 const HZ: u32 = 1000;
 const CLOCK: Clock = Clock { offset_ns: 0 };
@@ -100,7 +100,7 @@ fn a_seed_is_told_of_with_what_it_had() {
     };
     assert_eq!(armed.what.cause, ArmedCause::Seen);
     assert_eq!(armed.socket.id, 1);
-    assert_eq!(armed.socket.cookie.as_deref(), Some("1"));
+    assert_eq!(armed.socket.cookie, Some(Cookie(1)));
     assert_eq!((seen.inode, timer.cgroup), (4711, 7));
     // Another socket at the same address has nothing of it.
     tracker.seed(&listed, 1_100_000_000);
@@ -120,7 +120,7 @@ fn names(events: &[Event]) -> Vec<&'static str> {
             Event::WindowProbe(_) => "window_probe",
             Event::Answer(_) => "answer",
             Event::Closed(_) => "closed",
-            Event::Start(_) | Event::Lost(_) | Event::End(_) => "other",
+            Event::Start(_) | Event::Finding(_) | Event::Lost(_) | Event::End(_) => "other",
         })
         .collect()
 }

@@ -30,10 +30,10 @@ fn socket() -> ListedSocket {
             netns: 4_026_531_840,
             mptcp: None,
         },
-        process: Some(Process {
+        process: Some(std::sync::Arc::new(Process {
             pid: 1036,
             comm: "ss\u{1b}hd".to_owned(),
-        }),
+        })),
         pids: vec![1036, 1040],
         cgroup: None,
         container_id: None,

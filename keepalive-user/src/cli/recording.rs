@@ -1,0 +1,111 @@
+//! What can be asked of recordings, made and told again.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use super::Selection;
+use crate::recording::{Header, Limits, Recorder};
+
+/// Whether and how to record.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Recording")]
+pub struct Recording {
+    /// Keep everything in this file, for `keepalive replay` and `keepalive report`
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Compress the recording with zstd
+    #[arg(long, requires = "record")]
+    pub record_zstd: bool,
+    /// Start a new file after this size: 500K, 100M, 2G; FILE becomes FILE.1, FILE.1 FILE.2, …
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "record")]
+    pub record_size: Option<u64>,
+    /// Files to keep, the one being written included
+    #[arg(long, value_name = "COUNT", default_value_t = 10, requires = "record_size",
+        value_parser = clap::value_parser!(u32).range(1..=9999))]
+    pub record_files: u32,
+    /// Record at most so many records a second, and count what is left out
+    #[arg(long, value_name = "COUNT", requires = "record",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub record_rate: Option<u64>,
+}
+
+impl Recording {
+    /// Begins the recording that is asked for.
+    pub fn create(&self, header: impl FnOnce() -> Header) -> Option<Result<Recorder>> {
+        let limits = Limits {
+            size: self.record_size,
+            files: self.record_files,
+            rate: self.record_rate,
+            compressed: self.record_zstd,
+        };
+        let path = self.record.as_ref()?;
+        Some(Recorder::create(path, limits, header()))
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  keepalive replay trace.kar              what `trace` printed when it was recorded
+  keepalive replay trace.kar --json -R 5432 | jq .
+  keepalive replay trace.kar.2 trace.kar.1 trace.kar    the files of one long trace
+  keepalive replay trace.kar --check      only whether it is whole";
+
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Replay {
+    /// Recordings made by `keepalive trace --record`, of one trace; - is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Stop after this many events
+    #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Print one JSON object per line (`keepalive schema` describes them)
+    #[arg(long)]
+    pub json: bool,
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Read and understand everything, and say only whether it is whole
+    #[arg(long, conflicts_with_all = ["json", "output"])]
+    pub check: bool,
+    #[command(flatten)]
+    pub select: Selection,
+}
+
+/// Bytes, with K, M or G for powers of 1024.
+fn size(text: &str) -> Result<u64> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        _ => anyhow::bail!("unknown unit {unit:?}: use K, M or G, as in 500K, 100M or 2G"),
+    };
+    let bytes = number
+        .parse::<u64>()
+        .context("a size, such as 500K, 100M or 2G")?
+        .checked_mul(1 << shift)
+        .context("too large")?;
+    ensure!(bytes >= 1 << 16, "at least 64K");
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("64K").unwrap(), 1 << 16);
+        assert_eq!(size("2G").unwrap(), 2 << 30);
+        for bad in ["", "K", "1K", "5X", "-1M", "99999999999G"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! # The pipeline
+//!
+//! Records in, events out: tracker, attribution, outputs, in this order. `trace` feeds it from the
+//! kernel, `replay` from a recording; the recording is tapped off here, between attribution and
+//! output, so that both see the same.
+
+use std::io::Write;
+
+use anyhow::Result;
+use keepalive_ebpf::{Filter, Identity, Record};
+
+use crate::{
+    attribution::Attribution,
+    clock::Clock,
+    event::{End, Event, Finding, Losses, Lost, LostWhere, Start, When},
+    filter,
+    output::{Counts, Output},
+    recording::Recorder,
+    tracker::{Observation, Tracker},
+};
+
+/// Sockets the tracker remembers.
+const CAPACITY: usize = 1 << 20;
+
+/// Where output goes.
+pub type Sink = Box<dyn Write>;
+
+/// What of the events is wanted, beyond what the records were filtered for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// Only sockets of this process.
+    pub pid: Option<u32>,
+    /// The end after so many events.
+    pub count: Option<u64>,
+    /// Only records of these sockets.
+    pub filter: Filter,
+}
+
+/// Everything between records and what is shown of them.
+pub struct Pipeline {
+    pub attribution: Attribution,
+    pub recorder: Option<Recorder>,
+    tracker: Tracker,
+    outputs: Vec<Output<Sink>>,
+    clock: Clock,
+    wanted: Wanted,
+    counts: Counts,
+    /// Everything that was reported lost.
+    lost: Losses,
+    started: When,
+    /// What the present record gives.
+    observations: Vec<Observation>,
+}
+
+impl Pipeline {
+    /// Shows the first line; [`Pipeline::flush`] makes it visible.
+    pub fn start(
+        start: Start,
+        attribution: Attribution,
+        wanted: Wanted,
+        outputs: Vec<Output<Sink>>,
+        recorder: Option<Recorder>,
+    ) -> Result<Self> {
+        let clock = Clock {
+            offset_ns: start.clock_offset_ns,
+        };
+        let mut pipeline = Self {
+            attribution,
+            recorder,
+            tracker: Tracker::new(start.hz, clock, CAPACITY),
+            outputs,
+            clock,
+            wanted,
+            counts: Counts::default(),
+            lost: Losses::default(),
+            started: start.when,
+            observations: Vec::new(),
+        };
+        pipeline.show(&Event::Start(Box::new(start)))?;
+        Ok(pipeline)
+    }
+
+    /// A socket that is older than the trace.
+    pub fn seed(&mut self, id: &Identity, time: u64) -> Result<()> {
+        if !filter::admits(&self.wanted.filter, id) {
+            return Ok(());
+        }
+        self.tracker.seed(id, time);
+        self.recorder
+            .as_mut()
+            .map_or(Ok(()), |recorder| recorder.seed(id, time))
+    }
+
+    /// One record: all that it tells is shown.
+    pub fn record(&mut self, record: &Record) -> Result<()> {
+        if !filter::admits(&self.wanted.filter, &record.id) {
+            return Ok(());
+        }
+        let mut observations = std::mem::take(&mut self.observations);
+        self.tracker.observe(record, &mut observations);
+        self.attribute(&observations);
+        self.tap(Some(record), &observations)?;
+        for observation in observations.drain(..) {
+            self.emit(observation)?;
+        }
+        self.observations = observations;
+        Ok(())
+    }
+
+    /// Finds whose the sockets are, as far as that can be found now.
+    fn attribute(&mut self, observations: &[Observation]) {
+        for observation in observations {
+            if let Some((pid, comm)) = observation.acting {
+                self.attribution.learn(observation.inode, pid, &comm);
+            }
+            self.attribution
+                .look_for(observation.inode, observation.cgroup);
+        }
+    }
+
+    /// Records the record, and before it what is known by now of those it is about.
+    fn tap(&mut self, record: Option<&Record>, observations: &[Observation]) -> Result<()> {
+        let Some(recorder) = &mut self.recorder else {
+            return Ok(());
+        };
+        if record.is_some_and(|record| !recorder.admits(record)) {
+            return Ok(());
+        }
+        for observation in observations {
+            let process = self.attribution.process(observation.inode);
+            recorder.process(observation.inode, process)?;
+            if let Some(place) = self.attribution.place(observation.cgroup) {
+                recorder.cgroup(observation.cgroup, place.cgroup.path.as_deref())?;
+            }
+        }
+        record.map_or(Ok(()), |record| recorder.record(record))
+    }
+
+    /// Shows one event, unless another process's sockets are wanted.
+    fn emit(&mut self, observation: Observation) -> Result<()> {
+        if self.is_done() {
+            return Ok(());
+        }
+        let mut event = observation.event;
+        let process = self.attribution.process(observation.inode);
+        if self.wanted.pid.is_some() && process.map(|process| process.pid) != self.wanted.pid {
+            return Ok(());
+        }
+        self.lost.owner += u64::from(process.is_none() && observation.inode != 0);
+        if let Some(owner) = event.owner() {
+            *owner.process = process.cloned();
+            if let Some(place) = self.attribution.place(observation.cgroup) {
+                *owner.cgroup = Some(place.cgroup);
+                *owner.container_id = place.container_id;
+            }
+        }
+        if matches!(event, Event::Closed(_)) {
+            self.attribution.forget(observation.inode);
+        }
+        self.counts.add(&event);
+        if let Some(count) = &mut self.wanted.count {
+            *count -= 1;
+        }
+        self.show(&event)
+    }
+
+    /// What `audit` found.
+    pub fn finding(&mut self, finding: Finding) -> Result<()> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.finding(&finding)?;
+        }
+        self.show(&Event::Finding(Box::new(finding)))
+    }
+
+    /// Observations were lost.
+    pub fn lost(&mut self, lost: Lost) -> Result<()> {
+        *match lost.place {
+            LostWhere::Ring => &mut self.lost.ring,
+            LostWhere::Decode => &mut self.lost.decode,
+            LostWhere::Tracker => &mut self.lost.tracker,
+            LostWhere::Scratch => &mut self.lost.scratch,
+            LostWhere::Unreadable => &mut self.lost.unreadable,
+            LostWhere::Recording => &mut self.lost.recording,
+        } += lost.count;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.lost(&lost)?;
+        }
+        self.show(&Event::Lost(lost))
+    }
+
+    /// The last line.
+    pub fn finish(&mut self, when: When) -> Result<()> {
+        let mut observations = Vec::new();
+        self.tracker.finish(&mut observations);
+        self.attribute(&observations);
+        self.tap(None, &observations)?;
+        for observation in observations {
+            self.emit(observation)?;
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.finish(when.monotonic_ns)?;
+        }
+        let end = End {
+            when,
+            duration_ms: when.monotonic_ns.saturating_sub(self.started.monotonic_ns) / 1_000_000,
+            sockets: self.counts.sockets(),
+            events: self.counts.events,
+            decisions: self.counts.decisions(),
+            causes: self.counts.causes(),
+            lost: self.lost,
+        };
+        self.show(&Event::End(end))?;
+        self.flush()
+    }
+
+    fn show(&mut self, event: &Event) -> Result<()> {
+        for output in &mut self.outputs {
+            output.event(event)?;
+        }
+        Ok(())
+    }
+
+    /// Makes visible what was shown, and keeps what was recorded.
+    pub fn flush(&mut self) -> Result<()> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.flush()?;
+        }
+        self.outputs.iter_mut().try_for_each(Output::flush)
+    }
+
+    /// Whether all that was asked for has been shown.
+    pub fn is_done(&self) -> bool {
+        self.wanted.count == Some(0)
+    }
+
+    /// Everything that was reported lost so far.
+    pub fn losses(&self) -> Losses {
+        self.lost
+    }
+
+    /// Sockets dropped from the tracker's full table so far.
+    pub fn evicted(&self) -> u64 {
+        self.tracker.evicted()
+    }
+
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+}

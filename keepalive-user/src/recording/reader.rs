@@ -1,0 +1,187 @@
+//! Reading one file, which may be cut, damaged or not a recording at all.
+
+use std::io::{self, Read};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    BLOCK_MAX, BLOCK_PREFIX, COMPRESSED, Frame, HEADER_MAX, Header, MAGIC, PREFIX, VERSION,
+};
+
+/// How a file ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With the end of the trace.
+    Whole,
+    /// The next file goes on.
+    Continued,
+    /// In the middle: the trace was killed, or the file cut, at this byte.
+    Cut(u64),
+}
+
+/// One recording being read. Holds one block at a time.
+pub struct Reader<R> {
+    inner: R,
+    pub header: Header,
+    /// Of the file, read so far.
+    position: u64,
+    /// Where the block begins.
+    block_start: u64,
+    stored: Vec<u8>,
+    plain: Vec<u8>,
+    /// How much of `plain` has been read.
+    taken: usize,
+    decompressor: zstd::bulk::Decompressor<'static>,
+    end: Option<End>,
+}
+
+impl<R: Read> Reader<R> {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// If this is no recording, or of a version this program does not read.
+    pub fn new(mut inner: R) -> Result<Self> {
+        let mut prefix = [0; PREFIX];
+        let got = read_full(&mut inner, &mut prefix)?;
+        let magic = &prefix[..got.min(MAGIC.len())];
+        ensure!(
+            got > 0 && MAGIC.starts_with(magic),
+            "this is no recording of keepalive"
+        );
+        ensure!(got == PREFIX, "it was cut at byte {got}, within its header");
+        let number = |at: usize| {
+            let bytes = prefix[at..].first_chunk().copied().unwrap_or_default();
+            u32::from_le_bytes(bytes)
+        };
+        ensure!(
+            number(8) == VERSION,
+            "it is of version {}, this keepalive reads version {VERSION}",
+            number(8)
+        );
+        let length = number(12) as usize;
+        ensure!(
+            length <= HEADER_MAX,
+            "its header is said to have {length} bytes"
+        );
+        let mut header = vec![0; length];
+        let got = read_full(&mut inner, &mut header)?;
+        ensure!(
+            got == length,
+            "it was cut at byte {}, within its header",
+            PREFIX + got
+        );
+        ensure!(
+            crc32fast::hash(&header) == number(16),
+            "its header is damaged (checksum)"
+        );
+        let position = (PREFIX + length) as u64;
+        Ok(Self {
+            inner,
+            header: Header::parse(&header)?,
+            position,
+            block_start: position,
+            stored: Vec::new(),
+            plain: Vec::new(),
+            taken: 0,
+            decompressor: zstd::bulk::Decompressor::new().context("zstd")?,
+            end: None,
+        })
+    }
+
+    /// The next frame; `None` at the end, which [`Reader::end`] tells.
+    ///
+    /// # Errors
+    /// If the file is damaged; the error names the byte. Nothing can be read after that.
+    pub fn next(&mut self) -> Result<Option<Frame<'_>>> {
+        if self.end.is_some() || (self.taken >= self.plain.len() && !self.read_block()?) {
+            return Ok(None);
+        }
+        let mut rest = &self.plain[self.taken..];
+        let before = rest.len();
+        let frame = Frame::read(&mut rest).with_context(|| {
+            let (block, frame) = (self.block_start, self.taken);
+            format!("damaged in the block at byte {block}, {frame} bytes into its contents")
+        })?;
+        self.taken += before - rest.len();
+        match frame {
+            Frame::End { .. } => self.end = Some(End::Whole),
+            Frame::Continued => self.end = Some(End::Continued),
+            _ => {}
+        }
+        Ok(Some(frame))
+    }
+
+    /// How the file ended, as far as it was read.
+    pub fn end(&self) -> End {
+        self.end.unwrap_or(End::Cut(self.position))
+    }
+
+    /// Bytes of the file read so far.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Reads the next whole block; false if there is none.
+    fn read_block(&mut self) -> Result<bool> {
+        self.block_start = self.position;
+        self.taken = 0;
+        self.plain.clear();
+        let mut prefix = [0; BLOCK_PREFIX];
+        let got = read_full(&mut self.inner, &mut prefix)?;
+        self.position += got as u64;
+        if got < BLOCK_PREFIX {
+            self.end = Some(End::Cut(self.position));
+            return Ok(false);
+        }
+        let [stored, plain, crc] = [0, 4, 8].map(|at| {
+            let bytes = prefix[at..].first_chunk().copied().unwrap_or_default();
+            u32::from_le_bytes(bytes)
+        });
+        let (compressed, stored) = (stored & COMPRESSED != 0, (stored & !COMPRESSED) as usize);
+        let plain = plain as usize;
+        let start = self.block_start;
+        ensure!(
+            stored <= BLOCK_MAX && plain <= BLOCK_MAX && plain > 0,
+            "damaged at byte {start}: a block of {stored} bytes, {plain} when unpacked"
+        );
+        self.stored.resize(stored, 0);
+        let got = read_full(&mut self.inner, &mut self.stored)?;
+        self.position += got as u64;
+        if got < stored {
+            self.end = Some(End::Cut(self.position));
+            return Ok(false);
+        }
+        ensure!(
+            crc32fast::hash(&self.stored) == crc,
+            "damaged at byte {start}: the block's checksum is wrong"
+        );
+        if compressed {
+            self.plain.reserve(plain);
+            let unpacked = self
+                .decompressor
+                .decompress_to_buffer(&self.stored, &mut self.plain);
+            unpacked.with_context(|| format!("damaged at byte {start}"))?;
+        } else {
+            std::mem::swap(&mut self.plain, &mut self.stored);
+        }
+        if self.plain.len() != plain {
+            let got = std::mem::take(&mut self.plain).len();
+            bail!("damaged at byte {start}: {got} bytes instead of {plain}");
+        }
+        Ok(true)
+    }
+}
+
+/// Fills the buffer as far as there is something to read.
+fn read_full(inner: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
+    let mut got = 0;
+    while got < buffer.len() {
+        match inner.read(&mut buffer[got..]) {
+            Ok(0) => break,
+            Ok(more) => got += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("cannot be read"),
+        }
+    }
+    Ok(got)
+}
