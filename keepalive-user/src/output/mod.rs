@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod explain;
+mod json;
 pub mod list;
 mod pretty;
 mod summary;
@@ -20,6 +21,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use self::json::json_line;
 pub use self::summary::{Counts, Summary};
 use crate::{
     event::{AuditLine, Event, Explanation, ListLine},
@@ -54,9 +56,7 @@ impl<W: Write> Output<W> {
     /// Shows one event. Nothing is promised to be visible before [`Output::flush`].
     pub fn event(&mut self, event: &Event) -> Result<()> {
         match self {
-            Self::Json(writer) => {
-                json_line(event, writer)?;
-            }
+            Self::Json(writer) => json_line(event, writer)?,
             Self::Pretty {
                 writer,
                 colour,
@@ -99,26 +99,6 @@ pub fn open(json: bool, path: Option<&Path>) -> Result<Output<Sink>> {
     } else {
         Output::pretty(colour, writer)
     })
-}
-
-/// One JSON line. Everything beyond printable ASCII that could command a terminal is escaped:
-/// serde_json does that for C0, we add DEL, C1 and the invisible format characters.
-fn json_line(event: &impl serde::Serialize, writer: &mut impl Write) -> Result<()> {
-    use std::fmt::Write as _;
-    let line = serde_json::to_string(event)?;
-    let mut plain = String::with_capacity(line.len() + 1);
-    for character in line.chars() {
-        if is_harmful(character) {
-            let mut units = [0; 2];
-            for unit in character.encode_utf16(&mut units) {
-                write!(plain, "\\u{unit:04x}")?;
-            }
-        } else {
-            plain.push(character);
-        }
-    }
-    plain.push('\n');
-    writer.write_all(plain.as_bytes()).context("cannot write")
 }
 
 /// The command whose lines a schema describes.

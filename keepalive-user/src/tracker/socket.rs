@@ -1,4 +1,4 @@
-//! What is remembered of one socket.
+//! What is remembered of one socket: small, because there may be a million.
 
 use std::hash::BuildHasher;
 
@@ -14,23 +14,59 @@ pub struct Socket {
     /// To notice that another socket is at the same place now: its cookie and, where there is
     /// none, a hash of its namespace, addresses and ports.
     pub cookie: u64,
-    pub connection: u64,
+    connection: u32,
+    /// Known from a listing only: no record of it came yet.
+    pub is_seed: bool,
     pub inode: u64,
     pub cgroup: u64,
     /// CLOCK_MONOTONIC of the last record, nanoseconds.
     pub last_seen: u64,
-    /// Known from a listing only: no record of it came yet.
-    pub is_seed: bool,
     /// CLOCK_MONOTONIC of the first record, nanoseconds.
     pub first_seen: u64,
     /// CLOCK_MONOTONIC when it was established, 0 if that was not seen.
     pub established: u64,
     pub outstanding: Option<Outstanding>,
     /// The task that closed it.
-    pub closer: Option<(u32, [u8; 16])>,
-    pub totals: Totals,
+    pub closer: Option<Box<(u32, [u8; 16])>>,
+    pub tally: Tally,
     /// The end, seen inside the timer run that caused it and reported after that run.
     pub end: Option<Box<Record>>,
+}
+
+// With its key and its place in the index a socket takes less than 200 bytes.
+const _: () = assert!(size_of::<Socket>() <= 160);
+
+/// [`Totals`] in little space.
+#[derive(Clone, Copy, Default)]
+pub struct Tally {
+    pub timers: u32,
+    pub keepalive_probes: u32,
+    pub keepalive_answers: u32,
+    pub window_probes: u32,
+    pub window_answers: u32,
+    /// Slowest answer, microseconds plus one; 0 = none.
+    worst_rtt: u32,
+}
+
+impl Tally {
+    /// Notes the time an answer took, microseconds.
+    pub fn answered_after(&mut self, rtt_us: u64) {
+        let rtt = u32::try_from(rtt_us.saturating_add(1)).unwrap_or(u32::MAX);
+        self.worst_rtt = self.worst_rtt.max(rtt);
+    }
+}
+
+impl From<Tally> for Totals {
+    fn from(tally: Tally) -> Self {
+        Self {
+            timers: tally.timers.into(),
+            keepalive_probes: tally.keepalive_probes.into(),
+            keepalive_answers: tally.keepalive_answers.into(),
+            window_probes: tally.window_probes.into(),
+            window_answers: tally.window_answers.into(),
+            worst_rtt_us: tally.worst_rtt.checked_sub(1).map(u64::from),
+        }
+    }
 }
 
 impl Socket {
@@ -39,25 +75,37 @@ impl Socket {
             id,
             cookie: identity.cookie,
             connection: connection(identity),
+            is_seed: false,
             inode: 0,
             cgroup: 0,
             last_seen: 0,
-            is_seed: false,
             first_seen: time,
             established: 0,
             outstanding: None,
             closer: None,
-            totals: Totals::default(),
+            tally: Tally::default(),
             end: None,
         }
     }
 
     /// Whether the record is of another socket at the same address: the kernel reuses them.
     pub fn is_another(&self, record: &Record) -> bool {
-        let cookie = record.id.cookie;
-        let other_cookie = self.cookie != 0 && cookie != 0 && self.cookie != cookie;
         let after_end = self.end.is_some() && record.kind != KIND_KEEPALIVE_TIMER;
-        other_cookie || after_end || self.connection != connection(&record.id)
+        let cookies = [self.cookie, record.id.cookie];
+        let differs = if cookies.contains(&0) {
+            self.connection != connection(&record.id)
+        } else {
+            cookies[0] != cookies[1]
+        };
+        after_end || differs
+    }
+
+    /// Takes over what was listed of the socket before its first record.
+    pub fn inherit(&mut self, seed: Self) {
+        self.cookie = seed.cookie;
+        self.inode = seed.inode;
+        self.cgroup = seed.cgroup;
+        self.closer = seed.closer;
     }
 
     /// What a later record may no longer have: an orphan has no inode.
@@ -81,6 +129,7 @@ impl Socket {
 }
 
 /// Tells connections apart.
-fn connection(id: &Identity) -> u64 {
-    FxBuildHasher.hash_one((id.netns, id.local, id.peer, id.local_port, id.peer_port))
+fn connection(id: &Identity) -> u32 {
+    let hash = FxBuildHasher.hash_one((id.netns, id.local, id.peer, id.local_port, id.peer_port));
+    (hash >> 32) as u32
 }

@@ -1,9 +1,12 @@
 //! What the tracker keeps between records: reuse of addresses, eviction, live answers.
 
-use keepalive_ebpf::{FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED};
+use keepalive_ebpf::{FLAG_PROCESS_CONTEXT, FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, KIND_ACK};
 
 use super::*;
-use crate::event::{Cause, Cookie, Precision};
+use crate::{
+    event::{ArmedCause, Cause, Cookie, Precision},
+    numbers::state,
+};
 
 const HZ: u32 = 1000;
 const CLOCK: Clock = Clock { offset_ns: 0 };
@@ -279,7 +282,7 @@ fn a_full_table_drops_the_oldest_and_counts_it() {
     }
     assert_eq!(tracker.evicted(), 4);
     assert!(tracker.sockets.len() <= 16);
-    assert!(!tracker.sockets.contains_key(&1) && tracker.sockets.contains_key(&20));
+    assert!(tracker.sockets.get(1).is_none() && tracker.sockets.get(20).is_some());
 }
 
 /// Any bytes are a record (recordings, a wrong layout): no arithmetic may panic on them.
