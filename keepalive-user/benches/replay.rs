@@ -121,6 +121,10 @@ fn replay(path: &Path, arguments: &[&str]) -> Result<Cost> {
 fn record(path: &Path, sockets: u32, runs: u32, compressed: bool) -> Result<()> {
     let file = BufWriter::new(File::create(path)?);
     let mut writer = Writer::new(file, &header()?, compressed)?;
+    writer.frame(&Frame::Cgroup {
+        id: 1,
+        path: Some("/"),
+    })?;
     for socket in 0..sockets {
         writer.frame(&Frame::Process {
             inode: 10_000 + u64::from(socket),
@@ -129,7 +133,7 @@ fn record(path: &Path, sockets: u32, runs: u32, compressed: bool) -> Result<()> 
     }
     for run in 1..=runs {
         for socket in 0..sockets {
-            writer.frame(&Frame::Record(probe(socket, run)))?;
+            writer.frame(&Frame::Record(&probe(socket, run)))?;
         }
     }
     let time = u64::from(runs + 1) * SECOND;

@@ -51,6 +51,8 @@ pub struct Attribution {
     same_pids: bool,
     /// Whether to look on this machine for what is not known.
     live: bool,
+    /// The process that was told last.
+    last: Option<Arc<Process>>,
 }
 
 impl Attribution {
@@ -62,6 +64,7 @@ impl Attribution {
             cgroup_root: cgroup2_root(),
             same_pids,
             live: true,
+            last: None,
         }
     }
 
@@ -141,10 +144,17 @@ impl Attribution {
 
     /// What the recording says: whose the socket is from now on.
     pub fn tell_process(&mut self, inode: u64, process: Option<Process>) {
-        match process {
-            Some(process) => self.processes.known.insert(inode, Arc::new(process)),
-            None => self.processes.known.remove(&inode),
+        let Some(process) = process else {
+            self.processes.known.remove(&inode);
+            return;
         };
+        // Many sockets of one process share its name.
+        if self.last.as_deref() != Some(&process) {
+            self.last = Some(Arc::new(process));
+        }
+        if let Some(process) = &self.last {
+            self.processes.known.insert(inode, Arc::clone(process));
+        }
     }
 
     /// What the recording says: the path of a cgroup from now on.

@@ -100,9 +100,10 @@ impl Pipeline {
         self.tracker.observe(record, &mut observations);
         self.attribute(&observations);
         self.tap(Some(record), &observations)?;
-        for observation in observations.drain(..) {
+        for observation in &mut observations {
             self.emit(observation)?;
         }
+        observations.clear();
         self.observations = observations;
         Ok(())
     }
@@ -137,11 +138,11 @@ impl Pipeline {
     }
 
     /// Shows one event, unless another process's sockets are wanted.
-    fn emit(&mut self, observation: Observation) -> Result<()> {
+    fn emit(&mut self, observation: &mut Observation) -> Result<()> {
         if self.is_done() {
             return Ok(());
         }
-        let mut event = observation.event;
+        let event = &mut observation.event;
         let process = self.attribution.process(observation.inode);
         if self.wanted.pid.is_some() && process.map(|process| process.pid) != self.wanted.pid {
             return Ok(());
@@ -157,11 +158,11 @@ impl Pipeline {
         if matches!(event, Event::Closed(_)) {
             self.attribution.forget(observation.inode);
         }
-        self.counts.add(&event);
+        self.counts.add(event);
         if let Some(count) = &mut self.wanted.count {
             *count -= 1;
         }
-        self.show(&event)
+        self.show(event)
     }
 
     /// What `audit` found.
@@ -194,7 +195,7 @@ impl Pipeline {
         self.tracker.finish(&mut observations);
         self.attribute(&observations);
         self.tap(None, &observations)?;
-        for observation in observations {
+        for observation in &mut observations {
             self.emit(observation)?;
         }
         if let Some(recorder) = &mut self.recorder {

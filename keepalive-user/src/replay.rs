@@ -217,7 +217,7 @@ impl Player {
             Frame::Record(record) => {
                 self.told.records += 1;
                 self.last = self.last.max(record.after.time);
-                self.pipeline.record(&record)?;
+                self.pipeline.record(record)?;
             }
             Frame::Seed { id, time } => self.pipeline.seed(&id, time)?,
             Frame::Process { inode, process } => {

@@ -9,7 +9,7 @@ use crate::event::LostWhere;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frame<'a> {
     /// A record of the ring buffer.
-    Record(Record),
+    Record(&'a Record),
     /// A socket older than the trace, as it was listed at its start.
     Seed {
         id: Identity,
@@ -73,7 +73,7 @@ impl Frame<'_> {
         match self {
             Self::Record(record) => {
                 block.push(RECORD);
-                let mut words: [u32; RECORD_WORDS] = zerocopy::transmute!(*record);
+                let mut words: [u32; RECORD_WORDS] = zerocopy::transmute!(**record);
                 // Most numbers are the same at both ends of a timer run.
                 exclusive_or(&mut words);
                 write_words(&words, block);
@@ -126,15 +126,16 @@ impl Frame<'_> {
 }
 
 impl<'a> Frame<'a> {
-    /// Takes the next frame off a block.
-    pub fn read(block: &mut &'a [u8]) -> Result<Self> {
+    /// Takes the next frame off a block; a record goes to `place`.
+    pub fn read(block: &mut &'a [u8], place: &'a mut Record) -> Result<Self> {
         let [kind] = take(block)?;
         Ok(match kind {
             RECORD => {
                 let mut words = [0; RECORD_WORDS];
                 read_words(&mut words, block)?;
                 exclusive_or(&mut words);
-                Self::Record(zerocopy::transmute!(words))
+                *place = zerocopy::transmute!(words);
+                Self::Record(place)
             }
             SEED => {
                 let mut words = [0; SEED_WORDS];

@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 
 use anyhow::{Context, Result, bail, ensure};
+use keepalive_ebpf::Record;
 
 use super::{
     BLOCK_MAX, BLOCK_PREFIX, COMPRESSED, Frame, HEADER_MAX, Header, MAGIC, PREFIX, VERSION,
@@ -31,6 +32,8 @@ pub struct Reader<R> {
     plain: Vec<u8>,
     /// How much of `plain` has been read.
     taken: usize,
+    /// The last record that was read.
+    record: Record,
     decompressor: zstd::bulk::Decompressor<'static>,
     end: Option<End>,
 }
@@ -83,6 +86,7 @@ impl<R: Read> Reader<R> {
             stored: Vec::new(),
             plain: Vec::new(),
             taken: 0,
+            record: Record::default(),
             decompressor: zstd::bulk::Decompressor::new().context("zstd")?,
             end: None,
         })
@@ -98,7 +102,7 @@ impl<R: Read> Reader<R> {
         }
         let mut rest = &self.plain[self.taken..];
         let before = rest.len();
-        let frame = Frame::read(&mut rest).with_context(|| {
+        let frame = Frame::read(&mut rest, &mut self.record).with_context(|| {
             let (block, frame) = (self.block_start, self.taken);
             format!("damaged in the block at byte {block}, {frame} bytes into its contents")
         })?;

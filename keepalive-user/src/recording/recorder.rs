@@ -81,7 +81,7 @@ impl Recorder {
     }
 
     pub fn record(&mut self, record: &Record) -> Result<()> {
-        self.frame(&Frame::Record(*record))
+        self.frame(&Frame::Record(record))
     }
 
     /// Whose a socket is now: written if the file says otherwise.

@@ -42,8 +42,8 @@ pub struct Tally {
     pub timers: u32,
     pub keepalive_probes: u32,
     pub keepalive_answers: u32,
-    pub window_probes: u32,
-    pub window_answers: u32,
+    pub window_probes: u16,
+    pub window_answers: u16,
     /// Slowest answer, microseconds plus one; 0 = none.
     worst_rtt: u32,
 }
