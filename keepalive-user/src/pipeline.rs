@@ -198,7 +198,7 @@ impl Pipeline {
         for observation in &mut observations {
             self.emit(observation)?;
         }
-        if let Some(recorder) = &mut self.recorder {
+        if let Some(mut recorder) = self.recorder.take() {
             recorder.finish(when.monotonic_ns)?;
         }
         let end = End {

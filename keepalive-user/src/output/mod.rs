@@ -149,4 +149,4 @@ fn is_harmful(character: char) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

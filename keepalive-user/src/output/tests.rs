@@ -15,10 +15,10 @@ use crate::{
     tracker::Tracker,
 };
 
-const HZ: u32 = 250;
+pub const HZ: u32 = 250;
 const SECOND: u64 = 1_000_000_000;
 /// 2026-01-01T00:00:00Z − 1000 s.
-const CLOCK: Clock = Clock {
+pub const CLOCK: Clock = Clock {
     offset_ns: (1_767_225_600 - 1000) * 1_000_000_000,
 };
 /// Wraps in the middle of the story.
@@ -65,7 +65,7 @@ fn probe(seconds: u64, out: u8) -> Record {
 }
 
 /// Armed, probed, answered, probed to death.
-fn story() -> Vec<Record> {
+pub fn story() -> Vec<Record> {
     let mut armed = record(KIND_SETSOCKOPT, 0);
     armed.flags |= FLAG_SWITCHING_ON | FLAG_PROCESS_CONTEXT;
     armed.id.keepopen = 0;

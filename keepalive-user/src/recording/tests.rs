@@ -1,1 +1,382 @@
-//! Recordings.
+//! What a recording keeps, and what becomes of one that is cut, damaged or no recording at all.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use keepalive_ebpf::{ABI_VERSION, Identity, Record};
+use proptest::prelude::*;
+use zerocopy::FromBytes;
+
+use super::*;
+use crate::{
+    attribution::Attribution,
+    event::{Backend, Lost, LostWhere, Process},
+    output::{
+        Output,
+        tests::{CLOCK, HZ, story},
+    },
+    pipeline::{Pipeline, Sink, Wanted},
+    replay::{self, Recording},
+};
+
+const START: u64 = 1000 * 1_000_000_000;
+
+fn header() -> Header {
+    Header {
+        abi_version: ABI_VERSION,
+        sequence: 0,
+        start: Start {
+            when: CLOCK.at(START),
+            schema_version: "1".to_owned(),
+            version: "0".to_owned(),
+            kernel: "6.12.0".to_owned(),
+            backend: Backend::Fentry,
+            refused: Vec::new(),
+            hz: HZ,
+            clock_offset_ns: CLOCK.offset_ns,
+            keepalive_timer: "sock.sk_timer".to_owned(),
+            ring_bytes: 4096,
+            live_answers: false,
+            filters: BTreeMap::new(),
+        },
+        pid: None,
+        count: None,
+        layout: vec![1, 2, 3],
+    }
+}
+
+/// A sink that can be looked into.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Shared {
+    fn output(&self) -> Vec<Output<Sink>> {
+        vec![Output::json(Box::new(self.clone()))]
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+const ANY: Limits = Limits {
+    size: None,
+    files: 3,
+    rate: None,
+    compressed: false,
+};
+
+/// A directory that goes with the test.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("keepalive-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A live trace of these records, recorded, a flush after each; what it printed.
+fn live(path: &Path, limits: Limits, records: &[Record]) -> String {
+    let shown = Shared::default();
+    let recorder = Recorder::create(path, limits, header()).unwrap();
+    let mut pipeline = Pipeline::start(
+        header().start,
+        Attribution::told(),
+        Wanted::default(),
+        shown.output(),
+        Some(recorder),
+    )
+    .unwrap();
+    let mut older = records[0].id;
+    (older.sk, older.cookie) = (7, 7);
+    pipeline.seed(&older, START).unwrap();
+    for (number, record) in records.iter().enumerate() {
+        if number == 2 {
+            let process = Process {
+                pid: 4711,
+                comm: "evil\u{1b}[31m".to_owned(),
+            };
+            pipeline.attribution.tell_process(77, Some(process));
+            pipeline.attribution.tell_cgroup(5, Some("/system.slice"));
+        }
+        let mut record = *record;
+        (record.id.inode, record.id.cgroup) = (77, 5);
+        pipeline.record(&record).unwrap();
+        pipeline.flush().unwrap();
+    }
+    let when = CLOCK.at(START + 9_000_000_000);
+    let lost = Lost {
+        when,
+        count: 3,
+        place: LostWhere::Ring,
+    };
+    pipeline.lost(lost).unwrap();
+    pipeline.finish(when).unwrap();
+    shown.text()
+}
+
+/// What a recording tells, and how it went.
+fn told(bytes: &[u8]) -> (String, Result<replay::Told>) {
+    let shown = Shared::default();
+    let outcome = Reader::new(bytes).and_then(|reader| {
+        let recording = Recording {
+            name: "x.kar".to_owned(),
+            reader,
+            length: None,
+        };
+        replay::play(vec![recording], Wanted::default(), shown.output())
+    });
+    (shown.text(), outcome)
+}
+
+#[test]
+fn tells_again_what_the_trace_told() {
+    let directory = Directory::new("again");
+    for compressed in [false, true] {
+        let path = directory.file(if compressed { "zstd.kar" } else { "plain.kar" });
+        let shown = live(&path, Limits { compressed, ..ANY }, &story());
+        let (again, outcome) = told(&fs::read(&path).unwrap());
+        assert_eq!(outcome.unwrap().cut, None);
+        assert_eq!(again, shown);
+        assert!(
+            shown.contains("4711") && shown.contains("system.slice"),
+            "{shown}"
+        );
+        assert!(shown.contains("keepalive_probes"), "{shown}");
+    }
+}
+
+/// Whatever is whole before the cut is told, and the cut is named.
+#[test]
+fn a_cut_anywhere_is_told_up_to_the_cut() {
+    let directory = Directory::new("cut");
+    let path = directory.file("x.kar");
+    let shown = live(&path, ANY, &story());
+    let bytes = fs::read(&path).unwrap();
+    let header = PREFIX + u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+    let mut most = 0;
+    for length in 0..bytes.len() {
+        let (text, outcome) = told(&bytes[..length]);
+        if length < header {
+            let error = format!("{:#}", outcome.unwrap_err());
+            assert!(
+                error.contains("cut") || error.contains("no recording"),
+                "{error}"
+            );
+            continue;
+        }
+        let cut = outcome.unwrap().cut.expect("a cut file is not whole");
+        assert!(cut.contains("ends at byte"), "{cut}");
+        let events = same_beginning(&text, &shown);
+        assert!(events >= most, "a longer file tells less");
+        most = events;
+    }
+    assert_eq!(most, shown.lines().count() - 1);
+}
+
+/// How many lines are told as they were; but for the end, and what is told late at the end, they
+/// must be all.
+fn same_beginning(text: &str, shown: &str) -> usize {
+    let same = text.lines().zip(shown.lines());
+    let same = same.take_while(|(line, live)| line == live).count();
+    for line in text.lines().skip(same) {
+        let late = ["closed", "end"].map(|kind| format!("{{\"event\":\"{kind}\""));
+        assert!(late.iter().any(|late| line.starts_with(late)), "{line}");
+    }
+    assert!(same + 2 >= text.lines().count());
+    same
+}
+
+/// Every byte counts: a changed one is noticed, and the place is named.
+#[test]
+fn damage_is_noticed_and_named() {
+    let directory = Directory::new("damage");
+    let path = directory.file("x.kar");
+    let shown = live(&path, ANY, &story());
+    let bytes = fs::read(&path).unwrap();
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x10;
+        let (text, outcome) = told(&damaged);
+        match outcome {
+            Err(error) => {
+                let error = format!("{error:#}");
+                let known = [
+                    "byte",
+                    "header",
+                    "version",
+                    "no recording",
+                    "records are of",
+                ];
+                assert!(
+                    known.iter().any(|word| error.contains(word)),
+                    "{at}: {error}"
+                );
+            }
+            // A length that grew looks like a cut.
+            Ok(told) => assert!(told.cut.is_some(), "byte {at} was not missed"),
+        }
+        same_beginning(&text, &shown);
+    }
+}
+
+#[test]
+fn files_of_one_trace_go_on_where_the_other_ends() {
+    let directory = Directory::new("rotate");
+    let path = directory.file("x.kar");
+    let limits = Limits {
+        size: Some(1),
+        files: 20,
+        ..ANY
+    };
+    let shown = live(&path, limits, &story());
+    let files = |numbers: std::ops::Range<u32>| -> Vec<PathBuf> {
+        let name = |number| match number {
+            0 => path.clone(),
+            number => directory.file(&format!("x.kar.{number}")),
+        };
+        numbers.map(name).filter(|path| path.exists()).collect()
+    };
+    let all = files(0..20);
+    assert!(all.len() > 3, "{all:?}");
+    let again = Shared::default();
+    let recordings = replay::open_all(&all).unwrap();
+    let outcome = replay::play(recordings, Wanted::default(), again.output()).unwrap();
+    assert_eq!((again.text(), outcome.cut), (shown, None));
+    // The last one alone can be read as well; one missing in between is noticed.
+    assert!(replay::open_all(&all[..1]).is_ok());
+    let gap = [all[0].clone(), all[2].clone()];
+    let error = replay::open_all(&gap).err().expect("a gap").to_string();
+    assert!(error.contains("does not go on"), "{error}");
+}
+
+#[test]
+fn old_files_go_and_others_are_not_overwritten() {
+    let directory = Directory::new("keep");
+    let path = directory.file("x.kar");
+    let limits = Limits {
+        size: Some(1),
+        files: 2,
+        ..ANY
+    };
+    live(&path, limits, &story());
+    assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 2);
+    let error = Recorder::create(&path, ANY, header()).err().unwrap();
+    assert!(error.to_string().contains("not overwritten"), "{error}");
+}
+
+#[test]
+fn what_the_rate_leaves_out_is_counted() {
+    let directory = Directory::new("rate");
+    let limits = Limits {
+        rate: Some(2),
+        ..ANY
+    };
+    let path = directory.file("x.kar");
+    let mut recorder = Recorder::create(&path, limits, header()).unwrap();
+    let records = story();
+    let admitted = records.iter().filter(|record| {
+        let mut record = **record;
+        record.after.time = START;
+        recorder.admits(&record)
+    });
+    assert_eq!(admitted.count(), 2);
+    assert_eq!(recorder.take_dropped(), story().len() as u64 - 2);
+    assert_eq!(recorder.take_dropped(), 0);
+}
+
+/// A file of each version there was is kept, and told as it was.
+#[test]
+fn older_versions_stay_readable() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings");
+    for version in 1..=VERSION {
+        let read = |kind| fs::read(directory.join(format!("v{version}.{kind}"))).unwrap();
+        let (text, outcome) = told(&read("kar"));
+        assert_eq!(outcome.unwrap().cut, None);
+        assert_eq!(text, String::from_utf8(read("jsonl")).unwrap());
+    }
+}
+
+fn any_record() -> impl Strategy<Value = Record> {
+    proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], size_of::<Record>())
+        .prop_map(|bytes| Record::read_from_bytes(&bytes).unwrap())
+}
+
+proptest! {
+    #[test]
+    fn frames_come_back(record in any_record(), inode: u64, pid: u32, comm: String, time: u64) {
+        let id: Identity = record.id;
+        let frames = [
+            Frame::Record(&record),
+            Frame::Seed { id, time },
+            Frame::Process { inode, process: Some((pid, &comm)) },
+            Frame::Process { inode, process: None },
+            Frame::Cgroup { id: inode, path: Some(&comm) },
+            Frame::Lost { place: LostWhere::Recording, count: inode, time },
+            Frame::Finding(&comm),
+            Frame::Continued,
+            Frame::End { time },
+        ];
+        let mut block = Vec::new();
+        for frame in &frames {
+            frame.write(&mut block);
+        }
+        let mut rest = &*block;
+        for frame in &frames {
+            let (mut place, mut left) = (Record::default(), rest);
+            prop_assert_eq!(&Frame::read(&mut left, &mut place).unwrap(), frame);
+            rest = &rest[rest.len() - left.len()..];
+        }
+        prop_assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        let mut rest = &*bytes;
+        loop {
+            let (mut place, mut left) = (Record::default(), rest);
+            if Frame::read(&mut left, &mut place).is_err() {
+                break;
+            }
+            rest = &rest[rest.len() - left.len()..];
+        }
+        // The same as contents of a sound block in a sound file.
+        let mut file = Vec::new();
+        let mut writer = Writer::new(&mut file, &header(), false).unwrap();
+        writer.flush().unwrap();
+        let prefix = [bytes.len() as u32, bytes.len() as u32, crc32fast::hash(&bytes)];
+        for number in prefix {
+            file.write_all(&number.to_le_bytes()).unwrap();
+        }
+        file.extend(&bytes);
+        let _ = told(&file);
+    }
+}
