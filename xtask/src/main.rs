@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod checks;
+mod fuzz;
 mod initramfs;
 mod kernels;
 mod matrix;
@@ -53,9 +54,11 @@ enum Command {
     /// Measure: the BPF programs with 2,000 sockets on every kernel, or `list` against `ss`
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Feed hostile recordings to the reader, from the kept corpus on
+    Fuzz(fuzz::Arguments),
     /// Boot a kernel of the matrix and run a command in it, or a shell
     Vm(vm::Arguments),
-    /// What CI runs: format, lints, tidiness, then `test`
+    /// What CI runs: format, lints, tidiness, a bounded `fuzz`, then `test`
     Ci,
 }
 
@@ -74,9 +77,11 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run { arguments } => build::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(what) => bench::run(&what),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Ci => {
             checks::run()?;
+            fuzz::run(&fuzz::Arguments::bounded())?;
             test::run(&test::Arguments::everything())
         }
     }

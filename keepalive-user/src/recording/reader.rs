@@ -74,7 +74,7 @@ impl<R: Read> Reader<R> {
             PREFIX + got
         );
         ensure!(
-            crc32fast::hash(&header) == number(16),
+            is_sound(&header, number(16)),
             "its header is damaged (checksum)"
         );
         let position = (PREFIX + length) as u64;
@@ -156,7 +156,7 @@ impl<R: Read> Reader<R> {
             return Ok(false);
         }
         ensure!(
-            crc32fast::hash(&self.stored) == crc,
+            is_sound(&self.stored, crc),
             "damaged at byte {start}: the block's checksum is wrong"
         );
         if compressed {
@@ -174,6 +174,11 @@ impl<R: Read> Reader<R> {
         }
         Ok(true)
     }
+}
+
+/// Whether these are the bytes that were written. A fuzzer would never get past this.
+fn is_sound(bytes: &[u8], crc: u32) -> bool {
+    cfg!(fuzzing) || crc32fast::hash(bytes) == crc
 }
 
 /// Fills the buffer as far as there is something to read.

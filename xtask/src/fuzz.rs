@@ -1,0 +1,78 @@
+//! `cargo xtask fuzz`: hostile recordings. Starts from the kept corpus, runs for a while, and fails
+//! on the first input that panics, hangs or takes much memory, which it leaves in `target/fuzz`.
+//!
+//! libFuzzer with the compiler's own coverage: no nightly, and no tool to install.
+
+use std::{
+    fs,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::{paths, run, setup};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Only this target: recording, frames
+    target: Option<String>,
+    /// How long each
+    #[arg(long, default_value_t = 20)]
+    seconds: u32,
+}
+
+impl Arguments {
+    /// What CI runs.
+    pub fn bounded() -> Self {
+        Self {
+            target: None,
+            seconds: 20,
+        }
+    }
+}
+
+const TARGETS: [&str; 2] = ["recording", "frames"];
+/// As cargo-fuzz builds: edges counted, comparisons traced.
+const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module \
+    -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    setup::ensure()?;
+    let directory = paths::root().join("keepalive-user/fuzz");
+    let output = paths::target("fuzz");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        // With a target of its own build scripts and macros are not instrumented.
+        .args(["build", "--release", "--locked", "--target", TRIPLE])
+        .current_dir(&directory)
+        .env("CARGO_TARGET_DIR", &output)
+        .env("RUSTFLAGS", INSTRUMENTATION);
+    run::step("cargo build fuzz targets", &mut cargo)?;
+    for target in TARGETS {
+        if arguments
+            .target
+            .as_deref()
+            .is_some_and(|only| only != target)
+        {
+            continue;
+        }
+        let found = output.join("corpus").join(target);
+        fs::create_dir_all(&found).with_context(|| found.display().to_string())?;
+        let mut fuzzer = Command::new(output.join(TRIPLE).join("release").join(target));
+        fuzzer
+            .arg(format!("-max_total_time={}", arguments.seconds))
+            .args(["-rss_limit_mb=1024", "-malloc_limit_mb=64", "-timeout=10"])
+            .args(["-max_len=65536", "-print_final_stats=1", "-verbosity=0"])
+            .arg(format!("-artifact_prefix={}/{target}-", output.display()))
+            .arg(found)
+            .arg(directory.join("corpus").join(target));
+        eprintln!("[fuzz] {target}, {} s", arguments.seconds);
+        run::inherit(&mut fuzzer)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
