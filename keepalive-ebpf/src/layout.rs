@@ -49,6 +49,7 @@ pub struct KernelLayout {
     pub flag_dead: u32,
     /// `1 << SOCK_KEEPOPEN`, for the word at `skc_flags`.
     pub flag_keepopen: u32,
+    pub sk_protocol: u32,
     pub sk_err: u32,
     pub sk_err_soft: u32,
     pub sk_shutdown: u32,

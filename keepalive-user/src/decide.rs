@@ -44,8 +44,9 @@ pub fn decision(record: &Record, hz: u32) -> Decision {
         return probe;
     }
     // `sock_owned_by_user`: tried again after HZ/20. The flag is checked at both ends because a
-    // remainder can be as short.
-    if before.owned != 0 && after.owned != 0 && after.timer_pending != 0 {
+    // remainder can be as short, the length because the socket may have been free in between.
+    let retried = rearmed(after).is_some_and(|length| length <= u64::from(hz / 20) + 1);
+    if before.owned != 0 && after.owned != 0 && retried {
         return Decision::SocketBusy;
     }
     if before.state == state::FIN_WAIT2 && before.orphan != 0 {

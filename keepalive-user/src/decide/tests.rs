@@ -130,6 +130,16 @@ fn busy_is_not_told_by_the_length_alone() {
         record.before.rcv_tstamp = (NOW as u32).wrapping_sub(HZ - HZ / 20);
     });
     assert_eq!(remainder, Decision::NotIdle, "a remainder can be as short");
+    let free_in_between = with(|record| {
+        (record.before.owned, record.after.owned) = (1, 1);
+        record.before.packets_out = 1;
+        record.after.expires = NOW + u64::from(HZ);
+    });
+    assert_eq!(
+        free_in_between,
+        Decision::DataInFlight,
+        "owned again at the exit: it waits in full"
+    );
 }
 
 #[test]

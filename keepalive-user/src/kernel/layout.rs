@@ -125,6 +125,7 @@ impl Finder<'_> {
         layout.skc_net = self.socket("sock_common.skc_net", 8)?;
         layout.skc_cookie = self.socket("sock_common.skc_cookie", 8)?;
         layout.skc_flags = self.socket("sock_common.skc_flags", 8)?;
+        layout.sk_protocol = self.socket("sock.sk_protocol", 2)?;
         layout.sk_err = self.socket("sock.sk_err", 4)?;
         layout.sk_err_soft = self.socket("sock.sk_err_soft", 4)?;
         layout.sk_shutdown = self.socket("sock.sk_shutdown", 1)?;
