@@ -147,10 +147,12 @@ fn outside_timers(record: &Record, hz: u32) -> Cause {
     }
 }
 
-/// `tcp_write_timeout`: with TCP_USER_TIMEOUT set `tcp_retries2` is not looked at.
+/// `tcp_write_timeout`: with TCP_USER_TIMEOUT set `tcp_retries2` is not looked at. A SYN has a
+/// count of its own, which is looked at as well.
 fn retransmit(record: &Record) -> Cause {
-    match record.settings.user_timeout {
-        0 => Cause::RetransmitTimeout,
+    match (record.from_state, record.settings.user_timeout) {
+        (state::SYN_SENT | state::SYN_RECV, _) => Cause::ConnectTimeout,
+        (_, 0) => Cause::RetransmitTimeout,
         _ => Cause::RetransmitUserTimeout,
     }
 }

@@ -234,6 +234,19 @@ fn killed_by_a_deferred_timer() {
     assert_eq!(cause_of(&record), Cause::RetransmitTimeout);
 }
 
+/// `tcp_retries2` has no say in a connection that never was, nor has TCP_USER_TIMEOUT alone.
+#[test]
+fn a_connection_that_never_was() {
+    for within in [WITHIN_RETRANSMIT_TIMER, 0] {
+        for user_timeout in [0, 60_000] {
+            let mut record = end(within, state::SYN_SENT, libc::ETIMEDOUT);
+            record.after.retransmits = 6;
+            record.settings.user_timeout = user_timeout;
+            assert_eq!(cause_of(&record), Cause::ConnectTimeout);
+        }
+    }
+}
+
 #[test]
 fn closed_by_someone() {
     for (from, error, expected) in [

@@ -113,6 +113,13 @@ impl Tracer {
         log.by_socket.get(&key).cloned().unwrap_or_default()
     }
 
+    /// Events of all sockets of a network namespace, in the order of their arrival.
+    pub fn events_in(&self, netns: u64) -> Vec<Event> {
+        let log = self.shared.lock();
+        let is_there = |line: &&Event| line.get("socket.netns").as_u64() == Some(netns);
+        log.lines.iter().filter(is_there).cloned().collect()
+    }
+
     /// Waits for an event of a socket, beginning with the one numbered `from`; gives it and its number.
     pub fn wait_for(
         &self,
