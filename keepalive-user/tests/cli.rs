@@ -70,6 +70,8 @@ fn help_goes_to_stdout_and_succeeds() {
         &["audit", "--help"],
         &["doctor", "--help"],
         &["schema", "--help"],
+        &["completions", "--help"],
+        &["man", "--help"],
     ] {
         let run = keepalive(arguments);
         assert_eq!(run.code, Some(0), "{arguments:?}: {}", run.stderr);
@@ -296,6 +298,41 @@ fn schema_describes_every_event() {
         "next_ms",
     ] {
         assert!(text.contains(&format!("\"{word}\"")), "{word} is missing");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let run = keepalive(&["completions", shell]);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert!(run.stdout.contains("live-answers"), "{shell}");
+    }
+    expect_usage_error(&["completions", "abacus"], &["abacus", "bash"]);
+    for (arguments, words) in [
+        (&["man"][..], ["TCP keepalive", "audit"]),
+        (&["man", "trace"], ["live\\-answers", "NETNS"]),
+    ] {
+        let run = keepalive(arguments);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert!(run.stdout.contains(".TH keepalive"), "{arguments:?}");
+        for word in words {
+            assert!(run.stdout.contains(word), "{word} in {arguments:?}");
+        }
+    }
+    expect_usage_error(&["man", "women"], &["women", "keepalive help"]);
+}
+
+/// What a filter takes for "any" is not what a user who gives it means.
+#[test]
+fn nothing_has_number_zero() {
+    for arguments in [
+        &["trace", "-N", "0"][..],
+        &["trace", "-p", "0"],
+        &["list", "-N", "0"],
+        &["list", "-p", "0"],
+    ] {
+        expect_usage_error(arguments, &["0"]);
     }
 }
 

@@ -22,6 +22,7 @@ use anyhow::{Context, Result};
 
 pub use self::summary::{Counts, Summary};
 use crate::{
+    doctor,
     event::{AuditLine, Event, Explanation, ListLine},
     pipeline::Sink,
 };
@@ -128,6 +129,7 @@ pub enum SchemaOf {
     List,
     Explain,
     Audit,
+    Doctor,
 }
 
 /// Prints the JSON Schema of the lines of a command.
@@ -137,6 +139,7 @@ pub fn schema(of: SchemaOf, writer: &mut impl Write) -> Result<()> {
         SchemaOf::List => schemars::schema_for!(ListLine),
         SchemaOf::Explain => schemars::schema_for!(Explanation),
         SchemaOf::Audit => schemars::schema_for!(AuditLine),
+        SchemaOf::Doctor => schemars::schema_for!(doctor::Report),
     })?;
     writeln!(writer, "{schema}").context("cannot write")
 }
