@@ -396,7 +396,8 @@ fn report(sk: u64, timer: Timer, fill: impl FnOnce(&mut Record)) {
     // SAFETY: `Record` is plain integers, for which any bytes are a value; all are set below.
     let record = unsafe { entry.assume_init_mut() };
     if !socket::read(sk, timer, record) {
-        // Not without a wakeup: the reader is woken for the slot it waits at, or for none.
+        // Not with BPF_RB_NO_WAKEUP: the reader is woken for the slot it waits at, and may be
+        // waiting at this one.
         entry.discard(0);
         return;
     }

@@ -222,3 +222,111 @@ fn option<T>(fd: i32, level: i32, option: i32) -> Result<T> {
     ensure!(result == 0, "{}", std::io::Error::last_os_error());
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::self_test::Connection;
+
+    const HZ: u32 = 250;
+
+    type Reading = (Identity, Settings, Numbers);
+
+    /// What programs with the right layout would read of this socket.
+    fn right(truth: &Truth) -> Reading {
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        let id = Identity {
+            state: ESTABLISHED,
+            local: octets(truth.local.ip()),
+            peer: octets(truth.peer.ip()),
+            local_port: truth.local.port(),
+            peer_port: truth.peer.port(),
+            cookie: truth.cookie,
+            inode: truth.inode,
+            netns: truth.netns,
+            cgroup: 42,
+            keepopen: 1,
+            ..Identity::default()
+        };
+        let settings = Settings {
+            time: IDLE_SECONDS * HZ,
+            interval: INTERVAL_SECONDS * HZ,
+            probes: PROBES,
+            user_timeout: USER_TIMEOUT_MS,
+            sysctl_time: 7200 * HZ,
+            sysctl_interval: 75 * HZ,
+            sysctl_probes: 9,
+            sysctl_retries2: 15,
+            ..Settings::default()
+        };
+        let numbers = Numbers {
+            time: 5_000_000_000,
+            clock_cache: 4_999_000_000,
+            jiffies: 0x1_0000_0010,
+            expires: 0x1_0000_0000 + u64::from(IDLE_SECONDS * HZ),
+            rcv_tstamp: 0xf,
+            lrcvtime: 0xf,
+            write_seq: 7,
+            snd_nxt: 7,
+            snd_una: 7,
+            rto: HZ / 5,
+            timer_pending: 1,
+            ..Numbers::default()
+        };
+        (id, settings, numbers)
+    }
+
+    #[test]
+    fn every_wrong_field_is_refused_by_its_name() {
+        let mut truth = Connection::open(|_, _| Ok(())).unwrap().truth;
+        truth.cgroup = Some(42);
+        truth.sysctls = Some([7200, 75, 9, 15]);
+        truth.info.tcpi_rto = 200_000;
+        let compare = |(id, settings, numbers): Reading| truth.compare(&id, &settings, &numbers);
+        assert_eq!(compare(right(&truth)).unwrap(), HZ);
+        let wrong: [(&str, fn(&mut Reading)); 27] = [
+            ("skc_state", |(id, ..)| id.state = 4),
+            ("inet_sport", |(id, ..)| id.local_port ^= 1),
+            ("skc_dport", |(id, ..)| id.peer_port ^= 1),
+            ("local address", |(id, ..)| id.local[15] ^= 2),
+            ("peer address", |(id, ..)| id.peer[15] ^= 2),
+            ("skc_cookie", |(id, ..)| id.cookie ^= 1),
+            ("i_ino", |(id, ..)| id.inode ^= 1),
+            ("net.ns.inum", |(id, ..)| id.netns ^= 1),
+            ("SOCK_KEEPOPEN", |(id, ..)| id.keepopen = 0),
+            ("SOCK_DEAD", |(id, ..)| id.orphan = 1),
+            ("sk_err", |(id, ..)| id.error = 1),
+            ("sk_cgrp_data", |(id, ..)| id.cgroup = 43),
+            ("tick", |(_, settings, _)| settings.time = 0),
+            ("keepalive_time", |(_, settings, _)| settings.time += 1),
+            ("keepalive_intvl", |(_, settings, _)| settings.interval = 0),
+            ("keepalive_probes", |(_, settings, _)| settings.probes = 0),
+            ("icsk_user_timeout", |(_, settings, _)| {
+                settings.user_timeout = 0;
+            }),
+            ("sysctl_tcp_keepalive_time", |(_, settings, _)| {
+                settings.sysctl_time = 7200;
+            }),
+            ("sysctl_tcp_retries2", |(_, settings, _)| {
+                settings.sysctl_retries2 = 8;
+            }),
+            ("icsk_probes_out", |(.., numbers)| numbers.probes_out = 1),
+            ("icsk_backoff", |(.., numbers)| numbers.backoff = 1),
+            ("icsk_retransmits", |(.., numbers)| numbers.retransmits = 1),
+            ("packets_out", |(.., numbers)| numbers.packets_out = 1),
+            ("snd_nxt 8", |(.., numbers)| numbers.snd_nxt = 8),
+            ("icsk_rto", |(.., numbers)| numbers.rto += 2),
+            ("lrcvtime", |(.., numbers)| numbers.lrcvtime = 1 << 20),
+            ("keepalive timer", |(.., numbers)| numbers.expires = 0),
+        ];
+        for (field, spoil) in wrong {
+            let mut reading = right(&truth);
+            spoil(&mut reading);
+            let error = compare(reading).expect_err(field).to_string();
+            assert!(error.contains(field), "{field}: {error}");
+        }
+    }
+}
