@@ -66,24 +66,29 @@ fn keepalive_switched_off(stage: &Stage<'_>) -> Result<()> {
 /// What was off and is on again ends as any other, and is forgotten: the kernel gives its memory to
 /// the next socket, which has nothing to do with keepalive.
 fn keepalive_off_and_on(stage: &Stage<'_>) -> Result<()> {
-    const TIMES: usize = 30;
-    let mut strangers = Vec::new();
-    for _ in 0..TIMES {
-        let pair = Pair::over(LOCALHOST)?;
+    const SOCKETS: usize = 20;
+    // Enough to be given the same memory.
+    const STRANGERS: usize = 100;
+    let pairs = (0..SOCKETS)
+        .map(|_| Pair::over(LOCALHOST))
+        .collect::<Result<Vec<_>>>()?;
+    for pair in pairs {
         let watch = stage.watch(&pair.client)?;
         watch.arm(&pair.client, Keepalive::after(7200))?;
         pair.client.switch_keepalive(false)?;
         pair.client.switch_keepalive(true)?;
         watch.owner_may_be_unknown();
         pair.client.abort()?;
-        drop(pair.server);
-        let last = watch.next("the end of the socket", |event| event.is("closed"))?;
-        last.expect("cause", "local_abort")?;
-
-        let stranger = Pair::over(LOCALHOST)?;
-        strangers.push(Watch::new(stage.tracer, &stranger.client)?);
-        strangers.push(Watch::new(stage.tracer, &stranger.server)?);
-        stranger.client.abort()?;
+        watch.closed("local_abort")?;
+    }
+    let pairs = (0..STRANGERS)
+        .map(|_| Pair::over(LOCALHOST))
+        .collect::<Result<Vec<_>>>()?;
+    let mut strangers = Vec::new();
+    for pair in pairs {
+        strangers.push(Watch::new(stage.tracer, &pair.client)?);
+        strangers.push(Watch::new(stage.tracer, &pair.server)?);
+        pair.client.abort()?;
     }
     // Whatever would be told of them has been told when this is.
     let pair = Pair::over(LOCALHOST)?;
