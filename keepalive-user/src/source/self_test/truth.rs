@@ -231,6 +231,7 @@ mod tests {
     const HZ: u32 = 250;
 
     type Reading = (Identity, Settings, Numbers);
+    type Spoil = fn(&mut Reading);
 
     /// What programs with the right layout would read of this socket.
     fn right(truth: &Truth) -> Reading {
@@ -287,7 +288,7 @@ mod tests {
         truth.info.tcpi_rto = 200_000;
         let compare = |(id, settings, numbers): Reading| truth.compare(&id, &settings, &numbers);
         assert_eq!(compare(right(&truth)).unwrap(), HZ);
-        let wrong: [(&str, fn(&mut Reading)); 27] = [
+        let wrong: [(&str, Spoil); 27] = [
             ("skc_state", |(id, ..)| id.state = 4),
             ("inet_sport", |(id, ..)| id.local_port ^= 1),
             ("skc_dport", |(id, ..)| id.peer_port ^= 1),
