@@ -169,7 +169,7 @@ fn inherited_by_accept(stage: &Stage<'_>) -> Result<()> {
     stage.facts.expect_probe(&watch, &probe, 1)?;
     expect_answer(&watch)?;
     // The listener has no timer to arm and no connection to end.
-    let told = stage.tracer.events_in(watch.key.netns);
+    let told = stage.told()?;
     let stranger = told.iter().find(|event| event.key() != Some(watch.key));
     ensure!(
         stranger.is_none(),

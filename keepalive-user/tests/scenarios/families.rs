@@ -134,7 +134,7 @@ fn mptcp(stage: &Stage<'_>) -> Result<()> {
         watch.next("the end of the subflow", |event| event.is("closed"))?;
     }
     // The MPTCP sockets change state too, but are no TCP.
-    let told = stage.tracer.events_in(subflows[0].key.netns);
+    let told = stage.told()?;
     for event in &told {
         event.expect("socket.mptcp", true)?;
     }

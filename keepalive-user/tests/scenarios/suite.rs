@@ -12,6 +12,7 @@ use crate::event::{Event, Key};
 use crate::expect::Facts;
 use crate::net::Namespace;
 use crate::socket::Tcp;
+use crate::sys;
 use crate::tracer::{PATIENCE, Tracer};
 use crate::watch::Watch;
 
@@ -28,6 +29,8 @@ pub struct Scenario {
 pub struct Stage<'t> {
     pub tracer: &'t Tracer,
     pub facts: Facts,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    began_ns: u64,
     watched: Mutex<Vec<Key>>,
     notes: Mutex<Vec<String>>,
 }
@@ -37,6 +40,7 @@ impl<'t> Stage<'t> {
         Self {
             tracer,
             facts,
+            began_ns: sys::monotonic_ns(),
             watched: Mutex::default(),
             notes: Mutex::default(),
         }
@@ -52,6 +56,12 @@ impl<'t> Stage<'t> {
     /// Shows the events of this socket if the scenario fails.
     pub fn show(&self, key: Key) {
         lock(&self.watched).push(key);
+    }
+
+    /// All that was told of the calling thread's namespace since the scenario began.
+    pub fn told(&self) -> Result<Vec<Event>> {
+        let here = Namespace::current()?.inode;
+        Ok(self.tracer.events_in(here, self.began_ns))
     }
 
     /// A measurement to print with the result.
