@@ -122,6 +122,8 @@ pub struct KernelLayout {
     pub inode_mode: u32,
     /// `tgid` within `struct task_struct`.
     pub task_tgid: u32,
+    /// `flags` within `struct task_struct`.
+    pub task_flags: u32,
     /// Within `struct cgroup`. Optional.
     pub cgroup_kn: u32,
     /// Within `struct kernfs_node`. Optional.

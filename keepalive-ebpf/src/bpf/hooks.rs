@@ -5,7 +5,10 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task,
+        bpf_get_smp_processor_id,
+    },
 };
 use keepalive_ebpf::{
     FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK,
@@ -31,6 +34,9 @@ const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
 const TCP_LAST_ACK: i32 = 9;
 const TCP_LISTEN: u8 = 10;
+
+/// `include/linux/sched.h`, the same in every kernel.
+const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// `include/uapi/linux/in.h`.
 const IPPROTO_TCP: u16 = 6;
@@ -368,18 +374,26 @@ fn conclude(record: &mut Record, noted: &InFlight) {
 }
 
 /// Reports a change made by the current task, which owns the socket then; if nobody does, this is
-/// an interrupt, and the current task just happened to run.
+/// an interrupt, and the current task just happened to run. A kernel thread (MPTCP's worker, a
+/// delayed close) acts for somebody else.
 #[inline(always)]
 fn report_process(sk: u64, kind: u8, flags: u8) {
     report(sk, Timer::Keepalive, |record| {
         record.kind = kind;
         record.flags |= flags;
-        if record.after.owned != 0 {
+        if record.after.owned != 0 && !in_kernel_thread() {
             record.flags |= FLAG_PROCESS_CONTEXT;
             record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
             record.comm = bpf_get_current_comm().unwrap_or_default();
         }
     });
+}
+
+#[inline(always)]
+fn in_kernel_thread() -> bool {
+    // SAFETY: no arguments, no side effects.
+    let task = unsafe { bpf_get_current_task() };
+    peek::<u32>(task + u64::from(layout!(task_flags))) & PF_KTHREAD != 0
 }
 
 /// Sends one record, if the filter wants the socket; `fill` sets what the hook knows.

@@ -234,6 +234,7 @@ impl Finder<'_> {
         layout.inode_number = self.outside("inode.i_ino", 8)?;
         layout.inode_mode = self.outside("inode.i_mode", 2)?;
         layout.task_tgid = self.outside("task_struct.tgid", 4)?;
+        layout.task_flags = self.outside("task_struct.flags", 4)?;
         layout.cgroup_kn = self.optional_outside("cgroup.kn", 8);
         layout.kn_id = self.optional_outside("kernfs_node.id", 8);
         // Up to 5.14 one word is either a cgroup pointer or, tagged in its low bits, data.
