@@ -30,17 +30,21 @@ pub struct Filter {
 
 /// The self-test's exchange with user space, the only element of the map `SELF_TEST`.
 ///
-/// User space writes `peer_port`, makes a loopback connection to it, sets keepalive options, and
+/// User space writes `peer_port` and `netns`, makes a loopback connection to it, sets keepalive options, and
 /// compares what the programs read with what it set, before any event is believed.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct SelfTest {
-    /// `peer_port` of the socket under test, host order; 0 = no test is running.
+    /// Peer port of the socket under test, host order; 0 = no test is running.
     pub peer_port: u32,
+    /// Inode number of its network namespace.
+    pub netns: u32,
     /// State changes of that socket seen so far.
     pub state_changes: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Function of the timer at `sk + layout.keepalive_timer`, as `timer:timer_start` saw it; 0 = not seen.
     pub keepalive_function: u64,
     /// Function of the timer at `sk + layout.write_timer`, likewise.

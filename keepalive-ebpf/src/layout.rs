@@ -49,6 +49,7 @@ pub struct KernelLayout {
     pub flag_dead: u32,
     /// `1 << SOCK_KEEPOPEN`, for the word at `skc_flags`.
     pub flag_keepopen: u32,
+    pub sk_protocol: u32,
     pub sk_err: u32,
     pub sk_err_soft: u32,
     pub sk_shutdown: u32,
@@ -121,6 +122,8 @@ pub struct KernelLayout {
     pub inode_mode: u32,
     /// `tgid` within `struct task_struct`.
     pub task_tgid: u32,
+    /// `flags` within `struct task_struct`.
+    pub task_flags: u32,
     /// Within `struct cgroup`. Optional.
     pub cgroup_kn: u32,
     /// Within `struct kernfs_node`. Optional.

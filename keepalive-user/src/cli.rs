@@ -6,6 +6,7 @@
 mod audit;
 mod explain;
 mod list;
+pub mod manual;
 mod recording;
 mod selection;
 
@@ -61,11 +62,18 @@ pub enum Command {
     Replay(Replay),
     /// Say whether `trace` will work on this machine, and if not, why and what to do
     Doctor(Doctor),
-    /// Print the JSON Schema of what `trace`, `list`, `explain` or `audit` print with --json
+    /// Print the JSON Schema of what a command prints with --json
     Schema {
         #[arg(value_enum, default_value_t = SchemaOf::Trace)]
         of: SchemaOf,
     },
+    /// Print the completions for a shell
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of keepalive, or of one of its commands
+    Man { command: Option<String> },
 }
 
 const TRACE_EXAMPLES: &str = "\

@@ -44,8 +44,9 @@ pub fn decision(record: &Record, hz: u32) -> Decision {
         return probe;
     }
     // `sock_owned_by_user`: tried again after HZ/20. The flag is checked at both ends because a
-    // remainder can be as short.
-    if before.owned != 0 && after.owned != 0 && after.timer_pending != 0 {
+    // remainder can be as short, the length because the socket may have been free in between.
+    let retried = rearmed(after).is_some_and(|length| length <= u64::from(hz / 20) + 1);
+    if before.owned != 0 && after.owned != 0 && retried {
         return Decision::SocketBusy;
     }
     if before.state == state::FIN_WAIT2 && before.orphan != 0 {
@@ -146,10 +147,12 @@ fn outside_timers(record: &Record, hz: u32) -> Cause {
     }
 }
 
-/// `tcp_write_timeout`: with TCP_USER_TIMEOUT set `tcp_retries2` is not looked at.
+/// `tcp_write_timeout`: with TCP_USER_TIMEOUT set `tcp_retries2` is not looked at. A SYN has a
+/// count of its own, which is looked at as well.
 fn retransmit(record: &Record) -> Cause {
-    match record.settings.user_timeout {
-        0 => Cause::RetransmitTimeout,
+    match (record.from_state, record.settings.user_timeout) {
+        (state::SYN_SENT | state::SYN_RECV, _) => Cause::ConnectTimeout,
+        (_, 0) => Cause::RetransmitTimeout,
         _ => Cause::RetransmitUserTimeout,
     }
 }

@@ -8,6 +8,7 @@ use std::{fs, io::Write};
 
 use anyhow::Result;
 use keepalive_ebpf::Snapshot;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -22,8 +23,9 @@ use crate::{
 };
 
 /// The whole finding, the JSON of `doctor --json`.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "Doctor")]
+pub struct Report {
     version: &'static str,
     kernel: String,
     /// The backend `trace` will use; null = it will not work.
@@ -39,7 +41,7 @@ struct Report {
     ring_bytes: u32,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct CapabilityReport {
     name: &'static str,
     held: bool,
@@ -47,7 +49,7 @@ struct CapabilityReport {
     purpose: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct LayoutReport {
     status: Status,
     error: Option<String>,
@@ -57,7 +59,7 @@ struct LayoutReport {
     absent: Vec<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct BackendReport {
     backend: Backend,
     status: Status,
@@ -68,7 +70,7 @@ struct BackendReport {
 }
 
 /// How `list` fares.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct ListReport {
     status: Status,
     source: Option<ListSource>,
@@ -76,7 +78,7 @@ struct ListReport {
     reason: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct HookReport {
     at: String,
     status: Status,
@@ -84,7 +86,7 @@ struct HookReport {
     lost: Option<&'static str>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Status {
     Ok,

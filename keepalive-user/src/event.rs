@@ -419,6 +419,9 @@ pub enum Cause {
     RetransmitTimeout,
     /// TCP_USER_TIMEOUT, looked at by the retransmission timer.
     RetransmitUserTimeout,
+    /// It never connected: no answer to its SYN (`tcp_syn_retries` or TCP_SYNCNT, or
+    /// TCP_USER_TIMEOUT if that is shorter).
+    ConnectTimeout,
     /// Zero-window probes ran out.
     WindowProbeTimeout,
     /// TCP_USER_TIMEOUT, looked at by the zero-window probe timer.
@@ -438,11 +441,12 @@ pub enum Cause {
 
 impl Cause {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::KeepaliveProbes,
         Self::KeepaliveUserTimeout,
         Self::RetransmitTimeout,
         Self::RetransmitUserTimeout,
+        Self::ConnectTimeout,
         Self::WindowProbeTimeout,
         Self::WindowProbeUserTimeout,
         Self::PeerReset,

@@ -57,7 +57,10 @@ pub fn run() -> ExitCode {
         Command::Explain(arguments) => arguments.verbose,
         Command::Audit(arguments) => arguments.verbose,
         Command::Doctor(arguments) => arguments.verbose,
-        Command::Replay(_) | Command::Schema { .. } => false,
+        Command::Replay(_)
+        | Command::Schema { .. }
+        | Command::Completions { .. }
+        | Command::Man { .. } => false,
     };
     log::set_max_level(if verbose {
         log::LevelFilter::Debug
@@ -75,6 +78,13 @@ pub fn run() -> ExitCode {
         Command::Replay(arguments) => replay::run(arguments),
         Command::Schema { of } => {
             output::schema(*of, &mut std::io::stdout().lock()).map(|()| Exit::Success)
+        }
+        Command::Completions { shell } => {
+            cli::manual::completions(*shell, &mut std::io::stdout().lock()).map(|()| Exit::Success)
+        }
+        Command::Man { command } => {
+            cli::manual::page(command.as_deref(), &mut std::io::stdout().lock())
+                .map(|()| Exit::Success)
         }
     };
     let exit = outcome.unwrap_or_else(|error| {

@@ -117,7 +117,7 @@ fn by_iterators(
     with_owners: bool,
     wanted: &(impl Fn(&Snapshot) -> bool + Sync),
 ) -> Result<Listing> {
-    let own = Connection::open(|_| Ok(())).or_else(|here| {
+    let own = Connection::open(|_, _| Ok(())).or_else(|here| {
         log::debug!("self-test: {here:#}; trying in a network namespace of its own");
         Connection::open_elsewhere().context(here)
     })?;

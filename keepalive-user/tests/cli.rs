@@ -3,6 +3,7 @@
 //! What anybody may try without root: help, usage errors, and the refusal of those who may not
 //! trace. What takes root is in `scenarios/`.
 
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -42,19 +43,18 @@ fn keepalive_as_nobody(arguments: &[&str]) -> Run {
         return keepalive(arguments);
     }
     // Nobody may not be allowed to look into the target directory.
-    let directory = std::env::temp_dir().join(format!("keepalive-cli-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).expect("no temporary directory");
     let name = arguments.join("").replace(['/', '-', ' '], "");
-    let copy = directory.join(format!("keepalive-{name}"));
+    let copy = std::env::temp_dir().join(format!("keepalive-{}-{name}", std::process::id()));
     std::fs::copy(&binary, &copy).expect("the binary cannot be copied");
-    let output = Command::new(&copy)
-        .args(arguments)
-        .uid(NOBODY)
-        .gid(NOBODY)
-        .output();
+    let mut command = Command::new(&copy);
+    command.args(arguments).uid(NOBODY).gid(NOBODY);
+    let mut output = command.output();
+    // A child that another test is just starting may have inherited the descriptor we wrote with.
+    while matches!(&output, Err(error) if error.kind() == ErrorKind::ExecutableFileBusy) {
+        std::thread::yield_now();
+        output = command.output();
+    }
     std::fs::remove_file(&copy).expect("the copy cannot be removed");
-    // The last test to finish removes it.
-    let _ = std::fs::remove_dir(&directory);
     output.expect("keepalive does not start").into()
 }
 
@@ -70,6 +70,8 @@ fn help_goes_to_stdout_and_succeeds() {
         &["audit", "--help"],
         &["doctor", "--help"],
         &["schema", "--help"],
+        &["completions", "--help"],
+        &["man", "--help"],
     ] {
         let run = keepalive(arguments);
         assert_eq!(run.code, Some(0), "{arguments:?}: {}", run.stderr);
@@ -296,6 +298,41 @@ fn schema_describes_every_event() {
         "next_ms",
     ] {
         assert!(text.contains(&format!("\"{word}\"")), "{word} is missing");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let run = keepalive(&["completions", shell]);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert!(run.stdout.contains("live-answers"), "{shell}");
+    }
+    expect_usage_error(&["completions", "abacus"], &["abacus", "bash"]);
+    for (arguments, words) in [
+        (&["man"][..], ["TCP keepalive", "audit"]),
+        (&["man", "trace"], ["live\\-answers", "NETNS"]),
+    ] {
+        let run = keepalive(arguments);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert!(run.stdout.contains(".TH keepalive"), "{arguments:?}");
+        for word in words {
+            assert!(run.stdout.contains(word), "{word} in {arguments:?}");
+        }
+    }
+    expect_usage_error(&["man", "women"], &["women", "keepalive help"]);
+}
+
+/// What a filter takes for "any" is not what a user who gives it means.
+#[test]
+fn nothing_has_number_zero() {
+    for arguments in [
+        &["trace", "-N", "0"][..],
+        &["trace", "-p", "0"],
+        &["list", "-N", "0"],
+        &["list", "-p", "0"],
+    ] {
+        expect_usage_error(arguments, &["0"]);
     }
 }
 

@@ -33,7 +33,7 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',')]
     scenario: Vec<String>,
     /// Unit tests alone
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["kernel", "backend", "scenario"])]
     unit_only: bool,
     /// Print the measurements that scenarios make
     #[arg(short, long)]
@@ -151,7 +151,6 @@ fn rows(arguments: &Arguments) -> Result<Vec<Option<&'static Kernel>>> {
         vm::ensure_qemu()?;
     }
     if all || arguments.kernel.iter().any(|label| label == LIVE) {
-        packages::ensure(SERVERS)?;
         rows.push(None);
     }
     Ok(rows)
@@ -258,6 +257,7 @@ impl Session<'_> {
             packages::is_root(),
             "live scenarios need root: run `sudo cargo xtask test --kernel live`"
         );
+        packages::ensure(SERVERS)?;
         let scenarios = self.scenarios.to_string_lossy();
         let keepalive = self.keepalive.to_string_lossy();
         let words = self.command(&scenarios, &keepalive, LIVE, backend);

@@ -5,7 +5,10 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task,
+        bpf_get_smp_processor_id,
+    },
 };
 use keepalive_ebpf::{
     FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK,
@@ -20,7 +23,7 @@ use crate::{
         InFlight, LOSS_REPORTED, LOSS_RING, LOSS_SCRATCH, REPORTED, SELF_TEST, TIMER_FUNCTIONS,
         VERBOSE, count_loss, filter, layout,
     },
-    socket::{self, Copy, Socket as _, Timer, peek},
+    socket::{self, Copy, Direct, Socket as _, Timer, is_v4, peek},
 };
 
 /// `include/net/tcp_states.h`, the same in every kernel.
@@ -31,6 +34,12 @@ const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
 const TCP_LAST_ACK: i32 = 9;
 const TCP_LISTEN: u8 = 10;
+
+/// `include/linux/sched.h`, the same in every kernel.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// `include/uapi/linux/in.h`.
+const IPPROTO_TCP: u16 = 6;
 
 /// `icsk_pending`, `include/net/inet_connection_sock.h`.
 const ICSK_TIME_RETRANS: u8 = 1;
@@ -116,8 +125,12 @@ pub fn write_wakeup_exit(sk: u64, result: i32) {
 }
 
 /// `inet_sock_set_state`: the socket is about to change state, under its lock or still private.
+/// MPTCP, SCTP and DCCP come here too, with sockets that are no `struct tcp_sock`.
 #[inline(always)]
 pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
+    if peek::<u16>(sk + u64::from(layout!(sk_protocol))) != IPPROTO_TCP {
+        return;
+    }
     if to == TCP_SYN_SENT || from == TCP_ESTABLISHED {
         self_test(sk);
     }
@@ -142,9 +155,14 @@ pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
 
 #[inline(always)]
 fn closed<C: EbpfContext>(ctx: &C, sk: u64, from: u8) {
+    // Also where it is not asked for: the next socket at this address is another one.
+    let reported = REPORTED.remove(sk).is_ok();
+    // A listener only lends SO_KEEPALIVE to those it accepts.
+    if from == TCP_LISTEN {
+        return;
+    }
     let within = within(sk);
     let keepopen = flags(sk) & layout!(flag_keepopen) != 0;
-    let reported = !keepopen && REPORTED.remove(sk).is_ok();
     if !(keepopen || reported || within == WITHIN_KEEPALIVE_TIMER || within == WITHIN_PROBE_TIMER) {
         return;
     }
@@ -164,7 +182,10 @@ pub fn set_keepalive(sk: u64, on: bool) {
     if on == was_on || is_unarmed(state(sk)) {
         return;
     }
-    if !on {
+    if on {
+        // The flag marks it as ours again. Most sockets were never in the map.
+        let _ = REPORTED.remove(sk);
+    } else {
         remember_reported(sk);
     }
     report_process(
@@ -261,8 +282,9 @@ fn self_test(sk: u64) {
     if test.peer_port == 0 {
         return;
     }
-    let peer_port = u16::from_be(peek(sk + u64::from(layout!(skc_dport))));
-    if u32::from(peer_port) == test.peer_port
+    let socket = Direct(sk);
+    if u32::from(socket.peer_port()) == test.peer_port
+        && socket.net_at::<u32>(layout!(net_inum)) == test.netns
         && socket::read(sk, Timer::Keepalive, &mut test.record)
     {
         test.record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -351,28 +373,46 @@ fn conclude(record: &mut Record, noted: &InFlight) {
     }
 }
 
-/// Reports a change made by the current task.
+/// Reports a change made by the current task, which owns the socket then; if nobody does, this is
+/// an interrupt, and the current task just happened to run. A kernel thread (MPTCP's worker, a
+/// delayed close) acts for somebody else.
 #[inline(always)]
 fn report_process(sk: u64, kind: u8, flags: u8) {
     report(sk, Timer::Keepalive, |record| {
         record.kind = kind;
-        record.flags |= flags | FLAG_PROCESS_CONTEXT;
-        record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-        record.comm = bpf_get_current_comm().unwrap_or_default();
+        record.flags |= flags;
+        if record.after.owned != 0 && !in_kernel_thread() {
+            record.flags |= FLAG_PROCESS_CONTEXT;
+            record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+            record.comm = bpf_get_current_comm().unwrap_or_default();
+        }
     });
+}
+
+#[inline(always)]
+fn in_kernel_thread() -> bool {
+    // SAFETY: no arguments, no side effects.
+    let task = unsafe { bpf_get_current_task() };
+    peek::<u32>(task + u64::from(layout!(task_flags))) & PF_KTHREAD != 0
 }
 
 /// Sends one record, if the filter wants the socket; `fill` sets what the hook knows.
 #[inline(always)]
 fn report(sk: u64, timer: Timer, fill: impl FnOnce(&mut Record)) {
+    // Before there is a slot: what nobody wants must not fill the ring, nor count as lost.
+    if !is_wanted(sk) {
+        return;
+    }
     let Some(mut entry) = EVENTS.reserve::<Record>(0) else {
         count_loss(LOSS_RING);
         return;
     };
     // SAFETY: `Record` is plain integers, for which any bytes are a value; all are set below.
     let record = unsafe { entry.assume_init_mut() };
-    if !socket::read(sk, timer, record) || !is_wanted(record) {
-        entry.discard(u64::from(aya_ebpf::bindings::BPF_RB_NO_WAKEUP));
+    if !socket::read(sk, timer, record) {
+        // Not with BPF_RB_NO_WAKEUP: the reader is woken for the slot it waits at, and may be
+        // waiting at this one.
+        entry.discard(0);
         return;
     }
     record.kind = 0;
@@ -390,42 +430,34 @@ fn report(sk: u64, timer: Timer, fill: impl FnOnce(&mut Record)) {
     entry.submit(0);
 }
 
-/// The filter. Constants decide which comparisons exist at all.
+/// The filter. Constants decide which reads and comparisons exist at all.
 #[inline(always)]
-fn is_wanted(record: &Record) -> bool {
-    let id = &record.id;
-    let local = halves(&id.local);
-    let peer = halves(&id.peer);
-    let is_v4 = peer[0] == 0 && peer[1] as u32 == u32::from_le_bytes([0, 0, 0xff, 0xff]);
-    (filter!(local_port) == 0 || filter!(local_port) == id.local_port)
-        && (filter!(peer_port) == 0 || filter!(peer_port) == id.peer_port)
-        && (filter!(netns) == 0 || filter!(netns) == id.netns)
-        && (filter!(cgroup) == 0 || filter!(cgroup) == id.cgroup)
-        && (filter!(ip_version) == 0 || (filter!(ip_version) == 4) == is_v4)
+fn is_wanted(sk: u64) -> bool {
+    let socket = Direct(sk);
+    (filter!(local_port) == 0 || filter!(local_port) == socket.local_port())
+        && (filter!(peer_port) == 0 || filter!(peer_port) == socket.peer_port())
+        && (filter!(netns) == 0 || filter!(netns) == socket.net_at(layout!(net_inum)))
+        && (filter!(cgroup) == 0 || filter!(cgroup) == socket.cgroup())
+        && is_wanted_address(&socket)
+}
+
+#[inline(always)]
+fn is_wanted_address(socket: &Direct) -> bool {
+    let [high, low] = filter!(prefix_mask);
+    if filter!(ip_version) == 0 && high == 0 && low == 0 {
+        return true;
+    }
+    let [local, peer] = socket.ends(socket.at(layout!(skc_family)));
+    let prefix = filter!(prefix);
+    let in_prefix =
+        |address: [u64; 2]| address[0] & high == prefix[0] && address[1] & low == prefix[1];
+    (filter!(ip_version) == 0 || (filter!(ip_version) == 4) == is_v4(peer))
         && (in_prefix(local) || in_prefix(peer))
 }
 
 #[inline(always)]
-fn in_prefix(address: [u64; 2]) -> bool {
-    let mask = filter!(prefix_mask);
-    let prefix = filter!(prefix);
-    address[0] & mask[0] == prefix[0] && address[1] & mask[1] == prefix[1]
-}
-
-/// An address as two words in memory order.
-#[inline(always)]
-fn halves(address: &[u8; 16]) -> [u64; 2] {
-    // SAFETY: 16 bytes of plain data, 8-byte aligned inside `Identity`.
-    unsafe {
-        core::ptr::from_ref(address)
-            .cast::<[u64; 2]>()
-            .read_unaligned()
-    }
-}
-
-#[inline(always)]
 fn remember_reported(sk: u64) {
-    if REPORTED.insert(sk, 1, 0).is_err() {
+    if is_wanted(sk) && REPORTED.insert(sk, 1, 0).is_err() {
         count_loss(LOSS_REPORTED);
     }
 }

@@ -74,13 +74,13 @@ struct Typed(*const c_void);
 
 impl Socket for Typed {
     #[inline(always)]
-    fn at<T>(&self, offset: u32) -> T {
+    fn at<T: Default>(&self, offset: u32) -> T {
         load(self.0, offset)
     }
 
     #[inline(always)]
     fn net_at<T: Default>(&self, offset: u32) -> T {
-        load(self.at(layout!(skc_net)), offset)
+        load(load(self.0, layout!(skc_net)), offset)
     }
 
     #[inline(always)]
@@ -97,7 +97,7 @@ impl Socket for Typed {
         {
             return self.cgroup_by_reading();
         }
-        let cgroup: *const c_void = self.at(layout!(sk_cgrp_data));
+        let cgroup: *const c_void = load(self.0, layout!(sk_cgrp_data));
         load(load(cgroup, layout!(cgroup_kn)), layout!(kn_id))
     }
 

@@ -75,8 +75,8 @@ const LOSS_KINDS: u32 = 4;
 #[inline(always)]
 pub fn count_loss(index: u32) {
     if let Some(count) = LOSSES.get_ptr_mut(index) {
-        // SAFETY: this CPU's map value; a lost update under preemption is a loss miscounted by
-        // one, the price of doing without atomics that 5.10 lacks.
+        // SAFETY: this CPU's map value. A program that preempts this one may count meanwhile, and
+        // be forgotten: the price of doing without atomics, which Rust has none of for BPF.
         unsafe { *count += 1 };
     }
 }

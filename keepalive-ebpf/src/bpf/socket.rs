@@ -43,7 +43,7 @@ pub fn peek<T: Default>(address: u64) -> T {
 /// A socket that can be read, field by field, at offsets of the layout.
 pub trait Socket {
     /// The `T` at `offset`, which must come from the layout: constant to the verifier.
-    fn at<T>(&self, offset: u32) -> T;
+    fn at<T: Default>(&self, offset: u32) -> T;
 
     /// The `T` at `offset` of the socket's `struct net`.
     fn net_at<T: Default>(&self, offset: u32) -> T;
@@ -108,22 +108,36 @@ pub trait Socket {
     fn addresses(&self, out: &mut Identity) {
         out.cookie = self.at(layout!(skc_cookie));
         out.family = self.at(layout!(skc_family));
-        let has_v6 = layout!(skc_v6_daddr) != ABSENT && layout!(skc_v6_rcv_saddr) != ABSENT;
-        if out.family == AF_INET || !has_v6 {
-            out.local = mapped(self.at(layout!(skc_rcv_saddr)));
-            out.peer = mapped(self.at(layout!(skc_daddr)));
-        } else {
-            out.local = words(
-                self.at(layout!(skc_v6_rcv_saddr)),
-                self.at(layout!(skc_v6_rcv_saddr) + 8),
-            );
-            out.peer = words(
-                self.at(layout!(skc_v6_daddr)),
-                self.at(layout!(skc_v6_daddr) + 8),
-            );
-        }
-        out.peer_port = u16::from_be(self.at(layout!(skc_dport)));
+        let [local, peer] = self.ends(out.family);
+        out.local = bytes(local);
+        out.peer = bytes(peer);
+        out.peer_port = self.peer_port();
         out.netns = self.net_at(layout!(net_inum));
+    }
+
+    /// Local and peer address, two words in memory order each; IPv4 as IPv4-mapped IPv6.
+    #[inline(always)]
+    fn ends(&self, family: u16) -> [[u64; 2]; 2] {
+        let has_v6 = layout!(skc_v6_daddr) != ABSENT && layout!(skc_v6_rcv_saddr) != ABSENT;
+        if family == AF_INET || !has_v6 {
+            return [
+                mapped(self.at(layout!(skc_rcv_saddr))),
+                mapped(self.at(layout!(skc_daddr))),
+            ];
+        }
+        [layout!(skc_v6_rcv_saddr), layout!(skc_v6_daddr)]
+            .map(|offset| [self.at(offset), self.at(offset + 8)])
+    }
+
+    /// Also of a socket that reached CLOSE, where `skc_num` is gone.
+    #[inline(always)]
+    fn local_port(&self) -> u16 {
+        u16::from_be(self.at(layout!(inet_sport)))
+    }
+
+    #[inline(always)]
+    fn peer_port(&self) -> u16 {
+        u16::from_be(self.at(layout!(skc_dport)))
     }
 
     #[inline(always)]
@@ -133,7 +147,7 @@ pub trait Socket {
         self.addresses(out);
         out.inode = self.inode();
         out.cgroup = self.cgroup();
-        out.local_port = u16::from_be(self.at(layout!(inet_sport)));
+        out.local_port = self.local_port();
         out.state = self.state();
         out.keepopen = u8::from(flags & layout!(flag_keepopen) != 0);
         out.orphan = u8::from(flags & layout!(flag_dead) != 0);
@@ -199,6 +213,32 @@ pub trait Socket {
     }
 }
 
+/// A socket of which little is wanted: each field is a read of its own.
+pub struct Direct(pub u64);
+
+impl Socket for Direct {
+    #[inline(always)]
+    fn at<T: Default>(&self, offset: u32) -> T {
+        peek(self.0 + u64::from(offset))
+    }
+
+    #[inline(always)]
+    fn net_at<T: Default>(&self, offset: u32) -> T {
+        peek(self.at::<u64>(layout!(skc_net)) + u64::from(offset))
+    }
+
+    #[inline(always)]
+    fn word(&self, offset: u32) -> u64 {
+        self.at(offset)
+    }
+
+    #[inline(always)]
+    fn time(&self) -> u64 {
+        // SAFETY: no arguments, no side effects.
+        unsafe { bpf_ktime_get_ns() }
+    }
+}
+
 /// A copy of a socket in this CPU's scratch memory, valid while `owner` is ours.
 pub struct Copy {
     scratch: *mut Scratch,
@@ -241,7 +281,7 @@ impl Copy {
 
 impl Socket for Copy {
     #[inline(always)]
-    fn at<T>(&self, offset: u32) -> T {
+    fn at<T: Default>(&self, offset: u32) -> T {
         // SAFETY: user space checks that every field ends below the copied length, and the
         // verifier checks the access against the map value again.
         unsafe {
@@ -268,6 +308,7 @@ impl Socket for Copy {
         self.owner
     }
 }
+
 /// Reads the socket at `sk` into `record`, all but what belongs to the hook: `kind`, `before`, …
 /// Tries again if another program took the scratch memory over; false, and counted, if in vain.
 #[inline(never)]
@@ -304,13 +345,19 @@ where
 
 /// An IPv4 address as IPv4-mapped IPv6.
 #[inline(always)]
-fn mapped(v4: u32) -> [u8; 16] {
-    words(0, u64::from(V4_MAPPED) | u64::from(v4) << 32)
+fn mapped(v4: u32) -> [u64; 2] {
+    [0, u64::from(V4_MAPPED) | u64::from(v4) << 32]
+}
+
+/// Whether an address is IPv4, mapped.
+#[inline(always)]
+pub fn is_v4(address: [u64; 2]) -> bool {
+    address[0] == 0 && address[1] as u32 == V4_MAPPED
 }
 
 /// Two words as they lie in memory.
 #[inline(always)]
-fn words(first: u64, second: u64) -> [u8; 16] {
+fn bytes(words: [u64; 2]) -> [u8; 16] {
     // SAFETY: both are 16 bytes of plain data.
-    unsafe { core::mem::transmute([first, second]) }
+    unsafe { core::mem::transmute(words) }
 }

@@ -16,7 +16,7 @@ use crate::namespace::Namespace;
 #[command(next_help_heading = "Which sockets")]
 pub struct Selection {
     /// Only sockets of this process
-    #[arg(short, long, value_name = "PID")]
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: Option<u32>,
     /// Only sockets with this local port
     #[arg(short = 'L', long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
@@ -34,9 +34,10 @@ pub struct Selection {
     #[arg(short = '6', long)]
     pub ipv6: bool,
     /// Only this network namespace: a path, a name of `ip netns`, or an inode number
-    #[arg(short = 'N', long, value_name = "NETNS")]
+    #[arg(short = 'N', long, value_name = "NETNS", value_parser = netns)]
     pub netns: Option<String>,
-    /// Only sockets created in this cgroup: a path, absolute or below the cgroup2 mount
+    /// Only sockets created in this very cgroup, not in those below it: a path, absolute or below
+    /// the cgroup2 mount
     #[arg(short, long, value_name = "CGROUP")]
     pub cgroup: Option<PathBuf>,
 }
@@ -141,6 +142,12 @@ fn halves(address: Ipv6Addr) -> [u64; 2] {
         u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
         u64::from_ne_bytes(rest),
     ]
+}
+
+/// No namespace has the number 0, and the filter takes it for any.
+fn netns(text: &str) -> Result<String> {
+    ensure!(text.parse() != Ok(0), "no network namespace has number 0");
+    Ok(text.to_owned())
 }
 
 /// A number is taken as it is: the namespace need not exist yet, or be visible from here.

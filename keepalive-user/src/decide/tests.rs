@@ -130,6 +130,16 @@ fn busy_is_not_told_by_the_length_alone() {
         record.before.rcv_tstamp = (NOW as u32).wrapping_sub(HZ - HZ / 20);
     });
     assert_eq!(remainder, Decision::NotIdle, "a remainder can be as short");
+    let free_in_between = with(|record| {
+        (record.before.owned, record.after.owned) = (1, 1);
+        record.before.packets_out = 1;
+        record.after.expires = NOW + u64::from(HZ);
+    });
+    assert_eq!(
+        free_in_between,
+        Decision::DataInFlight,
+        "owned again at the exit: it waits in full"
+    );
 }
 
 #[test]
@@ -222,6 +232,19 @@ fn killed_by_a_deferred_timer() {
     assert_eq!(cause_of(&record), Cause::WindowProbeTimeout);
     record.after.retransmits = 5;
     assert_eq!(cause_of(&record), Cause::RetransmitTimeout);
+}
+
+/// `tcp_retries2` has no say in a connection that never was, nor has TCP_USER_TIMEOUT alone.
+#[test]
+fn a_connection_that_never_was() {
+    for within in [WITHIN_RETRANSMIT_TIMER, 0] {
+        for user_timeout in [0, 60_000] {
+            let mut record = end(within, state::SYN_SENT, libc::ETIMEDOUT);
+            record.after.retransmits = 6;
+            record.settings.user_timeout = user_timeout;
+            assert_eq!(cause_of(&record), Cause::ConnectTimeout);
+        }
+    }
 }
 
 #[test]

@@ -25,7 +25,8 @@ pub struct Start {
     pub refused: Vec<Refused>,
     /// The kernel's tick, per second.
     pub hz: u32,
-    /// CLOCK_REALTIME − CLOCK_MONOTONIC, nanoseconds: added to `monotonic_ns` it gives `timestamp`.
+    /// CLOCK_REALTIME − CLOCK_MONOTONIC at the start, nanoseconds: added to `monotonic_ns` it gives
+    /// `timestamp`. It stays the same throughout, whatever is done to the wall clock meanwhile.
     pub clock_offset_ns: i64,
     /// Where this kernel keeps the keepalive timer.
     pub keepalive_timer: String,
@@ -59,7 +60,8 @@ pub enum LostWhere {
     Ring,
     /// A record that this version cannot decode.
     Decode,
-    /// The tracker's table was full, its least recently seen socket was dropped.
+    /// A table was full: the tracker's, whose least recently seen socket was dropped, or the
+    /// programs' own of sockets reported with keepalive off, whose end will not be told.
     Tracker,
     /// A program could not take its per-CPU scratch buffer.
     Scratch,
@@ -111,7 +113,8 @@ pub struct Losses {
     pub ring: u64,
     /// Records that could not be decoded.
     pub decode: u64,
-    /// Sockets dropped from the tracker's full table.
+    /// Sockets forgotten because a table was full: the tracker's, or the programs' own of sockets
+    /// reported with keepalive off.
     pub tracker: u64,
     /// Observations given up because the per-CPU scratch buffer was taken over.
     pub scratch: u64,

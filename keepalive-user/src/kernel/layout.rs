@@ -125,6 +125,7 @@ impl Finder<'_> {
         layout.skc_net = self.socket("sock_common.skc_net", 8)?;
         layout.skc_cookie = self.socket("sock_common.skc_cookie", 8)?;
         layout.skc_flags = self.socket("sock_common.skc_flags", 8)?;
+        layout.sk_protocol = self.socket("sock.sk_protocol", 2)?;
         layout.sk_err = self.socket("sock.sk_err", 4)?;
         layout.sk_err_soft = self.socket("sock.sk_err_soft", 4)?;
         layout.sk_shutdown = self.socket("sock.sk_shutdown", 1)?;
@@ -233,6 +234,7 @@ impl Finder<'_> {
         layout.inode_number = self.outside("inode.i_ino", 8)?;
         layout.inode_mode = self.outside("inode.i_mode", 2)?;
         layout.task_tgid = self.outside("task_struct.tgid", 4)?;
+        layout.task_flags = self.outside("task_struct.flags", 4)?;
         layout.cgroup_kn = self.optional_outside("cgroup.kn", 8);
         layout.kn_id = self.optional_outside("kernfs_node.id", 8);
         // Up to 5.14 one word is either a cgroup pointer or, tagged in its low bits, data.

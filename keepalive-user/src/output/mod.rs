@@ -24,6 +24,7 @@ use anyhow::{Context, Result};
 use self::json::json_line;
 pub use self::summary::{Counts, Summary};
 use crate::{
+    doctor,
     event::{AuditLine, Event, Explanation, ListLine},
     pipeline::Sink,
 };
@@ -108,6 +109,7 @@ pub enum SchemaOf {
     List,
     Explain,
     Audit,
+    Doctor,
 }
 
 /// Prints the JSON Schema of the lines of a command.
@@ -117,6 +119,7 @@ pub fn schema(of: SchemaOf, writer: &mut impl Write) -> Result<()> {
         SchemaOf::List => schemars::schema_for!(ListLine),
         SchemaOf::Explain => schemars::schema_for!(Explanation),
         SchemaOf::Audit => schemars::schema_for!(AuditLine),
+        SchemaOf::Doctor => schemars::schema_for!(doctor::Report),
     })?;
     writeln!(writer, "{schema}").context("cannot write")
 }

@@ -266,6 +266,11 @@ fn schemas_are_the_committed_ones() {
             "audit",
             include_str!("../../../docs/schema/audit.json"),
         ),
+        (
+            SchemaOf::Doctor,
+            "doctor",
+            include_str!("../../../docs/schema/doctor.json"),
+        ),
     ] {
         assert!(
             schema_of(of) == committed,

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::escape;
-use crate::event::{Cause, Closed, Endpoint, Keepalive, Process};
+use crate::event::{Cause, Closed, Endpoint, Keepalive, Process, TcpState};
 
 /// `350 µs`, `41.3 ms`, `75.0 s`, `2 h 11 min`.
 pub fn micros(us: u64) -> String {
@@ -143,6 +143,10 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
             "killed by TCP_USER_TIMEOUT {timeout} after {} of unacknowledged data, peer silent for {silence}",
             plural(closed.retransmits.into(), "retransmission")
         ),
+        Cause::ConnectTimeout => format!(
+            "never connected: no answer to the SYN and {}",
+            plural(closed.retransmits.into(), "retransmission")
+        ),
         Cause::WindowProbeTimeout => {
             format!("killed in a zero window: no answer to {probes}, peer silent for {silence}")
         }
@@ -151,6 +155,9 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
         ),
         Cause::PeerReset if closed.probes_out > 0 => {
             "reset by the peer in answer to a probe".to_owned()
+        }
+        Cause::PeerReset if closed.from_state == TcpState::SynSent => {
+            "never connected: refused by the peer".to_owned()
         }
         Cause::PeerReset => "reset by the peer".to_owned(),
         Cause::PeerFin => "closed, by the peer first".to_owned(),

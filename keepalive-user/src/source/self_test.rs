@@ -7,9 +7,11 @@
 //! It also teaches us what the kernel does not tell: its tick (HZ), and the addresses of its timer
 //! callbacks, without kallsyms and so also under `kernel.kptr_restrict=2`.
 
+mod truth;
+
 use std::{
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{TcpListener, TcpStream},
     os::fd::AsRawFd,
     time::Duration,
 };
@@ -19,14 +21,13 @@ use aya::{Ebpf, maps::Array};
 use keepalive_ebpf::{Identity, Numbers, Record, SelfTest, Settings, TimerFunctions};
 use zerocopy::{FromBytes, IntoBytes};
 
+use self::truth::Truth;
 use crate::namespace::Namespace;
 
 const IDLE_SECONDS: u32 = 1234;
 const INTERVAL_SECONDS: u32 = 56;
 const PROBES: u32 = 7;
 const USER_TIMEOUT_MS: u32 = 1_234_567;
-/// The state when `shutdown` is about to change it, which is when the socket is read.
-const ESTABLISHED: u8 = 1;
 
 /// What the self-test learned.
 pub struct Learned {
@@ -37,15 +38,6 @@ pub struct Learned {
     pub cookie: u64,
     /// Whether the kernel's process ids are those we see in /proc (not so in a pid namespace).
     pub same_pids: bool,
-}
-
-/// What we know about the socket without BPF.
-struct Truth {
-    local: SocketAddr,
-    peer: SocketAddr,
-    cookie: u64,
-    inode: u64,
-    netns: u32,
 }
 
 type TestMap<'a> = Array<&'a mut aya::maps::MapData, [u8; size_of::<SelfTest>()]>;
@@ -59,32 +51,39 @@ pub fn run(ebpf: &mut Ebpf) -> Result<Learned> {
         .map_mut("SELF_TEST")
         .context("the BPF object has no map SELF_TEST")?;
     let mut map: TestMap<'_> = Array::try_from(map)?;
-    let outcome = exercise(&mut map).or_else(|here| {
+    attempt(&mut map).or_else(|error| {
+        // A machine that stalls in the middle makes time stamps old; twice it is no accident.
+        log::debug!("self-test: {error:#}; trying once more");
+        attempt(&mut map)
+    })
+}
+
+fn attempt(map: &mut TestMap<'_>) -> Result<Learned> {
+    let outcome = exercise(map).or_else(|here| {
         // Without a usable loopback here, one in a namespace of its own will do.
         log::debug!("self-test: {here:#}; trying in a network namespace of its own");
         std::thread::scope(|scope| {
             scope
-                .spawn(|| enter_new_netns().and_then(|()| exercise(&mut map)))
+                .spawn(|| enter_new_netns().and_then(|()| exercise(map)))
                 .join()
                 .map_err(|_| anyhow::anyhow!("the self-test thread panicked"))?
                 .context(here)
         })
     });
-    let test = read(&map)?;
-    write(&mut map, &SelfTest::default())?;
+    let test = read(map)?;
+    write(map, &SelfTest::default())?;
     check(&outcome?, &test)
 }
 
 /// The system calls: connect, set, send, shut down.
 fn exercise(map: &mut TestMap<'_>) -> Result<Truth> {
-    let connection = Connection::open(|peer_port| {
-        write(
-            map,
-            &SelfTest {
-                peer_port: peer_port.into(),
-                ..SelfTest::default()
-            },
-        )
+    let connection = Connection::open(|peer_port, netns| {
+        let test = SelfTest {
+            peer_port: peer_port.into(),
+            netns,
+            ..SelfTest::default()
+        };
+        write(map, &test)
     })?;
     connection.client.shutdown(std::net::Shutdown::Write)?;
     Ok(connection.truth)
@@ -105,47 +104,34 @@ impl Connection {
     pub fn open_elsewhere() -> Result<Self> {
         std::thread::scope(|scope| {
             scope
-                .spawn(|| enter_new_netns().and_then(|()| Self::open(|_| Ok(()))))
+                .spawn(|| enter_new_netns().and_then(|()| Self::open(|_, _| Ok(()))))
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
-    /// Listens, says on which port, connects, sets, sends.
-    pub fn open(listening: impl FnOnce(u16) -> Result<()>) -> Result<Self> {
+    /// Listens, says on which port of which namespace, connects, sets, sends, receives.
+    pub fn open(listening: impl FnOnce(u16, u32) -> Result<()>) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .or_else(|_| TcpListener::bind(("::1", 0)))
             .context("no loopback address to test on")?;
         let peer = listener.local_addr()?;
-        listening(peer.port())?;
+        let namespace = Namespace::current()?;
+        listening(peer.port(), namespace.inode)?;
         let mut client = TcpStream::connect_timeout(&peer, Duration::from_secs(2))
             .context("cannot connect over loopback")?;
         let (mut server, _) = listener.accept()?;
-        let fd = client.as_raw_fd();
-        set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, IDLE_SECONDS)?;
-        set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, INTERVAL_SECONDS)?;
-        set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, PROBES)?;
-        set(
-            fd,
-            libc::IPPROTO_TCP,
-            libc::TCP_USER_TIMEOUT,
-            USER_TIMEOUT_MS,
-        )?;
-        let namespace = Namespace::current()?;
-        let truth = Truth {
-            local: client.local_addr()?,
-            peer,
-            cookie: cookie(fd)?,
-            inode: inode_of(&format!("/proc/thread-self/fd/{fd}"))?,
-            netns: namespace.inode,
-        };
-        set(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+        arm(client.as_raw_fd())?;
+        // The answer brings the acknowledgement with it: then nothing is in flight.
         client
             .write_all(b"?")
             .context("cannot send over loopback")?;
         server.read_exact(&mut [0])?;
-        // Leaves nothing in TIME_WAIT.
-        abort_on_close(fd)?;
+        server
+            .write_all(b"!")
+            .context("cannot answer over loopback")?;
+        client.read_exact(&mut [0])?;
+        let truth = Truth::of(&client, namespace.inode)?;
         Ok(Self {
             namespace,
             truth,
@@ -168,7 +154,7 @@ impl Connection {
 
     /// Compares what a program read of that end with the truth; the kernel's tick if all is well.
     pub fn check(&self, id: &Identity, settings: &Settings, numbers: &Numbers) -> Result<u32> {
-        compare(&self.truth, id, settings, numbers)
+        self.truth.compare(id, settings, numbers)
     }
 }
 
@@ -184,7 +170,12 @@ fn check(truth: &Truth, test: &SelfTest) -> Result<Learned> {
         after,
         ..
     } = &test.record;
-    let hz = compare(truth, id, settings, after)?;
+    let hz = truth.compare(id, settings, after)?;
+    // `shutdown` holds the socket's lock.
+    ensure!(
+        after.owned == 1,
+        "wrong kernel layout: sk_lock.owned reads 0, but we own the socket"
+    );
     for (timer, function) in [
         ("keepalive", test.keepalive_function),
         ("write", test.write_function),
@@ -215,88 +206,6 @@ impl AsRawFd for Connection {
     }
 }
 
-/// Compares one reading of the socket with the truth, and finds the kernel's tick.
-fn compare(truth: &Truth, id: &Identity, settings: &Settings, after: &Numbers) -> Result<u32> {
-    let hz = settings.time / IDLE_SECONDS;
-    let expected: [(&str, u64, u64); 14] = [
-        ("skc_state", id.state.into(), ESTABLISHED.into()),
-        (
-            "inet_sport",
-            id.local_port.into(),
-            truth.local.port().into(),
-        ),
-        ("skc_dport", id.peer_port.into(), truth.peer.port().into()),
-        ("skc_cookie", id.cookie, truth.cookie),
-        ("i_ino", id.inode, truth.inode),
-        ("net.ns.inum", id.netns.into(), truth.netns.into()),
-        ("SOCK_KEEPOPEN", id.keepopen.into(), 1),
-        ("SOCK_DEAD", id.orphan.into(), 0),
-        ("sk_err", id.error.into(), 0),
-        (
-            "keepalive_time",
-            settings.time.into(),
-            u64::from(hz) * u64::from(IDLE_SECONDS),
-        ),
-        (
-            "keepalive_intvl",
-            settings.interval.into(),
-            u64::from(hz) * u64::from(INTERVAL_SECONDS),
-        ),
-        ("keepalive_probes", settings.probes.into(), PROBES.into()),
-        (
-            "icsk_user_timeout",
-            settings.user_timeout.into(),
-            USER_TIMEOUT_MS.into(),
-        ),
-        ("icsk_probes_out", after.probes_out.into(), 0),
-    ];
-    for (field, read, set) in expected {
-        ensure!(
-            read == set,
-            "wrong kernel layout: {field} reads {read}, but it is {set}"
-        );
-    }
-    ensure!(
-        (1..=10_000).contains(&hz),
-        "wrong kernel layout: a tick of {hz} per second"
-    );
-    check_address("local", id.local, truth.local.ip())?;
-    check_address("peer", id.peer, truth.peer.ip())?;
-    check_clocks(settings, after, hz)?;
-    Ok(hz)
-}
-
-fn check_address(which: &str, read: [u8; 16], set: IpAddr) -> Result<()> {
-    let read = std::net::Ipv6Addr::from(read).to_canonical();
-    ensure!(
-        read == set,
-        "wrong kernel layout: {which} address reads {read}, but it is {set}"
-    );
-    Ok(())
-}
-
-/// The socket has just received: its time stamps must be of the last seconds.
-fn check_clocks(settings: &Settings, after: &Numbers, hz: u32) -> Result<()> {
-    let jiffies = after.jiffies as u32;
-    let age = jiffies.wrapping_sub(after.rcv_tstamp);
-    ensure!(
-        age < 10 * hz,
-        "wrong kernel layout: rcv_tstamp is {age} ticks old"
-    );
-    let age = after.time.saturating_sub(after.clock_cache);
-    ensure!(
-        age < 10_000_000_000,
-        "wrong kernel layout: tcp_clock_cache is {age} ns old"
-    );
-    let due = after.expires.saturating_sub(after.jiffies);
-    let idle = u64::from(settings.time);
-    ensure!(
-        after.timer_pending == 1 && due <= idle && due + 10 * u64::from(hz) > idle,
-        "wrong kernel layout: the keepalive timer is due in {due} ticks, but {idle} were set"
-    );
-    Ok(())
-}
-
 fn enter_new_netns() -> Result<()> {
     // SAFETY: plain system calls on this thread alone; the structs are zeroed and filled in.
     unsafe {
@@ -316,6 +225,17 @@ fn enter_new_netns() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Sets what nobody has by chance, and that nothing shall stay in TIME_WAIT.
+fn arm(fd: i32) -> Result<()> {
+    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, IDLE_SECONDS)?;
+    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, INTERVAL_SECONDS)?;
+    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, PROBES)?;
+    let timeout = USER_TIMEOUT_MS;
+    set(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, timeout)?;
+    set(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    abort_on_close(fd)
 }
 
 fn set(fd: i32, level: i32, option: i32, value: u32) -> Result<()> {
@@ -348,34 +268,6 @@ fn set_option<T>(fd: i32, level: i32, option: i32, value: &T) -> Result<()> {
         std::io::Error::last_os_error()
     );
     Ok(())
-}
-
-fn cookie(fd: i32) -> Result<u64> {
-    let mut cookie = 0u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the pointer and length are those of `cookie`.
-    let result = unsafe {
-        libc::getsockopt(
-            fd,
-            libc::SOL_SOCKET,
-            libc::SO_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    ensure!(
-        result == 0,
-        "SO_COOKIE: {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(cookie)
-}
-
-fn inode_of(path: &str) -> Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    Ok(std::fs::metadata(path)
-        .with_context(|| path.to_owned())?
-        .ino())
 }
 
 fn read(map: &TestMap<'_>) -> Result<SelfTest> {

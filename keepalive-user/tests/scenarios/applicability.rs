@@ -6,6 +6,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::cgroups;
 use crate::classics::{APACHE, POSTGRESQL, REDIS};
 use crate::expect::Facts;
 use crate::socket::{LOCALHOST, Tcp};
@@ -42,6 +43,11 @@ const EXCEPTIONS: &[Exception] = &[
         scenario: "classic_postgresql",
         applies: |_| !Path::new(POSTGRESQL).exists(),
         reason: NO_SERVERS,
+    },
+    Exception {
+        scenario: "cgroup_filter",
+        applies: |_| cgroups::mounted().is_none(),
+        reason: "no cgroup2 is mounted here",
     },
     Exception {
         scenario: "mptcp",

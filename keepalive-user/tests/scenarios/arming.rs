@@ -19,6 +19,10 @@ pub const SCENARIOS: &[Scenario] = &[
         run: keepalive_switched_off,
     },
     Scenario {
+        name: "keepalive_off_and_on",
+        run: keepalive_off_and_on,
+    },
+    Scenario {
         name: "keepidle_changed",
         run: keepidle_changed,
     },
@@ -56,6 +60,44 @@ fn keepalive_switched_off(stage: &Stage<'_>) -> Result<()> {
         watch.count(|event| event.is("timer")) == timers,
         "the timer ran although keepalive is off"
     );
+    Ok(())
+}
+
+/// What was off and is on again ends as any other, and is forgotten: the kernel gives its memory to
+/// the next socket, which has nothing to do with keepalive.
+fn keepalive_off_and_on(stage: &Stage<'_>) -> Result<()> {
+    const SOCKETS: usize = 20;
+    // Enough to be given the same memory.
+    const STRANGERS: usize = 100;
+    let pairs = (0..SOCKETS)
+        .map(|_| Pair::over(LOCALHOST))
+        .collect::<Result<Vec<_>>>()?;
+    for pair in pairs {
+        let watch = stage.watch(&pair.client)?;
+        watch.arm(&pair.client, Keepalive::after(7200))?;
+        pair.client.switch_keepalive(false)?;
+        pair.client.switch_keepalive(true)?;
+        watch.owner_may_be_unknown();
+        pair.client.abort()?;
+        watch.closed("local_abort")?;
+    }
+    let pairs = (0..STRANGERS)
+        .map(|_| Pair::over(LOCALHOST))
+        .collect::<Result<Vec<_>>>()?;
+    let mut strangers = Vec::new();
+    for pair in pairs {
+        strangers.push(Watch::new(stage.tracer, &pair.client)?);
+        strangers.push(Watch::new(stage.tracer, &pair.server)?);
+        pair.client.abort()?;
+    }
+    // Whatever would be told of them has been told when this is.
+    let pair = Pair::over(LOCALHOST)?;
+    let watch = stage.watch(&pair.client)?;
+    watch.arm(&pair.client, Keepalive::after(7200))?;
+    watch.armed("setsockopt")?;
+    for stranger in strangers {
+        stranger.never("an event of a socket without keepalive", |_| true)?;
+    }
     Ok(())
 }
 
@@ -109,14 +151,13 @@ fn set_before_connect(stage: &Stage<'_>) -> Result<()> {
 fn inherited_by_accept(stage: &Stage<'_>) -> Result<()> {
     let listener = Tcp::new(LOCALHOST)?;
     listener.arm(Keepalive::EVERY_SECOND.probes(5))?;
-    let pair = Pair::from(Tcp::new(LOCALHOST)?, listener, LOCALHOST, LOCALHOST)?;
+    listener.listen(LOCALHOST)?;
+    let client = Tcp::new(LOCALHOST)?;
+    client.connect(listener.local()?)?;
+    let server = listener.accept()?;
+    drop(listener);
     // The accepted socket had no cookie and no owner yet when it inherited the timer.
-    let watch = Watch::between(
-        stage.tracer,
-        pair.server.local()?,
-        pair.server.peer()?,
-        None,
-    )?;
+    let watch = Watch::between(stage.tracer, server.local()?, server.peer()?, None)?;
     stage.show(watch.key);
     watch.expect_settings(Keepalive::EVERY_SECOND.probes(5).into());
 
@@ -127,6 +168,13 @@ fn inherited_by_accept(stage: &Stage<'_>) -> Result<()> {
     let probe = watch.timer()?;
     stage.facts.expect_probe(&watch, &probe, 1)?;
     expect_answer(&watch)?;
+    // The listener has no timer to arm and no connection to end.
+    let told = stage.told()?;
+    let stranger = told.iter().find(|event| event.key() != Some(watch.key));
+    ensure!(
+        stranger.is_none(),
+        "not of the accepted socket: {stranger:?}"
+    );
     Ok(())
 }
 

@@ -106,10 +106,11 @@ fn expect_killed(stage: &Stage<'_>, watch: &Watch<'_>, probes_out: u64) -> Resul
 }
 
 /// The certificate names the error the application is told.
-fn expect_same_error(closed: &crate::event::Event, told: &io::Error, name: &str) -> Result<()> {
+pub fn expect_same_error(closed: &crate::event::Event, told: &io::Error, name: &str) -> Result<()> {
     let expected = match name {
         "ETIMEDOUT" => libc::ETIMEDOUT,
         "ECONNRESET" => libc::ECONNRESET,
+        "ECONNREFUSED" => libc::ECONNREFUSED,
         "EHOSTUNREACH" => libc::EHOSTUNREACH,
         "ENETUNREACH" => libc::ENETUNREACH,
         other => anyhow::bail!("errno of {other}?"),

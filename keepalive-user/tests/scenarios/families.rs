@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::answered::expect_answer;
 use crate::net::{self, Namespace};
@@ -115,6 +115,7 @@ fn mptcp(stage: &Stage<'_>) -> Result<()> {
         LOCALHOST,
         LOCALHOST,
     )?;
+    let mut subflows = Vec::new();
     for end in [&pair.client, &pair.server] {
         // The subflow's cookie is not the MPTCP socket's.
         let watch = Watch::between(stage.tracer, end.local()?, end.peer()?, None)?;
@@ -125,7 +126,20 @@ fn mptcp(stage: &Stage<'_>) -> Result<()> {
         stage.facts.expect_probe(&watch, &probe, 1)?;
         probe.expect("socket.mptcp", true)?;
         expect_answer(&watch)?;
+        subflows.push(watch);
     }
+    drop(pair);
+    for watch in &subflows {
+        watch.owner_may_be_unknown();
+        watch.next("the end of the subflow", |event| event.is("closed"))?;
+    }
+    // The MPTCP sockets change state too, but are no TCP.
+    let told = stage.told()?;
+    for event in &told {
+        event.expect("socket.mptcp", true)?;
+    }
+    let ends = told.iter().filter(|event| event.is("closed")).count();
+    ensure!(ends == 2, "two subflows, but {ends} ends");
     let plain = Pair::over(LOCALHOST)?;
     let watch = stage.watch(&plain.client)?;
     watch.arm(&plain.client, Keepalive::EVERY_SECOND)?;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::bench::{Bench, HardCase, Refused};
 use crate::ending::expect_counts;
 use crate::event::Event;
-use crate::leftovers::Holdings;
+use crate::leftovers::{Holdings, mounts};
 use crate::net::Namespace;
 use crate::socket::{Keepalive, LOCALHOST, Pair};
 use crate::sys;
@@ -47,6 +47,10 @@ pub const CASES: &[HardCase] = &[
     HardCase {
         name: "bad_ring_small",
         run: ring_small,
+    },
+    HardCase {
+        name: "ring_small_filtered",
+        run: ring_small_filtered,
     },
     HardCase {
         name: "bad_kill9",
@@ -252,6 +256,32 @@ fn ring_small(bench: &Bench) -> Result<()> {
     expect_order(&ended.lines)
 }
 
+/// Sockets that nobody wants take no room in the ring, and are not lost.
+fn ring_small_filtered(bench: &Bench) -> Result<()> {
+    const OTHERS: usize = 100;
+    let _namespace = Namespace::create()?;
+    let wanted = Pair::over(LOCALHOST)?;
+    let others = (0..OTHERS)
+        .map(|_| Pair::over(LOCALHOST))
+        .collect::<Result<Vec<_>>>()?;
+    let port = wanted.client.local()?.port().to_string();
+    let tracer = bench.trace(&["--ring-bytes", "4096", "-L", &port])?;
+    sys::signal(tracer.pid(), libc::SIGSTOP)?;
+    for pair in &others {
+        pair.client.arm(Keepalive::EVERY_SECOND)?;
+    }
+    wanted.client.arm(Keepalive::EVERY_SECOND)?;
+    thread::sleep(Duration::from_secs(3));
+    sys::signal(tracer.pid(), libc::SIGCONT)?;
+    tracer
+        .wait_for_line(PATIENCE, |line| line.is_timer("probe_sent"))
+        .context("the wanted socket is not seen")?;
+    let ended = tracer.interrupt()?;
+    ended.end()?.expect("lost.ring", 0)?;
+    drop(others);
+    Ok(())
+}
+
 /// What the programs recorded is printed in the order in which it happened to each socket.
 fn expect_order(lines: &[Event]) -> Result<()> {
     let mut latest = std::collections::HashMap::new();
@@ -265,8 +295,10 @@ fn expect_order(lines: &[Event]) -> Result<()> {
 
 /// Killed without a chance to clean up: the kernel does it.
 fn kill9(bench: &Bench) -> Result<()> {
+    let before = mounts()?;
     let tracer = bench.trace(&[])?;
     let holdings = Holdings::of(tracer.pid())?;
+    ensure!(mounts()? == before, "mounts changed, they were: {before}");
     ensure!(
         holdings.programs() > 0,
         "the tracer holds no programs? This check sees nothing"

@@ -71,8 +71,9 @@ impl Holdings {
     }
 }
 
-fn mounts() -> Result<String> {
-    fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")
+/// All mounts, with their options.
+pub fn mounts() -> Result<String> {
+    fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")
 }
 
 /// Ids of all objects of a kind.

@@ -12,6 +12,7 @@ use crate::listing::{Listing, sources, timer};
 use crate::net::Namespace;
 use crate::socket::{Keepalive, LOCALHOST, Pair, Tcp};
 use crate::ss;
+use crate::sys;
 
 pub const CASES: &[HardCase] = &[
     HardCase {
@@ -147,9 +148,9 @@ fn timers(bench: &Bench) -> Result<()> {
 }
 
 fn agree(bench: &Bench, source: &str, zoo: &Zoo) -> Result<()> {
-    let before = now_ms()?;
+    let before = sys::monotonic_ns() / 1_000_000;
     let witness = ss::lines()?;
-    let after = now_ms()?;
+    let after = sys::monotonic_ns() / 1_000_000;
     let listing = Listing::of(bench, source, &[])?;
     zoo.check(&listing)?;
     ensure!(
@@ -220,17 +221,6 @@ fn same(line: &ss::Line, row: &Event, before: u64, after: u64) -> Result<()> {
     Ok(())
 }
 
-/// CLOCK_MONOTONIC, as in `monotonic_ns`.
-fn now_ms() -> Result<u64> {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the pointer is to a local.
-    crate::sys::check(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) })?;
-    Ok(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
-}
-
 /// The kernel leaves its deadline while traffic goes on; a probe can leave only an idle time after
 /// the last of it.
 fn lazy_deadline(bench: &Bench) -> Result<()> {
@@ -239,11 +229,11 @@ fn lazy_deadline(bench: &Bench) -> Result<()> {
     for source in sources(bench) {
         let pair = Pair::over(LOCALHOST)?;
         pair.client.arm(Keepalive::after(20))?;
-        let armed = now_ms()?;
+        let armed = sys::monotonic_ns() / 1_000_000;
         thread::sleep(Duration::from_millis(1500));
         pair.server.send(b"x")?;
         pair.client.receive(1)?;
-        let heard = now_ms()?;
+        let heard = sys::monotonic_ns() / 1_000_000;
         thread::sleep(Duration::from_millis(500));
         let listing = Listing::of(bench, source, &[])?;
         let row = listing.row(&pair.client)?;

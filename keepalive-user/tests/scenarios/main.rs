@@ -14,7 +14,9 @@ mod arming;
 mod audit;
 mod bench;
 mod bench_list;
+mod cgroups;
 mod classics;
+mod connecting;
 mod death;
 mod ending;
 mod event;
@@ -109,6 +111,7 @@ fn arguments() -> Result<Arguments> {
 fn beside_one_tracer() -> impl Iterator<Item = &'static Scenario> {
     [
         death::SCENARIOS,
+        connecting::SCENARIOS,
         window::SCENARIOS,
         arming::SCENARIOS,
         suppressed::SCENARIOS,
@@ -132,6 +135,7 @@ fn alone() -> impl Iterator<Item = &'static HardCase> {
     [
         answered::CASES,
         filters::CASES,
+        cgroups::CASES,
         hard_cases::CASES,
         refusals::CASES,
         list_timers::CASES,

@@ -87,12 +87,18 @@ impl Tcp {
         Ok(Self(TcpStream::from(fd)))
     }
 
-    /// Binds to any free port of `address` and listens.
-    pub fn listen(&self, address: IpAddr) -> Result<()> {
+    /// Binds to any free port of `address`.
+    pub fn bind(&self, address: IpAddr) -> Result<()> {
         let (storage, length) = raw_address(SocketAddr::new(address, 0));
         // SAFETY: the pointer and the length describe `storage`, which outlives the call.
         sys::check(unsafe { libc::bind(self.as_raw_fd(), (&raw const storage).cast(), length) })
             .context("bind")?;
+        Ok(())
+    }
+
+    /// Binds to any free port of `address` and listens.
+    pub fn listen(&self, address: IpAddr) -> Result<()> {
+        self.bind(address)?;
         // SAFETY: takes no pointers.
         sys::check(unsafe { libc::listen(self.as_raw_fd(), 4096) }).context("listen")?;
         Ok(())

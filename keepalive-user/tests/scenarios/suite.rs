@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::event::{Event, Key};
 use crate::expect::Facts;
 use crate::net::Namespace;
 use crate::socket::Tcp;
+use crate::sys;
 use crate::tracer::{PATIENCE, Tracer};
 use crate::watch::Watch;
 
@@ -28,6 +30,8 @@ pub struct Scenario {
 pub struct Stage<'t> {
     pub tracer: &'t Tracer,
     pub facts: Facts,
+    /// When the scenario had its namespace, CLOCK_MONOTONIC nanoseconds.
+    began_ns: AtomicU64,
     watched: Mutex<Vec<Key>>,
     notes: Mutex<Vec<String>>,
 }
@@ -37,6 +41,7 @@ impl<'t> Stage<'t> {
         Self {
             tracer,
             facts,
+            began_ns: AtomicU64::new(0),
             watched: Mutex::default(),
             notes: Mutex::default(),
         }
@@ -52,6 +57,13 @@ impl<'t> Stage<'t> {
     /// Shows the events of this socket if the scenario fails.
     pub fn show(&self, key: Key) {
         lock(&self.watched).push(key);
+    }
+
+    /// All that was told of the calling thread's namespace since the scenario began.
+    pub fn told(&self) -> Result<Vec<Event>> {
+        let here = Namespace::current()?.inode;
+        let since = self.began_ns.load(Ordering::Relaxed);
+        Ok(self.tracer.events_in(here, since))
     }
 
     /// A measurement to print with the result.
@@ -140,6 +152,7 @@ pub fn run(scenario: &Scenario, tracer: &Tracer, facts: Facts) -> Report {
     let stage = Stage::new(tracer, facts);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let _namespace = Namespace::create()?;
+        stage.began_ns.store(sys::monotonic_ns(), Ordering::Relaxed);
         (scenario.run)(&stage)
     }));
     let verdict = match outcome {

@@ -99,6 +99,17 @@ pub fn set_process_name(name: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// CLOCK_MONOTONIC, as events have it.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a local; this clock is on every kernel.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// kill(2).
 pub fn signal(pid: u32, signal: c_int) -> io::Result<()> {
     // SAFETY: takes no pointers.

@@ -113,6 +113,16 @@ impl Tracer {
         log.by_socket.get(&key).cloned().unwrap_or_default()
     }
 
+    /// Events of all sockets of a network namespace since a moment, in the order of their arrival.
+    /// The kernel gives the number of a namespace that is gone to a new one.
+    pub fn events_in(&self, netns: u64, since_ns: u64) -> Vec<Event> {
+        let log = self.shared.lock();
+        let is_there = |line: &&Event| {
+            line.get("socket.netns").as_u64() == Some(netns) && line.at_ns() >= since_ns
+        };
+        log.lines.iter().filter(is_there).cloned().collect()
+    }
+
     /// Waits for an event of a socket, beginning with the one numbered `from`; gives it and its number.
     pub fn wait_for(
         &self,
