@@ -39,6 +39,9 @@ pub struct List {
     /// Print one JSON object per line (`keepalive schema list` describes them)
     #[arg(long)]
     pub json: bool,
+    /// Show all processes that share a socket, and its cgroup or container
+    #[arg(short, long, conflicts_with = "json")]
+    pub wide: bool,
     /// Do not look for the processes that own the sockets
     #[arg(long, conflicts_with = "pid")]
     pub no_owner: bool,

@@ -87,7 +87,12 @@ where
     }
 
     /// Hands out what the program wrote, to the end.
-    pub fn each(mut self, mut each: impl FnMut(&T)) -> Result<()> {
+    pub fn each(self, mut each: impl FnMut(&T)) -> Result<()> {
+        self.batches(|batch| batch.iter().for_each(&mut each))
+    }
+
+    /// As [`Walk::each`], as many at once as the kernel gave.
+    pub fn batches(mut self, mut each: impl FnMut(&[T])) -> Result<()> {
         let mut records = vec![T::default(); AT_ONCE / size_of::<T>()];
         loop {
             let length = match self.file.read(records.as_mut_slice().as_mut_bytes()) {
@@ -106,9 +111,7 @@ where
                 length % size_of::<T>() == 0,
                 "the kernel's iterator gave {length} bytes"
             );
-            records[..length / size_of::<T>()]
-                .iter()
-                .for_each(&mut each);
+            each(&records[..length / size_of::<T>()]);
         }
     }
 }
