@@ -8,7 +8,12 @@ mod netlink;
 pub mod owners;
 pub mod row;
 
-use std::{collections::BTreeMap, os::fd::AsRawFd, thread};
+use std::{
+    collections::BTreeMap,
+    os::fd::AsRawFd,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
+};
 
 use anyhow::{Context, Result};
 use keepalive_ebpf::{Identity, Snapshot};
@@ -20,7 +25,7 @@ use crate::{
     exit::{Exit, Refusal},
     namespace::{self, Namespace},
     privileges,
-    source::{Kernel, Options, iterator::Iterators, reason::reason, self_test::Connection},
+    source::{Options, iterator::Iterators, reason::reason, self_test::Connection},
 };
 
 /// Ticks per second of what sock_diag tells: milliseconds.
@@ -64,7 +69,7 @@ impl Lister {
             refused: Vec::new(),
         };
         if wanted != Some(ListSource::SockDiag) {
-            match Kernel::read(options).and_then(|kernel| Iterators::load(&kernel)) {
+            match Iterators::open(options) {
                 Ok(iterators) => lister.source = Source::Iterators(iterators),
                 Err(error) => lister.fall_back(&error)?,
             }
@@ -139,40 +144,78 @@ fn by_iterators(
     Ok(found.listing(ListSource::Iterator, hz, owners))
 }
 
-/// All wanted sockets but the connection of our own, which tells the kernel's tick.
+/// All wanted sockets but the connection of our own, which tells the kernel's tick. The kernel
+/// walks on one processor, what it finds is gathered on another.
 fn walk_sockets(
     iterators: &mut Iterators,
     namespaces: &[Namespace],
     own: &Connection,
     wanted: &(impl Fn(&Snapshot) -> bool + Sync),
 ) -> Result<(Found, u32)> {
-    let mut found = Found::with_room();
-    let mut tested = None;
-    let mut walk = |namespace: &Namespace, listed: bool| {
-        namespace.within(|| {
-            iterators.sockets()?.each(|socket| {
-                if own.is_tested(&socket.id) {
-                    tested = Some(*socket);
-                } else if listed && !own.has(&socket.id) && wanted(socket) {
-                    found.add(socket);
-                }
-            })
-        })
+    let listed: Vec<u32> = namespaces.iter().map(|listed| listed.inode).collect();
+    let wanted = |socket: &Snapshot| {
+        // The self-test may be elsewhere.
+        listed.contains(&socket.id.netns) && !own.has(&socket.id) && wanted(socket)
     };
-    let failed = each_namespace(namespaces, |namespace| walk(namespace, true))?;
-    if !namespaces
-        .iter()
-        .any(|namespace| namespace.inode == own.namespace.inode)
-    {
-        walk(&own.namespace, false)?;
-    }
-    found.incomplete = failed;
+    let (batches, arriving) = sync_channel::<Vec<Snapshot>>(AHEAD);
+    let (walked, gathered) = thread::scope(|scope| {
+        let gathering = scope.spawn(|| gather(arriving, own, wanted));
+        let walked = walk(iterators, namespaces, own, &batches);
+        drop(batches);
+        (walked, gathering.join())
+    });
+    let (mut found, tested) = gathered.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    found.incomplete = walked?;
     let tested = tested.context("the iterator never saw the socket of the self-test")?;
     let hz = own.check(&tested.id, &tested.settings, &tested.numbers)?;
     for namespace in namespaces {
         found.note_sysctls(namespace);
     }
     Ok((found, hz))
+}
+
+/// Batches of sockets that may wait to be gathered.
+const AHEAD: usize = 64;
+
+/// Hands on all sockets of the namespaces, and of that of the self-test.
+fn walk(
+    iterators: &mut Iterators,
+    namespaces: &[Namespace],
+    own: &Connection,
+    batches: &SyncSender<Vec<Snapshot>>,
+) -> Result<Vec<Incomplete>> {
+    let mut walk = |namespace: &Namespace| {
+        namespace.within(|| {
+            iterators.sockets()?.batches(|batch| {
+                // It is gathered until there is no more.
+                let _ = batches.send(batch.to_vec());
+            })
+        })
+    };
+    let failed = each_namespace(namespaces, &mut walk)?;
+    let tested = own.namespace.inode;
+    if !namespaces.iter().any(|listed| listed.inode == tested) {
+        walk(&own.namespace)?;
+    }
+    Ok(failed)
+}
+
+/// What is wanted of what comes, and the socket of the self-test.
+fn gather(
+    batches: Receiver<Vec<Snapshot>>,
+    own: &Connection,
+    wanted: impl Fn(&Snapshot) -> bool,
+) -> (Found, Option<Snapshot>) {
+    let mut found = Found::with_room();
+    let mut tested = None;
+    for socket in batches.iter().flatten() {
+        if own.is_tested(&socket.id) {
+            tested = Some(socket);
+        } else if wanted(&socket) {
+            found.add(&socket);
+        }
+    }
+    (found, tested)
 }
 
 /// Does something in each namespace; what failed in some of them, or the first error if it failed

@@ -15,7 +15,7 @@ use aya::{Ebpf, EbpfLoader, programs::Iter};
 use keepalive_ebpf::{Filter, OpenSocket, Snapshot};
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
-use super::{Kernel, OBJECT, raise_memlock_limit};
+use super::{Kernel, OBJECT, Options, raise_memlock_limit};
 
 /// Records that are read at once, bytes: more than the kernel's buffer holds.
 const AT_ONCE: usize = 1 << 16;
@@ -34,15 +34,34 @@ impl Iterators {
     /// # Errors
     /// With the kernel's reason, see [`super::reason::reason`].
     pub fn load(kernel: &Kernel) -> Result<Self> {
+        Self::load_by(EbpfLoader::new(), kernel)
+    }
+
+    /// Reads the kernel's types, and loads the programs.
+    ///
+    /// # Errors
+    /// As [`Kernel::read`] and [`Iterators::load`].
+    pub fn open(options: &Options) -> Result<Self> {
+        // The loader reads the types for itself, too, which takes as long again.
+        let (kernel, loader) = std::thread::scope(|scope| {
+            let loader = scope.spawn(EbpfLoader::new);
+            (Kernel::read(options), loader.join())
+        });
+        let loader = loader.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Self::load_by(loader, &kernel?)
+    }
+
+    fn load_by(loader: EbpfLoader<'static>, kernel: &Kernel) -> Result<Self> {
         raise_memlock_limit();
         let btf = kernel
             .btf
             .as_ref()
             .context("this kernel shows no BTF (/sys/kernel/btf/vmlinux)")?;
-        let mut ebpf = EbpfLoader::new()
-            .btf(Some(btf))
+        let filter = Filter::default();
+        let mut loader: EbpfLoader<'_> = loader;
+        let mut ebpf = loader
             .override_global("LAYOUT", kernel.resolved.layout.as_bytes(), true)
-            .override_global("FILTER", Filter::default().as_bytes(), true)
+            .override_global("FILTER", filter.as_bytes(), true)
             .override_global("BACKEND_FLAGS", &0u32, true)
             .override_global("VERBOSE", &0u32, true)
             .map_max_entries("EVENTS", 4096)
