@@ -16,6 +16,7 @@ mod bench;
 mod bench_list;
 mod classics;
 mod death;
+mod diag;
 mod ending;
 mod event;
 mod expect;
