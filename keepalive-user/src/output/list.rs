@@ -314,7 +314,7 @@ fn settings(keepalive: &Keepalive, text: &mut Text) {
 
 fn seconds(ms: u64, origin: Option<Origin>, text: &mut Text) {
     text.number(ms / 1000);
-    if ms % 1000 != 0 {
+    if !ms.is_multiple_of(1000) {
         text.push(".");
         text.thousandths(ms % 1000);
     }

@@ -269,7 +269,8 @@ fn same(line: &ss::Line, row: &Event, before: u64, after: u64) -> Result<()> {
     let kinds: &[&str] = match witness.name.as_str() {
         "on" => &["retransmit", "loss_probe", "reorder", "syn_ack"],
         "keepalive" => &["keepalive", "fin_wait2"],
-        "timewait" => &["time_wait"],
+        // An orphan's FIN_WAIT2 that the kernel keeps as one.
+        "timewait" => &["time_wait", "fin_wait2"],
         "persist" => &["window_probe"],
         other => bail!("a timer that ss calls {other}"),
     };
