@@ -87,6 +87,7 @@ impl Namespace {
     /// All that a thread is in or that `ip netns` has a name for, by inode number, and what could
     /// not be asked.
     pub fn all() -> Result<(BTreeMap<u32, Self>, Vec<Incomplete>)> {
+        raise_file_limit();
         let mut found = BTreeMap::new();
         let mut missed = Missed::default();
         let current = Self::current()?;
@@ -153,6 +154,18 @@ impl Namespace {
                 self.inode
             )
         })
+    }
+}
+
+/// Each namespace is an open file: as many as we may have.
+fn raise_file_limit() {
+    // SAFETY: all-zero is an rlimit; the pointers are to a local.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
     }
 }
 
