@@ -43,6 +43,10 @@ pub const CASES: &[HardCase] = &[
         run: unprivileged,
     },
     HardCase {
+        name: "list_few_files",
+        run: few_files,
+    },
+    HardCase {
         name: "list_watch",
         run: watch,
     },
@@ -308,6 +312,33 @@ fn unprivileged(bench: &Bench) -> Result<()> {
     Refused::from(command(bench, "auto", &["-N", "no-such-namespace"]))?
         .expect_code(2)?
         .expect_sentence(&["no-such-namespace", "ip netns list"])?;
+    Ok(())
+}
+
+/// More processes own sockets than we may have open files: each is asked all the same.
+fn few_files(bench: &Bench) -> Result<()> {
+    const PROCESSES: usize = 40;
+    const FILES: libc::rlim_t = 24;
+    let _namespace = Namespace::create()?;
+    let mut children = Vec::new();
+    for _ in 0..PROCESSES {
+        let pair = Pair::over(LOCALHOST)?;
+        pair.client.arm(Keepalive::after(60))?;
+        // Its sockets are the child's alone once ours are gone.
+        children.push(Child::fork()?);
+    }
+    let mut few = command(bench, "sock-diag", &["--json", "--keepalive", "on"]);
+    // SAFETY: one system call between fork and exec.
+    unsafe {
+        few.pre_exec(|| sys::allow_open_files(FILES));
+    }
+    let listing = Listing::from(few)?;
+    ensure!(
+        listing.sockets.len() == PROCESSES,
+        "{} of {PROCESSES} sockets told their settings: {}",
+        listing.sockets.len(),
+        listing.end
+    );
     Ok(())
 }
 
