@@ -24,7 +24,7 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// Those of all TCP sockets of one address family, in the calling thread's namespace.
 pub fn timers(family: u8) -> Result<Vec<Timer>> {
     let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_DGRAM, libc::NETLINK_SOCK_DIAG)?;
-    let mut request = vec![0_u8; 72];
+    let mut request = [0_u8; 72];
     request[..4].copy_from_slice(&72_u32.to_ne_bytes());
     request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
