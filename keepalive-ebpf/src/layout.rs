@@ -55,6 +55,8 @@ pub struct KernelLayout {
     pub sk_shutdown: u32,
     pub sk_lock_owned: u32,
     pub sk_socket: u32,
+    /// Optional: the inode number in the socket itself (from 6.18 on), else behind `sk_socket`.
+    pub sk_ino: u32,
     pub sk_ack_backlog: u32,
     pub sk_max_ack_backlog: u32,
     pub sk_cgrp_data: u32,

@@ -176,7 +176,9 @@ impl Attribution {
     pub fn prime(&mut self, walk: impl FnOnce(&mut dyn FnMut(Descriptor)) -> Result<()>) {
         let known = &mut self.processes.known;
         let mut found = Found::new(known);
-        if !self.same_pids || walk(&mut |descriptor| found.add(descriptor)).is_err() {
+        if !self.same_pids
+            || walk(&mut |descriptor| found.add(descriptor, || comm_of(descriptor.pid))).is_err()
+        {
             pass_over_proc(known);
         }
     }
@@ -284,7 +286,7 @@ impl<T> Passes<T> {
 /// All sockets in all file descriptor tables.
 fn pass_over_proc(known: &mut FxHashMap<u64, Arc<Process>>) {
     let mut found = Found::new(known);
-    descriptors::pass(|descriptor| found.add(descriptor));
+    descriptors::pass(|holder, descriptor| found.add(descriptor, || holder.comm()));
 }
 
 /// The owners of sockets as a pass finds them, process by process.
@@ -303,13 +305,12 @@ impl<'a> Found<'a> {
     }
 
     /// A known owner stays the owner: it may be one that acted on the socket.
-    fn add(&mut self, descriptor: Descriptor) {
+    fn add(&mut self, descriptor: Descriptor, comm: impl FnOnce() -> String) {
         self.known.entry(descriptor.inode).or_insert_with(|| {
-            if self.last.pid != descriptor.pid {
-                self.last = Arc::new(Process {
-                    pid: descriptor.pid,
-                    comm: comm_of(descriptor.pid),
-                });
+            let pid = descriptor.pid;
+            if self.last.pid != pid {
+                let comm = comm();
+                self.last = Arc::new(Process { pid, comm });
             }
             Arc::clone(&self.last)
         });
@@ -318,8 +319,7 @@ impl<'a> Found<'a> {
 
 /// The name of a process; empty if it is gone.
 pub fn comm_of(pid: u32) -> String {
-    let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned()
+    descriptors::comm_from(&fs::read(format!("/proc/{pid}/comm")).unwrap_or_default())
 }
 
 /// All directories below the mount, by inode number.

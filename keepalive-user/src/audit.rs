@@ -110,7 +110,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn all(&mut self, mut listing: Listing, namespaces: &[Namespace]) -> Result<AuditEnd> {
+    fn all(&mut self, listing: Listing, namespaces: &[Namespace]) -> Result<AuditEnd> {
         let middlebox = match (&self.arguments.middlebox, self.arguments.idle_timeout) {
             (Some(middlebox), _) => Some(middlebox.clone()),
             (None, Some(timeout)) => Some(Middlebox {

@@ -6,8 +6,9 @@
 use std::{
     ffi::CStr,
     fs::File,
-    io,
-    os::fd::{AsRawFd, RawFd},
+    io::{self, Read},
+    os::fd::{AsRawFd, FromRawFd, RawFd},
+    path::Path,
 };
 
 use keepalive_ebpf::OpenSocket;
@@ -30,18 +31,70 @@ impl From<&OpenSocket> for Descriptor {
     }
 }
 
+/// A process, held by its directory in /proc: once it is gone there is nothing to be read, even if
+/// another has its number by then.
+pub struct Holder {
+    directory: File,
+}
+
+impl Holder {
+    fn open(directory: &Path) -> io::Result<Self> {
+        let directory = File::open(directory)?;
+        Ok(Self { directory })
+    }
+
+    fn file(&self, name: &CStr) -> io::Result<File> {
+        // SAFETY: the name is a C string.
+        let fd = unsafe {
+            libc::openat(
+                self.directory.as_raw_fd(),
+                name.as_ptr(),
+                libc::O_RDONLY | libc::O_CLOEXEC,
+            )
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: new, and nobody else's.
+        Ok(unsafe { File::from_raw_fd(fd) })
+    }
+
+    /// Its name; empty if it is gone.
+    pub fn comm(&self) -> String {
+        let mut comm = Vec::new();
+        match self
+            .file(c"comm")
+            .and_then(|mut file| file.read_to_end(&mut comm))
+        {
+            Ok(_) => comm_from(&comm),
+            Err(_) => String::new(),
+        }
+    }
+}
+
+/// What `/proc/PID/comm` says.
+pub fn comm_from(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(bytes)).into_owned()
+}
+
 /// Hands out all descriptors of all processes that are sockets, process by process; returns how
 /// many processes forbade to look.
-pub fn pass(mut each: impl FnMut(Descriptor)) -> u64 {
+pub fn pass(mut each: impl FnMut(&Holder, Descriptor)) -> u64 {
     let mut denied = 0;
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        match File::open(entry.path().join("fd")) {
-            Ok(table) => sockets(&table, pid, &mut each),
-            Err(error) => denied += u64::from(error.kind() == io::ErrorKind::PermissionDenied),
+        let looked = Holder::open(&entry.path()).and_then(|holder| {
+            let table = holder.file(c"fd")?;
+            sockets(&table, &mut |inode, fd| {
+                each(&holder, Descriptor { inode, pid, fd });
+            });
+            Ok(())
+        });
+        if let Err(error) = looked {
+            denied += u64::from(error.kind() == io::ErrorKind::PermissionDenied);
         }
     }
     denied
@@ -51,7 +104,7 @@ pub fn pass(mut each: impl FnMut(Descriptor)) -> u64 {
 const ENTRIES: usize = 1 << 15;
 
 /// The sockets of one table. Plain system calls: a process may hold a hundred thousand.
-fn sockets(table: &File, pid: u32, each: &mut impl FnMut(Descriptor)) {
+fn sockets(table: &File, each: &mut impl FnMut(u64, RawFd)) {
     let mut entries = vec![0u8; ENTRIES];
     let mut target = [0u8; 64];
     loop {
@@ -88,7 +141,7 @@ fn sockets(table: &File, pid: u32, each: &mut impl FnMut(Descriptor)) {
             if let Some(inode) = target.and_then(socket_inode)
                 && let Some(fd) = number(name.to_bytes()).and_then(|fd| fd.try_into().ok())
             {
-                each(Descriptor { inode, pid, fd });
+                each(inode, fd);
             }
         }
     }
@@ -124,8 +177,32 @@ mod tests {
         let inode = socket_inode(link.as_os_str().as_encoded_bytes()).unwrap();
         let pid = std::process::id();
         let mut found = Vec::new();
-        pass(|descriptor| found.push(descriptor));
+        let mut comm = String::new();
+        pass(|holder, descriptor| {
+            found.push(descriptor);
+            if descriptor.pid == pid {
+                comm = holder.comm();
+            }
+        });
         assert!(found.contains(&Descriptor { inode, pid, fd }));
+        let own = std::fs::read("/proc/self/comm").unwrap();
+        assert_eq!(comm, comm_from(&own));
+    }
+
+    /// A number may be given to another process: what was opened stays with the first.
+    #[test]
+    fn a_process_that_is_gone_has_no_name() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let path = format!("/proc/{}", child.id());
+        let holder = Holder::open(Path::new(&path)).unwrap();
+        assert!(!holder.comm().is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(holder.comm(), "");
+        assert!(holder.file(c"fd").is_err());
     }
 
     #[test]

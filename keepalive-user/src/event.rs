@@ -117,7 +117,8 @@ impl<T> SocketEvent<T> {
 pub struct Socket {
     /// Number of the socket in this trace, from 1: the identity to group events by.
     pub id: u64,
-    /// The kernel's socket cookie (SO_COOKIE), hexadecimal; null until the kernel has made one.
+    /// The kernel's socket cookie (SO_COOKIE), hexadecimal; null until the kernel has made one,
+    /// which it does when somebody asks (the BPF iterator does not).
     pub cookie: Option<Cookie>,
     pub family: Family,
     pub local: Endpoint,

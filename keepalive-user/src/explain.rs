@@ -99,7 +99,7 @@ fn find(target: &Target, arguments: &Explain) -> Result<ListedSocket> {
         vec![Namespace::current()?]
     };
     let clock = Clock::now()?;
-    let mut listing = Lister::open(None, &options)?.list(&namespaces, true, &|_| true)?;
+    let listing = Lister::open(None, &options)?.list(&namespaces, true, &|_| true)?;
     let mut attribution = Attribution::new(true);
     let mut matching = Vec::new();
     for (index, socket) in listing.sockets.iter().enumerate() {

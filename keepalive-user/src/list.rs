@@ -4,11 +4,14 @@
 
 use std::{
     cmp::Reverse,
-    io::{self, BufWriter, IsTerminal},
-    time::Duration,
+    io::{self, BufWriter, IsTerminal, Write},
+    num::NonZero,
+    sync::Arc,
+    thread::{self, available_parallelism},
+    time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use keepalive_ebpf::{Filter, Snapshot};
 use rustc_hash::FxHashMap;
 use tokio::{
@@ -20,21 +23,23 @@ use crate::{
     attribution::Attribution,
     cli::{List, SortKey, Switch},
     clock::Clock,
-    event::{ListEnd, ListedNamespace},
+    event::{Cgroup, Incomplete, ListEnd, ListedNamespace, ListedSocket},
     exit::{Exit, Refusal, is_broken_pipe},
     filter,
     listing::{Lister, Listing, row},
     namespace::Namespace,
     numbers::silence,
-    output::list::{Columns, ListOutput},
-    privileges,
+    output::list::{self, Columns, Shown, Style, Text},
     source::Options,
 };
 
 /// Rows that decide how wide columns are; longer ones among the rest stand out.
 const FITTED: usize = 1000;
 
-type Output = ListOutput<BufWriter<io::StdoutLock<'static>>>;
+/// Lines that one thread makes before they are written.
+const AT_ONCE: usize = 4096;
+
+type Writer = BufWriter<io::StdoutLock<'static>>;
 
 /// Runs the command.
 pub fn run(arguments: &List) -> Result<Exit> {
@@ -47,22 +52,20 @@ pub fn run(arguments: &List) -> Result<Exit> {
         verbose: arguments.verbose,
         ..Options::default()
     };
+    let begin = Instant::now();
     let mut command = Command {
         lister: Lister::open(arguments.source.source(), &options)?,
         attribution: Attribution::new(true),
+        colour: io::stdout().is_terminal()
+            && anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never,
+        writer: BufWriter::with_capacity(1 << 16, io::stdout().lock()),
         filter,
         arguments,
     };
-    for refused in &command.lister.refused {
-        log::debug!("{:?}: {}", refused.source, refused.reason);
-    }
-    let colour = io::stdout().is_terminal()
-        && anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
-    let writer = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let mut output = ListOutput::new(arguments.json, colour, writer);
+    log::debug!("opened in {:?}", begin.elapsed());
     let outcome = match arguments.watch {
-        None => command.show(&mut output, false),
-        Some(seconds) => command.watch(&mut output, seconds),
+        None => command.show(false),
+        Some(seconds) => command.watch(seconds),
     };
     match outcome {
         Err(error) if is_broken_pipe(&error) => Ok(Exit::Success),
@@ -75,11 +78,73 @@ struct Command<'a> {
     filter: Filter,
     lister: Lister,
     attribution: Attribution,
+    colour: bool,
+    writer: Writer,
+}
+
+/// What rows are made of.
+struct Making<'a> {
+    listing: &'a Listing,
+    clock: Clock,
+    /// By cgroup id; none if they are not shown.
+    places: FxHashMap<u64, Place>,
+    /// The process that stands first, if it is among a socket's owners.
+    first: Option<u32>,
+}
+
+type Place = (Option<Arc<Cgroup>>, Option<Arc<str>>);
+
+impl Making<'_> {
+    fn row(&self, index: usize) -> ListedSocket {
+        let Listing { owners, hz, .. } = self.listing;
+        let socket = &self.listing.sockets[index];
+        let mut row = row::row(socket, index as u64 + 1, *hz, &self.clock);
+        (row.process, row.pids) = owners.processes(socket.id.inode);
+        if let Some(first) = self.first.filter(|first| row.pids.contains(first)) {
+            row.process = owners.process(first);
+        }
+        if let Some(place) = self.places.get(&socket.id.cgroup) {
+            (row.cgroup, row.container_id) = place.clone();
+        }
+        row
+    }
+
+    /// The lines of all sockets, in order: made by all processors, some thousands at once.
+    fn write(&self, style: Style, writer: &mut impl Write) -> Result<()> {
+        let workers = available_parallelism().map_or(1, NonZero::get);
+        let mut texts: Vec<Text> = Vec::new();
+        texts.resize_with(workers, Text::default);
+        let total = self.listing.sockets.len();
+        for start in (0..total).step_by(AT_ONCE * workers) {
+            let parts = (start..total).step_by(AT_ONCE).zip(&mut texts);
+            let used = thread::scope(|scope| -> Result<usize> {
+                let made: Vec<_> = parts
+                    .map(|(from, text)| {
+                        scope.spawn(move || {
+                            text.clear();
+                            (from..total.min(from + AT_ONCE))
+                                .try_for_each(|index| list::socket(style, self.row(index), text))
+                        })
+                    })
+                    .collect();
+                let used = made.len();
+                for part in made {
+                    part.join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                }
+                Ok(used)
+            })?;
+            for text in &texts[..used] {
+                writer.write_all(text.bytes()).context("cannot write")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Command<'_> {
     /// Lists again and again until a signal ends it.
-    fn watch(&mut self, output: &mut Output, seconds: u32) -> Result<()> {
+    fn watch(&mut self, seconds: u32) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -91,7 +156,7 @@ impl Command<'_> {
             let mut again = false;
             loop {
                 tokio::select! {
-                    _ = tick.tick() => self.show(output, again)?,
+                    _ = tick.tick() => self.show(again)?,
                     _ = interrupt.recv() => return Ok(()),
                     _ = terminate.recv() => return Ok(()),
                 }
@@ -101,32 +166,45 @@ impl Command<'_> {
     }
 
     /// Lists once.
-    fn show(&mut self, output: &mut Output, again: bool) -> Result<()> {
-        let namespaces = self.namespaces()?;
+    fn show(&mut self, again: bool) -> Result<()> {
+        let arguments = self.arguments;
+        let (namespaces, missing) = self.namespaces()?;
         let clock = Clock::now()?;
+        let begin = Instant::now();
         let mut listing = self.list(&namespaces)?;
+        log::debug!("listed in {:?}", begin.elapsed());
+        listing.incomplete.extend(missing);
         let mut counts: FxHashMap<u32, u64> = FxHashMap::default();
         for socket in &listing.sockets {
             *counts.entry(socket.id.netns).or_default() += 1;
         }
-        let with_owners = !self.arguments.no_owner;
-        let mut columns = Columns::new(namespaces.len() > 1, with_owners);
-        if !self.arguments.json {
-            for socket in listing.sockets.iter().take(FITTED) {
-                columns.fit(&row::row(socket, 0, listing.hz, &clock));
+        let making = Making {
+            clock,
+            places: self.places(&listing),
+            first: arguments.select.pid,
+            listing: &listing,
+        };
+        let style = if arguments.json {
+            Style::Json
+        } else {
+            let mut columns = Columns::new(Shown {
+                netns: namespaces.len() > 1,
+                owner: !arguments.no_owner,
+                wide: arguments.wide,
+            });
+            for index in 0..listing.sockets.len().min(FITTED) {
+                columns.fit(&making.row(index));
             }
-        }
-        output.begin(columns, again)?;
-        for (index, socket) in listing.sockets.iter().enumerate() {
-            let mut row = row::row(socket, index as u64 + 1, listing.hz, &clock);
-            if with_owners {
-                (row.process, row.pids) = listing.owners.processes(socket.id.inode);
-            }
-            if self.arguments.json {
-                (row.cgroup, row.container_id) = self.attribution.cgroup(socket.id.cgroup);
-            }
-            output.socket(row)?;
-        }
+            Style::Table(columns)
+        };
+        let begin = Instant::now();
+        let mut text = Text::default();
+        list::header(style, again, self.colour, &mut text);
+        self.writer
+            .write_all(text.bytes())
+            .context("cannot write")?;
+        making.write(style, &mut self.writer)?;
+        log::debug!("written in {:?}", begin.elapsed());
         let namespaces = namespaces
             .iter()
             .map(|namespace| ListedNamespace {
@@ -135,30 +213,44 @@ impl Command<'_> {
                 sysctl: listing.sysctls.get(&namespace.inode).copied(),
             })
             .collect();
-        output.end(ListEnd {
+        let end = ListEnd {
             when: clock.when()?,
             source: listing.source,
             refused: self.lister.refused.clone(),
             sockets: listing.sockets.len() as u64,
             namespaces,
             incomplete: listing.incomplete,
-        })
+        };
+        list::end(style, end, &mut self.writer)?;
+        self.writer.flush().context("cannot write")
     }
 
-    fn namespaces(&self) -> Result<Vec<Namespace>> {
-        if self.arguments.all_netns {
-            let (all, denied) = Namespace::all()?;
-            if denied > 0 {
-                let hint = privileges::hint();
-                log::warn!("{denied} processes do not tell their network namespace{hint}");
+    /// Where the sockets' cgroups are, if that is shown.
+    fn places(&mut self, listing: &Listing) -> FxHashMap<u64, Place> {
+        let mut places = FxHashMap::default();
+        if self.arguments.json || self.arguments.wide {
+            for socket in &listing.sockets {
+                let id = socket.id.cgroup;
+                places
+                    .entry(id)
+                    .or_insert_with(|| self.attribution.cgroup(id));
             }
-            return Ok(all.into_values().collect());
+        }
+        places
+    }
+
+    /// Where to look, and what of it cannot be found.
+    fn namespaces(&self) -> Result<(Vec<Namespace>, Vec<Incomplete>)> {
+        if self.arguments.all_netns {
+            let (all, missing) = Namespace::all()?;
+            return Ok((all.into_values().collect(), missing));
         }
         let usage = |error: anyhow::Error| Refusal::new(Exit::Usage, format!("{error:#}"));
-        Ok(vec![match &self.arguments.select.netns {
+        let one = match &self.arguments.select.netns {
             None => Namespace::current()?,
             Some(name) => Namespace::named(name).map_err(usage)?,
-        }])
+        };
+        Ok((vec![one], Vec::new()))
     }
 
     /// The wanted sockets in the wanted order.

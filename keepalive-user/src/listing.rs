@@ -8,11 +8,16 @@ mod netlink;
 pub mod owners;
 pub mod row;
 
-use std::os::fd::AsRawFd;
+use std::{
+    collections::BTreeMap,
+    os::fd::AsRawFd,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
+};
 
 use anyhow::{Context, Result};
-use keepalive_ebpf::Snapshot;
-use rustc_hash::{FxHashMap, FxHashSet};
+use keepalive_ebpf::{Identity, Snapshot};
+use rustc_hash::FxHashMap;
 
 use self::owners::Owners;
 use crate::{
@@ -20,7 +25,7 @@ use crate::{
     exit::{Exit, Refusal},
     namespace::{self, Namespace},
     privileges,
-    source::{Kernel, Options, iterator::Iterators, reason::reason, self_test::Connection},
+    source::{Options, iterator::Iterators, reason::reason, self_test::Connection},
 };
 
 /// Ticks per second of what sock_diag tells: milliseconds.
@@ -64,7 +69,7 @@ impl Lister {
             refused: Vec::new(),
         };
         if wanted != Some(ListSource::SockDiag) {
-            match Kernel::read(options).and_then(|kernel| Iterators::load(&kernel)) {
+            match Iterators::open(options) {
                 Ok(iterators) => lister.source = Source::Iterators(iterators),
                 Err(error) => lister.fall_back(&error)?,
             }
@@ -124,58 +129,128 @@ fn by_iterators(
     // Both walks at once: neither needs the other.
     let files = with_owners.then(|| iterators.descriptors()).transpose()?;
     let own_fd = own.as_raw_fd();
-    let (walked, owners) = std::thread::scope(|scope| {
+    let (walked, owners) = thread::scope(|scope| {
         let owners = scope.spawn(move || files.map(|walk| Owners::of_kernel(walk, own_fd)));
         let walked = walk_sockets(iterators, namespaces, &own, wanted);
         (walked, owners.join())
     });
-    let (found, hz) = walked?;
+    let (mut found, hz) = walked?;
     let owners = match owners.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
         Some(owners) => owners?.unwrap_or_else(Owners::of_proc),
         None => Owners::default(),
     };
-    let incomplete = without_owner(&found.sockets, &owners, with_owners);
-    Ok(found.listing(
-        ListSource::Iterator,
-        hz,
-        owners,
-        incomplete.into_iter().collect(),
-    ))
+    let unknown = without_owner(&found.sockets, &owners, with_owners);
+    found.incomplete.extend(unknown);
+    Ok(found.listing(ListSource::Iterator, hz, owners))
 }
 
-/// All wanted sockets but the connection of our own, which tells the kernel's tick.
+/// All wanted sockets but the connection of our own, which tells the kernel's tick. The kernel
+/// walks on one processor, what it finds is gathered on another.
 fn walk_sockets(
     iterators: &mut Iterators,
     namespaces: &[Namespace],
     own: &Connection,
-    wanted: impl Fn(&Snapshot) -> bool + Sync,
+    wanted: &(impl Fn(&Snapshot) -> bool + Sync),
 ) -> Result<(Found, u32)> {
-    let mut found = Found::default();
-    let mut tested = None;
-    let mut walk = |namespace: &Namespace, wanted: &(dyn Fn(&Snapshot) -> bool + Sync)| {
+    let listed: Vec<u32> = namespaces.iter().map(|listed| listed.inode).collect();
+    let wanted = |socket: &Snapshot| {
+        // The self-test may be elsewhere.
+        listed.contains(&socket.id.netns) && !own.has(&socket.id) && wanted(socket)
+    };
+    let (batches, arriving) = sync_channel::<Vec<Snapshot>>(AHEAD);
+    let (walked, gathered) = thread::scope(|scope| {
+        let gathering = scope.spawn(|| gather(arriving, own, wanted));
+        let walked = walk(iterators, namespaces, own, &batches);
+        drop(batches);
+        (walked, gathering.join())
+    });
+    let (mut found, tested) = gathered.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    found.incomplete = walked?;
+    let tested = tested.context("the iterator never saw the socket of the self-test")?;
+    let hz = own.check(&tested.id, &tested.settings, &tested.numbers)?;
+    for namespace in namespaces {
         found.note_sysctls(namespace);
+    }
+    Ok((found, hz))
+}
+
+/// Batches of sockets that may wait to be gathered.
+const AHEAD: usize = 64;
+
+/// Hands on all sockets of the namespaces, and of that of the self-test.
+fn walk(
+    iterators: &mut Iterators,
+    namespaces: &[Namespace],
+    own: &Connection,
+    batches: &SyncSender<Vec<Snapshot>>,
+) -> Result<Vec<Incomplete>> {
+    let mut walk = |namespace: &Namespace| {
         namespace.within(|| {
-            iterators.sockets()?.each(|socket| {
-                if own.is_tested(&socket.id) {
-                    tested = Some(*socket);
-                } else if !own.has(&socket.id) && wanted(socket) {
-                    found.add(socket);
-                }
+            iterators.sockets()?.batches(|batch| {
+                // It is gathered until there is no more.
+                let _ = batches.send(batch.to_vec());
             })
         })
     };
+    let failed = each_namespace(namespaces, &mut walk)?;
+    let tested = own.namespace.inode;
+    if !namespaces.iter().any(|listed| listed.inode == tested) {
+        walk(&own.namespace)?;
+    }
+    Ok(failed)
+}
+
+/// What is wanted of what comes, and the socket of the self-test.
+fn gather(
+    batches: Receiver<Vec<Snapshot>>,
+    own: &Connection,
+    wanted: impl Fn(&Snapshot) -> bool,
+) -> (Found, Option<Snapshot>) {
+    let mut found = Found::with_room();
+    let mut tested = None;
+    for socket in batches.iter().flatten() {
+        if own.is_tested(&socket.id) {
+            tested = Some(socket);
+        } else if wanted(&socket) {
+            found.add(&socket);
+        }
+    }
+    (found, tested)
+}
+
+/// Does something in each namespace; what failed in some of them, or the first error if it failed
+/// in all.
+fn each_namespace(
+    namespaces: &[Namespace],
+    mut work: impl FnMut(&Namespace) -> Result<()>,
+) -> Result<Vec<Incomplete>> {
+    let mut failed = Vec::new();
     for namespace in namespaces {
-        walk(namespace, &wanted)?;
+        match work(namespace) {
+            Ok(()) => {}
+            Err(error) => failed.push(error),
+        }
     }
-    if !namespaces
-        .iter()
-        .any(|namespace| namespace.inode == own.namespace.inode)
+    if failed.len() == namespaces.len()
+        && let Some(first) = failed.drain(..).next()
     {
-        walk(&own.namespace, &|_| false)?;
+        return Err(first);
     }
-    let tested = tested.context("the iterator never saw the socket of the self-test")?;
-    let hz = own.check(&tested.id, &tested.settings, &tested.numbers)?;
-    Ok((found, hz))
+    Ok(merged(failed.iter().map(|error| format!("{error:#}"))))
+}
+
+/// One entry for each reason.
+fn merged(reasons: impl Iterator<Item = String>) -> Vec<Incomplete> {
+    let mut counts = BTreeMap::<String, u64>::new();
+    for reason in reasons {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let incomplete = counts.into_iter().map(|(reason, count)| Incomplete {
+        what: "namespace".to_owned(),
+        count,
+        reason,
+    });
+    incomplete.collect()
 }
 
 /// The kernel's diag interface lists, and copies of the sockets tell their settings.
@@ -185,12 +260,15 @@ fn by_sock_diag(
     wanted: &(impl Fn(&Snapshot) -> bool + Sync),
 ) -> Result<Listing> {
     let mut found = Found::default();
-    let admin = privileges::admin();
     let mut unsound = 0;
+    let failed = each_namespace(namespaces, |namespace| {
+        let sound = namespace.within(|| diag::dump(namespace.inode, &mut found, wanted))?;
+        unsound += u64::from(!sound);
+        Ok(())
+    })?;
+    found.incomplete = failed;
     for namespace in namespaces {
         found.note_sysctls(namespace);
-        let sound = namespace.within(|| diag::dump(namespace.inode, admin, &mut found, wanted))?;
-        unsound += u64::from(!sound);
     }
     let owners = if with_owners {
         Owners::of_proc()
@@ -198,21 +276,29 @@ fn by_sock_diag(
         Owners::default()
     };
     let unknown = diag::settings(&mut found.sockets, &owners, &found.sysctls);
+    let incomplete = |what: &str, count: u64, reason: String| {
+        (count > 0).then(|| Incomplete {
+            what: what.to_owned(),
+            count,
+            reason,
+        })
+    };
     let incomplete = [
-        (unsound > 0).then(|| Incomplete {
-            what: "sockets".to_owned(),
-            count: unsound,
-            reason: "in this many namespaces the list changed while the kernel told it".to_owned(),
-        }),
-        (unknown > 0).then(|| Incomplete {
-            what: "settings".to_owned(),
-            count: unknown,
-            reason: unknown_settings(with_owners),
-        }),
+        incomplete(
+            "sockets",
+            unsound,
+            "in this many namespaces the list changed while the kernel told it".to_owned(),
+        ),
+        incomplete("settings", unknown.settings, unknown_settings(with_owners)),
+        incomplete(
+            "settings",
+            unknown.too_many_files,
+            "too many open files (ulimit -n) to copy a socket and ask it".to_owned(),
+        ),
         without_owner(&found.sockets, &owners, with_owners),
     ];
-    let incomplete = incomplete.into_iter().flatten().collect();
-    Ok(found.listing(ListSource::SockDiag, DIAG_HZ, owners, incomplete))
+    found.incomplete.extend(incomplete.into_iter().flatten());
+    Ok(found.listing(ListSource::SockDiag, DIAG_HZ, owners))
 }
 
 /// Sockets that have a file, but nobody we know has it open.
@@ -258,16 +344,44 @@ fn unknown_owners(denied: u64) -> String {
 #[derive(Default)]
 struct Found {
     sockets: Vec<Snapshot>,
-    /// The kernel may tell of a socket twice if the list changes meanwhile.
-    seen: FxHashSet<u64>,
+    /// The kernel may tell of a socket twice if the list changes meanwhile; and a socket's memory,
+    /// once it is closed, may soon be another's. The last place of each name.
+    seen: FxHashMap<u64, u32>,
     sysctls: FxHashMap<u32, Sysctls>,
+    incomplete: Vec<Incomplete>,
 }
 
+/// Sockets that are made room for at once; only what is used takes memory.
+const ROOM: usize = 1 << 17;
+
 impl Found {
-    fn add(&mut self, socket: &Snapshot) {
-        if self.seen.insert(name(socket)) {
-            self.sockets.push(*socket);
+    /// For many sockets, which come fast: with pages of 4 KiB making room would take as long as a
+    /// quarter of the kernel's walk.
+    fn with_room() -> Self {
+        let sockets: Vec<Snapshot> = Vec::with_capacity(ROOM);
+        // SAFETY: advice about memory of ours, which changes none of it; whole pages in it.
+        unsafe {
+            let page = 4096;
+            let start = (sockets.as_ptr() as usize).next_multiple_of(page);
+            let length = ROOM * size_of::<Snapshot>() - page;
+            libc::madvise(start as *mut libc::c_void, length, libc::MADV_HUGEPAGE);
         }
+        Self {
+            sockets,
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, socket: &Snapshot) {
+        let place = self.sockets.len() as u32;
+        if let Some(before) = self.seen.insert(name(socket), place)
+            && let Some(other) = self.sockets.get(before as usize)
+            && is_same(&other.id, &socket.id)
+        {
+            self.seen.insert(name(socket), before);
+            return;
+        }
+        self.sockets.push(*socket);
     }
 
     fn len(&self) -> usize {
@@ -287,29 +401,81 @@ impl Found {
         }
     }
 
-    fn listing(
-        self,
-        source: ListSource,
-        hz: u32,
-        owners: Owners,
-        incomplete: Vec<Incomplete>,
-    ) -> Listing {
+    fn listing(self, source: ListSource, hz: u32, owners: Owners) -> Listing {
         Listing {
             source,
             sockets: self.sockets,
             hz,
             owners,
             sysctls: self.sysctls,
-            incomplete,
+            incomplete: self.incomplete,
         }
     }
 }
 
-/// What tells a socket from all others. Its address is better than its cookie, which is made only
-/// when somebody asks.
+/// What tells a socket from all others at one moment. Its address is better than its cookie, which
+/// is made only when somebody asks.
 fn name(socket: &Snapshot) -> u64 {
     match socket.id.sk {
         0 => socket.id.cookie,
         address => address,
+    }
+}
+
+/// Whether two sockets of one name are one.
+fn is_same(one: &Identity, other: &Identity) -> bool {
+    let who = |id: &Identity| (id.netns, id.local_port, id.peer_port, id.local, id.peer);
+    who(one) == who(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::ensure;
+
+    use super::*;
+
+    fn socket(sk: u64, cookie: u64, peer_port: u16) -> Snapshot {
+        Snapshot {
+            id: Identity {
+                sk,
+                cookie,
+                peer_port,
+                ..Identity::default()
+            },
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn a_socket_is_listed_once_and_its_successor_too() {
+        let mut found = Found::default();
+        let (first, successor, other) = (socket(1, 0, 80), socket(1, 0, 81), socket(0, 2, 80));
+        for socket in [first, first, successor, successor, other, other] {
+            found.add(&socket);
+        }
+        assert_eq!(found.sockets, [first, successor, other]);
+        found.forget_since(2);
+        found.add(&other);
+        assert_eq!(found.len(), 3);
+    }
+
+    #[test]
+    fn a_bad_namespace_spoils_no_other() {
+        let open = || Namespace::current().unwrap();
+        let three = [open(), open(), open()];
+        let mut calls = 0;
+        let mut fail_from = |good: u32| {
+            calls = 0;
+            each_namespace(&three, |_| {
+                calls += 1;
+                ensure!(calls <= good, "closed");
+                Ok(())
+            })
+        };
+        assert!(fail_from(3).unwrap().is_empty());
+        let failed = fail_from(1).unwrap();
+        assert_eq!((failed[0].count, &*failed[0].reason), (2, "closed"));
+        assert_eq!(fail_from(0).unwrap_err().to_string(), "closed");
+        assert!(each_namespace(&[], |_| Ok(())).unwrap().is_empty());
     }
 }

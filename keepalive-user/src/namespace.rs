@@ -5,13 +5,22 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::Path,
 };
 
 use anyhow::{Context, Result};
 
-use crate::{event::Sysctls, privileges};
+use crate::{
+    event::{Incomplete, Sysctls},
+    privileges,
+};
+
+/// `linux/magic.h`: the file system of namespaces.
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+/// `linux/nsfs.h`: which kind of namespace a file stands for.
+const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
 
 /// A network namespace, kept alive by an open file.
 pub struct Namespace {
@@ -28,11 +37,18 @@ impl Namespace {
 
     /// The namespace a file stands for: `/proc/PID/ns/net`, or a mount of one.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| path.display().to_string())?;
-        let inode = file.metadata()?.ino();
-        let inode = u32::try_from(inode)
-            .with_context(|| format!("{} is no network namespace", path.display()))?;
-        Ok(Self { file, inode })
+        let namespace = Self::try_open(path).with_context(|| path.display().to_string())?;
+        namespace.with_context(|| format!("{} is no network namespace", path.display()))
+    }
+
+    /// As [`Namespace::open`]; `None` if the file stands for something else.
+    fn try_open(path: &Path) -> io::Result<Option<Self>> {
+        let file = File::open(path)?;
+        if !is_network_namespace(&file) {
+            return Ok(None);
+        }
+        let inode = u32::try_from(file.metadata()?.ino());
+        Ok(inode.ok().map(|inode| Self { file, inode }))
     }
 
     /// The one that a user names: a path, a name of `ip netns`, or an inode number.
@@ -55,20 +71,25 @@ impl Namespace {
 
     /// The one with this inode number.
     fn of(inode: u32) -> Result<Self> {
-        let (mut all, denied) = Self::all()?;
+        let (mut all, missing) = Self::all()?;
         all.remove(&inode).with_context(|| {
-            let hint = if denied > 0 { privileges::hint() } else { "" };
+            let hint = if missing.is_empty() {
+                ""
+            } else {
+                privileges::hint()
+            };
             format!(
                 "no process is in network namespace {inode}, and `ip netns` does not know it{hint}"
             )
         })
     }
 
-    /// All that a thread is in or that `ip netns` has a name for, by inode number, and how many
-    /// processes could not be asked.
-    pub fn all() -> Result<(BTreeMap<u32, Self>, u64)> {
+    /// All that a thread is in or that `ip netns` has a name for, by inode number, and what could
+    /// not be asked.
+    pub fn all() -> Result<(BTreeMap<u32, Self>, Vec<Incomplete>)> {
+        raise_file_limit();
         let mut found = BTreeMap::new();
-        let mut denied = 0;
+        let mut missed = Missed::default();
         let current = Self::current()?;
         found.insert(current.inode, current);
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -88,17 +109,20 @@ impl Namespace {
                 Ok(metadata) => {
                     let known =
                         u32::try_from(metadata.ino()).is_ok_and(|inode| found.contains_key(&inode));
-                    // Gone meanwhile, or a file that is none.
-                    if !known && let Ok(namespace) = Self::open(&path) {
-                        found.insert(namespace.inode, namespace);
+                    if known {
+                        continue;
+                    }
+                    match Self::try_open(&path) {
+                        Ok(namespace) => {
+                            found.extend(namespace.map(|namespace| (namespace.inode, namespace)));
+                        }
+                        Err(error) => missed.note(error),
                     }
                 }
-                Err(error) => {
-                    denied += u64::from(error.kind() == std::io::ErrorKind::PermissionDenied);
-                }
+                Err(error) => missed.note(error),
             }
         }
-        Ok((found, denied))
+        Ok((found, missed.incomplete()))
     }
 
     /// Does something in this namespace, on a thread of its own unless we are in it already.
@@ -124,12 +148,73 @@ impl Namespace {
         if result == 0 {
             return Ok(());
         }
-        Err(std::io::Error::last_os_error()).with_context(|| {
+        Err(io::Error::last_os_error()).with_context(|| {
             format!(
                 "cannot enter network namespace {} (takes CAP_SYS_ADMIN: run as root)",
                 self.inode
             )
         })
+    }
+}
+
+/// Each namespace is an open file: as many as we may have.
+fn raise_file_limit() {
+    // SAFETY: all-zero is an rlimit; the pointers are to a local.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
+/// Files that may stand for namespaces we do not know.
+#[derive(Default)]
+struct Missed {
+    denied: u64,
+    unopened: u64,
+    error: Option<io::Error>,
+}
+
+impl Missed {
+    fn note(&mut self, error: io::Error) {
+        match error.raw_os_error() {
+            // Gone meanwhile.
+            Some(libc::ENOENT | libc::ESRCH) => {}
+            Some(libc::EACCES | libc::EPERM) => self.denied += 1,
+            _ => {
+                self.unopened += 1;
+                self.error = Some(error);
+            }
+        }
+    }
+
+    fn incomplete(self) -> Vec<Incomplete> {
+        let denied = (self.denied > 0).then(|| Incomplete {
+            what: "namespace".to_owned(),
+            count: self.denied,
+            reason: format!(
+                "this many threads do not tell their network namespace{}",
+                privileges::hint()
+            ),
+        });
+        let unopened = self.error.map(|error| Incomplete {
+            what: "namespace".to_owned(),
+            count: self.unopened,
+            reason: format!("cannot be opened: {error}"),
+        });
+        denied.into_iter().chain(unopened).collect()
+    }
+}
+
+fn is_network_namespace(file: &File) -> bool {
+    // SAFETY: all-zero is a statfs; the pointer is to a local, and the ioctl takes none.
+    unsafe {
+        let mut statfs: libc::statfs = std::mem::zeroed();
+        libc::fstatfs(file.as_raw_fd(), &raw mut statfs) == 0
+            && statfs.f_type == NSFS_MAGIC
+            && libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) == libc::CLONE_NEWNET
     }
 }
 
@@ -146,4 +231,41 @@ pub fn sysctls() -> Option<Sysctls> {
         probes: read("tcp_keepalive_probes")?.try_into().ok()?,
         retries2: read("tcp_retries2")?.try_into().ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_network_namespaces_are_opened() {
+        let own = Namespace::open(Path::new("/proc/self/ns/net")).unwrap();
+        assert_eq!(own.inode, Namespace::current().unwrap().inode);
+        for other in ["/proc/self/ns/uts", "/proc/self/comm", "/dev/null"] {
+            let error = Namespace::open(Path::new(other)).err().unwrap();
+            assert!(
+                error.to_string().contains("no network namespace"),
+                "{error}"
+            );
+        }
+        assert!(Namespace::open(Path::new("/proc/self/ns/none")).is_err());
+    }
+
+    #[test]
+    fn what_is_missed_is_told_apart() {
+        let mut missed = Missed::default();
+        for errno in [libc::ENOENT, libc::EACCES, libc::EMFILE, libc::ESRCH] {
+            missed.note(io::Error::from_raw_os_error(errno));
+        }
+        let [denied, unopened] = &missed.incomplete()[..] else {
+            panic!("two reasons");
+        };
+        assert_eq!((denied.count, unopened.count), (1, 1));
+        assert!(
+            unopened.reason.contains("Too many open files"),
+            "{}",
+            unopened.reason
+        );
+        assert!(Missed::default().incomplete().is_empty());
+    }
 }

@@ -64,11 +64,6 @@ pub fn hint() -> &'static str {
     }
 }
 
-/// Whether the kernel tells us everything about sockets (CAP_NET_ADMIN).
-pub fn admin() -> bool {
-    holds(Capability::CAP_NET_ADMIN)
-}
-
 fn holds(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }

@@ -183,6 +183,9 @@ pub trait Socket {
     /// Inode number of the socket file; 0 without a file (orphans, not yet accepted).
     #[inline(always)]
     fn inode(&self) -> u64 {
+        if layout!(sk_ino) != ABSENT {
+            return self.at(layout!(sk_ino));
+        }
         match self.at::<u64>(layout!(sk_socket)) {
             0 => 0,
             socket => peek(socket + u64::from(layout!(socket_inode))),

@@ -15,8 +15,8 @@ Examples:
   keepalive list -p 4711 --watch 2        one process, again every two seconds
   keepalive list --all-netns --json | jq 'select(.keepalive.enabled)'
 
-Settings are idle/interval/count in seconds; * marks what is set on the socket, the rest is the
-namespace's sysctl.";
+Settings are idle/interval/count in seconds, ut is TCP_USER_TIMEOUT; * marks what is set on the
+socket, the rest is the namespace's sysctl. ? is unknown, - is none.";
 
 #[derive(Args, Debug)]
 #[command(after_help = LIST_EXAMPLES)]
@@ -39,6 +39,9 @@ pub struct List {
     /// Print one JSON object per line (`keepalive schema list` describes them)
     #[arg(long)]
     pub json: bool,
+    /// Show all processes that share a socket, and its cgroup or container
+    #[arg(short, long, conflicts_with = "json")]
+    pub wide: bool,
     /// Do not look for the processes that own the sockets
     #[arg(long, conflicts_with = "pid")]
     pub no_owner: bool,

@@ -22,8 +22,8 @@ pub struct ListedSocket {
     #[serde(flatten)]
     pub when: When,
     pub socket: Socket,
-    /// The process that holds the socket, the one with the lowest id if several do; null if
-    /// unknown or none.
+    /// The process that holds the socket: if several do the one that was asked for (`-p`), else
+    /// that with the lowest id. Null if unknown or none.
     pub process: Option<Arc<Process>>,
     /// All processes that hold it.
     pub pids: Vec<u32>,
@@ -35,8 +35,8 @@ pub struct ListedSocket {
     /// `net.ipv4.tcp_retries2` of the socket's namespace: retransmissions of unacknowledged data
     /// before the connection is ended. Null where `keepalive` is.
     pub retries2: Option<u32>,
-    /// User id of the owner.
-    pub uid: u32,
+    /// User id of the owner; null in TIME_WAIT, and by sock_diag in SYN_RECV.
+    pub uid: Option<u32>,
     /// Inode number of the socket file; null for orphans and not yet accepted connections.
     pub inode: Option<u64>,
     /// Whether no process holds the socket any more, and it only lives to end the connection.

@@ -131,6 +131,10 @@ impl Finder<'_> {
         layout.sk_shutdown = self.socket("sock.sk_shutdown", 1)?;
         layout.sk_lock_owned = self.socket("sock.sk_lock.owned", 4)?;
         layout.sk_socket = self.socket("sock.sk_socket", 8)?;
+        layout.sk_ino = match self.btf.field("sock", "sk_ino") {
+            Some(_) => self.socket("sock.sk_ino", 8)?,
+            None => ABSENT,
+        };
         layout.sk_ack_backlog = self.socket("sock.sk_ack_backlog", 4)?;
         layout.sk_max_ack_backlog = self.socket("sock.sk_max_ack_backlog", 4)?;
         layout.inet_sport = self.socket("inet_sock.inet_sport", 2)?;

@@ -2,7 +2,6 @@
 //! for anybody. What it does not tell of a socket is asked of a copy of it (`pidfd_getfd`).
 
 use std::{
-    collections::hash_map::Entry,
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
@@ -18,7 +17,6 @@ use super::{
 };
 use crate::{
     clock,
-    descriptors::Descriptor,
     event::Sysctls,
     exit::{Exit, Refusal},
 };
@@ -30,44 +28,41 @@ const ATTEMPTS: u32 = 3;
 
 /// Finds every TCP socket of the calling thread's network namespace; false if the kernel could
 /// not make a sound dump, however often it was asked.
-pub fn dump(
-    netns: u32,
-    admin: bool,
-    found: &mut Found,
-    wanted: impl Fn(&Snapshot) -> bool,
-) -> Result<bool> {
-    let socket = open().context("cannot open a sock_diag socket")?;
+pub fn dump(netns: u32, found: &mut Found, wanted: impl Fn(&Snapshot) -> bool) -> Result<bool> {
     let mut sound = true;
-    let mut sequence = 0;
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let before = found.len();
-        let mut attempt = 1;
-        loop {
-            sequence += 1;
-            found.forget_since(before);
-            let moment = Moment {
-                time: clock::monotonic_ns()?,
-                netns,
-                admin,
-            };
-            let mut add = |socket: &Snapshot| {
-                if wanted(socket) {
-                    found.add(socket);
-                }
-            };
-            match dump_once(&socket, family as u8, sequence, moment, &mut add)? {
-                Outcome::Complete => break,
-                Outcome::Unsound if attempt < ATTEMPTS => attempt += 1,
-                Outcome::Unsound => {
-                    sound = false;
-                    break;
-                }
-            }
-        }
+        sound &= dump_family(open, family as u8, netns, found, &wanted)?;
     }
     Ok(sound)
 }
 
+/// Each attempt has a socket of its own: what is left of the one before cannot be mistaken for its
+/// answer, and the kernel makes one dump per socket at a time.
+fn dump_family(
+    mut open: impl FnMut() -> io::Result<OwnedFd>,
+    family: u8,
+    netns: u32,
+    found: &mut Found,
+    wanted: impl Fn(&Snapshot) -> bool,
+) -> Result<bool> {
+    let before = found.len();
+    for sequence in 1..=ATTEMPTS {
+        found.forget_since(before);
+        let socket = open().context("cannot open a sock_diag socket")?;
+        let mut add = |socket: &Snapshot| {
+            if wanted(socket) {
+                found.add(socket);
+            }
+        };
+        match dump_once(&socket, family, sequence, netns, &mut add)? {
+            Outcome::Complete => return Ok(true),
+            Outcome::Unsound => {}
+        }
+    }
+    Ok(false)
+}
+
+#[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Complete,
     Unsound,
@@ -77,12 +72,14 @@ fn dump_once(
     socket: &OwnedFd,
     family: u8,
     sequence: u32,
-    moment: Moment,
+    netns: u32,
     each: &mut impl FnMut(&Snapshot),
 ) -> Result<Outcome> {
     send(socket, request(family, sequence).as_ref())?;
     let mut buffer = vec![0; DATAGRAM];
     let mut outcome = Outcome::Complete;
+    // The kernel makes the next datagram while it hands out the one before.
+    let mut made = clock::monotonic_ns()?;
     loop {
         let length = match receive(socket, &mut buffer) {
             Ok(length) => length,
@@ -92,18 +89,25 @@ fn dump_once(
             }
             Err(error) => return Err(error).context("cannot receive from sock_diag"),
         };
+        let moment = Moment { time: made, netns };
+        made = clock::monotonic_ns()?;
         let Some(datagram) = buffer.get(..length) else {
             bail!("sock_diag sent {length} bytes at once, more than any kernel does");
         };
-        for message in messages(datagram, sequence) {
+        if datagram.is_empty() {
+            bail!("sock_diag ended without an end");
+        }
+        for (interrupted, message) in messages(datagram, sequence) {
+            if interrupted {
+                outcome = Outcome::Unsound;
+            }
             match message {
                 Message::Socket(body) => {
                     let socket = snapshot(body, moment);
                     each(&socket.context("sock_diag sent a socket that is too short")?);
                 }
                 Message::Done => return Ok(outcome),
-                Message::Interrupted => outcome = Outcome::Unsound,
-                // No IPv6 here, no TCP diag module: nothing to list, or nothing we may load.
+                // No IPv6 here: nothing to list.
                 Message::Refused(libc::ENOENT) if i32::from(family) == libc::AF_INET6 => {
                     return Ok(outcome);
                 }
@@ -168,26 +172,31 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Asks copies of the sockets for their settings; returns how many did not answer.
+/// What copies of the sockets did not tell.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Unknown {
+    /// Sockets without settings.
+    pub settings: u64,
+    /// Attempts to copy that failed because we may not have more open files.
+    pub too_many_files: u64,
+}
+
+/// Asks copies of the sockets for their settings: process by process, with one of them open at a
+/// time.
 pub fn settings(
     sockets: &mut [Snapshot],
     owners: &Owners,
     sysctls: &FxHashMap<u32, Sysctls>,
-) -> u64 {
-    let mut processes = FxHashMap::default();
-    let mut unknown = 0;
-    for socket in sockets {
+) -> Unknown {
+    let mut unknown = Unknown::default();
+    let mut copies = Vec::new();
+    for (index, socket) in sockets.iter_mut().enumerate() {
         if socket.kind != SNAPSHOT_SOCKET {
             continue;
         }
-        let copy = owners
-            .of(socket.id.inode)
-            .iter()
-            .find_map(|descriptor| copy(*descriptor, socket.id.cookie, &mut processes));
-        match copy.and_then(|copy| ask(&copy, socket).ok()) {
-            Some(()) => socket.known |= KNOWN_SETTINGS,
-            None => unknown += 1,
-        }
+        unknown.settings += 1;
+        let held = owners.of(socket.id.inode).iter();
+        copies.extend(held.map(|descriptor| (descriptor.pid, descriptor.fd, index)));
         if let Some(sysctls) = sysctls.get(&socket.id.netns) {
             socket.settings.sysctl_time = clamped(sysctls.time_ms);
             socket.settings.sysctl_interval = clamped(sysctls.interval_ms);
@@ -195,43 +204,72 @@ pub fn settings(
             socket.settings.sysctl_retries2 = sysctls.retries2;
         }
     }
+    copies.sort_unstable();
+    for held in copies.chunk_by(|(one, ..), (other, ..)| one == other) {
+        for result in ask_process(held, sockets) {
+            match result {
+                Ok(()) => unknown.settings -= 1,
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                    unknown.too_many_files += 1;
+                }
+                Err(_) => {}
+            }
+        }
+    }
     unknown
+}
+
+/// Asks copies of a process's sockets, as far as others did not tell yet.
+fn ask_process(
+    held: &[(u32, RawFd, usize)],
+    sockets: &mut [Snapshot],
+) -> impl Iterator<Item = io::Result<()>> {
+    let mut process = None;
+    let mut forbidden = false;
+    held.iter().filter_map(move |&(pid, fd, index)| {
+        let socket = sockets.get_mut(index)?;
+        if forbidden || socket.known & KNOWN_SETTINGS != 0 {
+            return None;
+        }
+        let process = match &process {
+            Some(process) => process,
+            None => match open_process(pid) {
+                Ok(opened) => process.insert(opened),
+                Err(error) => {
+                    forbidden = true;
+                    return Some(Err(error));
+                }
+            },
+        };
+        let told = copy(process, fd, socket.id.cookie).and_then(|copy| ask(&copy, socket));
+        match &told {
+            Ok(()) => socket.known |= KNOWN_SETTINGS,
+            // What is forbidden for one socket of a process is for all.
+            Err(error) => forbidden = error.raw_os_error() == Some(libc::EPERM),
+        }
+        Some(told)
+    })
 }
 
 fn clamped(ms: u64) -> u32 {
     u32::try_from(ms).unwrap_or(u32::MAX)
 }
 
-/// A copy of the descriptor, if it still is the socket with this cookie.
-fn copy(
-    descriptor: Descriptor,
-    cookie: u64,
-    processes: &mut FxHashMap<u32, Option<OwnedFd>>,
-) -> Option<OwnedFd> {
-    let process = match processes.entry(descriptor.pid) {
-        Entry::Occupied(entry) => entry.into_mut(),
-        Entry::Vacant(entry) => entry.insert(open_process(descriptor.pid)),
-    };
-    let pidfd = process.as_ref()?;
+/// A copy of a process's descriptor, if it still is the socket with this cookie.
+fn copy(process: &OwnedFd, fd: RawFd, cookie: u64) -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), descriptor.fd, 0) };
-    let copy = match owned(fd) {
-        Ok(copy) => copy,
-        Err(error) => {
-            // What is forbidden for one socket of a process is for all.
-            if error.raw_os_error() == Some(libc::EPERM) {
-                *process = None;
-            }
-            return None;
-        }
-    };
-    let found: u64 = option(copy.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE).ok()?;
-    (found == cookie).then_some(copy)
+    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) };
+    let copy = owned(copy)?;
+    let found: u64 = option(copy.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE)?;
+    if found != cookie {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Ok(copy)
 }
 
-fn open_process(pid: u32) -> Option<OwnedFd> {
+fn open_process(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).ok()
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
 }
 
 /// The settings in force, in ticks of a millisecond.
@@ -272,3 +310,6 @@ fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,6 +99,8 @@ const NOTSENT_BYTES: usize = 144;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_INFO: u16 = 2;
+/// Only for those whom the kernel tells everything (CAP_NET_ADMIN over the namespace).
+const INET_DIAG_MARK: u16 = 15;
 const INET_DIAG_ULP_INFO: u16 = 19;
 const INET_DIAG_CGROUP_ID: u16 = 21;
 const INET_ULP_INFO_NAME: u16 = 1;
@@ -138,14 +140,13 @@ pub enum Message<'a> {
     Done,
     /// The kernel refuses: errno.
     Refused(i32),
-    /// The dump is not sound: start again.
-    Interrupted,
     /// The message does not keep to the format.
     Malformed,
 }
 
-/// The messages of one datagram that belong to a dump; stops at the first malformed one.
-pub fn messages(mut datagram: &[u8], sequence: u32) -> impl Iterator<Item = Message<'_>> {
+/// The messages of one datagram that belong to a dump, and whether each says that the dump is not
+/// sound (`NLM_F_DUMP_INTR`); stops at the first malformed one.
+pub fn messages(mut datagram: &[u8], sequence: u32) -> impl Iterator<Item = (bool, Message<'_>)> {
     std::iter::from_fn(move || {
         loop {
             if datagram.is_empty() {
@@ -153,25 +154,25 @@ pub fn messages(mut datagram: &[u8], sequence: u32) -> impl Iterator<Item = Mess
             }
             let Some((header, body, rest)) = split(datagram) else {
                 datagram = &[];
-                return Some(Message::Malformed);
+                return Some((false, Message::Malformed));
             };
             datagram = rest;
             // Left over from a dump that was given up.
             if header.sequence != sequence {
                 continue;
             }
-            if header.flags & INTERRUPTED != 0 {
-                return Some(Message::Interrupted);
-            }
-            return Some(match i32::from(header.kind) {
-                libc::NLMSG_DONE => Message::Done,
-                libc::NLMSG_ERROR => match body.first_chunk() {
-                    Some(errno) => Message::Refused(i32::from_ne_bytes(*errno).saturating_neg()),
-                    None => Message::Malformed,
-                },
+            let errno = body.first_chunk().map(|errno| i32::from_ne_bytes(*errno));
+            let message = match (i32::from(header.kind), errno) {
+                (libc::NLMSG_DONE | libc::NLMSG_ERROR, None) => Message::Malformed,
+                // A dump that fails ends like one that does not, but for this number.
+                (libc::NLMSG_DONE, Some(0..)) => Message::Done,
+                (libc::NLMSG_DONE | libc::NLMSG_ERROR, Some(errno)) => {
+                    Message::Refused(errno.saturating_neg())
+                }
                 _ if header.kind == SOCK_DIAG_BY_FAMILY => Message::Socket(body),
                 _ => continue,
-            });
+            };
+            return Some((header.flags & INTERRUPTED != 0, message));
         }
     })
 }
@@ -191,8 +192,6 @@ pub struct Moment {
     pub time: u64,
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// Whether the kernel tells us everything (CAP_NET_ADMIN).
-    pub admin: bool,
 }
 
 /// The socket a message is about, in ticks of a millisecond; `None` if it is too short.
@@ -214,19 +213,24 @@ pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
         kind: SNAPSHOT_SOCKET,
         ..Snapshot::default()
     };
+    let (mut may_tell, mut is_mptcp) = (false, false);
     for (kind, value) in self::attributes(attributes) {
         match kind {
             INET_DIAG_INFO => traffic(value, &mut out),
             INET_DIAG_CGROUP_ID => {
                 out.id.cgroup = value.first_chunk().map_or(0, |id| u64::from_ne_bytes(*id));
             }
+            INET_DIAG_MARK => may_tell = true,
             INET_DIAG_ULP_INFO => {
-                let is_mptcp = self::attributes(value)
+                may_tell = true;
+                is_mptcp = self::attributes(value)
                     .any(|(kind, name)| kind == INET_ULP_INFO_NAME && name.starts_with(b"mptcp\0"));
-                out.id.mptcp = u8::from(is_mptcp);
             }
             _ => {}
         }
+    }
+    if may_tell {
+        out.id.mptcp = u8::from(is_mptcp);
     }
     // `idiag_timer`, net/ipv4/inet_diag.c: one of several, and not always by its own name.
     match answer.timer {
@@ -274,7 +278,11 @@ fn identity(answer: &Answer, moment: Moment) -> Identity {
         }
         _ => bytes,
     };
-    let alive = !matches!(answer.state, state::TIME_WAIT | state::SYN_RECV);
+    // Closing for itself; in other states it has no inode while it waits to be accepted.
+    let closing = matches!(
+        answer.state,
+        state::FIN_WAIT1 | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING
+    );
     Identity {
         cookie: u64::from(id.cookie[0]) | u64::from(id.cookie[1]) << 32,
         inode: answer.inode.into(),
@@ -285,9 +293,8 @@ fn identity(answer: &Answer, moment: Moment) -> Identity {
         peer_port: id.peer_port.get(),
         family: answer.family.into(),
         state: answer.state,
-        // Closing for itself; before, it would have no inode while it waits to be accepted.
-        orphan: u8::from(answer.inode == 0 && alive && answer.state != state::ESTABLISHED),
-        mptcp: if moment.admin { 0 } else { u8::MAX },
+        orphan: u8::from(answer.inode == 0 && closing),
+        mptcp: u8::MAX,
         ..Identity::default()
     }
 }
@@ -332,125 +339,4 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const MOMENT: Moment = Moment {
-        time: 5_000_000_000,
-        netns: 7,
-        admin: true,
-    };
-
-    fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-        let header = Header {
-            length: (size_of::<Header>() + body.len()) as u32,
-            kind,
-            flags,
-            sequence: 9,
-            port: 0,
-        };
-        let mut bytes = [header.as_bytes(), body].concat();
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = (size_of::<Attribute>() + value.len()) as u16;
-        let mut bytes = [Attribute { length, kind }.as_bytes(), value].concat();
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
-    /// An established connection with a keepalive timer in 1,500 ms and 2 probes out.
-    fn socket() -> Vec<u8> {
-        let mut body = vec![libc::AF_INET as u8, state::ESTABLISHED, 2, 2];
-        body.extend([0, 22, 0x9c, 0x40]);
-        body.extend([127, 0, 0, 1].iter().chain(&[0; 12]));
-        body.extend([127, 0, 0, 2].iter().chain(&[0; 12]));
-        for word in [0u32, 0x11, 0x1, 1500, 3, 100, 1000, 4711] {
-            body.extend(word.to_ne_bytes());
-        }
-        let mut info = [0u8; 232];
-        info[3] = 2;
-        info[52..56].copy_from_slice(&800u32.to_ne_bytes());
-        info[56..60].copy_from_slice(&700u32.to_ne_bytes());
-        info[NOTSENT_BYTES..NOTSENT_BYTES + 4].copy_from_slice(&60u32.to_ne_bytes());
-        body.extend(attribute(INET_DIAG_INFO, &info));
-        body.extend(attribute(INET_DIAG_CGROUP_ID, &77u64.to_ne_bytes()));
-        let name = attribute(INET_ULP_INFO_NAME, b"mptcp\0");
-        body.extend(attribute(INET_DIAG_ULP_INFO | 0x8000, &name));
-        body
-    }
-
-    #[test]
-    fn reads_a_socket() {
-        let datagram = message(SOCK_DIAG_BY_FAMILY, 2, &socket());
-        let mut found = messages(&datagram, 9);
-        let Some(Message::Socket(body)) = found.next() else {
-            panic!("no socket");
-        };
-        let socket = snapshot(body, MOMENT).unwrap();
-        assert_eq!(found.next(), None);
-        assert_eq!((socket.id.local_port, socket.id.peer_port), (22, 40_000));
-        assert_eq!(socket.id.cookie, 0x1_0000_0011);
-        assert_eq!(
-            (socket.id.inode, socket.uid, socket.id.cgroup),
-            (4711, 1000, 77)
-        );
-        assert_eq!((socket.id.netns, socket.id.mptcp), (7, 1));
-        let numbers = &socket.numbers;
-        assert_eq!((numbers.timer_pending, numbers.expires), (1, 6500));
-        assert_eq!((numbers.probes_out, numbers.rcv_tstamp), (2, 4300));
-        assert_eq!(numbers.lrcvtime, 4200);
-        assert_eq!(crate::numbers::unsent(numbers), 60);
-    }
-
-    #[test]
-    fn tells_the_ends_of_a_dump() {
-        let errno = (-libc::EPERM).to_ne_bytes();
-        for (bytes, expected) in [
-            (message(libc::NLMSG_DONE as u16, 0, &[0; 4]), Message::Done),
-            (
-                message(libc::NLMSG_ERROR as u16, 0, &errno),
-                Message::Refused(libc::EPERM),
-            ),
-            (
-                message(SOCK_DIAG_BY_FAMILY, INTERRUPTED, &[]),
-                Message::Interrupted,
-            ),
-            (vec![1, 2, 3], Message::Malformed),
-            (vec![255; 16], Message::Malformed),
-        ] {
-            assert_eq!(messages(&bytes, 9).next(), Some(expected));
-        }
-        let old = message(SOCK_DIAG_BY_FAMILY, 0, &socket());
-        assert_eq!(messages(&old, 10).next(), None, "another dump's");
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..512), sequence: u32) {
-            for message in messages(&bytes, sequence) {
-                if let Message::Socket(body) = message {
-                    snapshot(body, MOMENT);
-                }
-            }
-            snapshot(&bytes, MOMENT);
-        }
-
-        #[test]
-        fn any_damage_gives_an_answer(at: usize, byte: u8, length in 0usize..500) {
-            let mut bytes = message(SOCK_DIAG_BY_FAMILY, 2, &socket());
-            let position = at % bytes.len();
-            bytes[position] = byte;
-            bytes.truncate(length);
-            for message in messages(&bytes, 9) {
-                if let Message::Socket(body) = message {
-                    snapshot(body, MOMENT);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -26,34 +26,47 @@ pub struct Owners {
 impl Owners {
     /// By a pass over /proc.
     pub fn of_proc() -> Self {
-        let mut descriptors = Vec::new();
-        let denied = descriptors::pass(|descriptor| descriptors.push(descriptor));
-        Self::new(descriptors, denied)
+        let mut owners = Self::default();
+        owners.denied = descriptors::pass(|holder, descriptor| {
+            owners.add(descriptor, || holder.comm());
+        });
+        owners.sorted()
     }
 
     /// As the kernel walks them; `None` if its process ids are not those of /proc, because we are
     /// in a pid namespace. `own` is a socket of ours, which must be among them.
     pub fn of_kernel(walk: Walk<OpenSocket>, own: RawFd) -> Result<Option<Self>> {
         let pid = std::process::id();
-        let mut descriptors = Vec::new();
+        let mut owners = Self::default();
         let mut same_pids = false;
-        walk.each(|open| {
-            let descriptor = Descriptor::from(open);
-            same_pids |= descriptor.pid == pid && descriptor.fd == own;
-            descriptors.push(descriptor);
+        walk.batches(|batch| {
+            for open in batch {
+                let descriptor = Descriptor::from(open);
+                same_pids |= descriptor.pid == pid && descriptor.fd == own;
+                owners.add(descriptor, || comm_of(descriptor.pid));
+            }
         })?;
-        Ok(same_pids.then(|| Self::new(descriptors, 0)))
+        Ok(same_pids.then(|| owners.sorted()))
     }
 
-    fn new(mut descriptors: Vec<Descriptor>, denied: u64) -> Self {
-        descriptors.sort_unstable();
-        // Threads may share a table.
-        descriptors.dedup();
-        Self {
-            descriptors,
-            processes: FxHashMap::default(),
-            denied,
+    /// A process's name is asked for while its files are walked: later the process may be another.
+    fn add(&mut self, descriptor: Descriptor, comm: impl FnOnce() -> String) {
+        let pid = descriptor.pid;
+        // Walks go process by process.
+        if self.descriptors.last().map(|last| last.pid) != Some(pid) {
+            self.processes.entry(pid).or_insert_with(|| {
+                let comm = comm();
+                Arc::new(Process { pid, comm })
+            });
         }
+        self.descriptors.push(descriptor);
+    }
+
+    fn sorted(mut self) -> Self {
+        self.descriptors.sort_unstable();
+        // Threads may share a table.
+        self.descriptors.dedup();
+        self
     }
 
     /// The descriptors of one socket.
@@ -73,21 +86,19 @@ impl Owners {
     }
 
     /// The processes that hold a socket, ascending, and the first with its name.
-    pub fn processes(&mut self, inode: u64) -> (Option<Arc<Process>>, Vec<u32>) {
+    pub fn processes(&self, inode: u64) -> (Option<Arc<Process>>, Vec<u32>) {
         let mut pids: Vec<u32> = self
             .of(inode)
             .iter()
             .map(|descriptor| descriptor.pid)
             .collect();
         pids.dedup();
-        let first = pids.first().map(|&pid| {
-            let comm = || comm_of(pid);
-            let process = self
-                .processes
-                .entry(pid)
-                .or_insert_with(|| Arc::new(Process { pid, comm: comm() }));
-            Arc::clone(process)
-        });
+        let first = pids.first().and_then(|&pid| self.process(pid));
         (first, pids)
+    }
+
+    /// A process that holds sockets.
+    pub fn process(&self, pid: u32) -> Option<Arc<Process>> {
+        self.processes.get(&pid).map(Arc::clone)
     }
 }

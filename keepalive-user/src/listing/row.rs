@@ -37,9 +37,9 @@ pub fn row(socket: &Snapshot, id: u64, hz: u32, clock: &Clock) -> ListedSocket {
         }),
         retries2: Some(socket.settings.sysctl_retries2)
             .filter(|&retries| knows_settings(socket) && retries != 0),
-        uid: socket.uid,
+        uid: has_uid(socket).then_some(socket.uid),
         inode: (socket.id.inode != 0).then_some(socket.id.inode),
-        orphan: socket.id.orphan != 0,
+        orphan: socket.id.orphan != 0 || is_fin_wait2(socket),
         timers: timers(socket, hz),
         one_timer_only: full && socket.known & KNOWN_ALL_TIMERS == 0,
         next_probe: next_probe(socket, hz),
@@ -81,9 +81,9 @@ pub fn timers(socket: &Snapshot, hz: u32) -> Vec<RunningTimer> {
         _ => None,
     };
     let shared = (numbers.timer_pending != 0).then_some(match socket.kind {
+        _ if is_fin_wait2(socket) => (TimerKind::FinWait2, 0),
         SNAPSHOT_TIME_WAIT => (TimerKind::TimeWait, 0),
         SNAPSHOT_REQUEST => (TimerKind::SynAck, numbers.retransmits),
-        _ if is_fin_wait2(socket) => (TimerKind::FinWait2, 0),
         _ => (TimerKind::Keepalive, numbers.probes_out),
     });
     let delack = (socket.delack_pending != 0).then_some((TimerKind::DelayedAck, 0));
@@ -99,9 +99,21 @@ pub fn timers(socket: &Snapshot, hz: u32) -> Vec<RunningTimer> {
     timers
 }
 
-/// The timer in the keepalive timer's place is an orphan's.
+/// The timer in the keepalive timer's place is an orphan's: of a full socket, or of what the kernel
+/// keeps of one that waits no longer than TIME_WAIT would take (`tcp_time_wait`).
 fn is_fin_wait2(socket: &Snapshot) -> bool {
-    socket.id.state == state::FIN_WAIT2 && socket.id.orphan != 0
+    socket.id.state == state::FIN_WAIT2
+        && (socket.id.orphan != 0 || socket.kind == SNAPSHOT_TIME_WAIT)
+}
+
+/// Whether the kernel told whose the socket is: of none in TIME_WAIT, and by sock_diag of none that
+/// is not yet established.
+fn has_uid(socket: &Snapshot) -> bool {
+    match socket.kind {
+        SNAPSHOT_TIME_WAIT => false,
+        SNAPSHOT_REQUEST => socket.known & KNOWN_ALL_TIMERS != 0,
+        _ => true,
+    }
 }
 
 pub fn next_probe(socket: &Snapshot, hz: u32) -> Option<NextProbe> {
@@ -223,6 +235,16 @@ mod tests {
         socket.id.orphan = 1;
         assert_eq!(timers(&socket, HZ)[0].kind, TimerKind::FinWait2);
         assert_eq!(next_probe(&socket, HZ), None);
+    }
+
+    #[test]
+    fn a_small_socket_in_fin_wait2_is_an_orphan() {
+        let mut socket = socket();
+        socket.id.state = state::FIN_WAIT2;
+        socket.kind = SNAPSHOT_TIME_WAIT;
+        let row = row(&socket, 1, HZ, &Clock { offset_ns: 0 });
+        assert_eq!(row.timers[0].kind, TimerKind::FinWait2);
+        assert_eq!((row.orphan, row.uid), (true, None));
     }
 
     #[test]

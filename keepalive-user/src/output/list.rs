@@ -1,28 +1,23 @@
 //! The listing as a table: a line per socket, and below it what holds for all.
 
-use std::{
-    fmt::{self, Write as _},
-    io::Write,
-};
+mod line;
+
+use std::io::Write;
 
 use anyhow::{Context, Result};
 
+pub use self::line::Text;
 use super::{escape, json_line, words::plural};
 use crate::event::{
     Blocker, Keepalive, ListEnd, ListLine, ListSource, ListedSocket, NextProbe, Origin,
-    RunningTimer, Socket, TcpState, TimerKind,
+    RunningTimer, TcpState, TimerKind,
 };
 
-/// How a listing is shown.
-pub enum ListOutput<W: Write> {
-    Json(W),
-    Table {
-        writer: W,
-        colour: bool,
-        columns: Columns,
-        /// The line being made.
-        line: String,
-    },
+/// How a socket is shown.
+#[derive(Clone, Copy, Debug)]
+pub enum Style {
+    Json,
+    Table(Columns),
 }
 
 /// Widths of the columns that depend on the rows, and whether a column is there at all.
@@ -33,12 +28,20 @@ pub struct Columns {
     keepalive: usize,
     timers: usize,
     next_probe: usize,
-    netns: bool,
-    owner: bool,
+    shown: Shown,
+}
+
+/// The columns that are not always there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shown {
+    pub netns: bool,
+    pub owner: bool,
+    /// All processes, and the cgroup or container.
+    pub wide: bool,
 }
 
 impl Columns {
-    pub fn new(netns: bool, owner: bool) -> Self {
+    pub fn new(shown: Shown) -> Self {
         let [_, _, _, local, peer, keepalive, timers, next_probe, ..] = HEADER.map(str::len);
         Self {
             local,
@@ -46,29 +49,22 @@ impl Columns {
             keepalive,
             timers,
             next_probe,
-            netns,
-            owner,
+            shown,
         }
     }
 
     /// Makes room for a socket.
     pub fn fit(&mut self, socket: &ListedSocket) {
-        let mut text = String::new();
-        let mut width = |fill: &dyn Fn(&mut String) -> fmt::Result| {
-            text.clear();
-            // Writing to a string cannot fail.
-            let _ = fill(&mut text);
-            text.len()
+        let fit = |width: &mut usize, fill: &dyn Fn(&mut Text)| {
+            let mut text = Text::default();
+            fill(&mut text);
+            *width = text.len().max(*width);
         };
-        let Socket { local, peer, .. } = &socket.socket;
-        self.local = self.local.max(width(&|text| write!(text, "{local}")));
-        self.peer = self.peer.max(width(&|text| write!(text, "{peer}")));
-        let settings = socket.keepalive.as_ref();
-        self.keepalive = self.keepalive.max(width(&|text| keepalive(settings, text)));
-        self.timers = self.timers.max(width(&|text| timers(socket, text)));
-        self.next_probe = self
-            .next_probe
-            .max(width(&|text| next_probe(socket.next_probe, text)));
+        fit(&mut self.local, &|text| text.endpoint(&socket.socket.local));
+        fit(&mut self.peer, &|text| text.endpoint(&socket.socket.peer));
+        fit(&mut self.keepalive, &|text| keepalive(socket, text));
+        fit(&mut self.timers, &|text| timers(socket, text));
+        fit(&mut self.next_probe, &|text| next_probe(socket, text));
     }
 }
 
@@ -84,170 +80,179 @@ const HEADER: [&str; 10] = [
     "SILENT",
     "OWNER",
 ];
+/// With the gap after it.
+const STATE_WIDTH: usize = 12;
+const QUEUE_WIDTH: usize = 6;
+const SILENT_WIDTH: usize = 6;
+const NETNS_WIDTH: usize = 10;
+const OWNER_WIDTH: usize = 22;
+const GAP: &str = "  ";
 
-impl<W: Write> ListOutput<W> {
-    pub fn new(json: bool, colour: bool, writer: W) -> Self {
-        if json {
-            Self::Json(writer)
-        } else {
-            Self::Table {
-                writer,
-                colour,
-                columns: Columns::new(false, true),
-                line: String::new(),
-            }
-        }
+/// What a new table takes the place of the old one with, on a terminal.
+const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
+
+/// What comes above the sockets; `again` if another listing was shown before.
+pub fn header(style: Style, again: bool, colour: bool, text: &mut Text) {
+    let Style::Table(columns) = style else {
+        return;
+    };
+    if again {
+        text.push(if colour { CLEAR } else { "\n" });
     }
-
-    /// Begins a listing; `again` if another one was shown before.
-    pub fn begin(&mut self, wanted: Columns, again: bool) -> Result<()> {
-        let Self::Table {
-            writer,
-            colour,
-            columns,
-            line,
-        } = self
-        else {
-            return Ok(());
-        };
-        *columns = wanted;
-        line.clear();
-        if again {
-            // On a terminal the new table takes the place of the old one.
-            line.push_str(if *colour {
-                "\x1b[H\x1b[2J\x1b[3J"
-            } else {
-                "\n"
-            });
-        }
-        let [
-            state,
-            recv,
-            send,
-            local,
-            peer,
-            keepalive,
-            timers,
-            probe,
-            silent,
-            owner,
-        ] = HEADER;
-        let _ = write!(
-            line,
-            "{state:11} {recv:>6} {send:>6}  {local:w1$}  {peer:w2$}  {keepalive:w3$}  \
-             {timers:w4$}  {probe:w5$}  {silent:>6}",
-            w1 = columns.local,
-            w2 = columns.peer,
-            w3 = columns.keepalive,
-            w4 = columns.timers,
-            w5 = columns.next_probe
-        );
-        if columns.netns {
-            let _ = write!(line, "  {:>10}", "NETNS");
-        }
-        if columns.owner {
-            let _ = write!(line, "  {owner}");
-        }
-        line.push('\n');
-        writer.write_all(line.as_bytes()).context("cannot write")
+    let [
+        state,
+        recv,
+        send,
+        local,
+        peer,
+        keepalive,
+        timers,
+        probe,
+        silent,
+        owner,
+    ] = HEADER;
+    text.push(state);
+    text.pad(text.len() - state.len(), STATE_WIDTH);
+    text.right(QUEUE_WIDTH, |text| text.push(recv));
+    text.push(" ");
+    text.right(QUEUE_WIDTH, |text| text.push(send));
+    text.push(GAP);
+    for (name, width) in [
+        (local, columns.local),
+        (peer, columns.peer),
+        (keepalive, columns.keepalive),
+        (timers, columns.timers),
+        (probe, columns.next_probe),
+    ] {
+        cell(text, width, |text| text.push(name));
     }
-
-    /// Shows one socket.
-    pub fn socket(&mut self, socket: ListedSocket) -> Result<()> {
-        match self {
-            Self::Json(writer) => json_line(&ListLine::Socket(Box::new(socket)), writer),
-            Self::Table {
-                writer,
-                columns,
-                line,
-                ..
-            } => {
-                line.clear();
-                // Writing to a string cannot fail.
-                let _ = row(&socket, *columns, line);
-                writer.write_all(line.as_bytes()).context("cannot write")
-            }
-        }
+    text.right(SILENT_WIDTH, |text| text.push(silent));
+    if columns.shown.netns {
+        text.push(GAP);
+        text.right(NETNS_WIDTH, |text| text.push("NETNS"));
     }
+    if columns.shown.owner {
+        text.push(GAP);
+        text.push(owner);
+    }
+    if columns.shown.wide {
+        text.pad(text.len() - owner.len(), OWNER_WIDTH);
+        text.push(GAP);
+        text.push("CGROUP");
+    }
+    text.push("\n");
+}
 
-    /// Ends a listing.
-    pub fn end(&mut self, end: ListEnd) -> Result<()> {
-        match self {
-            Self::Json(writer) => {
-                json_line(&ListLine::ListEnd(end), writer)?;
-                writer.flush()
-            }
-            Self::Table { writer, .. } => {
-                footer(&end, writer).context("cannot write")?;
-                writer.flush()
-            }
+/// One socket.
+pub fn socket(style: Style, socket: ListedSocket, text: &mut Text) -> Result<()> {
+    match style {
+        Style::Json => json_line(&ListLine::Socket(Box::new(socket)), text),
+        Style::Table(columns) => {
+            row(&socket, columns, text);
+            Ok(())
         }
-        .context("cannot write")
     }
 }
 
-fn row(socket: &ListedSocket, columns: Columns, line: &mut String) -> fmt::Result {
-    write!(
-        line,
-        "{:11} {:>6} {:>6}  ",
-        state(socket.socket.state),
-        socket.receive_queue,
-        socket.send_queue
-    )?;
-    cell(line, columns.local, |line| {
-        write!(line, "{}", socket.socket.local)
-    })?;
-    cell(line, columns.peer, |line| {
-        write!(line, "{}", socket.socket.peer)
-    })?;
-    cell(line, columns.keepalive, |line| {
-        keepalive(socket.keepalive.as_ref(), line)
-    })?;
-    cell(line, columns.timers, |line| timers(socket, line))?;
-    cell(line, columns.next_probe, |line| {
-        next_probe(socket.next_probe, line)
-    })?;
-    match socket.silence_ms {
-        Some(ms) => write!(line, "{:>6}", Brief(ms).to_string())?,
-        None => write!(line, "{:>6}", "-")?,
+/// What comes below the sockets.
+pub fn end(style: Style, end: ListEnd, writer: &mut impl Write) -> Result<()> {
+    match style {
+        Style::Json => json_line(&ListLine::ListEnd(end), writer),
+        Style::Table(_) => footer(&end, writer).context("cannot write"),
     }
-    if columns.netns {
-        write!(line, "  {:>10}", socket.socket.netns)?;
+}
+
+fn row(socket: &ListedSocket, columns: Columns, text: &mut Text) {
+    let start = text.len();
+    text.push(state(socket.socket.state));
+    text.pad(start, STATE_WIDTH);
+    text.right(QUEUE_WIDTH, |text| {
+        text.number(socket.receive_queue.into());
+    });
+    text.push(" ");
+    text.right(QUEUE_WIDTH, |text| text.number(socket.send_queue.into()));
+    text.push(GAP);
+    cell(text, columns.local, |text| {
+        text.endpoint(&socket.socket.local);
+    });
+    cell(text, columns.peer, |text| {
+        text.endpoint(&socket.socket.peer);
+    });
+    cell(text, columns.keepalive, |text| keepalive(socket, text));
+    cell(text, columns.timers, |text| timers(socket, text));
+    cell(text, columns.next_probe, |text| next_probe(socket, text));
+    text.right(SILENT_WIDTH, |text| match socket.silence_ms {
+        Some(ms) => brief(ms, text),
+        None => text.push("-"),
+    });
+    if columns.shown.netns {
+        text.push(GAP);
+        text.right(NETNS_WIDTH, |text| text.number(socket.socket.netns.into()));
     }
-    if columns.owner {
-        match &socket.process {
-            Some(process) => write!(line, "  {}/{}", escape(&process.comm), process.pid)?,
-            None if socket.orphan => line.push_str("  (orphan)"),
-            None => line.push_str("  -"),
-        }
-        if socket.pids.len() > 1 {
-            write!(line, " +{}", socket.pids.len() - 1)?;
-        }
+    let start = text.len() + GAP.len();
+    if columns.shown.owner {
+        text.push(GAP);
+        owner(socket, columns.shown.wide, text);
+    }
+    if columns.shown.wide {
+        text.pad(start, OWNER_WIDTH);
+        text.push(GAP);
+        place(socket, text);
     }
     if socket.socket.mptcp == Some(true) {
-        line.push_str("  mptcp");
+        text.push("  mptcp");
     }
-    line.push('\n');
-    Ok(())
+    text.push("\n");
 }
 
 /// A cell and the gap after it.
-fn cell(
-    line: &mut String,
-    width: usize,
-    fill: impl FnOnce(&mut String) -> fmt::Result,
-) -> fmt::Result {
-    let start = line.len();
-    fill(line)?;
+fn cell(text: &mut Text, width: usize, fill: impl FnOnce(&mut Text)) {
+    let start = text.len();
+    fill(text);
     // All that is written is ASCII.
-    let used = line.len() - start;
-    for _ in used..width + 2 {
-        line.push(' ');
+    text.pad(start, width);
+    text.push(GAP);
+}
+
+/// `sshd/1036`, `sshd/1036 +2` or all of them; `?` if unknown.
+fn owner(socket: &ListedSocket, all: bool, text: &mut Text) {
+    let Some(process) = &socket.process else {
+        text.push(match socket.inode {
+            _ if socket.orphan => "(orphan)",
+            Some(_) => "?",
+            None => "-",
+        });
+        return;
+    };
+    text.push(&escape(&process.comm));
+    text.push("/");
+    text.number(process.pid.into());
+    let others = socket.pids.iter().filter(|&&pid| pid != process.pid);
+    if all {
+        for &pid in others {
+            text.push(",");
+            text.number(pid.into());
+        }
+    } else if socket.pids.len() > 1 {
+        text.push(" +");
+        text.number(others.count() as u64);
     }
-    if used > width {
-        line.push_str("  ");
+}
+
+/// The container, else the path of the cgroup, else its number.
+fn place(socket: &ListedSocket, text: &mut Text) {
+    match (&socket.container_id, &socket.cgroup) {
+        (Some(id), _) => {
+            text.push("container ");
+            // As the runtimes abbreviate it.
+            text.push(id.get(..12).unwrap_or(id));
+        }
+        (None, Some(cgroup)) => match &cgroup.path {
+            Some(path) => text.push(&escape(path)),
+            None => text.number(cgroup.id),
+        },
+        (None, None) => text.push("-"),
     }
-    Ok(())
 }
 
 /// As netstat and /proc spell them.
@@ -270,57 +275,77 @@ fn state(state: TcpState) -> &'static str {
 }
 
 /// `7200/75/9`, seconds; `*` after what is set on the socket; `off`; `?` if unknown.
-fn keepalive(keepalive: Option<&Keepalive>, line: &mut String) -> fmt::Result {
-    let Some(keepalive) = keepalive else {
-        return line.write_char('-');
+fn keepalive(socket: &ListedSocket, text: &mut Text) {
+    let Some(keepalive) = &socket.keepalive else {
+        return text.push(if has_keepalive(socket) { "?" } else { "-" });
     };
-    if !keepalive.enabled {
-        return line.write_str("off");
+    if keepalive.enabled {
+        settings(keepalive, text);
+    } else {
+        text.push("off");
     }
-    seconds(keepalive.time_ms, keepalive.time_origin, line)?;
-    line.push('/');
-    seconds(keepalive.interval_ms, keepalive.interval_origin, line)?;
-    write!(line, "/{}", keepalive.probes)?;
-    mark(keepalive.probes_origin, line);
     if keepalive.user_timeout_ms > 0 {
-        line.push_str(" ut ");
-        seconds(keepalive.user_timeout_ms, Some(Origin::Sysctl), line)?;
+        text.push(" ut ");
+        // There is no sysctl for it.
+        seconds(keepalive.user_timeout_ms, Some(Origin::Socket), text);
     }
-    Ok(())
 }
 
-fn seconds(ms: u64, origin: Option<Origin>, line: &mut String) -> fmt::Result {
-    match ms % 1000 {
-        0 => write!(line, "{}", ms / 1000)?,
-        rest => write!(line, "{}.{rest:03}", ms / 1000)?,
-    }
-    mark(origin, line);
-    Ok(())
+/// Whether there is something to be known: the small sockets that end a connection, or begin one,
+/// have no settings.
+fn has_keepalive(socket: &ListedSocket) -> bool {
+    !matches!(
+        socket.socket.state,
+        TcpState::TimeWait | TcpState::SynRecv | TcpState::NewSynRecv
+    ) && !socket
+        .timers
+        .iter()
+        .any(|timer| timer.kind == TimerKind::FinWait2)
 }
 
-fn mark(origin: Option<Origin>, line: &mut String) {
+fn settings(keepalive: &Keepalive, text: &mut Text) {
+    seconds(keepalive.time_ms, keepalive.time_origin, text);
+    text.push("/");
+    seconds(keepalive.interval_ms, keepalive.interval_origin, text);
+    text.push("/");
+    text.number(keepalive.probes.into());
+    mark(keepalive.probes_origin, text);
+}
+
+fn seconds(ms: u64, origin: Option<Origin>, text: &mut Text) {
+    text.number(ms / 1000);
+    if !ms.is_multiple_of(1000) {
+        text.push(".");
+        text.thousandths(ms % 1000);
+    }
+    mark(origin, text);
+}
+
+fn mark(origin: Option<Origin>, text: &mut Text) {
     if origin == Some(Origin::Socket) {
-        line.push('*');
+        text.push("*");
     }
 }
 
-fn timers(socket: &ListedSocket, line: &mut String) -> fmt::Result {
+fn timers(socket: &ListedSocket, text: &mut Text) {
     if socket.timers.is_empty() {
-        return line.write_char('-');
+        return text.push("-");
     }
     for (index, timer) in socket.timers.iter().enumerate() {
         if index > 0 {
-            line.push_str(", ");
+            text.push(", ");
         }
-        write!(line, "{} {}", timer_name(timer.kind), Brief(timer.in_ms))?;
+        text.push(timer_name(timer.kind));
+        text.push(" ");
+        brief(timer.in_ms, text);
         if timer.retries > 0 {
-            write!(line, " #{}", timer.retries)?;
+            text.push(" #");
+            text.number(timer.retries.into());
         }
     }
     if may_hide(socket.one_timer_only, &socket.timers) {
-        line.push_str(" +?");
+        text.push(" +?");
     }
-    Ok(())
 }
 
 /// Whether a keepalive timer may run behind the one that is told of.
@@ -344,45 +369,69 @@ fn timer_name(kind: TimerKind) -> &'static str {
 }
 
 /// `7.0s (timer 2.0s)`: the earliest probe, and the kernel's deadline where it is not that.
-fn next_probe(next: Option<NextProbe>, line: &mut String) -> fmt::Result {
-    match next {
-        None => line.write_char('-'),
-        Some(next) => match (next.earliest_ms, next.blocked_by) {
-            (_, Some(Blocker::DataInFlight)) => line.write_str("data in flight"),
-            (_, Some(Blocker::DataUnsent)) => line.write_str("data unsent"),
-            (Some(earliest), None) if earliest > next.timer_ms => {
-                write!(line, "{} (timer {})", Brief(earliest), Brief(next.timer_ms))
+fn next_probe(socket: &ListedSocket, text: &mut Text) {
+    let hidden = may_hide(socket.one_timer_only, &socket.timers);
+    match socket.next_probe {
+        None => text.push(if hidden { "?" } else { "-" }),
+        Some(NextProbe {
+            blocked_by: Some(blocker),
+            ..
+        }) => text.push(match blocker {
+            Blocker::DataInFlight => "data in flight",
+            Blocker::DataUnsent => "data unsent",
+        }),
+        Some(NextProbe {
+            earliest_ms: Some(earliest),
+            timer_ms,
+            ..
+        }) => {
+            brief(earliest, text);
+            if earliest > timer_ms {
+                text.push(" (timer ");
+                brief(timer_ms, text);
+                text.push(")");
             }
-            (Some(earliest), None) => write!(line, "{}", Brief(earliest)),
-            (None, None) => line.write_char('?'),
-        },
+        }
+        Some(_) => text.push("?"),
     }
 }
 
 /// A time in few characters: `250ms`, `7.9s`, `75s`, `59m12s`, `1h59m`, `3d4h`.
-struct Brief(u64);
-
-impl fmt::Display for Brief {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = self.0;
-        let s = ms / 1000;
-        match ms {
-            0..1_000 => write!(f, "{ms}ms"),
-            1_000..10_000 => write!(f, "{s}.{}s", ms % 1000 / 100),
-            10_000..100_000 => write!(f, "{s}s"),
-            100_000..6_000_000 => write!(f, "{}m{}s", s / 60, s % 60),
-            6_000_000..172_800_000 => write!(f, "{}h{}m", s / 3600, s / 60 % 60),
-            _ => write!(f, "{}d{}h", s / 86_400, s / 3600 % 24),
+fn brief(ms: u64, text: &mut Text) {
+    let s = ms / 1000;
+    let mut parts = |large: u64, unit: &str, small: u64, last: &str| {
+        text.number(large);
+        text.push(unit);
+        text.number(small);
+        text.push(last);
+    };
+    match ms {
+        0..1_000 => {
+            text.number(ms);
+            text.push("ms");
         }
+        1_000..10_000 => parts(s, ".", ms % 1000 / 100, "s"),
+        10_000..100_000 => {
+            text.number(s);
+            text.push("s");
+        }
+        100_000..6_000_000 => parts(s / 60, "m", s % 60, "s"),
+        6_000_000..172_800_000 => parts(s / 3600, "h", s / 60 % 60, "m"),
+        _ => parts(s / 86_400, "d", s / 3600 % 24, "h"),
     }
 }
 
 fn footer(end: &ListEnd, writer: &mut impl Write) -> std::io::Result<()> {
-    let source = match end.source {
-        ListSource::Iterator => "BPF iterator",
-        ListSource::SockDiag => "sock_diag (+? = the kernel tells of one timer, others may run)",
+    let note = match end.source {
+        ListSource::Iterator => "",
+        ListSource::SockDiag => " (+? = the kernel tells of one timer, others may run)",
     };
-    writeln!(writer, "\n{}, from {source}", plural(end.sockets, "socket"))?;
+    let sockets = plural(end.sockets, "socket");
+    writeln!(writer, "\n{sockets}, from {}{note}", source(end.source))?;
+    for refused in &end.refused {
+        let better = source(refused.source);
+        writeln!(writer, "{better} is refused: {}", refused.reason)?;
+    }
     for namespace in &end.namespaces {
         write!(
             writer,
@@ -410,6 +459,13 @@ fn footer(end: &ListEnd, writer: &mut impl Write) -> std::io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+fn source(source: ListSource) -> &'static str {
+    match source {
+        ListSource::Iterator => "BPF iterator",
+        ListSource::SockDiag => "sock_diag",
+    }
 }
 
 #[cfg(test)]

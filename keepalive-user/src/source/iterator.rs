@@ -15,7 +15,7 @@ use aya::{Ebpf, EbpfLoader, programs::Iter};
 use keepalive_ebpf::{Filter, OpenSocket, Snapshot};
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
-use super::{Kernel, OBJECT, raise_memlock_limit};
+use super::{Kernel, OBJECT, Options, raise_memlock_limit};
 
 /// Records that are read at once, bytes: more than the kernel's buffer holds.
 const AT_ONCE: usize = 1 << 16;
@@ -34,15 +34,34 @@ impl Iterators {
     /// # Errors
     /// With the kernel's reason, see [`super::reason::reason`].
     pub fn load(kernel: &Kernel) -> Result<Self> {
+        Self::load_by(EbpfLoader::new(), kernel)
+    }
+
+    /// Reads the kernel's types, and loads the programs.
+    ///
+    /// # Errors
+    /// As [`Kernel::read`] and [`Iterators::load`].
+    pub fn open(options: &Options) -> Result<Self> {
+        // The loader reads the types for itself, too, which takes as long again.
+        let (kernel, loader) = std::thread::scope(|scope| {
+            let loader = scope.spawn(EbpfLoader::new);
+            (Kernel::read(options), loader.join())
+        });
+        let loader = loader.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Self::load_by(loader, &kernel?)
+    }
+
+    fn load_by(loader: EbpfLoader<'static>, kernel: &Kernel) -> Result<Self> {
         raise_memlock_limit();
         let btf = kernel
             .btf
             .as_ref()
             .context("this kernel shows no BTF (/sys/kernel/btf/vmlinux)")?;
-        let mut ebpf = EbpfLoader::new()
-            .btf(Some(btf))
+        let filter = Filter::default();
+        let mut loader: EbpfLoader<'_> = loader;
+        let mut ebpf = loader
             .override_global("LAYOUT", kernel.resolved.layout.as_bytes(), true)
-            .override_global("FILTER", Filter::default().as_bytes(), true)
+            .override_global("FILTER", filter.as_bytes(), true)
             .override_global("BACKEND_FLAGS", &0u32, true)
             .override_global("VERBOSE", &0u32, true)
             .map_max_entries("EVENTS", 4096)
@@ -87,7 +106,12 @@ where
     }
 
     /// Hands out what the program wrote, to the end.
-    pub fn each(mut self, mut each: impl FnMut(&T)) -> Result<()> {
+    pub fn each(self, mut each: impl FnMut(&T)) -> Result<()> {
+        self.batches(|batch| batch.iter().for_each(&mut each))
+    }
+
+    /// As [`Walk::each`], as many at once as the kernel gave.
+    pub fn batches(mut self, mut each: impl FnMut(&[T])) -> Result<()> {
         let mut records = vec![T::default(); AT_ONCE / size_of::<T>()];
         loop {
             let length = match self.file.read(records.as_mut_slice().as_mut_bytes()) {
@@ -106,9 +130,7 @@ where
                 length % size_of::<T>() == 0,
                 "the kernel's iterator gave {length} bytes"
             );
-            records[..length / size_of::<T>()]
-                .iter()
-                .for_each(&mut each);
+            each(&records[..length / size_of::<T>()]);
         }
     }
 }

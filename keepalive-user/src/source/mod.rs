@@ -3,6 +3,7 @@
 //! Everything that touches the kernel's BPF: choosing a backend, loading, proving, attaching,
 //! and handing out records. Right of here nothing names aya, and nothing needs root.
 
+mod bytes;
 mod cost;
 pub mod hooks;
 pub mod iterator;
@@ -21,6 +22,7 @@ use keepalive_ebpf::{Filter, Record, TimerFunctions};
 use zerocopy::{FromBytes, IntoBytes};
 
 use self::{
+    bytes::Bytes,
     cost::{Cost, Measuring},
     hooks::{Hook, Need},
     reason::reason,
@@ -76,7 +78,7 @@ impl Kernel {
         } else {
             Exit::Unsupported
         };
-        let bytes = std::fs::read(&path).map_err(|error| {
+        let bytes = Bytes::of(&path).map_err(|error| {
             let hint = match options.btf {
                 Some(_) => "give --btf a readable file of raw BTF",
                 None => {
@@ -93,16 +95,17 @@ impl Kernel {
         };
         // Two readings of millions of bytes, side by side. aya's must be of the running kernel.
         let (resolved, aya) = std::thread::scope(|scope| {
-            let aya = scope.spawn(|| match options.btf {
+            let resolved = scope.spawn(|| Btf::parse(&bytes).and_then(|btf| layout::resolve(&btf)));
+            let aya = match options.btf {
                 None => AyaBtf::parse(&bytes, aya::Endianness::default()).ok(),
                 Some(_) => AyaBtf::from_sys_fs().ok(),
-            });
-            let resolved = Btf::parse(&bytes).and_then(|btf| layout::resolve(&btf));
-            (resolved, aya.join())
+            };
+            (resolved.join(), aya)
         });
+        let resolved = resolved.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok(Self {
             resolved: resolved.map_err(unusable)?,
-            btf: aya.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            btf: aya,
         })
     }
 }

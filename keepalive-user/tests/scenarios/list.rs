@@ -18,6 +18,7 @@ use crate::listing::{Listing, command, sources};
 use crate::net::Namespace;
 use crate::refusals::{mount, private_mounts};
 use crate::socket::{Keepalive, LOCALHOST, LOCALHOST_V6, Pair, Tcp};
+use crate::ss;
 use crate::sys::{self, Child};
 
 pub const CASES: &[HardCase] = &[
@@ -42,6 +43,10 @@ pub const CASES: &[HardCase] = &[
         run: unprivileged,
     },
     HardCase {
+        name: "list_few_files",
+        run: few_files,
+    },
+    HardCase {
         name: "list_watch",
         run: watch,
     },
@@ -51,7 +56,7 @@ pub const CASES: &[HardCase] = &[
     },
 ];
 
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
 /// Values and where they come from.
 fn settings(bench: &Bench) -> Result<()> {
@@ -179,6 +184,18 @@ fn owners(bench: &Bench) -> Result<()> {
         row.expect("pids", vec![pid])?;
         row.expect("process", json!({"pid": pid, "comm": "ka-scenarios"}))?;
         ensure!(row.get("cgroup.id").is_u64(), "no cgroup: {row}");
+        agrees_with_ss(&listing)?;
+        // The one that was asked for stands first.
+        let asked = both[0].max(both[1]);
+        let listing = Listing::of(bench, source, &["-p", &asked.to_string()])?;
+        let row = listing.row(&shared.client)?;
+        row.expect("process.pid", asked)?;
+        let wide = Refused::from(command(bench, source, &["-w"]))?;
+        wide.expect_code(0)?;
+        let all = format!("ka-scenarios/{},{asked}", both[0].min(both[1]));
+        ensure!(wide.stdout.contains(&all), "no {all}: {}", wide.stdout);
+        ensure!(wide.stdout.contains("CGROUP"), "{}", wide.stdout);
+        let listing = Listing::of(bench, source, &[])?;
         // Not accepted yet: nobody's.
         let row = listing.between(early.peer()?, early.local()?)?;
         row.expect("process", json!(null))?;
@@ -186,6 +203,17 @@ fn owners(bench: &Bench) -> Result<()> {
         row.expect("orphan", false)?;
         let unowned = Listing::of(bench, source, &["--no-owner"])?;
         unowned.row(&own.client)?.expect("process", json!(null))?;
+    }
+    Ok(())
+}
+
+/// The witness: whose sockets they are by its own pass over /proc.
+fn agrees_with_ss(listing: &Listing) -> Result<()> {
+    let witness = ss::owners()?;
+    ensure!(witness.len() >= 4, "ss knows too few owners: {witness:?}");
+    for (local, peer, pids) in witness {
+        let row = listing.between(local.parse()?, peer.parse()?)?;
+        row.expect("pids", pids.into_iter().collect::<Vec<_>>())?;
     }
     Ok(())
 }
@@ -284,6 +312,33 @@ fn unprivileged(bench: &Bench) -> Result<()> {
     Refused::from(command(bench, "auto", &["-N", "no-such-namespace"]))?
         .expect_code(2)?
         .expect_sentence(&["no-such-namespace", "ip netns list"])?;
+    Ok(())
+}
+
+/// More processes own sockets than we may have open files: each is asked all the same.
+fn few_files(bench: &Bench) -> Result<()> {
+    const PROCESSES: usize = 40;
+    const FILES: libc::rlim_t = 24;
+    let _namespace = Namespace::create()?;
+    let mut children = Vec::new();
+    for _ in 0..PROCESSES {
+        let pair = Pair::over(LOCALHOST)?;
+        pair.client.arm(Keepalive::after(60))?;
+        // Its sockets are the child's alone once ours are gone.
+        children.push(Child::fork()?);
+    }
+    let mut few = command(bench, "sock-diag", &["--json", "--keepalive", "on"]);
+    // SAFETY: one system call between fork and exec.
+    unsafe {
+        few.pre_exec(|| sys::allow_open_files(FILES));
+    }
+    let listing = Listing::from(few)?;
+    ensure!(
+        listing.sockets.len() == PROCESSES,
+        "{} of {PROCESSES} sockets told their settings: {}",
+        listing.sockets.len(),
+        listing.end
+    );
     Ok(())
 }
 

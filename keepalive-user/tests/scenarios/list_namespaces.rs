@@ -1,14 +1,17 @@
 //! Listings of several namespaces, of sockets that come and go, and for a trace that starts late.
 
+use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::{Bench, HardCase};
+use crate::bench::{Bench, HardCase, Refused};
 use crate::families::set_defaults;
-use crate::listing::{Listing, sources};
+use crate::list::NOBODY;
+use crate::listing::{Listing, command, sources};
 use crate::net::Namespace;
+use crate::refusals::{mount, private_mounts};
 use crate::socket::{Keepalive, LOCALHOST, Pair};
 use crate::sys::{self, Child};
 use crate::tracer::PATIENCE;
@@ -17,6 +20,10 @@ pub const CASES: &[HardCase] = &[
     HardCase {
         name: "list_all_netns",
         run: all_netns,
+    },
+    HardCase {
+        name: "list_bad_namespaces",
+        run: bad_namespaces,
     },
     HardCase {
         name: "list_churn",
@@ -64,6 +71,40 @@ fn all_netns(bench: &Bench) -> Result<()> {
             ensure!(told["sockets"] == 3, "{told}");
             ensure!(told["sysctl"]["time_ms"] == time * 1000, "{told}");
         }
+    }
+    Ok(())
+}
+
+/// What stands among the namespaces and is none, and those that one may not enter: all others are
+/// listed all the same, and what is missing is said.
+fn bad_namespaces(bench: &Bench) -> Result<()> {
+    let _namespace = Namespace::create()?;
+    let pair = Pair::over(LOCALHOST)?;
+    private_mounts()?;
+    std::fs::create_dir_all("/run/netns").context("/run/netns")?;
+    mount(c"tmpfs", c"/run/netns", c"").context("a /run/netns of our own")?;
+    std::fs::write("/run/netns/plain-file", "").context("a file that is no namespace")?;
+    for source in sources(bench) {
+        let listing = Listing::of(bench, source, &["--all-netns"])?;
+        listing.row(&pair.client)?;
+        let missing = listing.end.get("incomplete").to_string();
+        ensure!(!missing.contains("cannot be opened"), "{missing}");
+        let named = command(bench, source, &["-N", "plain-file"]);
+        Refused::from(named)?
+            .expect_code(2)?
+            .expect_sentence(&["no network namespace"])?;
+    }
+    let mut anybody = command(bench, "auto", &["--all-netns", "--json"]);
+    anybody.uid(NOBODY).gid(NOBODY);
+    let listing = Listing::from(anybody)?;
+    listing.row(&pair.client)?;
+    let missing = listing.end.get("incomplete").to_string();
+    for part in [
+        "\"namespace\"",
+        "do not tell their network namespace",
+        "run as root",
+    ] {
+        ensure!(missing.contains(part), "{part}: {missing}");
     }
     Ok(())
 }

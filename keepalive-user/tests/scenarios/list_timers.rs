@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::bench::{Bench, HardCase};
+use crate::diag;
 use crate::event::Event;
 use crate::listing::{Listing, sources, timer};
 use crate::net::Namespace;
@@ -37,6 +38,9 @@ struct Zoo {
     /// Ends of the socket in TIME_WAIT, and its peer.
     time_wait: (SocketAddr, SocketAddr),
     orphan: (SocketAddr, SocketAddr),
+    small_orphan: (SocketAddr, SocketAddr),
+    /// Not accepted, and its peer has finished.
+    waiting: (SocketAddr, SocketAddr),
     connecting: Tcp,
     listener: Tcp,
     _kept: Vec<Tcp>,
@@ -66,6 +70,19 @@ impl Zoo {
         let Pair { client, server, .. } = left;
         drop(client);
 
+        let left = Pair::over(LOCALHOST)?;
+        let small_orphan = (left.client.local()?, left.client.peer()?);
+        left.client.set_linger2(30)?;
+        let small_peer = left.server;
+        drop(left.client);
+
+        let crowd = Tcp::new(LOCALHOST)?;
+        crowd.listen(LOCALHOST)?;
+        let early = Tcp::new(LOCALHOST)?;
+        early.connect(crowd.local()?)?;
+        early.finish()?;
+        let waiting = (crowd.local()?, early.local()?);
+
         let listener = Tcp::new(LOCALHOST)?;
         listener.listen(LOCALHOST)?;
         let connecting = Tcp::new(LOCALHOST)?;
@@ -77,9 +94,11 @@ impl Zoo {
             full,
             time_wait,
             orphan,
+            small_orphan,
+            waiting,
             connecting,
             listener,
-            _kept: vec![server],
+            _kept: vec![server, small_peer, crowd, early],
         })
     }
 
@@ -105,6 +124,7 @@ impl Zoo {
         let (local, peer) = self.time_wait;
         let row = listing.between(local, peer)?;
         expect_timer(row, "time_wait", "time_wait")?;
+        row.expect("uid", serde_json::Value::Null)?;
         row.expect("keepalive", serde_json::Value::Null)?;
         let (local, peer) = self.orphan;
         let row = listing.between(local, peer)?;
@@ -115,6 +135,17 @@ impl Zoo {
         let (local, peer) = (self.connecting.local()?, self.listener.local()?);
         expect_timer(listing.between(local, peer)?, "syn_sent", "retransmit")?;
         expect_timer(listing.between(peer, local)?, "syn_recv", "syn_ack")?;
+        // Waits no longer than TIME_WAIT does: the kernel keeps little of it.
+        let (local, peer) = self.small_orphan;
+        let row = listing.between(local, peer)?;
+        expect_timer(row, "fin_wait2", "fin_wait2")?;
+        row.expect("orphan", true)?;
+        row.expect("next_probe", serde_json::Value::Null)?;
+        // Its peer is gone, but it only waits to be accepted.
+        let (local, peer) = self.waiting;
+        let row = listing.between(local, peer)?;
+        row.expect("socket.state", "close_wait")?;
+        row.expect("orphan", false)?;
         let row = listing.listener(&self.listener)?;
         row.expect("socket.state", "listen")?;
         row.expect("send_queue", 4096)?;
@@ -159,9 +190,43 @@ fn agree(bench: &Bench, source: &str, zoo: &Zoo) -> Result<()> {
         witness.len(),
         listing.sockets.len()
     );
+    to_the_millisecond(&listing)?;
     for line in witness {
         let row = listing.between(address(&line.local)?, address(&line.peer)?)?;
         same(&line, row, before, after).with_context(|| format!("{line:?} and {row}"))?;
+    }
+    Ok(())
+}
+
+/// Every deadline is where the kernel's own interface has it, within the bound.
+fn to_the_millisecond(listing: &Listing) -> Result<()> {
+    let before = now_ms()?;
+    let witness = diag::timers(libc::AF_INET as u8)?;
+    let after = now_ms()?;
+    ensure!(
+        after - before < TOLERANCE_MS / 2,
+        "the witness took too long"
+    );
+    for told in witness {
+        let row = listing.between(told.local, told.peer)?;
+        let kinds: &[&str] = match told.kind {
+            0 => continue,
+            1 => &["retransmit", "loss_probe", "reorder", "syn_ack"],
+            2 => &["keepalive", "fin_wait2"],
+            3 => &["time_wait", "fin_wait2"],
+            4 => &["window_probe"],
+            other => bail!("a timer of kind {other}"),
+        };
+        let (in_ms, retries) = kinds
+            .iter()
+            .find_map(|kind| timer(row, kind))
+            .with_context(|| format!("list has no such timer: {told:?}, {row}"))?;
+        let deadline = row.at_ns() / 1_000_000 + in_ms;
+        let middle = (before + after) / 2 + told.left_ms;
+        ensure!(
+            deadline.abs_diff(middle) <= TOLERANCE_MS && retries == told.retries,
+            "deadline {deadline}, expected {middle}: {told:?}, {row}"
+        );
     }
     Ok(())
 }
@@ -183,7 +248,10 @@ fn same(line: &ss::Line, row: &Event, before: u64, after: u64) -> Result<()> {
     row.expect("socket.state", state)?;
     row.expect("receive_queue", line.receive_queue)?;
     row.expect("send_queue", line.send_queue)?;
-    row.expect("uid", line.uid)?;
+    // Where the kernel does not tell, `ss` shows none.
+    if !row.get("uid").is_null() || line.uid != 0 {
+        row.expect("uid", line.uid)?;
+    }
     if !line.cookie.is_empty() && !row.get("socket.cookie").is_null() {
         row.expect("socket.cookie", line.cookie.as_str())?;
     }
@@ -202,7 +270,8 @@ fn same(line: &ss::Line, row: &Event, before: u64, after: u64) -> Result<()> {
     let kinds: &[&str] = match witness.name.as_str() {
         "on" => &["retransmit", "loss_probe", "reorder", "syn_ack"],
         "keepalive" => &["keepalive", "fin_wait2"],
-        "timewait" => &["time_wait"],
+        // An orphan's FIN_WAIT2 that the kernel keeps as one.
+        "timewait" => &["time_wait", "fin_wait2"],
         "persist" => &["window_probe"],
         other => bail!("a timer that ss calls {other}"),
     };

@@ -18,6 +18,7 @@ mod cgroups;
 mod classics;
 mod connecting;
 mod death;
+mod diag;
 mod ending;
 mod event;
 mod expect;

@@ -1,5 +1,6 @@
 //! The witness: what `ss` of iproute2 says of the same sockets.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -38,6 +39,27 @@ pub fn lines() -> Result<Vec<Line>> {
         .lines()
         .map(|line| parse(line).with_context(|| format!("what ss says: {line}")))
         .collect()
+}
+
+/// The processes that `ss` knows of for each socket of the calling thread's namespace that has a
+/// file: local end, peer, process ids.
+pub fn owners() -> Result<Vec<(String, String, BTreeSet<u64>)>> {
+    let output = Command::new("ss").args(["-tnopH"]).output();
+    let output = output.context("cannot run ss (package iproute2)")?;
+    ensure!(output.status.success(), "ss: {}", output.status);
+    let owners = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace().skip(3);
+            let (local, peer) = (words.next()?, words.next()?);
+            // `users:(("a",pid=1,fd=3),("b",pid=2,fd=3))`
+            let (_, users) = line.split_once("users:(")?;
+            let pids = users.split("pid=").skip(1);
+            let pids = pids.filter_map(|rest| rest.split(',').next()?.parse().ok());
+            Some((local.to_owned(), peer.to_owned(), pids.collect()))
+        })
+        .collect();
+    Ok(owners)
 }
 
 fn parse(line: &str) -> Result<Line> {

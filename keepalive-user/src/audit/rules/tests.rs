@@ -57,7 +57,7 @@ fn socket() -> ListedSocket {
         container_id: None,
         keepalive: Some(keepalive()),
         retries2: Some(15),
-        uid: 0,
+        uid: Some(0),
         inode: Some(1),
         orphan: false,
         timers: Vec::new(),

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::event::{Endpoint, Family, Incomplete, ListedNamespace, Process, Socket, Sysctls, When};
+use crate::event::{
+    Endpoint, Family, Incomplete, ListedNamespace, Process, RefusedSource, Socket, Sysctls, When,
+};
 
 fn endpoint_of(address: &str, port: u16) -> Endpoint {
     let address: IpAddr = address.parse().unwrap();
@@ -48,7 +50,7 @@ fn socket() -> ListedSocket {
             user_timeout_ms: 20_500,
         }),
         retries2: Some(15),
-        uid: 0,
+        uid: Some(0),
         inode: Some(1),
         orphan: false,
         timers: vec![
@@ -82,7 +84,10 @@ fn end() -> ListEnd {
     ListEnd {
         when: when(),
         source: ListSource::SockDiag,
-        refused: Vec::new(),
+        refused: vec![RefusedSource {
+            source: ListSource::Iterator,
+            reason: "run as root".to_owned(),
+        }],
         sockets: 2,
         namespaces: vec![ListedNamespace {
             netns: 7,
@@ -102,10 +107,24 @@ fn end() -> ListEnd {
     }
 }
 
+/// What is shown of these, in columns that fit.
+fn table(shown: Shown, sockets: &[ListedSocket]) -> String {
+    let mut columns = Columns::new(shown);
+    for socket in sockets {
+        columns.fit(socket);
+    }
+    let style = Style::Table(columns);
+    let mut text = Text::default();
+    header(style, false, false, &mut text);
+    for socket in sockets {
+        super::socket(style, socket.clone(), &mut text).unwrap();
+    }
+    super::end(style, end(), &mut text).unwrap();
+    String::from_utf8(text.bytes().to_vec()).unwrap()
+}
+
 #[test]
 fn the_table() {
-    let mut bytes = Vec::new();
-    let mut output = ListOutput::new(false, false, &mut bytes);
     let plain = ListedSocket {
         process: None,
         pids: Vec::new(),
@@ -124,23 +143,72 @@ fn the_table() {
         silence_ms: None,
         ..socket()
     };
-    let mut columns = Columns::new(false, true);
-    columns.fit(&socket());
-    columns.fit(&plain);
-    output.begin(columns, false).unwrap();
-    output.socket(socket()).unwrap();
-    output.socket(plain).unwrap();
-    output.end(end()).unwrap();
+    let shown = Shown {
+        owner: true,
+        ..Shown::default()
+    };
     let expected = "\
-STATE       RECV-Q SEND-Q  LOCAL        PEER            KEEPALIVE           TIMERS                              NEXT PROBE         SILENT  OWNER
-ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  60*/75/9 ut 20.500  retransmit 200ms #2, keepalive 59s  data in flight      900ms  ss\\u{1b}hd/1036 +1
-ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  -                   retransmit 60m0s +?                 7.0s (timer 2.0s)       -  -
+STATE       RECV-Q SEND-Q  LOCAL        PEER            KEEPALIVE            TIMERS                              NEXT PROBE         SILENT  OWNER
+ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  60*/75/9 ut 20.500*  retransmit 200ms #2, keepalive 59s  data in flight      900ms  ss\\u{1b}hd/1036 +1
+ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  ?                    retransmit 60m0s +?                 7.0s (timer 2.0s)       -  ?
 
 2 sockets, from sock_diag (+? = the kernel tells of one timer, others may run)
+BPF iterator is refused: run as root
 netns 7: 2 sockets, tcp_keepalive_time 7200, tcp_keepalive_intvl 75, tcp_keepalive_probes 9, tcp_retries2 15
 not known: owner (1): nobody knows
 ";
-    assert_eq!(String::from_utf8(bytes).unwrap(), expected);
+    assert_eq!(table(shown, &[socket(), plain]), expected);
+}
+
+/// What may not be known is told from what does not exist.
+#[test]
+fn the_wide_table() {
+    let off = |keepalive: Option<Keepalive>| Keepalive {
+        enabled: false,
+        ..keepalive.unwrap()
+    };
+    let in_container = ListedSocket {
+        keepalive: socket().keepalive.map(|keepalive| off(Some(keepalive))),
+        container_id: Some("0123456789abcdef".into()),
+        process: Some(std::sync::Arc::new(Process {
+            pid: 1040,
+            comm: "worker".to_owned(),
+        })),
+        timers: Vec::new(),
+        next_probe: None,
+        ..socket()
+    };
+    let mut small = ListedSocket {
+        process: None,
+        pids: Vec::new(),
+        keepalive: None,
+        inode: None,
+        next_probe: None,
+        silence_ms: None,
+        cgroup: Some(std::sync::Arc::new(crate::event::Cgroup {
+            id: 7,
+            path: Some("/system.slice/\u{7}".to_owned()),
+        })),
+        timers: vec![RunningTimer {
+            kind: TimerKind::TimeWait,
+            in_ms: 60_000,
+            retries: 0,
+        }],
+        ..socket()
+    };
+    small.socket.state = TcpState::TimeWait;
+    let shown = Shown {
+        netns: true,
+        owner: true,
+        wide: true,
+    };
+    let expected = "\
+STATE       RECV-Q SEND-Q  LOCAL        PEER            KEEPALIVE       TIMERS         NEXT PROBE  SILENT       NETNS  OWNER                   CGROUP
+ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  off ut 20.500*  -              -            900ms  4026531840  worker/1040,1036        container 0123456789ab
+TIME_WAIT        0    100  10.0.0.1:22  10.0.0.7:37409  -               time_wait 60s  -                -  4026531840  -                       /system.slice/\\u{7}
+";
+    let table = table(shown, &[in_container, small]);
+    assert_eq!(table.split("\n\n").next().unwrap(), expected.trim_end());
 }
 
 #[test]
@@ -155,6 +223,8 @@ fn short_times() {
         (7_199_000, "1h59m"),
         (200_000_000, "2d7h"),
     ] {
-        assert_eq!(Brief(ms).to_string(), expected);
+        let mut text = Text::default();
+        brief(ms, &mut text);
+        assert_eq!(text.bytes(), expected.as_bytes());
     }
 }
