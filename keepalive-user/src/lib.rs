@@ -57,7 +57,7 @@ pub fn run() -> ExitCode {
         Command::Explain(arguments) => arguments.verbose,
         Command::Audit(arguments) => arguments.verbose,
         Command::Doctor(arguments) => arguments.verbose,
-        Command::Replay(_) | Command::Schema { .. } => false,
+        Command::Replay(_) | Command::Report(_) | Command::Schema { .. } => false,
     };
     log::set_max_level(if verbose {
         log::LevelFilter::Debug
@@ -73,6 +73,7 @@ pub fn run() -> ExitCode {
         Command::Audit(arguments) => audit::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),
+        Command::Report(arguments) => replay::report(arguments),
         Command::Schema { of } => {
             output::schema(*of, &mut std::io::stdout().lock()).map(|()| Exit::Success)
         }

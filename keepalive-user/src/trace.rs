@@ -16,7 +16,8 @@ use tokio::{
 
 use crate::{
     attribution::Attribution,
-    cli::Trace,
+    audit,
+    cli::{Audit, Trace},
     clock::Clock,
     descriptors::Descriptor,
     event::{Lost, LostWhere, SCHEMA_VERSION, Start},
@@ -24,7 +25,7 @@ use crate::{
     filter,
     namespace::Namespace,
     numbers::state,
-    output,
+    output::{self, Output, Report},
     pipeline::{Pipeline, Wanted},
     privileges,
     recording::{Header, Recorder},
@@ -56,7 +57,10 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
         btf: arguments.loading.btf.clone(),
     };
     // First, so that a bad path fails before anything is attached.
-    let outputs = vec![output::open(arguments.json, arguments.output.as_deref())?];
+    let mut outputs = vec![output::open(arguments.json, arguments.output.as_deref())?];
+    if let Some(path) = &arguments.report {
+        outputs.push(Output::Report(Box::new(Report::open(path, None)?)));
+    }
     let kernel = Kernel::read(&options)?;
     let source = Source::open(&kernel, &options).map_err(name_missing_privileges)?;
     warn_of_blind_spots(&source, arguments);
@@ -65,6 +69,7 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
         when: clock.when()?,
         schema_version: SCHEMA_VERSION.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: kernel_word("hostname"),
         kernel: kernel_release(),
         backend: source.backend,
         refused: source.refused.clone(),
@@ -105,6 +110,9 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
             to_stdout: arguments.output.is_none(),
         };
         session.seed(Iterators::load(&kernel), &options.filter)?;
+        if arguments.audit {
+            session.audit(&Audit::of_trace(arguments))?;
+        }
         session.pipeline.flush()?;
         drop(kernel);
         session.run(signals, arguments).await
@@ -185,6 +193,13 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Judges the sockets there are now.
+    fn audit(&mut self, arguments: &Audit) -> Result<()> {
+        let (findings, _) = audit::judge(arguments).context("the audit failed")?;
+        let mut findings = findings.into_iter();
+        findings.try_for_each(|finding| self.pipeline.finding(finding))
     }
 
     /// The loop.
@@ -370,8 +385,11 @@ fn reader_has_gone() -> bool {
 
 /// `uname -r`.
 pub fn kernel_release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(
-        |_| "unknown".to_owned(),
-        |release| release.trim_end().to_owned(),
-    )
+    kernel_word("osrelease").unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// One of the words of `uname`.
+fn kernel_word(name: &str) -> Option<String> {
+    let word = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+    Some(word.trim_end().to_owned())
 }

@@ -18,6 +18,9 @@ pub struct Start {
     pub schema_version: String,
     /// Version of `keepalive`.
     pub version: String,
+    /// `uname -n`; null if unknown. Untrusted.
+    #[serde(default)]
+    pub host: Option<String>,
     /// `uname -r`.
     pub kernel: String,
     pub backend: Backend,
