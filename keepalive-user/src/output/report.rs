@@ -107,7 +107,7 @@ impl Report {
                 let open = socket.map(|story| story.socket.id);
                 page::page(model, &worst_first, open)?.into_bytes()
             }
-            Format::Svg => picture().into_bytes(),
+            Format::Svg => picture().svg(true).into_bytes(),
             Format::Png => picture::png(&picture())?,
         })
     }

@@ -113,11 +113,9 @@ pub fn decisions(model: &Model) -> Chart {
         svg.mark((8.0, y + 6.0), mark);
         svg.text((22.0, y + 10.0), "t f-ink", &label);
         let percent = number as f64 * 100.0 / total.max(1) as f64;
-        let share = format!(
-            "{}  {percent:.*} %",
-            grouped(number),
-            usize::from(percent < 10.0)
-        );
+        let digits = usize::from(percent < 9.95);
+        svg.text((NARROW - 64.0, y + 10.0), "t f-soft e", &grouped(number));
+        let share = format!("{percent:.digits$} %");
         svg.text((NARROW, y + 10.0), "t f-soft e", &share);
         svg.rect((0.0, y + 17.0), (NARROW, 6.0), "f-veil");
         let length = (number as f64 / most as f64 * NARROW).max(2.0);
@@ -178,7 +176,7 @@ struct Axis {
 
 impl Axis {
     const HEIGHT: f64 = 150.0;
-    const LEFT: f64 = 44.0;
+    const LEFT: f64 = 58.0;
 
     /// Columns on a logarithmic axis.
     fn spread(&self, of: &Histogram) -> Chart {
@@ -199,7 +197,7 @@ impl Axis {
         svg.text((0.0, 12.0), "s f-soft", &said);
         let bins = of.bins();
         let (from, to) = span(&bins);
-        let (top, bottom) = (34.0, 34.0 + Self::HEIGHT);
+        let (top, bottom) = (52.0, 52.0 + Self::HEIGHT);
         let across = (Self::LEFT, NARROW - 8.0);
         let most = bins.iter().map(|bin| bin.2).max().unwrap_or(1);
         let ceiling = nice(most);
@@ -212,8 +210,8 @@ impl Axis {
             svg.line((across.0, y), (across.1, y), "grid l-line");
             svg.text((across.0 - 8.0, y + 4.0), "s f-soft e", &grouped(value));
         }
-        svg.text((0.0, top - 8.0), "s f-soft", self.nouns);
-        for (low, high, number) in bins {
+        svg.text((0.0, top - 12.0), "s f-soft", self.nouns);
+        for (low, high, number) in bins.into_iter().filter(|bin| bin.2 > 0) {
             let x = [low, high].map(|edge| place(edge.log10(), (from, to), across));
             let y = place(number as f64, (0.0, ceiling as f64), (bottom, top));
             let words = (self.words)(high.ceil() as u64);

@@ -1,5 +1,7 @@
 //! What a report is made of: all events folded, in bounded memory, whatever their number.
 
+use std::collections::BTreeMap;
+
 use jiff::tz::TimeZone;
 use rustc_hash::FxHashMap;
 
@@ -11,7 +13,7 @@ use super::{
     time::{BUCKETS, Scale, fold},
 };
 use crate::{
-    event::{Decision, End, Event, Finding, Socket, SocketEvent, Start},
+    event::{Decision, End, Event, Finding, Severity, Socket, SocketEvent, Start},
     output::pretty::said,
 };
 
@@ -20,8 +22,10 @@ const STORIES: usize = 4096;
 /// Events kept of all sockets together, and of one at most and at least.
 const MOMENTS: usize = 80_000;
 const ROOM: (usize, usize) = (16, 240);
-/// Findings kept.
-const FINDINGS: usize = 1000;
+/// Findings kept of each rule.
+const FINDINGS: usize = 500;
+/// Rules there may be; audit has fewer.
+const RULES: usize = 100;
 
 pub struct Model {
     zone: TimeZone,
@@ -29,17 +33,24 @@ pub struct Model {
     pub start: Option<Box<Start>>,
     pub end: Option<End>,
     pub stories: FxHashMap<u64, Story>,
-    /// Sockets whose story is not told.
-    pub left_out: u64,
+    /// A bit for each socket number that was seen: they are given in order.
+    seen: Vec<u64>,
     /// Events of each mark in each bucket of time.
     pub heat: [Vec<u64>; Mark::COUNT],
     pub decisions: [u64; Decision::ALL.len()],
     pub rtt_us: Histogram,
     pub silence_ms: Histogram,
     pub sentences: Sentences,
-    pub findings: Vec<Finding>,
-    /// Findings that there was no room for.
-    pub more_findings: u64,
+    /// By rule.
+    pub findings: BTreeMap<String, Findings>,
+}
+
+/// What `audit` found by one rule.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    pub severity: Severity,
+    pub number: u64,
+    pub kept: Vec<Finding>,
 }
 
 impl Model {
@@ -50,14 +61,13 @@ impl Model {
             start: None,
             end: None,
             stories: FxHashMap::default(),
-            left_out: 0,
+            seen: Vec::new(),
             heat: std::array::from_fn(|_| vec![0; BUCKETS]),
             decisions: [0; Decision::ALL.len()],
             rtt_us: Histogram::default(),
             silence_ms: Histogram::default(),
             sentences: Sentences::default(),
-            findings: Vec::new(),
-            more_findings: 0,
+            findings: BTreeMap::new(),
         }
     }
 
@@ -84,15 +94,28 @@ impl Model {
                 self.happened(it, event, None, it.what.rtt_us);
             }
             Event::Closed(it) => self.happened(it, event, it.what.idle_ms, None),
-            Event::Finding(finding) if self.findings.len() < FINDINGS => {
-                self.findings.push(Finding::clone(finding));
-            }
-            Event::Finding(_) => self.more_findings += 1,
+            Event::Finding(finding) => self.found(finding),
             Event::Lost(lost) => self.reach(self.scale.since(lost.when.monotonic_ns)),
             Event::End(end) => {
                 self.reach(self.scale.since(end.when.monotonic_ns));
                 self.end = Some(end.clone());
             }
+        }
+    }
+
+    fn found(&mut self, finding: &Finding) {
+        if !self.findings.contains_key(&finding.rule) && self.findings.len() >= RULES {
+            return;
+        }
+        let rule = self.findings.entry(finding.rule.clone());
+        let findings = rule.or_insert_with(|| Findings {
+            severity: finding.severity,
+            number: 0,
+            kept: Vec::new(),
+        });
+        findings.number += 1;
+        if findings.kept.len() < FINDINGS {
+            findings.kept.push(finding.clone());
         }
     }
 
@@ -122,11 +145,38 @@ impl Model {
             self.forget();
         }
         let room = self.room();
-        let story = self.stories.entry(it.socket.id);
-        let story = story.or_insert_with(|| Story::new(it, since));
+        let id = it.socket.id;
+        if !self.stories.contains_key(&id) {
+            let is_partial = self.see(id);
+            self.stories.insert(id, Story::new(it, since, is_partial));
+        }
+        let Some(story) = self.stories.get_mut(&id) else {
+            return;
+        };
         story.identify(it);
         story.count(event, since);
         story.keep(moment, bucket, room);
+    }
+
+    /// Whether a socket was seen before; now it was.
+    fn see(&mut self, id: u64) -> bool {
+        let (word, bit) = (usize::try_from(id / 64).unwrap_or(0), 1 << (id % 64));
+        if word >= self.seen.len() {
+            self.seen.resize(word + 1, 0);
+        }
+        let was_seen = self.seen[word] & bit != 0;
+        self.seen[word] |= bit;
+        was_seen
+    }
+
+    /// Sockets whose story is not told.
+    pub fn left_out(&self) -> u64 {
+        let seen: u64 = self
+            .seen
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum();
+        seen.saturating_sub(self.stories.len() as u64)
     }
 
     /// Time has come this far.
@@ -150,7 +200,6 @@ impl Model {
         let worst: Vec<u64> = self.worst_first().iter().map(|it| it.socket.id).collect();
         for id in &worst[STORIES.min(worst.len())..] {
             self.stories.remove(id);
-            self.left_out += 1;
         }
     }
 
@@ -174,19 +223,19 @@ impl Model {
         stories
     }
 
-    /// The findings about a socket, by their place among all.
+    /// The findings about a socket, by their place among all that are kept.
     pub fn findings_about(&self, socket: &Socket) -> Vec<usize> {
+        let ends = |socket: &Socket| (socket.local, socket.peer, socket.netns);
         let is = |finding: &Finding| {
-            finding.socket.as_ref().is_some_and(|found| {
-                let ends = |socket: &Socket| (socket.local, socket.peer, socket.netns);
+            let found = finding.socket.as_ref();
+            found.is_some_and(|found| {
                 ends(found) == ends(socket)
                     && (found.cookie.is_none() || found.cookie == socket.cookie)
             })
         };
-        let all = self.findings.iter().enumerate();
-        all.filter(|(_, it)| is(it))
-            .map(|(place, _)| place)
-            .collect()
+        let all = self.findings.values().flat_map(|findings| &findings.kept);
+        let about = all.enumerate().filter(|(_, finding)| is(finding));
+        about.map(|(place, _)| place).collect()
     }
 
     /// Last moment, milliseconds since the beginning; never 0.

@@ -25,6 +25,8 @@ pub enum Tone {
 pub struct News {
     pub tone: Tone,
     pub text: String,
+    /// Whose sockets these are, those with the most first.
+    pub whose: String,
     pub about: Option<Fate>,
 }
 
@@ -40,17 +42,18 @@ pub fn news(model: &Model, worst_first: &[&Story]) -> Vec<News> {
             0 => "No keepalive timer ran, and nothing was armed.",
             _ => "Nothing bad happened.",
         };
-        all.push(good(text.to_owned()));
+        all.push(plain(Tone::Good, text.to_owned()));
     }
     answers(model, &mut all);
     all.sort_by_key(|news| news.tone);
     all
 }
 
-fn good(text: String) -> News {
+fn plain(tone: Tone, text: String) -> News {
     News {
-        tone: Tone::Good,
+        tone,
         text,
+        whose: String::new(),
         about: None,
     }
 }
@@ -131,13 +134,14 @@ fn deaths(model: &Model, worst_first: &[&Story], all: &mut Vec<News>) {
         let dead = worst_first.iter().filter(of_these);
         all.push(News {
             tone,
-            text: format!("{} {what}{}", count(number, "connection"), whose(dead)),
+            text: format!("{} {what}", count(number, "connection")),
+            whose: whose(dead),
             about: Some(fate),
         });
     }
 }
 
-/// ` (postgres/801 3, nginx/12)`: whose sockets these are, those with the most first.
+/// `postgres/801 (3), nginx/12`.
 fn whose<'a>(stories: impl Iterator<Item = &'a &'a Story>) -> String {
     let mut owners: BTreeMap<&str, u64> = BTreeMap::new();
     for story in stories {
@@ -152,16 +156,13 @@ fn whose<'a>(stories: impl Iterator<Item = &'a &'a Story>) -> String {
         .take(3)
         .map(|(owner, number)| match number {
             1 => (*owner).to_owned(),
-            _ => format!("{owner} {}", grouped(*number)),
+            _ => format!("{owner} ({})", grouped(*number)),
         })
         .collect();
     if more > 0 {
         names.push(format!("{} more", grouped(more as u64)));
     }
-    match names.is_empty() {
-        true => String::new(),
-        false => format!(" ({})", names.join(", ")),
-    }
+    names.join(", ")
 }
 
 fn in_trouble(model: &Model, worst_first: &[&Story], all: &mut Vec<News>) {
@@ -177,12 +178,17 @@ fn in_trouble(model: &Model, worst_first: &[&Story], all: &mut Vec<News>) {
     }
     let mut kinds: Vec<_> = by_verdict.into_iter().collect();
     kinds.sort_by_key(|(_, stories)| std::cmp::Reverse(stories.len()));
-    let about = if model.left_out > 0 { "At least " } else { "" };
+    let about = if model.left_out() > 0 {
+        "At least "
+    } else {
+        ""
+    };
     for (ill, stories) in kinds {
         let number = count(stories.len() as u64, "socket");
         all.push(News {
             tone: Tone::Odd,
-            text: format!("{about}{number} {ill}{}", whose(stories.into_iter())),
+            text: format!("{about}{number} {ill}"),
+            whose: whose(stories.into_iter()),
             about: Some(Fate::Troubled),
         });
     }
@@ -190,40 +196,29 @@ fn in_trouble(model: &Model, worst_first: &[&Story], all: &mut Vec<News>) {
 
 fn findings(model: &Model, all: &mut Vec<News>) {
     let of = |severity: Severity| {
-        let all = model.findings.iter();
-        all.filter(|finding| finding.severity == severity).count() as u64
+        let rules = model.findings.values();
+        let rules = rules.filter(|findings| findings.severity == severity);
+        rules.map(|findings| findings.number).sum()
     };
-    let counts = [
-        (of(Severity::Critical), "critical finding"),
-        (of(Severity::Warning), "warning"),
-    ];
-    let said: Vec<String> = counts
+    let (critical, warnings) = (of(Severity::Critical), of(Severity::Warning));
+    let said: Vec<String> = [(critical, "critical finding"), (warnings, "warning")]
         .iter()
         .filter(|(number, _)| *number > 0)
         .map(|(number, noun)| count(*number, noun))
         .collect();
     if !said.is_empty() {
-        let tone = if counts[0].0 > 0 {
-            Tone::Bad
-        } else {
-            Tone::Odd
-        };
-        all.push(News {
+        let tone = if critical > 0 { Tone::Bad } else { Tone::Odd };
+        all.push(plain(
             tone,
-            text: format!("The audit gave {}", said.join(" and ")),
-            about: None,
-        });
+            format!("The audit gave {}", said.join(" and ")),
+        ));
     }
 }
 
 fn losses(model: &Model, all: &mut Vec<News>) {
     let Some(end) = &model.end else { return };
     if let Some(text) = lost(&end.lost) {
-        all.push(News {
-            tone: Tone::Odd,
-            text: format!("Not everything was seen: {text}"),
-            about: None,
-        });
+        all.push(plain(Tone::Odd, format!("Not everything was seen: {text}")));
     }
 }
 
@@ -269,10 +264,10 @@ fn answers(model: &Model, all: &mut Vec<News>) {
         ),
     };
     let verb = if answers == 1 { "was" } else { "were" };
-    all.push(good(format!(
-        "{} {verb} answered{within}",
-        count(answers, "probe")
-    )));
+    all.push(plain(
+        Tone::Good,
+        format!("{} {verb} answered{within}", count(answers, "probe")),
+    ));
 }
 
 #[cfg(test)]

@@ -57,6 +57,27 @@ function icon(name) {
   return draw("svg", { class: "mark", viewBox: "-8 -8 16 16", "aria-hidden": "true" }, use(name, 0, 0));
 }
 
+const text = (x, y, kind, words) => draw("text", { x, y, class: kind }, words);
+const line = (x1, y1, x2, y2, kind) => draw("line", { x1, y1, x2, y2, class: kind });
+
+// Steps of a time axis, milliseconds.
+const STEPS = [5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 108e5, 216e5, 432e5, 864e5];
+
+/** Times of day, at round ones. */
+function timeAxis([from, to], [left, right], y) {
+  const length = to - from, most = Math.max(Math.floor((right - left) / 92), 1);
+  const step = STEPS.find((it) => length / it <= most) ?? Math.ceil(length / most / 864e5) * 864e5;
+  const midnight = data.epoch_ms % 864e5;
+  const parts = [line(left, y, right, y, "grid l-line")];
+  for (let tick = Math.ceil((midnight + from) / step) * step - midnight; tick <= to; tick += step) {
+    const x = left + ((tick - from) / (to - from)) * (right - left);
+    // The words of a tick at the edge stay within the picture.
+    const [at, kind] = x < left + 30 ? [left, "s f-soft"] : x > right - 30 ? [right, "s f-soft e"] : [x, "s f-soft m"];
+    parts.push(line(x, y, x, y + 5, "grid l-soft"), text(at, y + 18, kind, clock(tick, step < 1000 ? 3 : 0)));
+  }
+  return parts;
+}
+
 const fateOf = (socket) => data.fates[FATES.indexOf(socket.fate)];
 const path = (socket) => `${socket.local} → ${socket.peer}`;
 
@@ -78,11 +99,11 @@ const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 function piece(news) {
   const text = capital(news.text);
-  if (!news.fate) return make("span", {}, text);
-  return make("button", { type: "button", click: () => onlyFate(news.fate) }, text);
+  const said = news.fate ? make("button", { type: "button", click: () => onlyFate(news.fate) }, text) : text;
+  return make("span", {}, said, news.whose ? make("span", { class: "whose" }, `   ${news.whose}`) : null);
 }
 
-byId("first").append(capital(data.news[0].text));
+byId("first").append(piece(data.news[0]));
 byId("news").append(
   ...data.news.slice(1).map((news) => make("li", {}, icon(TONES[news.tone]), piece(news))),
 );
@@ -145,8 +166,12 @@ function laneRow(socket) {
   return make("li", {}, make("a", { href: `#socket-${socket.id}` }, who, lane(socket, 760)));
 }
 
+function laneAxis(width) {
+  return draw("svg", { viewBox: `0 0 ${width} 26`, "aria-hidden": "true" }, ...timeAxis([0, data.length_ms], [0, width], 2));
+}
+
 byId("worst").hidden = data.sockets.length === 0;
-byId("lanes").append(...data.sockets.slice(0, LANES).map(laneRow));
+byId("lanes").append(...data.sockets.slice(0, LANES).map(laneRow), make("li", { class: "axis" }, laneAxis(760)));
 
 // The table.
 const COLUMNS = [
@@ -295,29 +320,23 @@ function finding(found) {
     make("p", {}, `→ ${found.consequence}`), make("p", { class: "soft" }, `Remedy: ${found.remedy}`));
 }
 
-function rule(found) {
-  const [{ severity, rule }] = found;
+function rule([name, severity, number]) {
+  const found = data.findings.filter((it) => it.rule === name);
   const list = make("div");
   let shown = 0;
-  const more = make("button", { type: "button", class: "finding", click: () => show() });
+  const more = make("button", { type: "button", class: "more", click: () => show() });
   const show = () => {
     list.append(...found.slice(shown, shown + AT_ONCE).map(finding));
     shown = Math.min(shown + AT_ONCE, found.length);
+    const kept = number - found.length ? `, ${grouped(number - shown)} in all` : "";
     more.hidden = shown === found.length;
-    more.textContent = `${grouped(found.length - shown)} more`;
+    more.textContent = `${grouped(found.length - shown)} more${kept}`;
   };
-  const head = make("summary", {}, make("span", { class: `badge ${severity}` }, severity), make("b", {}, rule), make("span", {}, grouped(found.length)));
-  const details = make("details", { toggle: () => shown || show() }, head, list, more);
-  details.open = severity === "critical";
-  return details;
+  const head = make("summary", {}, make("span", { class: `badge ${severity}` }, severity), make("b", {}, name), make("span", {}, grouped(number)));
+  return make("details", { toggle: () => shown || show(), open: severity === "critical" }, head, list, more);
 }
 
-const rules = Map.groupBy ? Map.groupBy(data.findings, (it) => it.rule) : new Map();
-if (!Map.groupBy) for (const it of data.findings) rules.set(it.rule, [...(rules.get(it.rule) ?? []), it]);
-byId("audit").hidden = rules.size === 0;
+byId("audit").hidden = data.rules.length === 0;
 byId("findings").append(
-  ...[...rules.values()]
-    .sort((one, other) => SEVERITIES.indexOf(one[0].severity) - SEVERITIES.indexOf(other[0].severity))
-    .map(rule),
+  ...data.rules.sort((one, other) => SEVERITIES.indexOf(one[1]) - SEVERITIES.indexOf(other[1])).map(rule),
 );
-if (data.more_findings) byId("findings").append(make("p", { class: "soft" }, `and ${plural(data.more_findings, "finding")} more`));

@@ -44,8 +44,9 @@ struct Data<'a> {
     sentences: Vec<&'a str>,
     sockets: Vec<Row<'a>>,
     left_out: u64,
+    /// Rule, severity, and how many there were.
+    rules: Vec<(&'a str, String, u64)>,
     findings: Vec<Found<'a>>,
-    more_findings: u64,
     /// The socket to begin with.
     open: Option<u64>,
 }
@@ -54,6 +55,7 @@ struct Data<'a> {
 struct Said<'a> {
     tone: super::news::Tone,
     text: &'a str,
+    whose: &'a str,
     fate: Option<&'static str>,
 }
 
@@ -86,6 +88,7 @@ struct Row<'a> {
     place: String,
     from: u64,
     to: u64,
+    partial: bool,
     timers: u64,
     probes: u64,
     answers: u64,
@@ -106,7 +109,6 @@ struct Row<'a> {
 
 #[derive(Serialize)]
 struct Found<'a> {
-    severity: String,
     rule: &'a str,
     who: String,
     evidence: std::borrow::Cow<'a, str>,
@@ -197,9 +199,18 @@ fn told<'a>(
         fates: Fate::ALL.map(chip).into(),
         sentences: model.sentences.all.iter().map(|it| &**it).collect(),
         sockets: worst_first.iter().map(|story| row(model, story)).collect(),
-        left_out: model.left_out,
-        findings: model.findings.iter().map(found).collect(),
-        more_findings: model.more_findings,
+        left_out: model.left_out(),
+        rules: model
+            .findings
+            .iter()
+            .map(|(rule, found)| (rule.as_str(), name(&found.severity), found.number))
+            .collect(),
+        findings: model
+            .findings
+            .values()
+            .flat_map(|findings| &findings.kept)
+            .map(found)
+            .collect(),
         open,
     }
 }
@@ -208,6 +219,7 @@ fn said(news: &News) -> Said<'_> {
     Said {
         tone: news.tone,
         text: &news.text,
+        whose: &news.whose,
         fate: news.about.map(Fate::name),
     }
 }
@@ -285,6 +297,7 @@ fn row<'a>(model: &Model, story: &'a Story) -> Row<'a> {
         place: place(story),
         from: story.from / 1_000_000,
         to: story.to / 1_000_000,
+        partial: story.is_partial,
         timers: story.timers,
         probes: story.probes,
         answers: story.answers,
@@ -345,7 +358,6 @@ fn found(finding: &Finding) -> Found<'_> {
         None => format!("network namespace {}", finding.netns),
     };
     Found {
-        severity: name(&finding.severity),
         rule: &finding.rule,
         who,
         evidence: escape(&finding.evidence),

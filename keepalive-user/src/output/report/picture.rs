@@ -24,18 +24,22 @@ const LANES: usize = 8;
 const SAID: usize = 16;
 
 /// All sockets.
-pub fn overview(model: &Model, worst_first: &[&Story]) -> String {
+pub fn overview(model: &Model, worst_first: &[&Story]) -> Sheet {
     let mut sheet = Sheet::new();
     let all = news(model, worst_first);
     if let [first, rest @ ..] = &all[..] {
         sheet.title(&first.text);
+        if !first.whose.is_empty() {
+            sheet.line(None, "t f-soft", &first.whose);
+        }
         for news in rest.iter().take(5) {
             let mark = match news.tone {
                 Tone::Bad => Mark::Killed,
                 Tone::Odd => Mark::AnotherProbe,
                 Tone::Good => Mark::Answer,
             };
-            sheet.line(Some(mark), "t f-ink", &news.text);
+            let text = format!("{}  {}", news.text, news.whose);
+            sheet.line(Some(mark), "t f-ink", &text);
         }
     }
     sheet.y += 6.0;
@@ -66,7 +70,7 @@ pub fn overview(model: &Model, worst_first: &[&Story]) -> String {
         ("Answers: round-trip time", charts::answers(model)),
         ("Silence when timers ran", charts::silence(model)),
     ]);
-    sheet.end()
+    sheet
 }
 
 /// Lanes with names, one below the other.
@@ -106,7 +110,7 @@ fn lanes(model: &Model, stories: &[&Story]) -> Chart {
 }
 
 /// One socket.
-pub fn one(model: &Model, story: &Story) -> String {
+pub fn one(model: &Model, story: &Story) -> Sheet {
     let mut sheet = Sheet::new();
     let certificate = story.certificate(&model.scale);
     sheet.title(&certificate.unwrap_or_else(|| story.verdict()));
@@ -121,7 +125,7 @@ pub fn one(model: &Model, story: &Story) -> String {
     let chart = timeline::alone(model, story, INNER - 2.0 * PADDING);
     sheet.card("Over time", &chart);
     sheet.card("In words", &said(model, story));
-    sheet.end()
+    sheet
 }
 
 /// What it did, in one line.
@@ -165,7 +169,7 @@ fn said(model: &Model, story: &Story) -> Chart {
 }
 
 /// A picture that grows downwards.
-struct Sheet {
+pub struct Sheet {
     svg: Svg,
     y: f64,
 }
@@ -234,21 +238,22 @@ impl Sheet {
             .part((x + PADDING, self.y + PADDING + 34.0), &chart.svg);
     }
 
-    fn end(self) -> String {
+    /// The picture; `follows` if it is to be dark where its viewer is.
+    pub fn svg(&self, follows: bool) -> String {
         let height = self.y + MARGIN - 18.0;
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" \
              width=\"{WIDTH}\" height=\"{height:.0}\"><style>{}</style>{}\
              <rect width=\"100%\" height=\"100%\" class=\"f-page\"/>{}</svg>\n",
-            theme::picture(),
+            theme::picture(follows),
             definitions(),
             self.svg.body
         )
     }
 }
 
-/// The same picture in pixels, two to a unit, with a font of our own.
-pub fn png(svg: &str) -> Result<Vec<u8>> {
+/// The picture in pixels, two to a unit, with a font of our own.
+pub fn png(sheet: &Sheet) -> Result<Vec<u8>> {
     const ZOOM: f32 = 2.0;
     let mut options = usvg::Options {
         font_family: "Hack".to_owned(),
@@ -257,7 +262,8 @@ pub fn png(svg: &str) -> Result<Vec<u8>> {
     let fonts = options.fontdb_mut();
     fonts.load_font_data(epaint_default_fonts::HACK_REGULAR.to_vec());
     fonts.set_monospace_family("Hack");
-    let tree = usvg::Tree::from_str(svg, &options).context("the picture is not understood")?;
+    let tree = usvg::Tree::from_str(&sheet.svg(false), &options)
+        .context("the picture is not understood")?;
     let size = tree.size().to_int_size().scale_by(ZOOM);
     let mut pixels = size
         .and_then(|size| tiny_skia::Pixmap::new(size.width(), size.height()))

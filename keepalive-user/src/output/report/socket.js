@@ -1,6 +1,6 @@
 
 // One socket: its time, which can be zoomed, and its events in words.
-const GAP = 34, SILENCE = 150, ANSWERS = 84, SIDE = 96, WIDTH = 1184;
+const GAP = 34, SILENCE = 150, ANSWERS = 84, SIDE = 116, WIDTH = 1184;
 let one = null;
 
 /** An event in words: its sentence, with its numbers in their places. */
@@ -25,7 +25,7 @@ function open(socket) {
     ["Probes", `${grouped(socket.probes)}, ${grouped(socket.answers)} answered, ${grouped(socket.lost)} lost`],
     ["Slowest answer", socket.rtt === null ? "–" : micros(socket.rtt)],
     ["Longest silence", socket.silence === null ? "–" : millis(socket.silence)],
-    ["Watched", `${clock(from)} – ${clock(socket.to)}`],
+    ["Watched", `${clock(from)} – ${clock(socket.to)}${socket.partial ? ", before that only in the totals" : ""}`],
     ["Where", socket.place],
   ];
   byId("one").replaceChildren(
@@ -87,8 +87,6 @@ function timeKey(event) {
 
 const xOf = (ms) => SIDE + ((ms - one.from) / (one.to - one.from)) * (WIDTH - SIDE - 12);
 const isSeen = (ms) => ms >= one.from && ms <= one.to;
-const text = (x, y, kind, words) => draw("text", { x, y, class: kind }, words);
-const line = (x1, y1, x2, y2, kind) => draw("line", { x1, y1, x2, y2, class: kind });
 
 function showTime() {
   const { socket } = one;
@@ -101,16 +99,16 @@ function showTime() {
   const inside = draw("g", { "clip-path": "url(#seen)" });
   for (const [from, to] of socket.phases) {
     inside.append(hatch(xOf(from), 20, Math.max(xOf(to) - xOf(from), 2), bottom - 20));
-    inside.append(text(Math.max(xOf(from), SIDE) + 4, 14, "s f-window_probe", "zero window"));
+    inside.append(text(Math.max(xOf(from), SIDE) + 4, 14, "s f-window_probe l-card halo", "zero window"));
   }
   const picture = draw("svg", { viewBox: `0 0 ${WIDTH} ${bottom + 34}`, role: "img", "aria-label": "Silence, events and answers over time" },
-    draw("defs", {}, clip), ...silence(socket, inside), inside, text(0, lane + 4.5, "t f-ink", "events"), line(SIDE, lane, WIDTH - 12, lane, "grid l-line"));
+    draw("defs", {}, clip), ...silence(socket, inside), text(0, lane + 4.5, "t f-ink", "events"), line(SIDE, lane, WIDTH - 12, lane, "grid l-line"), inside);
   if (socket.missing) inside.append(...bars(socket, xOf, lane));
   for (const event of inOrder(events)) inside.append(shown(event, lane));
   if (hasTrips) picture.append(...roundTrips(trips, answers));
   const last = socket.events[socket.events.length - 1];
   if (socket.end && last) inside.append(line(xOf(last[0]), 20, xOf(last[0]), bottom, `thin l-${MARKS[last[1]]}`));
-  picture.append(...timeAxis(bottom + 8));
+  picture.append(...timeAxis([one.from, one.to], [SIDE, WIDTH - 12], bottom + 8));
   dragging(picture, bottom);
   byId("time").replaceChildren(picture);
   byId("span").textContent = `${millis(one.to - one.from)}${one.to - one.from < one.whole[1] - one.whole[0] ? "" : ", all of it"}`;
@@ -143,7 +141,7 @@ function silence(socket, inside) {
     inside.append(draw("polygon", { points, class: "area f-probe" }), line(xOf(from), y(0), xOf(to), y(ms), "thick l-probe"));
   }
   if (limit !== null) {
-    axis.push(line(SIDE, y(limit), WIDTH - 12, y(limit), "dash l-killed"), text(SIDE + 6, y(limit) - 5, "s f-killed", `dead after ${millis(limit)}`));
+    axis.push(line(SIDE, y(limit), WIDTH - 12, y(limit), "dash l-killed"), text(SIDE + 6, y(limit) - 5, "s f-killed l-card halo", `dead after ${millis(limit)}`));
   }
   return axis;
 }
@@ -183,22 +181,6 @@ function roundTrips(trips, top) {
 function nice(most) {
   const digit = 10 ** Math.floor(Math.log10(Math.max(most, 1)));
   return [1, 2, 4, 6, 8, 10].map((step) => step * digit).find((ceiling) => ceiling >= most);
-}
-
-const STEPS = [5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 108e5, 216e5, 432e5, 864e5];
-
-function timeAxis(y) {
-  const length = one.to - one.from;
-  const step = STEPS.find((it) => length / it <= 11) ?? Math.ceil(length / 11 / 864e5) * 864e5;
-  const midnight = data.epoch_ms % 864e5;
-  const parts = [line(SIDE, y, WIDTH - 12, y, "grid l-line")];
-  for (let tick = Math.ceil((midnight + one.from) / step) * step - midnight; tick <= one.to; tick += step) {
-    const x = xOf(tick);
-    const kind = x < SIDE + 30 ? "s f-soft" : x > WIDTH - 42 ? "s f-soft e" : "s f-soft m";
-    const at = x < SIDE + 30 ? SIDE : x > WIDTH - 42 ? WIDTH - 12 : x;
-    parts.push(line(x, y, x, y + 5, "grid l-soft"), text(at, y + 18, kind, clock(tick, step < 1000 ? 3 : 0)));
-  }
-  return parts;
 }
 
 /** Drag over a time to see it large; double-click for all; the wheel with Ctrl. */

@@ -8,7 +8,7 @@ use super::{
     time::{Scale, fold},
 };
 use crate::{
-    event::{Cause, Closed, Event, Keepalive, Socket, SocketEvent},
+    event::{Cause, Closed, Event, Keepalive, Socket, SocketEvent, Totals},
     output::words::{certificate, owner, plural, settings},
 };
 
@@ -103,13 +103,15 @@ pub struct Story {
     /// First and last event, nanoseconds since the trace began.
     pub from: u64,
     pub to: u64,
+    /// It was left out for a while, when there were too many: its numbers are since then.
+    pub is_partial: bool,
     pub end: Option<Closed>,
     pub timers: u64,
     pub probes: u64,
     pub answers: u64,
     pub not_sent: u64,
-    /// Timer runs in a row that left it to retransmission.
-    pub suppressed: u64,
+    /// Timer runs in a row that sent no probe because of data, and the last one's mark.
+    pub suppressed: (u64, Mark),
     /// Unanswered probes now.
     pub unanswered: u32,
     /// A probe is out, and may still be answered.
@@ -130,7 +132,7 @@ pub struct Story {
 }
 
 impl Story {
-    pub fn new<T>(event: &SocketEvent<T>, since: u64) -> Self {
+    pub fn new<T>(event: &SocketEvent<T>, since: u64, is_partial: bool) -> Self {
         Self {
             socket: event.socket.clone(),
             owner: owner(event.process.as_ref()),
@@ -140,12 +142,13 @@ impl Story {
             keepalive: event.keepalive,
             from: since,
             to: since,
+            is_partial,
             end: None,
             timers: 0,
             probes: 0,
             answers: 0,
             not_sent: 0,
-            suppressed: 0,
+            suppressed: (0, Mark::DataInFlight),
             unanswered: 0,
             waiting: false,
             worst_rtt_us: None,
@@ -188,11 +191,11 @@ impl Story {
                 self.probed(run.attempt.is_some());
                 self.not_sent += u64::from(mark == Mark::NotSent);
                 self.suppressed = match mark {
-                    Mark::DataInFlight => self.suppressed + 1,
-                    _ => 0,
+                    Mark::DataInFlight | Mark::DataUnsent => (self.suppressed.0 + 1, mark),
+                    _ => (0, mark),
                 };
                 self.unanswered = run.probes_out.after;
-                self.shut &= mark == Mark::DataUnsent;
+                self.shut &= mark == Mark::DataUnsent && self.window_lasts(since);
                 self.silent(run.idle_ms);
                 if let (Some(idle), Some(death)) = (run.idle_ms, &run.death) {
                     self.limit_ms = Some(idle.saturating_add(death.in_ms));
@@ -214,6 +217,7 @@ impl Story {
                 self.unanswered = event.what.probes_out;
                 self.silent(event.what.idle_ms);
                 self.shut = self.window_lasts(since);
+                self.settle_totals(&event.what.totals);
                 self.end = Some(event.what.clone());
             }
             Event::Armed(_)
@@ -221,6 +225,16 @@ impl Story {
             | Event::Finding(_)
             | Event::Lost(_)
             | Event::End(_) => {}
+        }
+    }
+
+    /// The certificate knows them, whatever was seen here.
+    fn settle_totals(&mut self, totals: &Totals) {
+        if self.is_partial {
+            self.timers = totals.timers;
+            self.probes = totals.keepalive_probes + totals.window_probes;
+            self.answers = totals.keepalive_answers + totals.window_answers;
+            self.worst_rtt_us = totals.worst_rtt_us;
         }
     }
 
@@ -329,7 +343,10 @@ impl Story {
         } else if self.not_sent > 0 {
             let not_sent = format!("{} not sent", probes(self.not_sent));
             (not_sent, "whose probes did not leave this host")
-        } else if self.suppressed > 1 {
+        } else if let (2.., Mark::DataUnsent) = self.suppressed {
+            let said = "unprobed: data waits, the peer takes none";
+            ("data waiting".to_owned(), said)
+        } else if let (2.., _) = self.suppressed {
             let said = "unprobed: data is unacknowledged, retransmission decides";
             ("data unacknowledged".to_owned(), said)
         } else if self.lost() > 0 {
@@ -398,7 +415,7 @@ impl Story {
             ..
         } = *self;
         let worst_first =
-            std::cmp::Reverse((self.lost(), unanswered, not_sent, suppressed, timers));
+            std::cmp::Reverse((self.lost(), unanswered, not_sent, suppressed.0, timers));
         (self.fate(), worst_first, self.socket.id)
     }
 }

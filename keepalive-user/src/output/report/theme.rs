@@ -30,7 +30,7 @@ const SHAPES: &str = "\
 .t{font-size:13px}.s{font-size:11.5px}.h{font-size:16px;font-weight:600}.b{font-size:24px;font-weight:600}\
 .e{text-anchor:end}.m{text-anchor:middle}\
 .grid{stroke-width:1}.thin{stroke-width:1.2;fill:none}.thick{stroke-width:2;fill:none}\
-.dash{stroke-width:1.4;stroke-dasharray:5 4;fill:none}.area{fill-opacity:.16}";
+.dash{stroke-width:1.4;stroke-dasharray:5 4;fill:none}.area{fill-opacity:.16}.halo{paint-order:stroke;stroke-width:4;stroke-linejoin:round}";
 
 /// For the page: colours are variables, and follow the system's theme unless told otherwise.
 pub fn page() -> String {
@@ -48,13 +48,17 @@ pub fn page() -> String {
     )
 }
 
-/// For a picture by itself: light, and dark where the viewer's theme is and is heeded.
-pub fn picture() -> String {
+/// For a picture by itself: light, and dark where it can follow the viewer's theme.
+pub fn picture(follows: bool) -> String {
+    let dark = classes(|(_, _, dark)| dark.to_owned());
+    let dark = match follows {
+        true => format!("@media(prefers-color-scheme:dark){{{dark}}}"),
+        false => String::new(),
+    };
     format!(
         "text{{font-family:ui-monospace,Hack,'DejaVu Sans Mono',Menlo,Consolas,monospace;white-space:pre}}\
-         {}{SHAPES}@media(prefers-color-scheme:dark){{{}}}",
-        classes(|(_, light, _)| light.to_owned()),
-        classes(|(_, _, dark)| dark.to_owned())
+         {}{SHAPES}{dark}",
+        classes(|(_, light, _)| light.to_owned())
     )
 }
 

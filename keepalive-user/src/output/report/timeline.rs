@@ -10,7 +10,7 @@ use super::{
 use crate::output::words::{micros, millis};
 
 /// Where time begins and ends within a picture by itself.
-const LEFT: f64 = 96.0;
+const LEFT: f64 = 116.0;
 const SILENCE: f64 = 150.0;
 const ANSWERS: f64 = 84.0;
 const GAP: f64 = 34.0;
@@ -94,7 +94,7 @@ pub fn alone(model: &Model, story: &Story, width: f64) -> Chart {
         svg.hatched((x(phase.from), 20.0), size);
         svg.text(
             (x(phase.from) + 4.0, 14.0),
-            "s f-window_probe",
+            "s f-window_probe l-card halo",
             "zero window",
         );
     }
@@ -153,7 +153,11 @@ fn silence(svg: &mut Svg, story: &Story, across: (f64, f64), x: impl Fn(u64) -> 
     if let Some(limit) = limit {
         svg.line((across.0, y(limit)), (across.1, y(limit)), "dash l-killed");
         let words = format!("dead after {}", millis(limit));
-        svg.text((across.0 + 6.0, y(limit) - 5.0), "s f-killed", &words);
+        svg.text(
+            (across.0 + 6.0, y(limit) - 5.0),
+            "s f-killed l-card halo",
+            &words,
+        );
     }
 }
 
