@@ -64,8 +64,9 @@ pub fn report(arguments: &Report) -> Result<Exit> {
         .select
         .filter()
         .map_err(|error| Refusal::new(Exit::Usage, format!("{error:#}")))?;
-    let recordings = open_all(&arguments.files)?;
+    // First, so that a bad path fails before anything is read.
     let report = output::Report::open(&arguments.output, arguments.socket.clone())?;
+    let recordings = open_all(&arguments.files)?;
     let own = Wanted {
         pid: arguments.select.pid,
         count: None,

@@ -67,8 +67,12 @@ impl Report {
                 return Err(Refusal::new(Exit::Usage, message).into());
             }
         };
+        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            anyhow::bail!("{} is no file: nothing is written there", path.display());
+        }
         let report = Self {
-            path: path.to_owned(),
+            // Where a link leads: the link stays.
+            path: fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
             format,
             socket,
             model: Model::new(TimeZone::system()),
@@ -176,4 +180,4 @@ fn choice(socket: &Socket) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

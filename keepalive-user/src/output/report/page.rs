@@ -1,6 +1,8 @@
 //! The page: one file that asks nobody for anything. What is in it was said by processes and may be
 //! hostile: it is data, escaped, and becomes text in the browser, never markup.
 
+use std::borrow::Cow;
+
 use anyhow::Result;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Serialize;
@@ -45,7 +47,7 @@ struct Data<'a> {
     sockets: Vec<Row<'a>>,
     left_out: u64,
     /// Rule, severity, and how many there were.
-    rules: Vec<(&'a str, String, u64)>,
+    rules: Vec<(Cow<'a, str>, String, u64)>,
     findings: Vec<Found<'a>>,
     /// The socket to begin with.
     open: Option<u64>,
@@ -109,11 +111,11 @@ struct Row<'a> {
 
 #[derive(Serialize)]
 struct Found<'a> {
-    rule: &'a str,
+    rule: Cow<'a, str>,
     who: String,
-    evidence: std::borrow::Cow<'a, str>,
-    consequence: std::borrow::Cow<'a, str>,
-    remedy: std::borrow::Cow<'a, str>,
+    evidence: Cow<'a, str>,
+    consequence: Cow<'a, str>,
+    remedy: Cow<'a, str>,
 }
 
 /// The whole file.
@@ -203,7 +205,7 @@ fn told<'a>(
         rules: model
             .findings
             .iter()
-            .map(|(rule, found)| (rule.as_str(), name(&found.severity), found.number))
+            .map(|(rule, found)| (escape(rule), name(&found.severity), found.number))
             .collect(),
         findings: model
             .findings
@@ -358,7 +360,7 @@ fn found(finding: &Finding) -> Found<'_> {
         None => format!("network namespace {}", finding.netns),
     };
     Found {
-        rule: &finding.rule,
+        rule: escape(&finding.rule),
         who,
         evidence: escape(&finding.evidence),
         consequence: escape(&finding.consequence),

@@ -39,7 +39,7 @@ pub fn overview(model: &Model, worst_first: &[&Story]) -> Sheet {
                 Tone::Good => Mark::Answer,
             };
             let text = format!("{}  {}", news.text, news.whose);
-            sheet.line(Some(mark), "t f-ink", &text);
+            sheet.line(Some(mark), "t f-ink", text.trim_end());
         }
     }
     sheet.y += 6.0;
@@ -48,12 +48,16 @@ pub fn overview(model: &Model, worst_first: &[&Story]) -> Sheet {
         let found = facts.iter().find(|(known, _)| *known == name);
         found.map_or("", |(_, value)| value.as_str())
     };
-    for names in [["Machine", "Kernel", "Backend"], ["Period", "Seen", "Lost"]] {
-        let said: Vec<&str> = names
-            .map(fact)
-            .into_iter()
-            .filter(|it| !it.is_empty())
-            .collect();
+    let trace = [
+        fact("Machine"),
+        fact("Kernel"),
+        fact("Backend"),
+        fact("Period"),
+    ];
+    let lost = format!("lost: {}", fact("Lost"));
+    for said in [&trace[..], &[fact("Seen"), &lost]] {
+        let said = said.iter().copied().filter(|it| !it.is_empty());
+        let said: Vec<&str> = said.collect();
         sheet.line(None, "s f-soft", &said.join("  ·  "));
     }
     sheet.y += 10.0;
