@@ -113,9 +113,12 @@ pub fn decisions(model: &Model) -> Chart {
         svg.mark((8.0, y + 6.0), mark);
         svg.text((22.0, y + 10.0), "t f-ink", &label);
         let percent = number as f64 * 100.0 / total.max(1) as f64;
-        let digits = usize::from(percent < 9.95);
         svg.text((NARROW - 64.0, y + 10.0), "t f-soft e", &grouped(number));
-        let share = format!("{percent:.digits$} %");
+        let share = match percent {
+            ..0.05 => "< 0.1 %".to_owned(),
+            ..9.95 => format!("{percent:.1} %"),
+            _ => format!("{percent:.0} %"),
+        };
         svg.text((NARROW, y + 10.0), "t f-soft e", &share);
         svg.rect((0.0, y + 17.0), (NARROW, 6.0), "f-veil");
         let length = (number as f64 / most as f64 * NARROW).max(2.0);
@@ -216,8 +219,9 @@ impl Axis {
             let y = place(number as f64, (0.0, ceiling as f64), (bottom, top));
             let words = (self.words)(high.ceil() as u64);
             let title = format!("{} {} within {words}", grouped(number), self.nouns);
-            let size = ((x[1] - x[0] - 1.5).max(1.0), bottom - y);
-            svg.cell((x[0], y), size, (self.class, 1.0), &title);
+            let height = (bottom - y).max(1.0);
+            let size = ((x[1] - x[0] - 1.5).max(1.0), height);
+            svg.cell((x[0], bottom - height), size, (self.class, 1.0), &title);
         }
         self.ticks(&mut svg, (from, to), across, bottom);
         Chart {

@@ -144,15 +144,14 @@ const inOrder = (events) => [...events].sort((one, other) => one[1] - other[1]);
 
 /** Where events are missing: the worst mark of each bucket of time. */
 function bars(socket, x, y) {
-  const first = socket.events[socket.gap - 1][0] / data.bucket_ms;
-  const last = socket.events[socket.gap][0] / data.bucket_ms;
+  const [first, last] = [socket.events[socket.gap - 1][0], socket.events[socket.gap][0]];
   const bars = [];
-  for (let bucket = Math.floor(first); bucket <= last; bucket++) {
+  for (let bucket = Math.floor(first / data.bucket_ms); bucket * data.bucket_ms <= last; bucket++) {
     const mark = markOf(socket.strip[bucket]);
-    if (!mark) continue;
-    const left = x(bucket * data.bucket_ms);
-    const width = Math.max(x((bucket + 1) * data.bucket_ms) - left - 0.5, 0.5);
-    bars.push(draw("rect", { x: left, y: y - 3, width, height: 6, class: `f-${mark}` }));
+    const from = Math.max(bucket * data.bucket_ms, first), to = Math.min((bucket + 1) * data.bucket_ms, last);
+    if (!mark || to <= from) continue;
+    const width = Math.max(x(to) - x(from) - 0.5, 0.5);
+    bars.push(draw("rect", { x: x(from), y: y - 3, width, height: 6, class: `f-${mark}` }));
   }
   return bars;
 }

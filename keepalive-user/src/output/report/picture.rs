@@ -7,9 +7,9 @@ use super::{
     charts::{self, Chart},
     mark::Mark,
     model::Model,
-    news::{Tone, news},
+    news::{Tone, count, news},
     page::facts,
-    story::Story,
+    story::{Moment, Story},
     svg::{Svg, cut, definitions},
     theme, timeline,
 };
@@ -150,21 +150,35 @@ fn numbers(story: &Story) -> String {
 
 /// Its last events.
 fn said(model: &Model, story: &Story) -> Chart {
-    let mut svg = Svg::default();
-    let all: Vec<_> = story.moments().collect();
-    let earlier = all.len().saturating_sub(SAID) as u64 + story.left_out;
-    let mut y = 12.0;
-    if earlier > 0 {
-        svg.text((104.0, y), "t f-soft", &format!("… {earlier} before"));
-        y += 22.0;
+    let (head, tail) = story.kept();
+    let mut lines: Vec<Option<&Moment>> = head.iter().map(Some).collect();
+    if story.left_out > 0 {
+        lines.push(None);
     }
-    for moment in &all[all.len().saturating_sub(SAID)..] {
-        let clock = model.scale.clock(moment.at / 1_000_000);
-        svg.text((0.0, y), "t f-soft", &clock);
-        svg.mark((86.0, y - 4.5), moment.mark);
-        let words = model.sentences.say(&moment.words);
-        svg.text((104.0, y), "t f-ink", &cut(&words, 128));
+    lines.extend(tail.iter().map(Some));
+    let (earlier, shown) = lines.split_at(lines.len().saturating_sub(SAID));
+    let (mut svg, mut y) = (Svg::default(), 12.0);
+    let mut line = |svg: &mut Svg, class: &str, text: &str| {
+        svg.text((104.0, y), class, text);
         y += 22.0;
+        y - 22.0
+    };
+    if !earlier.is_empty() {
+        let of = |moment: &Option<&Moment>| moment.map_or(story.left_out, |_| 1);
+        let before = count(earlier.iter().map(of).sum(), "event");
+        line(&mut svg, "t f-soft", &format!("… {before} before"));
+    }
+    for moment in shown {
+        let Some(moment) = moment else {
+            let left_out = count(story.left_out, "event");
+            line(&mut svg, "t f-soft", &format!("… {left_out} more"));
+            continue;
+        };
+        let words = model.sentences.say(&moment.words);
+        let at = line(&mut svg, "t f-ink", &cut(&words, 128));
+        let clock = model.scale.clock(moment.at / 1_000_000);
+        svg.text((0.0, at), "t f-soft", &clock);
+        svg.mark((86.0, at - 4.5), moment.mark);
     }
     Chart {
         svg,
@@ -186,6 +200,8 @@ impl Sheet {
     }
 
     fn title(&mut self, text: &str) {
+        let text = capital(text);
+        let text = text.as_str();
         // As many characters as there is room for, on two lines at most.
         const MOST: usize = 82;
         let breaks = text
@@ -254,6 +270,13 @@ impl Sheet {
             self.svg.body
         )
     }
+}
+
+/// With a capital letter.
+fn capital(text: &str) -> String {
+    let mut rest = text.chars();
+    let first = rest.next().map(char::to_uppercase);
+    first.into_iter().flatten().chain(rest).collect()
 }
 
 /// The picture in pixels, two to a unit, with a font of our own.

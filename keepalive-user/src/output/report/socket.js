@@ -96,14 +96,17 @@ function showTime() {
   const hasTrips = socket.events.some((event) => event[3] !== null);
   const bottom = hasTrips ? answers + ANSWERS : lane + 24;
   const clip = draw("clipPath", { id: "seen" }, draw("rect", { x: SIDE - 7, y: 0, width: WIDTH - SIDE + 7, height: bottom }));
-  const inside = draw("g", { "clip-path": "url(#seen)" });
+  const behind = draw("g", { "clip-path": "url(#seen)" }), inside = draw("g", { "clip-path": "url(#seen)" });
   for (const [from, to] of socket.phases) {
-    inside.append(hatch(xOf(from), 20, Math.max(xOf(to) - xOf(from), 2), bottom - 20));
+    behind.append(hatch(xOf(from), 20, Math.max(xOf(to) - xOf(from), 2), bottom - 20));
     inside.append(text(Math.max(xOf(from), SIDE) + 4, 14, "s f-window_probe l-card halo", "zero window"));
   }
   const picture = draw("svg", { viewBox: `0 0 ${WIDTH} ${bottom + 34}`, role: "img", "aria-label": "Silence, events and answers over time" },
-    draw("defs", {}, clip), ...silence(socket, inside), text(0, lane + 4.5, "t f-ink", "events"), line(SIDE, lane, WIDTH - 12, lane, "grid l-line"), inside);
-  if (socket.missing) inside.append(...bars(socket, xOf, lane));
+    draw("defs", {}, clip), behind, ...silence(socket, inside), text(0, lane + 4.5, "t f-ink", "events"), line(SIDE, lane, WIDTH - 12, lane, "grid l-line"), inside);
+  if (socket.missing) {
+    const middle = (xOf(socket.events[socket.gap - 1][0]) + xOf(socket.events[socket.gap][0])) / 2;
+    inside.append(text(middle, 20 + SILENCE / 2, "s f-soft m l-card halo", `${plural(socket.missing, "event")} not kept one by one`), ...bars(socket, xOf, lane));
+  }
   for (const event of inOrder(events)) inside.append(shown(event, lane));
   if (hasTrips) picture.append(...roundTrips(trips, answers));
   const last = socket.events[socket.events.length - 1];
@@ -134,7 +137,7 @@ function silence(socket, inside) {
   const y = (ms) => bottom - (ms / ceiling) * (bottom - top);
   const axis = [text(0, top + 4.5, "t f-ink", "silence")];
   for (const value of [0, ceiling / 2, ceiling]) {
-    axis.push(line(SIDE, y(value), WIDTH - 12, y(value), "grid l-line"), text(SIDE - 8, y(value) + 4, "s f-soft e", millis(value)));
+    axis.push(line(SIDE, y(value), WIDTH - 12, y(value), "grid l-line"), text(SIDE - 8, y(value) + 4, "s f-soft e", value ? millis(value) : "0"));
   }
   for (const [from, to, ms] of rises(socket)) {
     const points = `${xOf(from)},${y(0)} ${xOf(to)},${y(ms)} ${xOf(to)},${y(0)}`;
@@ -155,7 +158,7 @@ function rises(socket) {
     const last = all[all.length - 1];
     // The same silence goes on; jiffies are up to 10 ms.
     if (last && from < last[1] && Math.abs(from - last[0]) < 40) [last[1], last[2]] = [at, at - from];
-    else all.push([from, at, at - from]);
+    else if (at > from) all.push([from, at, at - from]);
   }
   return all;
 }

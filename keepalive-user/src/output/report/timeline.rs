@@ -4,8 +4,10 @@ use super::{
     charts::{Chart, nice, place, time_axis},
     mark::Mark,
     model::Model,
+    news::count,
     story::{Moment, Story},
     svg::Svg,
+    time::Scale,
 };
 use crate::output::words::{micros, millis};
 
@@ -29,7 +31,9 @@ pub fn lane(model: &Model, story: &Story, width: f64, y: f64) -> Svg {
         let size = ((x(phase.to) - x(phase.from)).max(2.0), 22.0);
         svg.hatched((x(phase.from), y - 11.0), size);
     }
-    strip(&mut svg, model, story, width, y);
+    if story.left_out > 0 {
+        strip(&mut svg, story, y, &model.scale, x);
+    }
     for moment in in_order(story) {
         let above = if moment.mark == Mark::Answer {
             11.0
@@ -45,23 +49,20 @@ pub fn lane(model: &Model, story: &Story, width: f64, y: f64) -> Svg {
 }
 
 /// Where events were left out: the worst mark of each bucket, as a bar.
-fn strip(svg: &mut Svg, model: &Model, story: &Story, width: f64, y: f64) {
+fn strip(svg: &mut Svg, story: &Story, y: f64, scale: &Scale, x: impl Fn(u64) -> f64) {
     let (head, tail) = story.kept();
     let (Some(last), Some(first)) = (head.last(), tail.front()) else {
         return;
     };
-    if story.left_out == 0 {
-        return;
-    }
-    let scale = &model.scale;
-    let cell = width * scale.width_ns as f64 / scale.end_ns.max(1) as f64;
     for bucket in scale.bucket(last.at)..=scale.bucket(first.at) {
         let Some(mark) = story.strip.get(bucket).copied().flatten() else {
             continue;
         };
-        let at = bucket as f64 * cell;
-        let size = ((width - at).min(cell) - 0.5, 6.0);
-        svg.rect((at, y - 3.0), size, &format!("f-{}", mark.look().name));
+        let from = (bucket as u64 * scale.width_ns).max(last.at);
+        let to = ((bucket as u64 + 1) * scale.width_ns).min(first.at.max(from));
+        let size = ((x(to) - x(from) - 0.5).max(0.5), 6.0);
+        let class = format!("f-{}", mark.look().name);
+        svg.rect((x(from), y - 3.0), size, &class);
     }
 }
 
@@ -99,6 +100,18 @@ pub fn alone(model: &Model, story: &Story, width: f64) -> Chart {
         );
     }
     silence(&mut svg, story, across, x);
+    if let (Some(last), Some(first)) = (story.kept().0.last(), story.kept().1.front())
+        && story.left_out > 0
+    {
+        let middle = (x(last.at) + x(first.at)) / 2.0;
+        let words = format!("{} not kept one by one", count(story.left_out, "event"));
+        svg.text(
+            (middle, 20.0 + SILENCE / 2.0),
+            "s f-soft m l-card halo",
+            &words,
+        );
+        strip(&mut svg, story, lane, &model.scale, x);
+    }
     svg.text((0.0, lane + 4.5), "t f-ink", "events");
     svg.line((across.0, lane), (across.1, lane), "grid l-line");
     for moment in in_order(story) {
@@ -142,7 +155,7 @@ fn silence(svg: &mut Svg, story: &Story, across: (f64, f64), x: impl Fn(u64) -> 
         svg.text(
             (across.0 - 8.0, y(value) + 4.0),
             "s f-soft e",
-            &millis(value),
+            &silent(value),
         );
     }
     for (from, to, silence) in rises(story) {
@@ -158,6 +171,14 @@ fn silence(svg: &mut Svg, story: &Story, across: (f64, f64), x: impl Fn(u64) -> 
             "s f-killed l-card halo",
             &words,
         );
+    }
+}
+
+/// A length of silence, on the axis.
+fn silent(ms: u64) -> String {
+    match ms {
+        0 => "0".to_owned(),
+        ms => millis(ms),
     }
 }
 
@@ -178,7 +199,8 @@ fn rises(story: &Story) -> Vec<(u64, u64, u64)> {
             Some(rise) if from < rise.1 && from.abs_diff(rise.0) < 40_000_000 => {
                 (rise.1, rise.2) = (moment.at, silence);
             }
-            _ => rises.push((from, moment.at, silence)),
+            _ if silence > 0 => rises.push((from, moment.at, silence)),
+            _ => {}
         }
     }
     rises
