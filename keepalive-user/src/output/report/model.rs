@@ -20,7 +20,7 @@ use crate::{
 /// Sockets whose story is told; of more than twice as many the worst stay.
 const STORIES: usize = 4096;
 /// Events kept of all sockets together, and of one at most and at least.
-const MOMENTS: usize = 80_000;
+const MOMENTS: usize = 60_000;
 const ROOM: (usize, usize) = (16, 240);
 /// Findings kept of each rule.
 const FINDINGS: usize = 500;
