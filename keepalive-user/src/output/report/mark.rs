@@ -239,4 +239,11 @@ mod tests {
             assert_eq!(look.mark as usize, index, "{}", look.name);
         }
     }
+
+    /// Who sees no colours sees the shapes.
+    #[test]
+    fn shapes_differ() {
+        let shapes: std::collections::BTreeSet<&str> = LOOKS.iter().map(|look| look.path).collect();
+        assert_eq!(shapes.len(), LOOKS.len());
+    }
 }

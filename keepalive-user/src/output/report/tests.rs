@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::{mark::Mark, story::Fate, *};
 use crate::{
-    event::{Backend, Cgroup, End, Finding, Losses, Process, Severity, SocketEvent, Start},
+    event::{
+        Backend, Cgroup, End, Finding, Losses, Process, Severity, SocketEvent, Start, WindowProbe,
+    },
     output::{
         Counts,
         tests::{CLOCK, SECOND, events, story},
@@ -283,6 +285,57 @@ fn the_policy_is_that_of_the_page() {
     for outside in ["http://", "https://", "url(//", "@import", " src="] {
         assert!(!page.contains(outside), "{outside}");
     }
+}
+
+/// A window that shuts, opens, shuts again and kills.
+#[test]
+fn zero_windows_are_phases() {
+    let told = events(&story());
+    let Event::Timer(timer) = &told[1] else {
+        panic!("{:?}", told[1]);
+    };
+    let probe = |second: u64, next_ms: Option<u64>| {
+        Event::WindowProbe(SocketEvent {
+            when: CLOCK.at((1000 + second) * SECOND),
+            socket: timer.socket.clone(),
+            process: None,
+            cgroup: None,
+            container_id: None,
+            keepalive: timer.keepalive,
+            what: WindowProbe {
+                probes_out: timer.what.probes_out,
+                backoff: 1,
+                unsent_bytes: 1000,
+                sent: Some(true),
+                send_error: None,
+                next_ms,
+                death: None,
+            },
+        })
+    };
+    let phases = |events: &[Event], seconds: u64| {
+        let model = model(events, seconds);
+        let story = model.worst_first()[0];
+        let phases = story.phases.iter();
+        let phases: Vec<_> = phases
+            .map(|it| (it.from / SECOND, it.to / SECOND))
+            .collect();
+        (phases, story.verdict())
+    };
+    let all = [10, 11, 13, 17].map(|second| probe(second, Some(4000)));
+    // The next is due after 4 s, and may be late.
+    let (seen, verdict) = phases(&all, 20);
+    assert_eq!(
+        (seen, verdict.as_str()),
+        (vec![(10, 20)], "open: zero window")
+    );
+    let (seen, verdict) = phases(&all, 60);
+    assert_eq!(
+        (seen, verdict.as_str()),
+        (vec![(10, 17)], "open: 3 probes lost")
+    );
+    let again = [&all[..], &[probe(40, Some(1000)), probe(41, None)]].concat();
+    assert_eq!(phases(&again, 60).0, [(10, 17), (40, 41)]);
 }
 
 /// `number` sockets that are probed and answer every second; every tenth dies.
