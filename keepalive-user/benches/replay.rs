@@ -146,6 +146,7 @@ fn header() -> Result<Header> {
         abi_version: ABI_VERSION,
         sequence: 0,
         start: Start {
+            host: None,
             when: When {
                 timestamp: "2026-01-01T00:00:00Z".parse()?,
                 monotonic_ns: SECOND,

@@ -38,6 +38,28 @@ pub fn rule_names() -> Vec<&'static str> {
 
 /// Runs the command.
 pub fn run(arguments: &Audit) -> Result<Exit> {
+    let (findings, end) = judge(arguments)?;
+    let failed = findings
+        .iter()
+        .any(|finding| fails(arguments.fail_on.as_ref(), finding));
+    let writer = BufWriter::new(anstream::stdout().lock());
+    let mut output = AuditOutput::new(arguments.json, writer);
+    let written = findings
+        .into_iter()
+        .try_for_each(|finding| output.finding(finding))
+        .and_then(|()| output.end(end));
+    match written {
+        Err(error) if !is_broken_pipe(&error) => Err(error),
+        _ if failed => Ok(Exit::Findings),
+        _ => Ok(Exit::Success),
+    }
+}
+
+/// Judges the sockets there are: the findings, worst first, and what they amount to.
+///
+/// # Errors
+/// If they cannot be listed, or what is asked for does not exist.
+pub fn judge(arguments: &Audit) -> Result<(Vec<Finding>, AuditEnd)> {
     let usage = |error: anyhow::Error| Refusal::new(Exit::Usage, format!("{error:#}"));
     let filter = arguments.select.filter().map_err(usage)?;
     let ignored = arguments.ignored().map_err(usage)?;
@@ -62,22 +84,8 @@ pub fn run(arguments: &Audit) -> Result<Exit> {
     judge
         .findings
         .sort_by(|(one, a), (other, b)| (other.severity, b).cmp(&(one.severity, a)));
-    let failed = judge
-        .findings
-        .iter()
-        .any(|(finding, _)| fails(arguments.fail_on.as_ref(), finding));
-    let writer = BufWriter::new(anstream::stdout().lock());
-    let mut output = AuditOutput::new(arguments.json, writer);
-    let written = judge
-        .findings
-        .into_iter()
-        .try_for_each(|(finding, _)| output.finding(finding))
-        .and_then(|()| output.end(end));
-    match written {
-        Err(error) if !is_broken_pipe(&error) => Err(error),
-        _ if failed => Ok(Exit::Findings),
-        _ => Ok(Exit::Success),
-    }
+    let findings = judge.findings.into_iter();
+    Ok((findings.map(|(finding, _)| finding).collect(), end))
 }
 
 fn namespaces(arguments: &Audit) -> Result<Vec<Namespace>> {

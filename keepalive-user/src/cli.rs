@@ -21,7 +21,7 @@ pub use self::{
     audit::{Audit, FailOn, Ignore},
     explain::{Explain, Target},
     list::{List, SortKey, Switch},
-    recording::{Recording, Replay},
+    recording::{Recording, Replay, Report},
     selection::Selection,
 };
 use crate::{event::Backend, output::SchemaOf};
@@ -40,6 +40,7 @@ Examples:
   keepalive trace -R 5432 -d 10m          only connections to PostgreSQL, for ten minutes
   keepalive trace --json | jq .           one JSON object per line
   keepalive trace --record FILE           and keep it: `keepalive replay FILE` tells it again
+  keepalive report FILE -o report.html    and shows it: a page to look at
   keepalive list                          every TCP socket, its timers and settings
   keepalive explain :5432                 why no probe? what happens next?
   keepalive audit --middlebox aws-nlb     what will break, worst first
@@ -60,6 +61,8 @@ pub enum Command {
     Audit(Audit),
     /// Tell a recording of `trace --record` again, on any machine and without root
     Replay(Replay),
+    /// Make a page, or a picture, of a recording of `trace --record`
+    Report(Report),
     /// Say whether `trace` will work on this machine, and if not, why and what to do
     Doctor(Doctor),
     /// Print the JSON Schema of what a command prints with --json
@@ -101,6 +104,12 @@ pub struct Trace {
     /// Write to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Write a report to this file at the end: .html for a page, .svg or .png for a picture
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Judge the sockets there are when the trace begins, as `keepalive audit` does
+    #[arg(long)]
+    pub audit: bool,
     #[command(flatten)]
     pub record: Recording,
     /// Report answers when they arrive, not at the next timer: hooks tcp_ack, which is hot

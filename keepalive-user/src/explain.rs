@@ -221,6 +221,8 @@ fn follower(socket: &ListedSocket) -> Trace {
         duration: None,
         json: false,
         output: None,
+        report: None,
+        audit: false,
         record: Recording::default(),
         live_answers: false,
         cost: false,

@@ -58,6 +58,7 @@ pub fn run() -> ExitCode {
         Command::Audit(arguments) => arguments.verbose,
         Command::Doctor(arguments) => arguments.verbose,
         Command::Replay(_)
+        | Command::Report(_)
         | Command::Schema { .. }
         | Command::Completions { .. }
         | Command::Man { .. } => false,
@@ -76,6 +77,7 @@ pub fn run() -> ExitCode {
         Command::Audit(arguments) => audit::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),
+        Command::Report(arguments) => replay::report(arguments),
         Command::Schema { of } => {
             output::schema(*of, &mut std::io::stdout().lock()).map(|()| Exit::Success)
         }

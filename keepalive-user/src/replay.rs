@@ -15,7 +15,7 @@ use keepalive_ebpf::Filter;
 
 use crate::{
     attribution::Attribution,
-    cli::Replay,
+    cli::{Replay, Report},
     clock::Clock,
     event::{Finding, Lost, Process},
     exit::{Exit, Refusal, is_broken_pipe},
@@ -56,6 +56,24 @@ pub fn run(arguments: &Replay) -> Result<Exit> {
             Ok(Exit::Success)
         }
     }
+}
+
+/// Runs `keepalive report`: a replay that is looked at.
+pub fn report(arguments: &Report) -> Result<Exit> {
+    let filter = arguments
+        .select
+        .filter()
+        .map_err(|error| Refusal::new(Exit::Usage, format!("{error:#}")))?;
+    // First, so that a bad path fails before anything is read.
+    let report = output::Report::open(&arguments.output, arguments.socket.clone())?;
+    let recordings = open_all(&arguments.files)?;
+    let own = Wanted {
+        pid: arguments.select.pid,
+        count: None,
+        filter,
+    };
+    play(recordings, own, vec![Output::Report(Box::new(report))])?;
+    Ok(Exit::Success)
 }
 
 /// A recording and its name.

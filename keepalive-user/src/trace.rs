@@ -16,7 +16,8 @@ use tokio::{
 
 use crate::{
     attribution::Attribution,
-    cli::Trace,
+    audit,
+    cli::{Audit, Trace},
     clock::Clock,
     descriptors::Descriptor,
     event::{Lost, LostWhere, SCHEMA_VERSION, Start},
@@ -24,7 +25,7 @@ use crate::{
     filter,
     namespace::Namespace,
     numbers::state,
-    output,
+    output::{self, Output, Report},
     pipeline::{Pipeline, Wanted},
     privileges,
     recording::{Header, Recorder},
@@ -56,8 +57,19 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
         btf: arguments.loading.btf.clone(),
     };
     // First, so that a bad path fails before anything is attached.
-    let outputs = vec![output::open(arguments.json, arguments.output.as_deref())?];
+    let mut outputs = vec![output::open(arguments.json, arguments.output.as_deref())?];
+    if let Some(path) = &arguments.report {
+        outputs.push(Output::Report(Box::new(Report::open(path, None)?)));
+    }
     let kernel = Kernel::read(&options)?;
+    // Before anything is attached: it makes sockets of its own, to learn from.
+    let findings = if arguments.audit {
+        audit::judge(&Audit::of_trace(arguments))
+            .context("the audit failed")?
+            .0
+    } else {
+        Vec::new()
+    };
     let source = Source::open(&kernel, &options).map_err(name_missing_privileges)?;
     warn_of_blind_spots(&source, arguments);
     let clock = Clock::now()?;
@@ -65,6 +77,7 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
         when: clock.when()?,
         schema_version: SCHEMA_VERSION.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: kernel_word("hostname"),
         kernel: kernel_release(),
         backend: source.backend,
         refused: source.refused.clone(),
@@ -105,6 +118,9 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
             to_stdout: arguments.output.is_none(),
         };
         session.seed(Iterators::load(&kernel), &options.filter)?;
+        for finding in findings {
+            session.pipeline.finding(finding)?;
+        }
         session.pipeline.flush()?;
         drop(kernel);
         session.run(signals, arguments).await
@@ -208,7 +224,7 @@ impl Session {
                 _ = signals.interrupt.recv() => break,
                 _ = signals.terminate.recv() => break,
                 () = until(deadline) => break,
-                _ = tick.tick() => self.tick()?,
+                _ = tick.tick() => more = self.tick()?,
                 () = std::future::ready(()), if more => more = self.drain()?,
                 ready = ring.readable() => {
                     // Cleared before the ring is drained: what comes meanwhile wakes us again.
@@ -247,12 +263,14 @@ impl Session {
         Ok(true)
     }
 
-    fn tick(&mut self) -> Result<()> {
+    /// Looks into the ring too: the ring wakes us only if we had emptied it, so that one wakeup that
+    /// a kernel loses (measured on a 6.18.44) would be the last.
+    fn tick(&mut self) -> Result<bool> {
         self.report_losses()?;
         if self.to_stdout && reader_has_gone() {
             return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
         }
-        self.pipeline.flush()
+        self.drain()
     }
 
     /// Says what was lost since it was last said.
@@ -370,8 +388,11 @@ fn reader_has_gone() -> bool {
 
 /// `uname -r`.
 pub fn kernel_release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(
-        |_| "unknown".to_owned(),
-        |release| release.trim_end().to_owned(),
-    )
+    kernel_word("osrelease").unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// One of the words of `uname`.
+fn kernel_word(name: &str) -> Option<String> {
+    let word = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+    Some(word.trim_end().to_owned())
 }

@@ -68,6 +68,7 @@ fn help_goes_to_stdout_and_succeeds() {
         &["list", "--help"],
         &["explain", "--help"],
         &["audit", "--help"],
+        &["report", "--help"],
         &["doctor", "--help"],
         &["schema", "--help"],
         &["completions", "--help"],
@@ -89,6 +90,8 @@ fn help_names_every_option_of_trace() {
         "--btf",
         "--ring-bytes",
         "--live-answers",
+        "--report",
+        "--audit",
         "-p",
         "-L",
         "-R",
@@ -146,6 +149,21 @@ fn audit_says_what_it_does_not_know() {
         &["audit", "--ignore-file", "/nonexistent"],
         &["/nonexistent"],
     );
+}
+
+#[test]
+fn report_says_what_it_needs() {
+    expect_usage_error(&["report"], &["FILE", "--output"]);
+    expect_usage_error(&["report", "x.kar"], &["--output"]);
+    for name in ["report", "report.pdf", ".html"] {
+        expect_usage_error(&["report", "x.kar", "-o", name], &[name, ".html, .svg"]);
+        expect_usage_error(&["trace", "--report", name], &[name, ".html, .svg"]);
+    }
+    let socket = ["report", "x.kar", "-o", "x.svg", "--socket", "host:22"];
+    expect_usage_error(&socket, &["host:22", "ADDR:PORT"]);
+    let run = keepalive(&["report", "-o", "/nonexistent/x.html", "x.kar"]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.contains("/nonexistent/x.html"), "{}", run.stderr);
 }
 
 #[test]

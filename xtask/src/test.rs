@@ -69,7 +69,7 @@ impl Arguments {
 
 const BACKENDS: [&str; 2] = ["fentry", "tracepoint"];
 const LIVE: &str = "live";
-/// Servers of the distribution whose keepalive is watched live.
+/// Servers of the distribution whose keepalive is watched live, and what looks at the results.
 const SERVERS: &[Need] = &[
     Need {
         path: "/usr/sbin/apache2",
@@ -82,6 +82,10 @@ const SERVERS: &[Need] = &[
     Need {
         path: "/usr/lib/postgresql/15/bin/postgres",
         package: "postgresql-15",
+    },
+    Need {
+        path: "/usr/bin/chromium",
+        package: "chromium",
     },
     Need {
         path: "ss",

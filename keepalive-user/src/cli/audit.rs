@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, str::FromStr, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use super::{Selection, Target, duration};
+use super::{Selection, Target, Trace, duration};
 use crate::{
     audit::{Middlebox, RULES, middlebox_help, rule_names},
     event::Severity,
@@ -24,6 +24,9 @@ With --fail-on the exit code is 5 if there is such a finding.
 An ignore file has a rule a line, and what to ignore it for: all, or a PID, :PORT, ADDR:PORT or
 LOCAL-PEER. What follows a # is a comment.
   no_keepalive :9000        # the health checker";
+
+/// Silence from which a connection without keepalive is suspect, unless told otherwise.
+const SILENT: Duration = Duration::from_hours(1);
 
 /// The rules and the middleboxes, from their tables.
 fn after_help() -> String {
@@ -115,6 +118,24 @@ pub struct Ignore {
 }
 
 impl Audit {
+    /// Of the sockets that a trace is about, in all network namespaces unless it is of one.
+    pub fn of_trace(trace: &Trace) -> Self {
+        Self {
+            idle_timeout: None,
+            middlebox: None,
+            silent: SILENT,
+            rule: Vec::new(),
+            ignore: Vec::new(),
+            ignore_file: None,
+            fail_on: None,
+            all_netns: trace.select.netns.is_none(),
+            json: false,
+            btf: trace.loading.btf.clone(),
+            verbose: trace.verbose,
+            select: trace.select.clone(),
+        }
+    }
+
     /// What is not to be reported.
     pub fn ignored(&self) -> Result<Vec<Ignore>> {
         let mut ignored: Vec<Ignore> = self

@@ -127,17 +127,25 @@ impl FromStr for Target {
 impl Target {
     /// Whether this socket is meant.
     pub fn is(&self, row: &ListedSocket) -> bool {
+        match self {
+            Self::Pid(pid) => row.pids.contains(pid),
+            _ => self.names(&row.socket),
+        }
+    }
+
+    /// Whether this socket is meant, by its ends or its cookie.
+    pub fn names(&self, socket: &Socket) -> bool {
         let Socket {
             local,
             peer,
             cookie,
             ..
-        } = &row.socket;
+        } = socket;
         let is = |end: &Endpoint, address: &SocketAddr| {
             (end.address, end.port) == (address.ip().to_canonical(), address.port())
         };
         match self {
-            Self::Pid(pid) => row.pids.contains(pid),
+            Self::Pid(_) => false,
             Self::Port(port) => local.port == *port || peer.port == *port,
             Self::Endpoint(address) => is(local, address) || is(peer, address),
             Self::Pair(ours, theirs) => is(local, ours) && is(peer, theirs),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::Selection;
+use super::{Selection, Target};
 use crate::recording::{Header, Limits, Recorder};
 
 /// Whether and how to record.
@@ -70,6 +70,32 @@ pub struct Replay {
     /// Read and understand everything, and say only whether it is whole
     #[arg(long, conflicts_with_all = ["json", "output"])]
     pub check: bool,
+    #[command(flatten)]
+    pub select: Selection,
+}
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  keepalive report trace.kar -o report.html          everything on one page: open it in a browser
+  keepalive report trace.kar -o report.html -R 5432  only connections to PostgreSQL
+  keepalive report trace.kar -o report.png           a picture of all
+  keepalive report trace.kar -o one.svg --socket :5432
+  keepalive trace --report report.html               without a recording
+
+The page loads nothing and sends nothing: it can be mailed, kept, and opened anywhere.";
+
+#[derive(Args, Debug)]
+#[command(after_help = REPORT_EXAMPLES)]
+pub struct Report {
+    /// Recordings made by `keepalive trace --record`, of one trace; - is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Write to this file: .html for a page, .svg or .png for a picture
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Of one socket: :PORT, ADDR:PORT, LOCAL-PEER, sk:COOKIE, or a PID that has one
+    #[arg(long, value_name = "SOCKET")]
+    pub socket: Option<Target>,
     #[command(flatten)]
     pub select: Selection,
 }

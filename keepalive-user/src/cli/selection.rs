@@ -12,7 +12,7 @@ use keepalive_ebpf::Filter;
 use crate::namespace::Namespace;
 
 /// Which sockets.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Which sockets")]
 pub struct Selection {
     /// Only sockets of this process

@@ -18,6 +18,9 @@ pub struct Start {
     pub schema_version: String,
     /// Version of `keepalive`.
     pub version: String,
+    /// `uname -n`; not there in recordings older than this field. Untrusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// `uname -r`.
     pub kernel: String,
     pub backend: Backend,

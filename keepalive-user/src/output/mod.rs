@@ -9,6 +9,7 @@ pub mod explain;
 mod json;
 pub mod list;
 mod pretty;
+mod report;
 mod summary;
 pub mod words;
 
@@ -22,7 +23,10 @@ use std::{
 use anyhow::{Context, Result};
 
 use self::json::json_line;
-pub use self::summary::{Counts, Summary};
+pub use self::{
+    report::Report,
+    summary::{Counts, Summary},
+};
 use crate::{
     doctor,
     event::{AuditLine, Event, Explanation, ListLine},
@@ -39,6 +43,8 @@ pub enum Output<W: Write> {
         colour: bool,
         summary: Box<Summary>,
     },
+    /// A page or a picture, at the end.
+    Report(Box<Report>),
 }
 
 impl<W: Write> Output<W> {
@@ -69,13 +75,18 @@ impl<W: Write> Output<W> {
                     summary.table(end, writer)?;
                 }
             }
+            Self::Report(report) => report.event(event)?,
         }
         Ok(())
     }
 
     pub fn flush(&mut self) -> Result<()> {
-        let (Self::Json(writer) | Self::Pretty { writer, .. }) = self;
-        writer.flush().context("cannot write")
+        match self {
+            Self::Json(writer) | Self::Pretty { writer, .. } => {
+                writer.flush().context("cannot write")
+            }
+            Self::Report(_) => Ok(()),
+        }
     }
 }
 

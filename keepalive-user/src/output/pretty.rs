@@ -17,6 +17,21 @@ pub fn line(event: &Event, colour: bool, writer: &mut impl Write) -> Result<()> 
     line_in(event, colour, &TimeZone::system(), writer)
 }
 
+/// What is said of an event about a socket, without who and when; nothing of others.
+pub fn said(event: &Event, zone: &TimeZone) -> String {
+    match event {
+        Event::Armed(event) => armed(event),
+        Event::Timer(event) => timer(event, zone),
+        Event::WindowProbe(event) => window_probe(&event.what, event.when.timestamp, zone),
+        Event::Answer(event) => answer(&event.what),
+        Event::Closed(event) => {
+            let heard = heard(event.when.timestamp, event.what.idle_ms, zone);
+            certificate(&event.what, &event.keepalive, &heard)
+        }
+        Event::Start(_) | Event::Finding(_) | Event::Lost(_) | Event::End(_) => String::new(),
+    }
+}
+
 /// As [`line`], in a given time zone.
 pub fn line_in(
     event: &Event,
@@ -26,26 +41,13 @@ pub fn line_in(
 ) -> Result<()> {
     let (head, text, style) = match event {
         Event::Start(start) => (String::new(), started(start), Style::new().dimmed()),
-        Event::Armed(event) => (head(event, zone), armed(event), plain(AnsiColor::Cyan)),
-        Event::Timer(event) => (
-            head(event, zone),
-            timer(event, zone),
-            timer_style(&event.what),
-        ),
-        Event::WindowProbe(event) => (
-            head(event, zone),
-            window_probe(&event.what, event.when.timestamp, zone),
-            plain(AnsiColor::Yellow),
-        ),
-        Event::Answer(event) => (
-            head(event, zone),
-            answer(&event.what),
-            plain(AnsiColor::Green),
-        ),
-        Event::Closed(event) => {
-            let heard = heard(event.when.timestamp, event.what.idle_ms, zone);
-            let text = certificate(&event.what, &event.keepalive, &heard);
-            (head(event, zone), text, closed_style(event.what.cause))
+        Event::Armed(it) => (head(it, zone), said(event, zone), plain(AnsiColor::Cyan)),
+        Event::Timer(it) => (head(it, zone), said(event, zone), timer_style(&it.what)),
+        Event::WindowProbe(it) => (head(it, zone), said(event, zone), plain(AnsiColor::Yellow)),
+        Event::Answer(it) => (head(it, zone), said(event, zone), plain(AnsiColor::Green)),
+        Event::Closed(it) => {
+            let style = closed_style(it.what.cause);
+            (head(it, zone), said(event, zone), style)
         }
         Event::Finding(finding) => {
             return super::audit::text(finding, colour, writer).context("cannot write");

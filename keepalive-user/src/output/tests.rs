@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub const HZ: u32 = 250;
-const SECOND: u64 = 1_000_000_000;
+pub const SECOND: u64 = 1_000_000_000;
 /// 2026-01-01T00:00:00Z − 1000 s.
 pub const CLOCK: Clock = Clock {
     offset_ns: (1_767_225_600 - 1000) * 1_000_000_000,
@@ -97,7 +97,7 @@ pub fn story() -> Vec<Record> {
     vec![armed, probe(1, 1), second, third, closed, killed]
 }
 
-fn events(records: &[Record]) -> Vec<Event> {
+pub fn events(records: &[Record]) -> Vec<Event> {
     let mut tracker = Tracker::new(HZ, CLOCK, 1000);
     let mut observations = Vec::new();
     for record in records {
@@ -386,5 +386,6 @@ proptest! {
             json_line(event, &mut Vec::new()).unwrap();
         }
         pretty(&events, true);
+        report::tests::all_kinds(&events);
     }
 }

@@ -31,6 +31,7 @@ fn header() -> Header {
         abi_version: ABI_VERSION,
         sequence: 0,
         start: Start {
+            host: None,
             when: CLOCK.at(START),
             schema_version: "1".to_owned(),
             version: "0".to_owned(),

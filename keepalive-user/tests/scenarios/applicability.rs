@@ -6,6 +6,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::browser::CHROMIUM;
 use crate::cgroups;
 use crate::classics::{APACHE, POSTGRESQL, REDIS};
 use crate::expect::Facts;
@@ -50,14 +51,18 @@ const EXCEPTIONS: &[Exception] = &[
         reason: "no cgroup2 is mounted here",
     },
     Exception {
+        scenario: "report_in_browser",
+        applies: |_| !Path::new(CHROMIUM).exists(),
+        reason: NO_SERVERS,
+    },
+    Exception {
         scenario: "mptcp",
         applies: |_| without_mptcp(),
         reason: "this kernel refuses socket(IPPROTO_MPTCP)",
     },
 ];
 
-const NO_SERVERS: &str =
-    "the guest has no distribution in it, and so no servers; `cargo xtask test` installs them live";
+const NO_SERVERS: &str = "the guest has no distribution in it, and so no servers and no browser; `cargo xtask test` installs them live";
 
 /// Why a scenario cannot be shown on this kernel by this backend; `None` if it must pass.
 pub fn excuse(scenario: &str, facts: Facts) -> Option<&'static str> {

@@ -14,6 +14,7 @@ mod arming;
 mod audit;
 mod bench;
 mod bench_list;
+mod browser;
 mod cgroups;
 mod classics;
 mod connecting;
@@ -34,6 +35,7 @@ mod listing;
 mod net;
 mod refusals;
 mod report;
+mod report_page;
 mod scale;
 mod socket;
 mod ss;
@@ -126,9 +128,14 @@ fn beside_one_tracer() -> impl Iterator<Item = &'static Scenario> {
 
 /// What needs tracers of its own, but not the machine.
 fn side_by_side() -> impl Iterator<Item = &'static HardCase> {
-    [arithmetic::CASES, audit::CASES, classics::CASES]
-        .into_iter()
-        .flatten()
+    [
+        arithmetic::CASES,
+        audit::CASES,
+        classics::CASES,
+        report_page::CASES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Everything that needs tracers of its own.

@@ -1,0 +1,245 @@
+//! What a report is made of: all events folded, in bounded memory, whatever their number.
+
+use std::collections::BTreeMap;
+
+use jiff::tz::TimeZone;
+use rustc_hash::FxHashMap;
+
+use super::{
+    histogram::Histogram,
+    mark::Mark,
+    phrase::Sentences,
+    story::{Moment, Story},
+    time::{BUCKETS, Scale, fold},
+};
+use crate::{
+    event::{Decision, End, Event, Finding, Severity, Socket, SocketEvent, Start},
+    output::pretty::said,
+};
+
+/// Sockets whose story is told; of more than twice as many the worst stay.
+const STORIES: usize = 4096;
+/// Events kept of all sockets together, and of one at most and at least.
+const MOMENTS: usize = 60_000;
+const ROOM: (usize, usize) = (16, 240);
+/// Findings kept of each rule.
+const FINDINGS: usize = 500;
+/// Rules there may be; audit has fewer.
+const RULES: usize = 100;
+
+pub struct Model {
+    zone: TimeZone,
+    pub scale: Scale,
+    pub start: Option<Box<Start>>,
+    pub end: Option<End>,
+    pub stories: FxHashMap<u64, Story>,
+    /// A bit for each socket number that was seen: they are given in order.
+    seen: Vec<u64>,
+    /// Events of each mark in each bucket of time.
+    pub heat: [Vec<u64>; Mark::COUNT],
+    pub decisions: [u64; Decision::ALL.len()],
+    pub rtt_us: Histogram,
+    pub silence_ms: Histogram,
+    pub sentences: Sentences,
+    /// By rule.
+    pub findings: BTreeMap<String, Findings>,
+}
+
+/// What `audit` found by one rule.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    pub severity: Severity,
+    pub number: u64,
+    pub kept: Vec<Finding>,
+}
+
+impl Model {
+    pub fn new(zone: TimeZone) -> Self {
+        Self {
+            scale: Scale::new(jiff::Timestamp::UNIX_EPOCH, 0, &zone),
+            zone,
+            start: None,
+            end: None,
+            stories: FxHashMap::default(),
+            seen: Vec::new(),
+            heat: std::array::from_fn(|_| vec![0; BUCKETS]),
+            decisions: [0; Decision::ALL.len()],
+            rtt_us: Histogram::default(),
+            silence_ms: Histogram::default(),
+            sentences: Sentences::default(),
+            findings: BTreeMap::new(),
+        }
+    }
+
+    pub fn add(&mut self, event: &Event) {
+        match event {
+            Event::Start(start) => {
+                let when = start.when;
+                self.scale = Scale::new(when.timestamp, when.monotonic_ns, &self.zone);
+                self.start = Some(start.clone());
+            }
+            Event::Armed(it) => self.happened(it, event, None, None),
+            Event::Timer(it) => {
+                self.decisions[it.what.decision as usize] += 1;
+                if let Some(silence) = it.what.idle_ms {
+                    self.silence_ms.add(silence);
+                }
+                self.happened(it, event, it.what.idle_ms, None);
+            }
+            Event::WindowProbe(it) => self.happened(it, event, None, None),
+            Event::Answer(it) => {
+                if let Some(rtt) = it.what.rtt_us {
+                    self.rtt_us.add(rtt);
+                }
+                self.happened(it, event, None, it.what.rtt_us);
+            }
+            Event::Closed(it) => self.happened(it, event, it.what.idle_ms, None),
+            Event::Finding(finding) => self.found(finding),
+            Event::Lost(lost) => self.reach(self.scale.since(lost.when.monotonic_ns)),
+            Event::End(end) => {
+                self.reach(self.scale.since(end.when.monotonic_ns));
+                self.end = Some(end.clone());
+            }
+        }
+    }
+
+    fn found(&mut self, finding: &Finding) {
+        if !self.findings.contains_key(&finding.rule) && self.findings.len() >= RULES {
+            return;
+        }
+        let rule = self.findings.entry(finding.rule.clone());
+        let findings = rule.or_insert_with(|| Findings {
+            severity: finding.severity,
+            number: 0,
+            kept: Vec::new(),
+        });
+        findings.number += 1;
+        if findings.kept.len() < FINDINGS {
+            findings.kept.push(finding.clone());
+        }
+    }
+
+    /// An event about a socket.
+    fn happened<T>(
+        &mut self,
+        it: &SocketEvent<T>,
+        event: &Event,
+        silence_ms: Option<u64>,
+        rtt_us: Option<u64>,
+    ) {
+        let Some(mark) = Mark::of(event) else { return };
+        let since = self.scale.since(it.when.monotonic_ns);
+        self.reach(since);
+        let bucket = self.scale.bucket(since);
+        // The certificate comes with it, and is counted.
+        let is_same_death = mark == Mark::Killed && matches!(event, Event::Timer(_));
+        self.heat[mark as usize][bucket] += u64::from(!is_same_death);
+        let moment = Moment {
+            at: since,
+            mark,
+            silence_ms,
+            rtt_us,
+            words: self.sentences.learn(&said(event, &self.scale.zone)),
+        };
+        if self.stories.len() >= 2 * STORIES && !self.stories.contains_key(&it.socket.id) {
+            self.forget();
+        }
+        let room = self.room();
+        let id = it.socket.id;
+        if !self.stories.contains_key(&id) {
+            let is_partial = self.see(id);
+            self.stories.insert(id, Story::new(it, since, is_partial));
+        }
+        let Some(story) = self.stories.get_mut(&id) else {
+            return;
+        };
+        story.identify(it);
+        story.count(event, since);
+        story.keep(moment, bucket, room);
+    }
+
+    /// Whether a socket was seen before; now it was.
+    fn see(&mut self, id: u64) -> bool {
+        let (word, bit) = (usize::try_from(id / 64).unwrap_or(0), 1 << (id % 64));
+        if word >= self.seen.len() {
+            self.seen.resize(word + 1, 0);
+        }
+        let was_seen = self.seen[word] & bit != 0;
+        self.seen[word] |= bit;
+        was_seen
+    }
+
+    /// Sockets whose story is not told.
+    pub fn left_out(&self) -> u64 {
+        let seen: u64 = self
+            .seen
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum();
+        seen.saturating_sub(self.stories.len() as u64)
+    }
+
+    /// Time has come this far.
+    fn reach(&mut self, since: u64) {
+        for _ in 0..self.scale.extend(since) {
+            for row in &mut self.heat {
+                fold(row, |one, other| one + other);
+                row.resize(BUCKETS, 0);
+            }
+            self.stories.values_mut().for_each(Story::fold);
+        }
+    }
+
+    /// Events there is room for, of each socket.
+    fn room(&self) -> usize {
+        (MOMENTS / self.stories.len().max(1)).clamp(ROOM.0, ROOM.1)
+    }
+
+    /// Leaves out the least telling half.
+    fn forget(&mut self) {
+        let worst: Vec<u64> = self.worst_first().iter().map(|it| it.socket.id).collect();
+        for id in &worst[STORIES.min(worst.len())..] {
+            self.stories.remove(id);
+        }
+    }
+
+    /// Makes it small enough to be shown.
+    pub fn finish(&mut self) {
+        if self.stories.len() > STORIES {
+            self.forget();
+        }
+        let (room, end) = (self.room(), self.scale.end_ns);
+        for story in self.stories.values_mut() {
+            story.shrink(room);
+            if story.end.is_none() {
+                story.settle(end);
+            }
+        }
+    }
+
+    pub fn worst_first(&self) -> Vec<&Story> {
+        let mut stories: Vec<&Story> = self.stories.values().collect();
+        stories.sort_by_cached_key(|story| story.rank());
+        stories
+    }
+
+    /// The findings about a socket, by their place among all that are kept.
+    pub fn findings_about(&self, socket: &Socket) -> Vec<usize> {
+        let ends = |socket: &Socket| (socket.local, socket.peer, socket.netns);
+        let is = |finding: &Finding| {
+            let found = finding.socket.as_ref();
+            found.is_some_and(|found| {
+                ends(found) == ends(socket)
+                    && (found.cookie.is_none() || found.cookie == socket.cookie)
+            })
+        };
+        let all = self.findings.values().flat_map(|findings| &findings.kept);
+        let about = all.enumerate().filter(|(_, finding)| is(finding));
+        about.map(|(place, _)| place).collect()
+    }
+
+    /// Last moment, milliseconds since the beginning; never 0.
+    pub fn length_ms(&self) -> u64 {
+        (self.scale.end_ns / 1_000_000).max(1)
+    }
+}

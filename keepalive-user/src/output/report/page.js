@@ -1,0 +1,341 @@
+"use strict";
+// What is in `data` was said by processes: it becomes text, never markup.
+const data = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+
+function make(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+function draw(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+// Numbers and times in words.
+const grouped = (number) => number.toLocaleString("en-US");
+const plural = (number, noun) => `${grouped(number)} ${noun}${number === 1 ? "" : "s"}`;
+const tenths = (value, unit) => `${Math.floor(value * 10) / 10} ${unit}`;
+
+function millis(ms) {
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 600000) return tenths(ms / 1000, "s");
+  if (ms < 7200000) return `${Math.floor(ms / 60000)} min`;
+  const minutes = Math.floor(ms / 60000) % 60;
+  return `${Math.floor(ms / 3600000)} h${minutes ? ` ${minutes} min` : ""}`;
+}
+
+function micros(us) {
+  if (us < 1000) return `${us} µs`;
+  return us < 1000000 ? tenths(us / 1000, "ms") : millis(us / 1000);
+}
+
+/** Time of day, of milliseconds since the trace began. */
+function clock(ms, digits = 0) {
+  const iso = new Date(data.epoch_ms + ms).toISOString();
+  return iso.slice(11, digits ? 20 + digits : 19);
+}
+
+// Marks: a shape and a colour for each kind of event.
+const MARKS = data.marks.map((mark) => mark.name);
+const FATES = data.fates.map((fate) => fate.name);
+
+function use(name, x, y, scale = 1) {
+  const transform = `translate(${x} ${y})${scale === 1 ? "" : ` scale(${scale})`}`;
+  return draw("use", { href: `#m-${name}`, class: `f-${name}`, transform });
+}
+
+function icon(name) {
+  return draw("svg", { class: "mark", viewBox: "-8 -8 16 16", "aria-hidden": "true" }, use(name, 0, 0));
+}
+
+const text = (x, y, kind, words) => draw("text", { x, y, class: kind }, words);
+const line = (x1, y1, x2, y2, kind) => draw("line", { x1, y1, x2, y2, class: kind });
+
+// Steps of a time axis, milliseconds.
+const STEPS = [5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 108e5, 216e5, 432e5, 864e5];
+
+/** Times of day, at round ones. */
+function timeAxis([from, to], [left, right], y) {
+  const length = to - from, most = Math.max(Math.floor((right - left) / 92), 1);
+  const step = STEPS.find((it) => length / it <= most) ?? Math.ceil(length / most / 864e5) * 864e5;
+  const midnight = data.epoch_ms % 864e5;
+  const parts = [line(left, y, right, y, "grid l-line")];
+  for (let tick = Math.ceil((midnight + from) / step) * step - midnight; tick <= to; tick += step) {
+    const x = left + ((tick - from) / (to - from)) * (right - left);
+    // The words of a tick at the edge stay within the picture.
+    const [at, kind] = x < left + 30 ? [left, "s f-soft"] : x > right - 30 ? [right, "s f-soft e"] : [x, "s f-soft m"];
+    parts.push(line(x, y, x, y + 5, "grid l-soft"), text(at, y + 18, kind, clock(tick, step < 1000 ? 3 : 0)));
+  }
+  return parts;
+}
+
+const fateOf = (socket) => data.fates[FATES.indexOf(socket.fate)];
+const path = (socket) => `${socket.local} → ${socket.peer}`;
+
+// The theme: the system's, until it is chosen here.
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const root = document.documentElement;
+const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
+const showTheme = () => (byId("theme").textContent = isDark() ? "☀ light" : "☾ dark");
+byId("theme").addEventListener("click", () => {
+  root.dataset.theme = isDark() ? "light" : "dark";
+  showTheme();
+});
+dark.addEventListener("change", showTheme);
+showTheme();
+
+// The head.
+const TONES = { bad: "killed", odd: "another_probe", good: "answer" };
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+function piece(news) {
+  const text = capital(news.text);
+  const said = news.fate ? make("button", { type: "button", click: () => onlyFate(news.fate) }, text) : text;
+  return make("span", {}, said, news.whose ? make("span", { class: "whose" }, `   ${news.whose}`) : null);
+}
+
+byId("first").append(piece(data.news[0]));
+byId("news").append(
+  ...data.news.slice(1).map((news) => make("li", {}, icon(TONES[news.tone]), piece(news))),
+);
+byId("facts").append(
+  ...data.facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
+);
+byId("legend").append(
+  ...data.marks.filter((mark) => mark.seen).reverse().map((mark) =>
+    make("li", {}, icon(mark.name), make("div", {}, make("b", {}, mark.label), make("span", {}, ` ${mark.meaning}`)))),
+);
+
+// Lanes: the worst sockets.
+const LANES = 8;
+
+function lane(socket, width) {
+  const height = 44, y = 28;
+  const x = (ms) => (ms / data.length_ms) * width;
+  const parts = [
+    draw("line", { x1: 0, y1: y, x2: width, y2: y, class: "grid l-line" }),
+    draw("line", { x1: x(socket.from), y1: y, x2: x(socket.to), y2: y, class: "thick l-soft" }),
+  ];
+  for (const [from, to] of socket.phases) {
+    parts.push(hatch(x(from), y - 12, Math.max(x(to) - x(from), 2), 24));
+  }
+  if (socket.missing) parts.push(...bars(socket, x, y));
+  for (const [at, mark] of inOrder(socket.events)) {
+    const left = Math.min(Math.max(x(at), 6), width - 6);
+    parts.push(use(MARKS[mark], left.toFixed(1), MARKS[mark] === "answer" ? y - 12 : y));
+  }
+  return draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": socket.verdict }, ...parts);
+}
+
+const hatch = (x, y, width, height) =>
+  draw("rect", { x, y, width, height, fill: "url(#hatch)", "fill-opacity": 0.45 });
+
+/** The least telling first, so that the others are drawn over them. */
+const inOrder = (events) => [...events].sort((one, other) => one[1] - other[1]);
+
+/** Where events are missing: the worst mark of each bucket of time. */
+function bars(socket, x, y) {
+  const [first, last] = [socket.events[socket.gap - 1][0], socket.events[socket.gap][0]];
+  const bars = [];
+  for (let bucket = Math.floor(first / data.bucket_ms); bucket * data.bucket_ms <= last; bucket++) {
+    const mark = markOf(socket.strip[bucket]);
+    const from = Math.max(bucket * data.bucket_ms, first), to = Math.min((bucket + 1) * data.bucket_ms, last);
+    if (!mark || to <= from) continue;
+    const width = Math.max(x(to) - x(from) - 0.5, 0.5);
+    bars.push(draw("rect", { x: x(from), y: y - 3, width, height: 6, class: `f-${mark}` }));
+  }
+  return bars;
+}
+
+const markOf = (letter) => (letter && letter !== "." ? MARKS[letter.charCodeAt(0) - 97] : null);
+
+function laneRow(socket) {
+  const who = make("div", { class: "who" },
+    make("b", {}, icon(fateOf(socket).mark), socket.verdict),
+    make("span", { class: "line" }, `${socket.owner}   ${path(socket)}`));
+  return make("li", {}, make("a", { href: `#socket-${socket.id}` }, who, lane(socket, 760)));
+}
+
+function laneAxis(width) {
+  return draw("svg", { viewBox: `0 0 ${width} 26`, "aria-hidden": "true" }, ...timeAxis([0, data.length_ms], [0, width], 2));
+}
+
+byId("worst").hidden = data.sockets.length === 0;
+byId("lanes").append(...data.sockets.slice(0, LANES).map(laneRow), make("li", { class: "axis" }, laneAxis(760)));
+
+// The table.
+const COLUMNS = [
+  { name: "Outcome", key: (it) => FATES.indexOf(it.fate) * 1e6 + it.order, text: (it) => it.verdict },
+  { name: "Owner", key: (it) => it.owner, text: (it) => it.owner },
+  { name: "Local", key: (it) => it.local, text: (it) => it.local },
+  { name: "Peer", key: (it) => it.peer, text: (it) => it.peer },
+  { name: "Timers", down: true, key: (it) => it.timers, text: (it) => grouped(it.timers) },
+  { name: "Probes", down: true, key: (it) => it.probes, text: (it) => grouped(it.probes) },
+  { name: "Answered", down: true, key: (it) => it.answers, text: (it) => grouped(it.answers) },
+  { name: "Lost", down: true, key: (it) => it.lost, text: (it) => grouped(it.lost) },
+  { name: "Worst RTT", down: true, key: (it) => it.rtt ?? -1, text: (it) => (it.rtt === null ? "–" : micros(it.rtt)) },
+  { name: "Silence", down: true, key: (it) => it.silence ?? -1, text: (it) => (it.silence === null ? "–" : millis(it.silence)) },
+  { name: "Over time", key: (it) => it.from, strip: true },
+];
+const PAGE = 50;
+const table = { column: 0, reverse: false, page: 0, fates: new Set(), shown: [] };
+data.sockets.forEach((socket, order) => {
+  socket.order = order;
+  socket.text = [socket.owner, socket.local, socket.peer, socket.place, socket.verdict, socket.settings].join(" ").toLowerCase();
+});
+
+function compare(one, other) {
+  const order = typeof one === "number" ? one - other : one.localeCompare(other, "en", { numeric: true });
+  return order;
+}
+
+/** What is wanted, in the wanted order. */
+function select() {
+  const words = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const { key, down } = COLUMNS[table.column];
+  const sign = table.reverse !== Boolean(down) ? -1 : 1;
+  table.shown = data.sockets
+    .filter((it) => (!table.fates.size || table.fates.has(it.fate)) && words.every((word) => it.text.includes(word)))
+    .sort((one, other) => sign * compare(key(one), key(other)) || one.order - other.order);
+  table.page = 0;
+  showRows();
+}
+
+function showRows() {
+  const { shown, page } = table;
+  const rows = shown.slice(page * PAGE, (page + 1) * PAGE).map(tableRow);
+  const none = make("tr", {}, make("td", { class: "none", colspan: COLUMNS.length }, "no such socket"));
+  byId("rows").replaceChildren(...(rows.length ? rows : [none]));
+  const left = data.left_out ? `, ${grouped(data.left_out)} more only in the totals` : "";
+  byId("counted").textContent = `${grouped(shown.length)} of ${plural(data.sockets.length, "socket")}${left}`;
+  const pages = Math.ceil(shown.length / PAGE);
+  byId("pages").hidden = pages < 2;
+  byId("page").textContent = `${page + 1} of ${pages}`;
+  byId("back").disabled = page === 0;
+  byId("next").disabled = page + 1 >= pages;
+  COLUMNS.forEach((column, index) => {
+    const head = byId("columns").children[index];
+    const ascending = table.reverse === Boolean(column.down);
+    if (index === table.column) head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+    else head.removeAttribute("aria-sort");
+    const arrow = ascending ? " ↑" : " ↓";
+    head.firstChild.textContent = column.name + (index === table.column ? arrow : "");
+  });
+}
+
+function tableRow(socket) {
+  const open = () => (location.hash = `socket-${socket.id}`);
+  const cells = COLUMNS.map((column, index) => {
+    if (column.strip) return make("td", { class: "strip" }, strip(socket));
+    const text = column.text(socket);
+    const mark = index === 0 ? icon(fateOf(socket).mark) : null;
+    return make("td", { class: column.down ? "number" : null, title: text }, mark, text);
+  });
+  return make("tr", { tabindex: 0, "data-id": socket.id, click: open, keydown: (event) => rowKey(event, open) }, ...cells);
+}
+
+function rowKey(event, open) {
+  const row = event.currentTarget;
+  if (event.key === "Enter") open();
+  else if (event.key === "ArrowDown") row.nextElementSibling?.focus();
+  else if (event.key === "ArrowUp") row.previousElementSibling?.focus();
+  else return;
+  event.preventDefault();
+}
+
+/** All its time in little: the worse, the higher. */
+function strip(socket) {
+  const cells = [...socket.strip].map((letter, bucket) => {
+    const mark = markOf(letter);
+    if (!mark) return null;
+    const height = 4 + (16 * (letter.charCodeAt(0) - 97)) / MARKS.length;
+    return draw("rect", { x: bucket, y: 20 - height, width: 0.86, height, class: `f-${mark}` });
+  });
+  const attributes = { viewBox: `0 0 ${data.buckets} 20`, preserveAspectRatio: "none", "aria-hidden": "true" };
+  return draw("svg", attributes, draw("rect", { x: 0, y: 18.5, width: data.buckets, height: 1, class: "f-line" }), ...cells);
+}
+
+byId("columns").append(
+  ...COLUMNS.map((column, index) => {
+    const sort = () => {
+      table.reverse = table.column === index && !table.reverse;
+      table.column = index;
+      select();
+    };
+    return make("th", { scope: "col", class: column.down ? "number" : null }, make("button", { type: "button", click: sort }, column.name));
+  }),
+);
+byId("filter").addEventListener("input", select);
+byId("back").addEventListener("click", () => turn(-1));
+byId("next").addEventListener("click", () => turn(1));
+
+function turn(by) {
+  table.page += by;
+  showRows();
+  byId("sockets").scrollIntoView();
+}
+
+// Chips: one for each outcome there is.
+byId("chips").append(
+  ...data.fates.map((fate) => {
+    const number = data.sockets.filter((it) => it.fate === fate.name).length;
+    const flip = () => {
+      if (!table.fates.delete(fate.name)) table.fates.add(fate.name);
+      showChips();
+    };
+    const attributes = { type: "button", "data-fate": fate.name, "aria-pressed": "false", hidden: number === 0, click: flip };
+    return make("button", attributes, icon(fate.mark), fate.label, make("small", {}, grouped(number)));
+  }),
+);
+
+function showChips() {
+  for (const chip of byId("chips").children) chip.setAttribute("aria-pressed", table.fates.has(chip.dataset.fate));
+  select();
+}
+
+function onlyFate(fate) {
+  table.fates = new Set([fate]);
+  byId("filter").value = "";
+  showChips();
+  byId("sockets").scrollIntoView();
+}
+
+// Findings, by rule.
+const SEVERITIES = ["critical", "warning", "info"];
+const AT_ONCE = 50;
+
+function finding(found) {
+  return make("div", { class: "finding" },
+    make("p", {}, make("b", {}, found.who)), make("p", {}, capital(found.evidence)),
+    make("p", {}, `→ ${found.consequence}`), make("p", { class: "soft" }, `Remedy: ${found.remedy}`));
+}
+
+function rule([name, severity, number]) {
+  const found = data.findings.filter((it) => it.rule === name);
+  const list = make("div");
+  let shown = 0;
+  const more = make("button", { type: "button", class: "more", click: () => show() });
+  const show = () => {
+    list.append(...found.slice(shown, shown + AT_ONCE).map(finding));
+    shown = Math.min(shown + AT_ONCE, found.length);
+    const kept = number - found.length ? `, ${grouped(number - shown)} in all` : "";
+    more.hidden = shown === found.length;
+    more.textContent = `${grouped(found.length - shown)} more${kept}`;
+  };
+  const head = make("summary", {}, make("span", { class: `badge ${severity}` }, severity), make("b", {}, name), make("span", {}, grouped(number)));
+  return make("details", { toggle: () => shown || show(), open: severity === "critical" }, head, list, more);
+}
+
+byId("audit").hidden = data.rules.length === 0;
+byId("findings").append(
+  ...data.rules.sort((one, other) => SEVERITIES.indexOf(one[1]) - SEVERITIES.indexOf(other[1])).map(rule),
+);

@@ -1,0 +1,301 @@
+//! Whole pictures: all sockets, or one.
+
+use anyhow::{Context, Result, anyhow};
+use resvg::{tiny_skia, usvg};
+
+use super::{
+    charts::{self, Chart},
+    mark::Mark,
+    model::Model,
+    news::{Tone, count, news},
+    page::facts,
+    story::{Moment, Story},
+    svg::{Svg, cut, definitions},
+    theme, timeline,
+};
+
+const WIDTH: f64 = 1280.0;
+const MARGIN: f64 = 40.0;
+const INNER: f64 = WIDTH - 2.0 * MARGIN;
+const PADDING: f64 = 22.0;
+/// Sockets shown in a picture of all.
+const LANES: usize = 8;
+/// Events said in a picture of one.
+const SAID: usize = 16;
+
+/// All sockets.
+pub fn overview(model: &Model, worst_first: &[&Story]) -> Sheet {
+    let mut sheet = Sheet::new();
+    let all = news(model, worst_first);
+    if let [first, rest @ ..] = &all[..] {
+        sheet.title(&first.text);
+        if !first.whose.is_empty() {
+            sheet.line(None, "t f-soft", &first.whose);
+        }
+        for news in rest.iter().take(5) {
+            let mark = match news.tone {
+                Tone::Bad => Mark::Killed,
+                Tone::Odd => Mark::AnotherProbe,
+                Tone::Good => Mark::Answer,
+            };
+            let text = format!("{}  {}", news.text, news.whose);
+            sheet.line(Some(mark), "t f-ink", text.trim_end());
+        }
+    }
+    sheet.y += 6.0;
+    let facts = facts(model);
+    let fact = |name: &str| {
+        let found = facts.iter().find(|(known, _)| *known == name);
+        found.map_or("", |(_, value)| value.as_str())
+    };
+    let trace = [
+        fact("Machine"),
+        fact("Kernel"),
+        fact("Backend"),
+        fact("Period"),
+    ];
+    let lost = format!("lost: {}", fact("Lost"));
+    for said in [&trace[..], &[fact("Seen"), &lost]] {
+        let said = said.iter().copied().filter(|it| !it.is_empty());
+        let said: Vec<&str> = said.collect();
+        sheet.line(None, "s f-soft", &said.join("  ·  "));
+    }
+    sheet.y += 10.0;
+    sheet.card(
+        "What happened when",
+        &charts::heat(model, INNER - 2.0 * PADDING),
+    );
+    let told = &worst_first[..LANES.min(worst_first.len())];
+    if !told.is_empty() {
+        sheet.card("Worst first", &lanes(model, told));
+    }
+    sheet.cards([
+        ("Decisions of the timer", charts::decisions(model)),
+        ("Answers: round-trip time", charts::answers(model)),
+        ("Silence when timers ran", charts::silence(model)),
+    ]);
+    sheet
+}
+
+/// Lanes with names, one below the other.
+fn lanes(model: &Model, stories: &[&Story]) -> Chart {
+    const NAMES: f64 = 420.0;
+    const LANE: f64 = 54.0;
+    let mut svg = Svg::default();
+    let width = INNER - 2.0 * PADDING - NAMES;
+    let mut y = 0.0;
+    for story in stories {
+        let mark = story.fate().mark();
+        svg.mark((8.0, y + 13.0), mark);
+        let class = format!("t f-{}", mark.look().name);
+        svg.text((24.0, y + 17.0), &class, &cut(&story.verdict(), 32));
+        svg.text(
+            (NAMES - 24.0, y + 17.0),
+            "s f-soft e",
+            &cut(&story.owner, 22),
+        );
+        let who = format!("{} → {}", story.socket.local, story.socket.peer);
+        svg.text((24.0, y + 36.0), "s f-ink", &cut(&who, 54));
+        svg.part((NAMES, y), &timeline::lane(model, story, width, 25.0));
+        y += LANE;
+    }
+    let across = (NAMES, NAMES + width);
+    charts::time_axis(
+        &mut svg,
+        &model.scale,
+        (0, model.length_ms()),
+        across,
+        y + 2.0,
+    );
+    Chart {
+        svg,
+        height: y + 26.0,
+    }
+}
+
+/// One socket.
+pub fn one(model: &Model, story: &Story) -> Sheet {
+    let mut sheet = Sheet::new();
+    let certificate = story.certificate(&model.scale);
+    sheet.title(&certificate.unwrap_or_else(|| story.verdict()));
+    let who = format!(
+        "{}  {} → {}",
+        story.owner, story.socket.local, story.socket.peer
+    );
+    sheet.line(None, "t f-ink", &who);
+    sheet.line(None, "s f-soft", &numbers(story));
+    sheet.line(None, "s f-soft", &model.scale.period());
+    sheet.y += 10.0;
+    let chart = timeline::alone(model, story, INNER - 2.0 * PADDING);
+    sheet.card("Over time", &chart);
+    sheet.card("In words", &said(model, story));
+    sheet
+}
+
+/// What it did, in one line.
+fn numbers(story: &Story) -> String {
+    let cookie = story.socket.cookie;
+    [
+        cookie.map_or_else(String::new, |cookie| format!("sk:{cookie} · ")),
+        format!("{} · {} timer runs · ", story.settings(), story.timers),
+        format!(
+            "{} probes, {} answered, {} lost",
+            story.probes,
+            story.answers,
+            story.lost()
+        ),
+    ]
+    .concat()
+}
+
+/// Its last events.
+fn said(model: &Model, story: &Story) -> Chart {
+    let (head, tail) = story.kept();
+    let mut lines: Vec<Option<&Moment>> = head.iter().map(Some).collect();
+    if story.left_out > 0 {
+        lines.push(None);
+    }
+    lines.extend(tail.iter().map(Some));
+    let (earlier, shown) = lines.split_at(lines.len().saturating_sub(SAID));
+    let (mut svg, mut y) = (Svg::default(), 12.0);
+    let mut line = |svg: &mut Svg, class: &str, text: &str| {
+        svg.text((104.0, y), class, text);
+        y += 22.0;
+        y - 22.0
+    };
+    if !earlier.is_empty() {
+        let of = |moment: &Option<&Moment>| moment.map_or(story.left_out, |_| 1);
+        let before = count(earlier.iter().map(of).sum(), "event");
+        line(&mut svg, "t f-soft", &format!("… {before} before"));
+    }
+    for moment in shown {
+        let Some(moment) = moment else {
+            let left_out = count(story.left_out, "event");
+            line(&mut svg, "t f-soft", &format!("… {left_out} more"));
+            continue;
+        };
+        let words = model.sentences.say(&moment.words);
+        let at = line(&mut svg, "t f-ink", &cut(&words, 128));
+        let clock = model.scale.clock(moment.at / 1_000_000);
+        svg.text((0.0, at), "t f-soft", &clock);
+        svg.mark((86.0, at - 4.5), moment.mark);
+    }
+    Chart {
+        svg,
+        height: y - 12.0,
+    }
+}
+
+/// A picture that grows downwards.
+pub struct Sheet {
+    svg: Svg,
+    y: f64,
+}
+
+impl Sheet {
+    fn new() -> Self {
+        let mut svg = Svg::default();
+        svg.text((MARGIN, 46.0), "s f-soft", "keepalive report");
+        Self { svg, y: 60.0 }
+    }
+
+    fn title(&mut self, text: &str) {
+        let text = capital(text);
+        let text = text.as_str();
+        // As many characters as there is room for, on two lines at most.
+        const MOST: usize = 82;
+        let breaks = text
+            .char_indices()
+            .nth(MOST)
+            .map(|(end, _)| text[..end].rfind(' '));
+        let (one, other) = match breaks.flatten() {
+            Some(space) => (&text[..space], &text[space + 1..]),
+            None => (text, ""),
+        };
+        for part in [one, other].into_iter().filter(|part| !part.is_empty()) {
+            self.svg
+                .text((MARGIN, self.y + 24.0), "b f-ink", &cut(part, MOST));
+            self.y += 34.0;
+        }
+        self.y += 6.0;
+    }
+
+    fn line(&mut self, mark: Option<Mark>, class: &str, text: &str) {
+        let indent = if mark.is_some() { 20.0 } else { 0.0 };
+        if let Some(mark) = mark {
+            self.svg.mark((MARGIN + 7.0, self.y + 9.5), mark);
+        }
+        self.svg
+            .text((MARGIN + indent, self.y + 14.0), class, &cut(text, 150));
+        self.y += 22.0;
+    }
+
+    fn card(&mut self, title: &str, chart: &Chart) {
+        self.put(MARGIN, INNER, title, chart, chart.height);
+        self.y += chart.height + 2.0 * PADDING + 50.0;
+    }
+
+    /// Side by side.
+    fn cards(&mut self, charts: [(&str, Chart); 3]) {
+        let height = charts
+            .iter()
+            .map(|(_, chart)| chart.height)
+            .fold(0.0, f64::max);
+        let width = (INNER - 2.0 * 16.0) / 3.0;
+        for (index, (title, chart)) in charts.iter().enumerate() {
+            let x = MARGIN + index as f64 * (width + 16.0);
+            self.put(x, width, title, chart, height);
+        }
+        self.y += height + 2.0 * PADDING + 50.0;
+    }
+
+    fn put(&mut self, x: f64, width: f64, title: &str, chart: &Chart, height: f64) {
+        self.svg
+            .card((x, self.y), (width, height + 2.0 * PADDING + 32.0));
+        self.svg
+            .text((x + PADDING, self.y + PADDING + 12.0), "h f-ink", title);
+        self.svg
+            .part((x + PADDING, self.y + PADDING + 34.0), &chart.svg);
+    }
+
+    /// The picture; `follows` if it is to be dark where its viewer is.
+    pub fn svg(&self, follows: bool) -> String {
+        let height = self.y + MARGIN - 18.0;
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" \
+             width=\"{WIDTH}\" height=\"{height:.0}\"><style>{}</style>{}\
+             <rect width=\"100%\" height=\"100%\" class=\"f-page\"/>{}</svg>\n",
+            theme::picture(follows),
+            definitions(),
+            self.svg.body
+        )
+    }
+}
+
+/// With a capital letter.
+fn capital(text: &str) -> String {
+    let mut rest = text.chars();
+    let first = rest.next().map(char::to_uppercase);
+    first.into_iter().flatten().chain(rest).collect()
+}
+
+/// The picture in pixels, two to a unit, with a font of our own.
+pub fn png(sheet: &Sheet) -> Result<Vec<u8>> {
+    const ZOOM: f32 = 2.0;
+    let mut options = usvg::Options {
+        font_family: "Hack".to_owned(),
+        ..usvg::Options::default()
+    };
+    let fonts = options.fontdb_mut();
+    fonts.load_font_data(epaint_default_fonts::HACK_REGULAR.to_vec());
+    fonts.set_monospace_family("Hack");
+    let tree = usvg::Tree::from_str(&sheet.svg(false), &options)
+        .context("the picture is not understood")?;
+    let size = tree.size().to_int_size().scale_by(ZOOM);
+    let mut pixels = size
+        .and_then(|size| tiny_skia::Pixmap::new(size.width(), size.height()))
+        .ok_or_else(|| anyhow!("a picture of that size cannot be drawn"))?;
+    let zoom = tiny_skia::Transform::from_scale(ZOOM, ZOOM);
+    resvg::render(&tree, zoom, &mut pixels.as_mut());
+    pixels.encode_png().context("the picture cannot be written")
+}

@@ -1,0 +1,182 @@
+//! Writing SVG: a few shapes, escaped text, and nothing that needs the network.
+
+use std::fmt::{self, Write};
+
+use super::mark::{LOOKS, Mark};
+use crate::output::escape;
+
+/// A picture, or a part of one.
+#[derive(Default)]
+pub struct Svg {
+    pub body: String,
+}
+
+/// A length or place: a tenth of a unit is as fine as it gets.
+#[derive(Clone, Copy)]
+struct N(f64);
+
+impl fmt::Display for N {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenths = (self.0 * 10.0).round() / 10.0;
+        write!(
+            f,
+            "{}",
+            if tenths.is_finite() {
+                tenths + 0.0
+            } else {
+                0.0
+            }
+        )
+    }
+}
+
+/// What is drawn more than once: the marks, and what fills a closed window.
+pub fn definitions() -> String {
+    let mut text = String::from("<defs>");
+    for look in &LOOKS {
+        let (name, path) = (look.name, look.path);
+        text += &format!("<path id=\"m-{name}\" fill-rule=\"evenodd\" d=\"{path}\"/>");
+    }
+    text + "<pattern id=\"hatch\" width=\"7\" height=\"7\" patternUnits=\"userSpaceOnUse\" \
+            patternTransform=\"rotate(45)\"><rect class=\"f-window_probe\" width=\"2\" height=\"7\"/>\
+            </pattern></defs>"
+}
+
+impl Svg {
+    pub fn rect(&mut self, (x, y): (f64, f64), (width, height): (f64, f64), class: &str) {
+        let [x, y, width, height] = [x, y, width, height].map(N);
+        self.put(format_args!(
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" class=\"{class}\"/>"
+        ));
+    }
+
+    /// A rectangle of this opacity that says what it is when pointed at.
+    pub fn cell(
+        &mut self,
+        at: (f64, f64),
+        size: (f64, f64),
+        (class, opacity): (&str, f64),
+        title: &str,
+    ) {
+        let [x, y, width, height] = [at.0, at.1, size.0, size.1].map(N);
+        let opacity = (opacity * 100.0).round() / 100.0;
+        let title = xml(title);
+        self.put(format_args!(
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" class=\"{class}\" \
+             fill-opacity=\"{opacity}\"><title>{title}</title></rect>"
+        ));
+    }
+
+    /// A rectangle with round corners.
+    pub fn card(&mut self, (x, y): (f64, f64), (width, height): (f64, f64)) {
+        let [x, y, width, height] = [x, y, width, height].map(N);
+        self.put(format_args!(
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" rx=\"10\" \
+             class=\"f-card l-line\"/>"
+        ));
+    }
+
+    /// A time in which the peer took no data.
+    pub fn hatched(&mut self, (x, y): (f64, f64), (width, height): (f64, f64)) {
+        let [x, y, width, height] = [x, y, width, height].map(N);
+        self.put(format_args!(
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"url(#hatch)\" \
+             fill-opacity=\"0.45\"/>"
+        ));
+    }
+
+    pub fn line(&mut self, from: (f64, f64), to: (f64, f64), class: &str) {
+        let [x1, y1, x2, y2] = [from.0, from.1, to.0, to.1].map(N);
+        self.put(format_args!(
+            "<line x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\" class=\"{class}\"/>"
+        ));
+    }
+
+    pub fn polygon(&mut self, points: &[(f64, f64)], class: &str) {
+        self.put(format_args!("<polygon class=\"{class}\" points=\""));
+        for (x, y) in points {
+            self.put(format_args!("{},{} ", N(*x), N(*y)));
+        }
+        self.put(format_args!("\"/>"));
+    }
+
+    pub fn circle(&mut self, (x, y): (f64, f64), radius: f64, class: &str) {
+        let [x, y, radius] = [x, y, radius].map(N);
+        self.put(format_args!(
+            "<circle cx=\"{x}\" cy=\"{y}\" r=\"{radius}\" class=\"{class}\"/>"
+        ));
+    }
+
+    pub fn text(&mut self, (x, y): (f64, f64), class: &str, text: &str) {
+        let ([x, y], text) = ([x, y].map(N), xml(text));
+        self.put(format_args!(
+            "<text x=\"{x}\" y=\"{y}\" class=\"{class}\">{text}</text>"
+        ));
+    }
+
+    pub fn mark(&mut self, (x, y): (f64, f64), mark: Mark) {
+        let ([x, y], name) = ([x, y].map(N), mark.look().name);
+        self.put(format_args!(
+            "<use href=\"#m-{name}\" class=\"f-{name}\" transform=\"translate({x} {y})\"/>"
+        ));
+    }
+
+    /// Another part, moved.
+    pub fn part(&mut self, (x, y): (f64, f64), part: &Self) {
+        let ([x, y], body) = ([x, y].map(N), &part.body);
+        self.put(format_args!(
+            "<g transform=\"translate({x} {y})\">{body}</g>"
+        ));
+    }
+
+    fn put(&mut self, markup: fmt::Arguments<'_>) {
+        // Writing to a string does not fail.
+        let _ = self.body.write_fmt(markup);
+    }
+}
+
+/// Text within markup: nothing in it is markup, or invisible.
+pub fn xml(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in escape(text).chars() {
+        match character {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '"' => escaped += "&quot;",
+            '\'' => escaped += "&#39;",
+            // No characters in XML.
+            '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// Shortened to so many characters.
+pub fn cut(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(most.saturating_sub(1)).collect();
+    kept + "…"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_no_markup() {
+        let hostile = "</text><script>alert('x')</script>&\"\u{202e}\u{7}\u{ffff}";
+        let harmless = xml(hostile);
+        assert!(!harmless.contains(['<', '>', '"', '\'', '\u{202e}', '\u{7}', '\u{ffff}']));
+        assert!(harmless.starts_with("&lt;/text&gt;&lt;script&gt;alert(&#39;x&#39;)"));
+    }
+
+    #[test]
+    fn numbers_are_short_and_finite() {
+        let said = [1.0, 1.25, -0.01, f64::NAN, f64::INFINITY].map(|it| N(it).to_string());
+        assert_eq!(said, ["1", "1.3", "0", "0", "0"]);
+    }
+}

@@ -1,0 +1,488 @@
+//! Reports of a story, of a hostile one, and of a great many.
+
+use std::{fs, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::tz::Offset;
+use resvg::{tiny_skia::Pixmap, usvg::roxmltree};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{mark::Mark, story::Fate, *};
+use crate::{
+    event::{
+        Backend, Cgroup, End, Finding, Losses, Process, Severity, SocketEvent, Start, WindowProbe,
+    },
+    output::{
+        Counts,
+        tests::{CLOCK, SECOND, events, story},
+    },
+};
+
+fn start() -> Event {
+    Event::Start(Box::new(Start {
+        when: CLOCK.at(1000 * SECOND),
+        schema_version: String::new(),
+        version: "0".to_owned(),
+        host: Some("db7".to_owned()),
+        kernel: "6.1.0".to_owned(),
+        backend: Backend::Fentry,
+        refused: Vec::new(),
+        hz: 250,
+        clock_offset_ns: CLOCK.offset_ns,
+        keepalive_timer: String::new(),
+        ring_bytes: 0,
+        live_answers: false,
+        filters: std::collections::BTreeMap::new(),
+    }))
+}
+
+fn end(events: &[Event], seconds: u64) -> Event {
+    let mut counts = Counts::default();
+    events.iter().for_each(|event| counts.add(event));
+    Event::End(End {
+        when: CLOCK.at((1000 + seconds) * SECOND),
+        duration_ms: seconds * 1000,
+        sockets: counts.sockets(),
+        events: counts.events,
+        decisions: counts.decisions(),
+        causes: counts.causes(),
+        lost: Losses::default(),
+    })
+}
+
+/// The events between a beginning and an end, two hours east of Greenwich.
+fn model(events: &[Event], seconds: u64) -> Model {
+    let zone = TimeZone::fixed(Offset::constant(2));
+    let mut model = Model::new(zone);
+    model.add(&start());
+    events.iter().for_each(|event| model.add(event));
+    model.add(&end(events, seconds));
+    model.finish();
+    model
+}
+
+fn page(model: &Model) -> String {
+    page::page(model, &model.worst_first(), None).unwrap()
+}
+
+/// What the page knows.
+fn data(page: &str) -> Value {
+    let begin = "<script id=\"data\" type=\"application/json\">";
+    let (_, rest) = page.split_once(begin).unwrap();
+    let (json, _) = rest.split_once("</script>").unwrap();
+    serde_json::from_str(json).unwrap()
+}
+
+/// Makes everything of whatever events.
+pub fn all_kinds(events: &[Event]) {
+    let model = model(events, 10);
+    let worst_first = model.worst_first();
+    data(&page(&model));
+    let mut sheets = vec![picture::overview(&model, &worst_first)];
+    sheets.extend(worst_first.first().map(|story| picture::one(&model, story)));
+    for sheet in sheets {
+        roxmltree::Document::parse(&sheet.svg(true)).unwrap();
+    }
+}
+
+fn words(sheet: &picture::Sheet) -> Vec<String> {
+    let svg = sheet.svg(true);
+    let document = roxmltree::Document::parse(&svg).unwrap();
+    let texts = document
+        .descendants()
+        .filter(|node| node.has_tag_name("text"));
+    texts
+        .map(|node| node.text().unwrap_or_default().to_owned())
+        .collect()
+}
+
+#[test]
+fn folds_the_story() {
+    let model = model(&events(&story()), 5);
+    let [story] = model.worst_first()[..] else {
+        panic!("not one socket");
+    };
+    assert_eq!(story.fate(), Fate::Killed);
+    assert_eq!(story.verdict(), "killed: probes unanswered");
+    assert_eq!((story.timers, story.probes, story.answers), (4, 3, 1));
+    assert_eq!((story.lost(), story.worst_rtt_us), (2, Some(40_000)));
+    assert_eq!(
+        (story.longest_silence_ms, story.limit_ms),
+        (Some(2960), Some(2960))
+    );
+    let marks: Vec<Mark> = story.moments().map(|moment| moment.mark).collect();
+    assert_eq!(
+        marks,
+        [
+            Mark::Armed,
+            Mark::Probe,
+            Mark::Answer,
+            Mark::Probe,
+            Mark::AnotherProbe,
+            Mark::Killed,
+            Mark::Killed
+        ]
+    );
+    // One death, though the timer and the certificate tell of it.
+    assert_eq!(model.heat[Mark::Killed as usize].iter().sum::<u64>(), 1);
+    let said: Vec<String> = story
+        .moments()
+        .map(|it| model.sentences.say(&it.words))
+        .collect();
+    assert_eq!(said[2], "probe 1 answered after 40 ms");
+    assert!(said[6].contains("last heard 02:00:01"), "{}", said[6]);
+}
+
+#[test]
+fn the_worst_news_comes_first() {
+    let all = events(&story());
+    let said = |model: &Model| {
+        let news = news::news(model, &model.worst_first());
+        news.into_iter().map(|news| news.text).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        said(&model(&all, 5)),
+        [
+            "1 connection killed by keepalive: no answer to any probe",
+            "1 probe was answered, after 40 ms"
+        ]
+    );
+    // Before the end one probe is out, which is nothing to worry about; two are.
+    assert_eq!(said(&model(&all[..4], 2))[0], "Nothing bad happened.");
+    assert_eq!(
+        said(&model(&all[..5], 3))[0],
+        "1 socket open, with probes unanswered at the end"
+    );
+    assert_eq!(
+        said(&model(&[], 1)),
+        ["No keepalive timer ran, and nothing was armed."]
+    );
+}
+
+#[test]
+fn pictures_say_what_they_show() {
+    let model = model(&events(&story()), 5);
+    let worst_first = model.worst_first();
+    let overview = words(&picture::overview(&model, &worst_first));
+    for text in [
+        "1 connection killed by keepalive: no answer to any probe",
+        "db7  ·  Linux 6.1.0  ·  fentry  ·  2026-01-01 02:00:00 – 02:00:05 UTC+02:00",
+        "10.0.0.1:22 → 10.0.0.9:51514",
+        "killed: probes unanswered",
+        "each cell is 50 ms",
+        "1 of 40 ms",
+        "75 %",
+    ] {
+        assert!(
+            overview.iter().any(|said| said == text),
+            "{text}: {overview:#?}"
+        );
+    }
+    let one = words(&picture::one(&model, worst_first[0]));
+    for text in [
+        "probe 2/2 sent, peer silent 1.9 s, next in 1 s, dead at 02:00:04 unless answered",
+        "dead after 2.9 s",
+        "silence",
+        "answers",
+    ] {
+        assert!(one.iter().any(|said| said == text), "{text}: {one:#?}");
+    }
+}
+
+/// The text is drawn, with no font but our own.
+#[test]
+fn pixels_have_text() {
+    let model = model(&events(&story()), 5);
+    let sheet = picture::overview(&model, &model.worst_first());
+    let pixels = Pixmap::decode_png(&picture::png(&sheet).unwrap()).unwrap();
+    assert_eq!(pixels.width(), 2560);
+    // The title is the only thing there, dark on light.
+    let dark = |y: u32| {
+        let row = (80..2400).filter_map(|x| pixels.pixel(x, y));
+        row.filter(|pixel| pixel.red() < 128).count()
+    };
+    let drawn: usize = (130..190).map(dark).sum();
+    assert!(drawn > 2000, "{drawn} dark pixels");
+}
+
+/// Whoever names processes, cgroups and rules writes text, never markup.
+#[test]
+fn hostile_text_stays_text() {
+    let hostile =
+        "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u{2028}\u{202e}'\"&";
+    let mut all = events(&story());
+    for event in &mut all {
+        let owner = event.owner().unwrap();
+        *owner.process = Some(Arc::new(Process {
+            pid: 1,
+            comm: hostile.to_owned(),
+        }));
+        *owner.cgroup = Some(Arc::new(Cgroup {
+            id: 1,
+            path: Some(hostile.to_owned()),
+        }));
+        *owner.container_id = Some(hostile.into());
+    }
+    all.push(Event::Finding(Box::new(Finding {
+        when: CLOCK.at(1000 * SECOND),
+        rule: hostile.to_owned(),
+        severity: Severity::Critical,
+        socket: None,
+        process: None,
+        container_id: None,
+        netns: 1,
+        evidence: hostile.to_owned(),
+        consequence: hostile.to_owned(),
+        remedy: hostile.to_owned(),
+    })));
+    let model = model(&all, 5);
+    let page = page(&model);
+    assert_eq!(page.matches("<script").count(), 2);
+    assert_eq!(page.matches("</script").count(), 2);
+    assert!(!page.contains("<img"));
+    assert!(!page.contains(['\u{2028}', '\u{202e}']));
+    let data = data(&page);
+    let owner = data["sockets"][0]["owner"].as_str().unwrap();
+    assert!(owner.starts_with("</script><script>alert(1)"), "{owner}");
+    assert_eq!(data["rules"][0][2], 1);
+    for sheet in [
+        picture::overview(&model, &model.worst_first()),
+        picture::one(&model, model.worst_first()[0]),
+    ] {
+        let svg = sheet.svg(true);
+        let document = roxmltree::Document::parse(&svg).unwrap();
+        let names = document.descendants().map(|node| node.tag_name().name());
+        assert!(
+            names
+                .into_iter()
+                .all(|name| name != "script" && name != "img")
+        );
+    }
+}
+
+/// The browser runs this script and no other, and loads nothing.
+#[test]
+fn the_policy_is_that_of_the_page() {
+    let page = page(&model(&events(&story()), 5));
+    let within = |begin: &str, end: &str| {
+        let (_, rest) = page.split_once(begin).unwrap();
+        let text = rest.split_once(end).unwrap().0;
+        format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)))
+    };
+    let (_, rest) = page
+        .split_once("Content-Security-Policy\" content=\"")
+        .unwrap();
+    let policy = rest.split_once('"').unwrap().0;
+    assert!(policy.starts_with("default-src 'none'; "), "{policy}");
+    for hash in [
+        within("<script>", "</script>"),
+        within("<style>", "</style>"),
+    ] {
+        assert!(policy.contains(&hash), "{policy} has no {hash}");
+    }
+    let page = page.replace("http://www.w3.org/2000/svg", "");
+    for outside in ["http://", "https://", "url(//", "@import", " src="] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+}
+
+/// A window that shuts, opens, shuts again and kills.
+#[test]
+fn zero_windows_are_phases() {
+    let told = events(&story());
+    let Event::Timer(timer) = &told[1] else {
+        panic!("{:?}", told[1]);
+    };
+    let probe = |second: u64, next_ms: Option<u64>| {
+        Event::WindowProbe(SocketEvent {
+            when: CLOCK.at((1000 + second) * SECOND),
+            socket: timer.socket.clone(),
+            process: None,
+            cgroup: None,
+            container_id: None,
+            keepalive: timer.keepalive,
+            what: WindowProbe {
+                probes_out: timer.what.probes_out,
+                backoff: 1,
+                unsent_bytes: 1000,
+                sent: Some(true),
+                send_error: None,
+                next_ms,
+                death: None,
+            },
+        })
+    };
+    let phases = |events: &[Event], seconds: u64| {
+        let model = model(events, seconds);
+        let story = model.worst_first()[0];
+        let phases = story.phases.iter();
+        let phases: Vec<_> = phases
+            .map(|it| (it.from / SECOND, it.to / SECOND))
+            .collect();
+        (phases, story.verdict())
+    };
+    let all = [10, 11, 13, 17].map(|second| probe(second, Some(4000)));
+    // The next is due after 4 s, and may be late.
+    let (seen, verdict) = phases(&all, 20);
+    assert_eq!(
+        (seen, verdict.as_str()),
+        (vec![(10, 20)], "open: zero window")
+    );
+    let (seen, verdict) = phases(&all, 60);
+    assert_eq!(
+        (seen, verdict.as_str()),
+        (vec![(10, 17)], "open: 3 probes lost")
+    );
+    let again = [&all[..], &[probe(40, Some(1000)), probe(41, None)]].concat();
+    assert_eq!(phases(&again, 60).0, [(10, 17), (40, 41)]);
+}
+
+/// `number` sockets that are probed and answer every second; every tenth dies.
+fn crowd(number: u64, seconds: u64) -> Vec<Event> {
+    let told = events(&story());
+    let of = |event: &Event, id: u64, second: u64| {
+        let mut event = event.clone();
+        match &mut event {
+            Event::Timer(SocketEvent { when, socket, .. }) => {
+                (socket.id, *when) = (id, CLOCK.at((1000 + second) * SECOND));
+            }
+            Event::Answer(SocketEvent { when, socket, .. }) => {
+                (socket.id, *when) = (id, CLOCK.at((1000 + second) * SECOND + 1_000_000));
+            }
+            Event::Closed(SocketEvent { when, socket, .. }) => {
+                (socket.id, *when) = (id, CLOCK.at((1000 + second) * SECOND));
+            }
+            other => panic!("{other:?}"),
+        }
+        event
+    };
+    let mut all = Vec::new();
+    for second in 1..seconds {
+        for id in 1..=number {
+            all.push(of(&told[1], id, second));
+            all.push(of(&told[2], id, second));
+        }
+    }
+    let dying = (1..=number).filter(|id| id % 10 == 0);
+    all.extend(dying.map(|id| of(&told[6], id, seconds)));
+    all
+}
+
+#[test]
+fn many_sockets_make_no_large_page() {
+    let model = model(&crowd(2000, 60), 60);
+    let page = page(&model);
+    assert!(page.len() < 4 << 20, "{} bytes", page.len());
+    let data = data(&page);
+    let sockets = data["sockets"].as_array().unwrap();
+    assert_eq!((sockets.len(), &data["left_out"]), (2000, &0.into()));
+    let killed = sockets
+        .iter()
+        .take_while(|socket| socket["fate"] == "killed");
+    assert_eq!(killed.count(), 200);
+    for socket in sockets {
+        let here = socket["events"].as_array().unwrap().len() as u64;
+        let all = socket["timers"].as_u64().unwrap() + socket["answers"].as_u64().unwrap();
+        let missing = socket["missing"].as_u64().unwrap();
+        let death = u64::from(socket["fate"] == "killed");
+        assert_eq!(here + missing, all + death);
+        assert!(missing > 0);
+    }
+}
+
+/// Memory is bounded, and what there was no room for is counted.
+#[test]
+fn more_sockets_than_can_be_told() {
+    let model = model(&crowd(20_000, 4), 4);
+    let data = data(&page(&model));
+    let told = data["sockets"].as_array().unwrap();
+    assert_eq!(
+        told.len() as u64 + data["left_out"].as_u64().unwrap(),
+        20_000
+    );
+    assert!(told.len() <= 4096);
+    let killed = told.iter().filter(|socket| socket["fate"] == "killed");
+    assert_eq!(killed.count(), 2000);
+}
+
+#[test]
+fn a_long_trace_has_no_more_buckets_than_a_short_one() {
+    let model = model(&crowd(3, 50_000), 50_000);
+    assert!(model.scale.used() <= time::BUCKETS);
+    let sums = model.heat.iter().map(|row| row.iter().sum::<u64>());
+    assert_eq!(sums.sum::<u64>(), 3 * 2 * 49_999);
+    for story in model.stories.values() {
+        assert!(story.strip.len() <= model.scale.used());
+    }
+}
+
+#[test]
+fn a_suffix_that_says_nothing_is_a_usage_error() {
+    for name in ["report", "report.pdf", ".html", "report.html.gz"] {
+        let error = Report::open(Path::new(name), None).err().unwrap();
+        assert_eq!(crate::exit::code(&error), Exit::Usage, "{name}");
+        assert!(error.to_string().contains(".svg or .png"), "{error}");
+    }
+}
+
+/// The file is written at the end, whole, and nothing else is left.
+#[test]
+fn a_report_is_whole_or_not_there() {
+    let directory = std::env::temp_dir().join(format!("keepalive-report-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let there = || {
+        let mut names: Vec<String> = fs::read_dir(&directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let told = events(&story());
+    for name in ["report.html", "report.svg", "report.png"] {
+        let path = directory.join(name);
+        fs::write(&path, "older").unwrap();
+        let before = there();
+        let mut report = Report::open(&path, None).unwrap();
+        report.event(&start()).unwrap();
+        told.iter().for_each(|event| report.event(event).unwrap());
+        assert_eq!(
+            (fs::read(&path).unwrap(), there()),
+            (b"older".to_vec(), before.clone())
+        );
+        report.event(&end(&told, 5)).unwrap();
+        assert!(fs::read(&path).unwrap().len() > 5000, "{name}");
+        assert_eq!(there(), before);
+    }
+    let nowhere = directory.join("none").join("report.html");
+    let error = Report::open(&nowhere, None).err().unwrap();
+    assert!(error.to_string().contains("none/report.html"), "{error}");
+    assert!(Report::open(&directory.join("d.html"), None).is_ok());
+    fs::create_dir(directory.join("d.html")).unwrap();
+    assert!(Report::open(&directory.join("d.html"), None).is_err());
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn one_socket_is_found_or_the_choices_are_said() {
+    let model = model(&crowd(30, 3), 3);
+    let stories = model.worst_first();
+    let of = |target: &str| only(&stories, &target.parse().unwrap());
+    let error = of(":22").err().unwrap().to_string();
+    assert!(
+        error.contains("30 such sockets") && error.contains("20 more"),
+        "{error}"
+    );
+    assert!(
+        of(":23")
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("nothing was seen")
+    );
+    let told = [stories[0]];
+    let of = |target: &str| only(&told, &target.parse().unwrap()).is_ok();
+    assert!(of("sk:1f") && of(":22") && of("10.0.0.1:22-10.0.0.9:51514"));
+    assert!(!of("sk:20") && !of("10.0.0.9:51514-10.0.0.1:22"));
+}

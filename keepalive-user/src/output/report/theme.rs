@@ -1,0 +1,74 @@
+//! Colours, light and dark, for the page and for pictures.
+
+use std::fmt::Write;
+
+use super::mark::LOOKS;
+
+/// Colours that are no mark's: name, light, dark.
+const COLOURS: [(&str, &str, &str); 11] = [
+    ("page", "#f5f6f8", "#0e1116"),
+    ("card", "#ffffff", "#161b22"),
+    ("raised", "#eef1f5", "#1f2630"),
+    ("ink", "#1b2230", "#e6eaf0"),
+    ("soft", "#5a6475", "#9aa5b5"),
+    ("line", "#dfe3ea", "#2c3440"),
+    ("accent", "#2458c5", "#79aeff"),
+    ("bad", "#cf222e", "#ff7b72"),
+    ("odd", "#a36a00", "#e3b341"),
+    ("good", "#0b8461", "#3fcf9f"),
+    ("veil", "#e9ecf1", "#212934"),
+];
+
+/// All colours: name, light, dark.
+fn colours() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let marks = LOOKS.iter().map(|look| (look.name, look.light, look.dark));
+    COLOURS.into_iter().chain(marks)
+}
+
+/// How the parts of a picture look, by class.
+const SHAPES: &str = "\
+.t{font-size:13px}.s{font-size:11.5px}.h{font-size:16px;font-weight:600}.b{font-size:24px;font-weight:600}\
+.e{text-anchor:end}.m{text-anchor:middle}\
+.grid{stroke-width:1}.thin{stroke-width:1.2;fill:none}.thick{stroke-width:2;fill:none}\
+.dash{stroke-width:1.4;stroke-dasharray:5 4;fill:none}.area{fill-opacity:.16}.halo{paint-order:stroke;stroke-width:4;stroke-linejoin:round}";
+
+/// For the page: colours are variables, and follow the system's theme unless told otherwise.
+pub fn page() -> String {
+    let variables = |dark: bool| {
+        let all = colours()
+            .map(|(name, light, shade)| format!("--{name}:{};", if dark { shade } else { light }));
+        all.collect::<String>()
+    };
+    let (light, dark) = (variables(false), variables(true));
+    format!(
+        ":root{{color-scheme:light;{light}}}\n\
+         @media(prefers-color-scheme:dark){{:root:not([data-theme=light]){{color-scheme:dark;{dark}}}}}\n\
+         :root[data-theme=dark]{{color-scheme:dark;{dark}}}\n{}{SHAPES}\n",
+        classes(|(name, _, _)| format!("var(--{name})"))
+    )
+}
+
+/// For a picture by itself: light, and dark where it can follow the viewer's theme.
+pub fn picture(follows: bool) -> String {
+    let dark = classes(|(_, _, dark)| dark.to_owned());
+    let dark = match follows {
+        true => format!("@media(prefers-color-scheme:dark){{{dark}}}"),
+        false => String::new(),
+    };
+    format!(
+        "text{{font-family:ui-monospace,Hack,'DejaVu Sans Mono',Menlo,Consolas,monospace;white-space:pre}}\
+         {}{SHAPES}{dark}",
+        classes(|(_, light, _)| light.to_owned())
+    )
+}
+
+/// `.f-NAME` fills, `.l-NAME` draws lines.
+fn classes(colour: impl Fn((&'static str, &'static str, &'static str)) -> String) -> String {
+    let mut text = String::new();
+    for it in colours() {
+        let (name, value) = (it.0, colour(it));
+        // Writing to a string does not fail.
+        let _ = write!(text, ".f-{name}{{fill:{value}}}.l-{name}{{stroke:{value}}}");
+    }
+    text
+}
