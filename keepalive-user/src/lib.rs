@@ -33,6 +33,7 @@ mod pipeline;
 mod privileges;
 pub mod recording;
 mod replay;
+mod session;
 mod source;
 mod trace;
 mod tracker;

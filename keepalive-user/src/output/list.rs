@@ -360,7 +360,7 @@ fn next_probe(next: Option<NextProbe>, line: &mut String) -> fmt::Result {
 }
 
 /// A time in few characters: `250ms`, `7.9s`, `75s`, `59m12s`, `1h59m`, `3d4h`.
-struct Brief(u64);
+pub(super) struct Brief(pub(super) u64);
 
 impl fmt::Display for Brief {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
