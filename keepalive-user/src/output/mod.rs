@@ -10,19 +10,25 @@ mod json;
 pub mod list;
 mod pretty;
 mod summary;
+pub mod top;
 pub mod words;
 
 use std::{
     borrow::Cow,
+    cell::RefCell,
     fs::File,
     io::{self, BufWriter, IsTerminal, Write},
     path::Path,
+    rc::Rc,
 };
 
 use anyhow::{Context, Result};
 
 use self::json::json_line;
-pub use self::summary::{Counts, Summary};
+pub use self::{
+    summary::{Counts, Summary},
+    top::Top,
+};
 use crate::{
     event::{AuditLine, Event, Explanation, ListLine},
     pipeline::Sink,
@@ -38,6 +44,8 @@ pub enum Output<W: Write> {
         colour: bool,
         summary: Box<Summary>,
     },
+    /// The live screen, which is drawn by whoever shares it.
+    Screen(Rc<RefCell<Top>>),
 }
 
 impl<W: Write> Output<W> {
@@ -68,13 +76,18 @@ impl<W: Write> Output<W> {
                     summary.table(end, writer)?;
                 }
             }
+            Self::Screen(top) => top.borrow_mut().event(event),
         }
         Ok(())
     }
 
     pub fn flush(&mut self) -> Result<()> {
-        let (Self::Json(writer) | Self::Pretty { writer, .. }) = self;
-        writer.flush().context("cannot write")
+        match self {
+            Self::Json(writer) | Self::Pretty { writer, .. } => {
+                writer.flush().context("cannot write")
+            }
+            Self::Screen(_) => Ok(()),
+        }
     }
 }
 
