@@ -8,6 +8,7 @@ mod explain;
 mod list;
 mod recording;
 mod selection;
+mod top;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -22,6 +23,7 @@ pub use self::{
     list::{List, SortKey, Switch},
     recording::{Recording, Replay},
     selection::Selection,
+    top::Top,
 };
 use crate::{event::Backend, output::SchemaOf};
 
@@ -39,6 +41,7 @@ Examples:
   keepalive trace -R 5432 -d 10m          only connections to PostgreSQL, for ten minutes
   keepalive trace --json | jq .           one JSON object per line
   keepalive trace --record FILE           and keep it: `keepalive replay FILE` tells it again
+  keepalive top                           a live screen: closest to death first
   keepalive list                          every TCP socket, its timers and settings
   keepalive explain :5432                 why no probe? what happens next?
   keepalive audit --middlebox aws-nlb     what will break, worst first
@@ -51,6 +54,8 @@ Exit codes: 0 success, 1 failure, 2 usage, 3 not permitted, 4 not supported by t
 pub enum Command {
     /// Stream keepalive timers, probes, answers and deaths as they happen (needs root)
     Trace(Trace),
+    /// Watch the sockets with keepalive on a live screen, closest to death first (needs root)
+    Top(Top),
     /// Show every TCP socket with its timers, its keepalive settings and its owner
     List(List),
     /// Say of one socket why no keepalive probe is seen, what happens next, and when it dies

@@ -35,6 +35,7 @@ pub mod recording;
 mod replay;
 mod session;
 mod source;
+mod top;
 mod trace;
 mod tracker;
 
@@ -58,7 +59,7 @@ pub fn run() -> ExitCode {
         Command::Explain(arguments) => arguments.verbose,
         Command::Audit(arguments) => arguments.verbose,
         Command::Doctor(arguments) => arguments.verbose,
-        Command::Replay(_) | Command::Schema { .. } => false,
+        Command::Replay(_) | Command::Schema { .. } | Command::Top(_) => false,
     };
     log::set_max_level(if verbose {
         log::LevelFilter::Debug
@@ -69,6 +70,7 @@ pub fn run() -> ExitCode {
     let _ = log::set_logger(&Diagnostics);
     let outcome = match &cli.command {
         Command::Trace(arguments) => trace::run(arguments),
+        Command::Top(arguments) => top::run(arguments),
         Command::List(arguments) => list::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Audit(arguments) => audit::run(arguments),

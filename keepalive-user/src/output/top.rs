@@ -164,7 +164,7 @@ impl Top {
         let open = self.view.open.and_then(|id| sockets.rows.get(&id));
         let (theme, now) = (self.theme, then.monotonic_ns);
         if let Some(row) = open {
-            let lines = detail::lines(row, then, theme, &self.zone);
+            let lines = detail::lines(row, then, theme, &self.zone, body.height);
             self.view.scroll = detail::draw(lines, self.view.scroll, frame, body);
         } else if rows.is_empty() {
             let text = if sockets.rows.is_empty() {

@@ -23,6 +23,9 @@ use crate::{
     },
 };
 
+/// A screen so high leaves room for gaps.
+const ROOMY: u16 = 30;
+
 /// Draws the lines, as far down as there are any; gives how many are really passed.
 pub fn draw(lines: Vec<Line<'_>>, scroll: u16, frame: &mut Frame<'_>, area: Rect) -> u16 {
     let width = usize::from(area.width.max(1));
@@ -40,18 +43,31 @@ pub fn draw(lines: Vec<Line<'_>>, scroll: u16, frame: &mut Frame<'_>, area: Rect
     scroll
 }
 
-/// The explanation.
-pub fn lines(row: &Row, now: When, theme: Theme, zone: &TimeZone) -> Vec<Line<'static>> {
-    let title = |text: &'static str| [Line::raw(""), Line::styled(text, theme.title())];
+/// The explanation, close together where there is little room.
+pub fn lines(
+    row: &Row,
+    now: When,
+    theme: Theme,
+    zone: &TimeZone,
+    height: u16,
+) -> Vec<Line<'static>> {
+    let gap = (height >= ROOMY).then(Line::default);
     let mut lines = who(row, theme);
-    lines.extend(title("SETTINGS"));
-    lines.extend(settings(&row.keepalive).into_iter().map(Line::raw));
-    lines.extend(title("NOW"));
-    lines.extend(situation(row, now, zone).into_iter().map(Line::raw));
-    lines.extend(prospect(row, now, zone).map(|text| Line::styled(text, theme.mood(row))));
-    lines.extend(title("WHAT HAPPENED"));
+    let mut section = |title: &'static str, text: &mut dyn Iterator<Item = Line<'static>>| {
+        lines.extend(gap.clone());
+        lines.push(Line::styled(title, theme.title()));
+        lines.extend(text);
+    };
+    let dies = prospect(row, now, zone).map(|text| Line::styled(text, theme.mood(row)));
+    let situation = situation(row, now, zone).into_iter().map(Line::raw);
+    section("NOW", &mut situation.chain(dies));
+    let settings = settings(&row.keepalive).into_iter().map(Line::raw);
+    section("SETTINGS", &mut settings.into_iter());
     let newest_first = row.history.iter().rev();
-    lines.extend(newest_first.filter_map(|(when, event)| told(*when, event, theme, zone)));
+    section(
+        "WHAT HAPPENED",
+        &mut newest_first.filter_map(|(when, event)| told(*when, event, theme, zone)),
+    );
     lines
 }
 

@@ -1,6 +1,6 @@
 //! The table: a line per socket, in columns that fit the width.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::RangeInclusive};
 
 use ratatui::{
     buffer::Buffer,
@@ -24,6 +24,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Show {
     Owner,
+    LocalPort,
     Local,
     Peer,
     Next,
@@ -32,7 +33,7 @@ enum Show {
     Silent,
     Last,
     Fates,
-    Rtt,
+    RoundTrip,
 }
 
 struct Column {
@@ -40,37 +41,50 @@ struct Column {
     title: &'static str,
     least: u16,
     most: u16,
-    /// How wide the screen must be for it.
-    from: u16,
+    /// The widths of screens that it is on.
+    screens: RangeInclusive<u16>,
 }
 
+const ANY: RangeInclusive<u16> = 0..=u16::MAX;
+/// There is room for the local address.
+const WIDE: u16 = 104;
+
 /// What fits into 80 cells, and what comes when there is room.
-const COLUMNS: [Column; 10] = [
-    column(Show::Owner, "OWNER", 13, 32, 0),
-    column(Show::Local, "LOCAL", 21, 47, 102),
-    column(Show::Peer, "PEER", 21, 47, 0),
-    column(Show::Next, "NEXT", 6, 6, 0),
-    column(Show::Dies, "DEAD IN", 7, 7, 110),
-    column(Show::Probes, "PROBES", 9, 15, 0),
-    column(Show::Silent, "SILENT", 6, 6, 0),
-    column(Show::Last, "LAST DECISION", 14, 22, 0),
-    column(Show::Fates, "ANSWERS", 5, 16, 0),
-    column(Show::Rtt, "RTT", 7, 7, 118),
+static COLUMNS: [Column; 11] = [
+    column(Show::Owner, "OWNER", 12, 32, ANY),
+    column(Show::LocalPort, "PORT", 5, 5, 0..=WIDE - 1),
+    column(Show::Local, "LOCAL", 21, 47, WIDE..=u16::MAX),
+    column(Show::Peer, "PEER", 20, 47, ANY),
+    column(Show::Next, "NEXT", 6, 6, ANY),
+    column(Show::Dies, "DEAD IN", 7, 7, 112..=u16::MAX),
+    column(Show::Probes, "PROBES", 8, 15, ANY),
+    column(Show::Silent, "SILENT", 6, 6, ANY),
+    column(Show::Last, "LAST", 12, 22, ANY),
+    column(Show::Fates, "RTT", 4, 16, ANY),
+    column(Show::RoundTrip, "LATEST", 7, 7, 120..=u16::MAX),
 ];
 
-const fn column(show: Show, title: &'static str, least: u16, most: u16, from: u16) -> Column {
+const fn column(
+    show: Show,
+    title: &'static str,
+    least: u16,
+    most: u16,
+    screens: RangeInclusive<u16>,
+) -> Column {
     Column {
         show,
         title,
         least,
         most,
-        from,
+        screens,
     }
 }
 
 /// The columns of a screen of this width, and the width of each.
 fn layout(width: u16) -> Vec<(&'static Column, u16)> {
-    let shown = COLUMNS.iter().filter(|column| column.from <= width);
+    let shown = COLUMNS
+        .iter()
+        .filter(|column| column.screens.contains(&width));
     let mut columns: Vec<_> = shown.map(|column| (column, column.least)).collect();
     let used: u16 = columns.iter().map(|(_, width)| width + 1).sum();
     let mut left = (width + 1).saturating_sub(used);
@@ -129,7 +143,7 @@ fn put(buffer: &mut Buffer, (x, y): (u16, u16), width: u16, show: Show, (text, s
     let used = u16::try_from(text.chars().count()).unwrap_or(width);
     let right = matches!(
         show,
-        Show::Next | Show::Dies | Show::Silent | Show::Rtt | Show::Probes
+        Show::LocalPort | Show::Next | Show::Dies | Show::Probes | Show::Silent | Show::RoundTrip
     );
     let indent = if right { width.saturating_sub(used) } else { 0 };
     buffer.set_stringn(
@@ -158,6 +172,7 @@ fn cell(row: &Row, show: Show, width: u16, now: u64, theme: Theme) -> Cell {
     let mood = theme.mood(row);
     match show {
         Show::Owner => (owner(row.process.as_ref()), Style::new()),
+        Show::LocalPort => (row.socket.local.port.to_string(), Style::new()),
         Show::Local => (row.socket.local.to_string(), Style::new()),
         Show::Peer => (row.socket.peer.to_string(), Style::new()),
         Show::Next => (next(row, now), mood),
@@ -172,7 +187,7 @@ fn cell(row: &Row, show: Show, width: u16, now: u64, theme: Theme) -> Cell {
         }
         Show::Last => (row.last.clone(), mood),
         Show::Fates => (spark(&row.fates, width.into()), theme.good()),
-        Show::Rtt => {
+        Show::RoundTrip => {
             let rtt = row.slowness().0;
             (rtt.map_or_else(|| "-".to_owned(), micros), Style::new())
         }
