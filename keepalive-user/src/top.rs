@@ -81,9 +81,10 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
 
 /// A screen that lives.
 struct Live {
+    /// First, and so given back first: to let go of the kernel takes a while.
+    screen: Screen,
     session: Session,
     top: Rc<RefCell<Top>>,
-    screen: Screen,
     /// The recording that is being made.
     file: Option<PathBuf>,
 }

@@ -52,22 +52,27 @@ pub fn lines(
     height: u16,
 ) -> Vec<Line<'static>> {
     let gap = (height >= ROOMY).then(Line::default);
+    let mut now_lines: Vec<_> = situation(row, now, zone)
+        .into_iter()
+        .map(Line::raw)
+        .collect();
+    now_lines.extend(prospect(row, now, zone).map(|text| Line::styled(text, theme.mood(row))));
+    let settings = settings(&row.keepalive)
+        .into_iter()
+        .map(Line::raw)
+        .collect();
+    let newest_first = row.history.iter().rev();
+    let happened = newest_first.filter_map(|(when, event)| told(*when, event, theme, zone));
     let mut lines = who(row, theme);
-    let mut section = |title: &'static str, text: &mut dyn Iterator<Item = Line<'static>>| {
+    for (title, text) in [
+        ("NOW", now_lines),
+        ("SETTINGS", settings),
+        ("WHAT HAPPENED", happened.collect()),
+    ] {
         lines.extend(gap.clone());
         lines.push(Line::styled(title, theme.title()));
         lines.extend(text);
-    };
-    let dies = prospect(row, now, zone).map(|text| Line::styled(text, theme.mood(row)));
-    let situation = situation(row, now, zone).into_iter().map(Line::raw);
-    section("NOW", &mut situation.chain(dies));
-    let settings = settings(&row.keepalive).into_iter().map(Line::raw);
-    section("SETTINGS", &mut settings.into_iter());
-    let newest_first = row.history.iter().rev();
-    section(
-        "WHAT HAPPENED",
-        &mut newest_first.filter_map(|(when, event)| told(*when, event, theme, zone)),
-    );
+    }
     lines
 }
 
