@@ -36,8 +36,14 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         log::set_max_level(self.diagnostics);
-        // Nowhere to complain if the terminal is gone.
-        let _ = self.terminal.show_cursor();
-        let _ = ratatui::try_restore();
+        // A panic has left already, and once more would put the cursor onto its message.
+        if !std::thread::panicking() {
+            // Nowhere to complain if the terminal is gone.
+            let _ = ratatui::try_restore();
+        }
+        // The terminal shows its cursor when it is dropped.
     }
 }
+
+#[cfg(test)]
+mod tests;

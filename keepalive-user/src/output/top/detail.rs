@@ -163,6 +163,7 @@ fn out(probe: Probe) -> String {
     let of = probe.of.map_or(String::new(), |of| format!(" of {of}"));
     let before = match probe.attempt {
         0 | 1 => "its answer, if there was one, shows when the timer runs",
+        2 => "the one before it was not answered",
         _ => "those before it were not answered",
     };
     format!("{kind} {}{of} is out, {before}", probe.attempt)
@@ -212,11 +213,13 @@ fn prospect(row: &Row, now: When, zone: &TimeZone) -> Option<String> {
         Cause::WindowProbeTimeout => "tcp_retries2".to_owned(),
         other => name(&other),
     };
-    Some(format!(
-        "Dead in {}, at {}, unless an answer comes: by {rule}.",
-        millis(left),
-        moment(death.at, now.timestamp, zone)
-    ))
+    let when = if left == 0 {
+        "It dies when the timer runs".to_owned()
+    } else {
+        let at = moment(death.at, now.timestamp, zone);
+        format!("Dead in {}, at {at}", millis(left))
+    };
+    Some(format!("{when}, unless an answer comes: by {rule}."))
 }
 
 fn at(now: When, left_ms: u64, zone: &TimeZone) -> String {

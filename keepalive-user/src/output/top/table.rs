@@ -186,7 +186,13 @@ fn cell(row: &Row, show: Show, width: u16, now: u64, theme: Theme) -> Cell {
             (silence.unwrap_or_else(|| "-".to_owned()), Style::new())
         }
         Show::Last => (row.last.clone(), mood),
-        Show::Fates => (spark(&row.fates, width.into()), theme.good()),
+        Show::Fates => {
+            let style = match row.fates.back() {
+                Some(Fate::Lost) => mood,
+                _ => theme.good(),
+            };
+            (spark(&row.fates, width.into()), style)
+        }
         Show::RoundTrip => {
             let rtt = row.slowness().0;
             (rtt.map_or_else(|| "-".to_owned(), micros), Style::new())
@@ -194,18 +200,20 @@ fn cell(row: &Row, show: Show, width: u16, now: u64, theme: Theme) -> Cell {
     }
 }
 
-/// Until the timer is due; `due` while the kernel may still be late.
 fn next(row: &Row, now: u64) -> String {
     match row.timer {
         _ if row.ended.is_some() => "ended".to_owned(),
         None => "-".to_owned(),
-        Some(timer) if timer.due <= now => "due".to_owned(),
         Some(timer) => countdown(timer.due, now),
     }
 }
 
+/// Until then; `due` while the kernel may still be late.
 fn countdown(then: u64, now: u64) -> String {
-    Brief(then.saturating_sub(now) / 1_000_000).to_string()
+    match then.saturating_sub(now) / 1_000_000 {
+        0 => "due".to_owned(),
+        ms => Brief(ms).to_string(),
+    }
 }
 
 /// `███░░ 3/5`: how much of what the kernel puts up with is used up.
