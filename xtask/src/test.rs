@@ -69,7 +69,7 @@ impl Arguments {
 
 const BACKENDS: [&str; 2] = ["fentry", "tracepoint"];
 const LIVE: &str = "live";
-/// Servers of the distribution whose keepalive is watched live.
+/// Programs of the distribution that take part live: servers, `ss`, a terminal.
 const SERVERS: &[Need] = &[
     Need {
         path: "/usr/sbin/apache2",
@@ -86,6 +86,10 @@ const SERVERS: &[Need] = &[
     Need {
         path: "ss",
         package: "iproute2",
+    },
+    Need {
+        path: "tmux",
+        package: "tmux",
     },
 ];
 /// A suite takes about half a minute; software emulation on a busy machine a few times that.

@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::classics::{APACHE, POSTGRESQL, REDIS};
 use crate::expect::Facts;
 use crate::socket::{LOCALHOST, Tcp};
+use crate::top::TMUX;
 
 /// A scenario that may not apply.
 struct Exception {
@@ -44,6 +45,16 @@ const EXCEPTIONS: &[Exception] = &[
         reason: NO_SERVERS,
     },
     Exception {
+        scenario: "top",
+        applies: |_| !Path::new(TMUX).exists(),
+        reason: NO_TMUX,
+    },
+    Exception {
+        scenario: "top_leaves_the_terminal_clean",
+        applies: |_| !Path::new(TMUX).exists(),
+        reason: NO_TMUX,
+    },
+    Exception {
         scenario: "mptcp",
         applies: |_| without_mptcp(),
         reason: "this kernel refuses socket(IPPROTO_MPTCP)",
@@ -52,6 +63,8 @@ const EXCEPTIONS: &[Exception] = &[
 
 const NO_SERVERS: &str =
     "the guest has no distribution in it, and so no servers; `cargo xtask test` installs them live";
+
+const NO_TMUX: &str = "the guest has no tmux; `cargo xtask test` installs it live";
 
 /// Why a scenario cannot be shown on this kernel by this backend; `None` if it must pass.
 pub fn excuse(scenario: &str, facts: Facts) -> Option<&'static str> {

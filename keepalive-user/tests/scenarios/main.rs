@@ -38,6 +38,7 @@ mod states;
 mod suite;
 mod suppressed;
 mod sys;
+mod top;
 mod tracer;
 mod watch;
 mod window;
@@ -122,7 +123,7 @@ fn beside_one_tracer() -> impl Iterator<Item = &'static Scenario> {
 
 /// What needs tracers of its own, but not the machine.
 fn side_by_side() -> impl Iterator<Item = &'static HardCase> {
-    [arithmetic::CASES, audit::CASES, classics::CASES]
+    [arithmetic::CASES, audit::CASES, classics::CASES, top::CASES]
         .into_iter()
         .flatten()
 }
