@@ -214,16 +214,17 @@ impl Top {
     fn counts(&self, sockets: &Sockets, shown: usize) -> (Line<'static>, Line<'static>) {
         let census = sockets.census();
         let theme = self.theme;
-        let count = |number: u64, name: &str, style: Style| {
+        let count = |number: u64, text: String, style: Style| {
             let style = if number == 0 { theme.faint() } else { style };
-            Span::styled(format!("  {number} {name}"), style)
+            Span::styled(format!("  {text}"), style)
         };
+        let (out, dying) = (census.out as u64, census.dying as u64);
         let left = vec![
             Span::raw(plural(census.sockets as u64, "socket")),
-            count(census.out as u64, "probes out", Style::new()),
-            count(census.dying as u64, "dying", theme.warn()),
-            count(sockets.died, "died", theme.bad()),
-            count(sockets.lost, "lost", theme.bad()),
+            count(out, format!("{} out", plural(out, "probe")), Style::new()),
+            count(dying, format!("{dying} dying"), theme.warn()),
+            count(sockets.died, format!("{} died", sockets.died), theme.bad()),
+            count(sockets.lost, format!("{} lost", sockets.lost), theme.bad()),
         ];
         let mut right = Vec::new();
         if !self.view.filter.is_empty() {

@@ -147,19 +147,12 @@ impl Terminal {
         child.parse().context(child.to_owned())
     }
 
-    /// The row of a connection.
-    fn row(&self, screen: &str, pair: &Pair) -> Result<Option<String>> {
-        let (local, peer) = (pair.client.local()?.port(), pair.client.peer()?);
-        let text = format!("{local:>5} {peer}");
-        let row = screen.lines().find(|line| line.contains(&text));
-        Ok(row.map(str::to_owned))
-    }
-
     /// Waits until so many probes or more are out of 60.
-    fn until_attempt(&self, pair: &Pair, least: u32) -> Result<u32> {
+    fn until_attempt(&self, ends: &str, least: u32) -> Result<u32> {
         let attempt = |screen: &str| {
-            let row = self.row(screen, pair).ok()??;
-            let progress = row.split_whitespace().find(|word| word.ends_with("/60"))?;
+            let progress = row(screen, ends)?
+                .split_whitespace()
+                .find(|word| word.ends_with("/60"))?;
             progress.split('/').next()?.parse::<u32>().ok()
         };
         let what = format!("probe {least}/60");
@@ -175,63 +168,70 @@ impl Drop for Terminal {
     }
 }
 
+/// Both ends of a connection, as its row names them.
+fn ends(pair: &Pair) -> Result<String> {
+    let (local, peer) = (pair.client.local()?.port(), pair.client.peer()?);
+    Ok(format!("{local:>5} {peer}"))
+}
+
+/// The row of a connection.
+fn row<'a>(screen: &'a str, ends: &str) -> Option<&'a str> {
+    screen.lines().find(|line| line.contains(ends))
+}
+
 fn top(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
-    let (dead, dying, alive) = (
-        Pair::over(LOCALHOST)?,
-        Pair::over(LOCALHOST)?,
-        Pair::over(LOCALHOST)?,
-    );
+    let pairs = [(); 3].map(|()| Pair::over(LOCALHOST));
+    let [dead, dying, alive] = pairs;
+    let (dead, dying, alive) = (dead?, dying?, alive?);
+    let (dead_row, dying_row, alive_row) = (ends(&dead)?, ends(&dying)?, ends(&alive)?);
     // Older than the screen, and told of all the same.
     alive.client.arm(Keepalive::after(7200))?;
     let terminal = Terminal::open("top")?;
     terminal.start_top(bench, "")?;
-    let older = terminal.until("the older socket", |screen| {
-        terminal.row(screen, &alive).is_ok_and(|row| row.is_some())
+    terminal.until("older socket", |screen| {
+        let row = row(screen, &alive_row);
+        row.is_some_and(|row| row.contains("1h59m") && row.contains("seen"))
     })?;
-    let row = terminal.row(&older, &alive)?.context("no row")?;
-    ensure!(row.contains("1h59m") && row.contains("seen"), "{row}");
     dead.server.deafen()?;
     dying.server.deafen()?;
     dead.client.arm(Keepalive::EVERY_SECOND.probes(60))?;
     dying.client.arm(Keepalive::EVERY_SECOND.probes(2))?;
     // It makes progress, and the one that died is shown as dead.
-    let attempt = terminal.until_attempt(&dead, 2)?;
-    terminal.until_attempt(&dead, attempt + 1)?;
+    let attempt = terminal.until_attempt(&dead_row, 2)?;
+    terminal.until_attempt(&dead_row, attempt + 1)?;
     let screen = terminal.until_shows("1 died")?;
-    let row = terminal.row(&screen, &dying)?.context("no row")?;
+    let died = row(&screen, &dying_row).unwrap_or_default();
     ensure!(
-        row.contains("ended") && row.contains("keepa…probes"),
-        "{row}"
+        died.contains("ended") && died.contains("keepa…probes"),
+        "{screen}"
     );
-    let row = terminal.row(&screen, &dead)?.context("no row")?;
+    let row = row(&screen, &dead_row).unwrap_or_default();
+    let owner = format!("/{}", std::process::id());
+    ensure!(row.starts_with("ka-") && row.contains(&owner), "{screen}");
     ensure!(
-        row.starts_with("ka-") && row.contains(&format!("/{}", std::process::id())),
-        "{row}"
+        screen.lines().nth(3) == Some(row),
+        "the dying socket is not the first:\n{screen}"
     );
-    let first = screen.lines().nth(3).unwrap_or_default();
-    ensure!(
-        first == row,
-        "the dying socket is not the first row:\n{screen}"
-    );
-    keys(&terminal, &dead, &alive)?;
+    let port = dead.client.local()?.port().to_string();
+    keys(&terminal, &port, &dead_row, &alive_row)?;
+    resizes(&terminal)?;
     records(bench, &terminal)?;
     terminal.press("q")?;
     terminal.expect_clean(0)
 }
 
-/// What keys do to the table and to the explanation, in terminals of several sizes.
-fn keys(terminal: &Terminal, dead: &Pair, alive: &Pair) -> Result<()> {
+/// What keys do to the table and to the explanation.
+fn keys(terminal: &Terminal, port: &str, dead: &str, alive: &str) -> Result<()> {
     terminal.press("s")?;
     terminal.until_shows("by next timer")?;
-    let port = dead.client.local()?.port().to_string();
     terminal.press("/")?;
-    terminal.type_in(&port)?;
+    terminal.type_in(port)?;
     terminal.until_shows(&format!("filter: {port}_"))?;
     terminal.press("Enter")?;
     let screen = terminal.until_shows(&format!("1 with \"{port}\""))?;
-    ensure!(terminal.row(&screen, dead)?.is_some(), "{screen}");
-    ensure!(terminal.row(&screen, alive)?.is_none(), "{screen}");
+    ensure!(row(&screen, dead).is_some(), "{screen}");
+    ensure!(row(&screen, alive).is_none(), "{screen}");
     terminal.press("Enter")?;
     let explained = terminal.until_shows("WHAT HAPPENED")?;
     for sentence in [
@@ -251,21 +251,25 @@ fn keys(terminal: &Terminal, dead: &Pair, alive: &Pair) -> Result<()> {
     terminal.press("p")?;
     terminal.until_shows("PAUSED")?;
     terminal.press("p")?;
-    terminal.tmux(&["resize-window", "-x", "130", "-y", "30"])?;
-    let wide = terminal.until_shows("DEAD IN")?;
-    ensure!(wide.contains("LOCAL") && wide.contains("LATEST"), "{wide}");
-    terminal.tmux(&["resize-window", "-x", "40", "-y", "6"])?;
-    terminal.until("a small table", |screen| {
-        screen.contains("OWNER") && !screen.contains("LOCAL")
-    })?;
-    terminal.tmux(&["resize-window", "-x", "80", "-y", "24"])?;
     terminal.press("/")?;
     terminal.press("Escape")?;
     terminal.until("both again", |screen| {
-        let shown = |pair| terminal.row(screen, pair).is_ok_and(|row| row.is_some());
-        shown(dead) && shown(alive)
+        row(screen, dead).is_some() && row(screen, alive).is_some()
     })?;
     Ok(())
+}
+
+fn resizes(terminal: &Terminal) -> Result<()> {
+    let size = |width, height| terminal.tmux(&["resize-window", "-x", width, "-y", height]);
+    size("130", "30")?;
+    let wide = terminal.until_shows("DEAD IN")?;
+    ensure!(wide.contains("LOCAL") && wide.contains("LATEST"), "{wide}");
+    size("40", "6")?;
+    terminal.until("small table", |screen| {
+        screen.contains("OWNER") && !screen.contains("LOCAL")
+    })?;
+    size("80", "24")?;
+    terminal.until_shows("q quit").map(drop)
 }
 
 /// A recording begun in the middle is told again by itself.
@@ -306,12 +310,11 @@ fn leaves_the_terminal_clean(bench: &Bench) -> Result<()> {
     pair.server.deafen()?;
     pair.client.arm(Keepalive::EVERY_SECOND.probes(60))?;
     let terminal = Terminal::open("top-clean")?;
+    let dead = ends(&pair)?;
     let coloured = || -> Result<bool> {
-        terminal.until_attempt(&pair, 2)?;
+        terminal.until_attempt(&dead, 2)?;
         let screen = terminal.tmux(&["capture-pane", "-p", "-e"])?;
-        Ok(["\x1b[3", "\x1b[1;3", "\x1b[1m\x1b[3"]
-            .iter()
-            .any(|colour| screen.contains(colour)))
+        Ok(screen.contains("\x1b[38;5;"))
     };
     terminal.start_top(bench, "")?;
     ensure!(coloured()?, "no colour");
