@@ -136,7 +136,7 @@ fn recording(records: &[Record]) -> Vec<u8> {
         writer.frame(&Frame::Process { inode, process }).unwrap();
     }
     for record in records {
-        writer.frame(&Frame::Record(*record)).unwrap();
+        writer.frame(&Frame::Record(record)).unwrap();
     }
     writer.flush().unwrap();
     bytes
