@@ -9,6 +9,7 @@ mod list;
 pub mod manual;
 mod recording;
 mod selection;
+mod top;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -23,6 +24,7 @@ pub use self::{
     list::{List, SortKey, Switch},
     recording::{Recording, Replay, Report},
     selection::Selection,
+    top::Top,
 };
 use crate::{event::Backend, output::SchemaOf};
 
@@ -41,6 +43,7 @@ Examples:
   keepalive trace --json | jq .           one JSON object per line
   keepalive trace --record FILE           and keep it: `keepalive replay FILE` tells it again
   keepalive report FILE -o report.html    and shows it: a page to look at
+  keepalive top                           a live screen: closest to death first
   keepalive list                          every TCP socket, its timers and settings
   keepalive explain :5432                 why no probe? what happens next?
   keepalive audit --middlebox aws-nlb     what will break, worst first
@@ -53,6 +56,8 @@ Exit codes: 0 success, 1 failure, 2 usage, 3 not permitted, 4 not supported by t
 pub enum Command {
     /// Stream keepalive timers, probes, answers and deaths as they happen (needs root)
     Trace(Trace),
+    /// Watch the sockets with keepalive on a live screen, closest to death first (needs root)
+    Top(Top),
     /// Show every TCP socket with its timers, its keepalive settings and its owner
     List(List),
     /// Say of one socket why no keepalive probe is seen, what happens next, and when it dies

@@ -159,7 +159,7 @@ fn examine(options: &Options) -> (Report, Exit) {
     };
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
-        kernel: crate::trace::kernel_release(),
+        kernel: crate::session::kernel_release(),
         backend,
         verdict,
         lockdown: lockdown(),

@@ -222,6 +222,8 @@ pub struct Armed {
     pub cause: ArmedCause,
     /// Until the keepalive timer is due, milliseconds; null if it is not armed.
     pub next_ms: Option<u64>,
+    /// How long the peer has been silent, milliseconds; null if nothing was ever received.
+    pub idle_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]

@@ -33,7 +33,9 @@ mod pipeline;
 mod privileges;
 pub mod recording;
 mod replay;
+mod session;
 mod source;
+mod top;
 mod trace;
 mod tracker;
 
@@ -61,7 +63,8 @@ pub fn run() -> ExitCode {
         | Command::Report(_)
         | Command::Schema { .. }
         | Command::Completions { .. }
-        | Command::Man { .. } => false,
+        | Command::Man { .. }
+        | Command::Top(_) => false,
     };
     log::set_max_level(if verbose {
         log::LevelFilter::Debug
@@ -72,6 +75,7 @@ pub fn run() -> ExitCode {
     let _ = log::set_logger(&Diagnostics);
     let outcome = match &cli.command {
         Command::Trace(arguments) => trace::run(arguments),
+        Command::Top(arguments) => top::run(arguments),
         Command::List(arguments) => list::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Audit(arguments) => audit::run(arguments),

@@ -65,6 +65,7 @@ fn help_goes_to_stdout_and_succeeds() {
         &["-h"],
         &["help"],
         &["trace", "--help"],
+        &["top", "--help"],
         &["list", "--help"],
         &["explain", "--help"],
         &["audit", "--help"],
@@ -110,6 +111,12 @@ fn help_names_every_option_of_trace() {
             .any(|word| word == option);
         assert!(mentioned, "{option} is not in the help:\n{help}");
     }
+}
+
+#[test]
+fn top_needs_a_terminal() {
+    expect_usage_error(&["top"], &["terminal", "keepalive trace"]);
+    expect_usage_error(&["top", "-L", "0"], &["--local-port"]);
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Arguments {
 
 const BACKENDS: [&str; 2] = ["fentry", "tracepoint"];
 const LIVE: &str = "live";
-/// Servers of the distribution whose keepalive is watched live, and what looks at the results.
+/// Programs of the distribution that take part live: servers, `ss`, a browser, a terminal.
 const SERVERS: &[Need] = &[
     Need {
         path: "/usr/sbin/apache2",
@@ -90,6 +90,10 @@ const SERVERS: &[Need] = &[
     Need {
         path: "ss",
         package: "iproute2",
+    },
+    Need {
+        path: "tmux",
+        package: "tmux",
     },
 ];
 /// A suite takes about half a minute; software emulation on a busy machine a few times that.

@@ -80,6 +80,11 @@ fn how_set(socket: &ListedSocket) -> String {
     let Some(keepalive) = &socket.keepalive else {
         return "How keepalive is set on it is not known: run as root.".to_owned();
     };
+    settings(keepalive)
+}
+
+/// The settings, each with its origin.
+pub fn settings(keepalive: &Keepalive) -> String {
     let switch = if keepalive.enabled { "on" } else { "off" };
     format!(
         "SO_KEEPALIVE is {switch}: TCP_KEEPIDLE {}, TCP_KEEPINTVL {}, TCP_KEEPCNT {}{}.",
@@ -208,32 +213,49 @@ fn timers(socket: &ListedSocket) -> Option<String> {
 
 fn planned(plan: &Plan, enabled: bool) -> Vec<String> {
     let settings = &plan.settings;
-    let mut lines = Vec::new();
+    let mut lines = if enabled { if_silent(plan) } else { Vec::new() };
     let timeout = millis(settings.user_timeout_ms);
-    if enabled {
-        lines.push(format!(
+    let stuck = &plan.unacknowledged_data;
+    let rule = match stuck.rule {
+        Cause::RetransmitUserTimeout => format!("TCP_USER_TIMEOUT {timeout}"),
+        _ => format!("tcp_retries2 {}", settings.retries2),
+    };
+    lines.push(format!(
+        "If data is not acknowledged keepalive does not run: dead {} after the first \
+         retransmission, by {rule}.",
+        span(stuck.after_ms)
+    ));
+    lines
+}
+
+/// What keepalive does if the peer falls silent, and which settings do not do what they seem to.
+pub fn if_silent(plan: &Plan) -> Vec<String> {
+    let settings = &plan.settings;
+    let timeout = millis(settings.user_timeout_ms);
+    let probes = if plan.probes.least == plan.probes.most {
+        plural(plan.probes.most, "unanswered probe")
+    } else {
+        format!(
+            "{} to {} unanswered probes",
+            plan.probes.least, plan.probes.most
+        )
+    };
+    let rule = match plan.rule {
+        Cause::KeepaliveUserTimeout => format!("TCP_USER_TIMEOUT {timeout}"),
+        _ => format!("TCP_KEEPCNT {}", settings.probes),
+    };
+    let mut lines = vec![
+        format!(
             "A peer that falls silent gets its first probe after {}, then one every {}.",
             span(plan.first_probe_ms),
             millis(settings.interval_ms)
-        ));
-        let probes = if plan.probes.least == plan.probes.most {
-            plural(plan.probes.most, "unanswered probe")
-        } else {
-            format!(
-                "{} to {} unanswered probes",
-                plan.probes.least, plan.probes.most
-            )
-        };
-        let rule = match plan.rule {
-            Cause::KeepaliveUserTimeout => format!("TCP_USER_TIMEOUT {timeout}"),
-            _ => format!("TCP_KEEPCNT {}", settings.probes),
-        };
-        lines.push(format!(
+        ),
+        format!(
             "It is taken for dead after {}: {probes}, by {rule}.",
             span(plan.dead_after_ms)
-        ));
-    }
-    for letter in plan.dead_letters.iter().filter(|_| enabled) {
+        ),
+    ];
+    for letter in &plan.dead_letters {
         lines.push(match letter {
             DeadLetter::ProbesIgnored => format!(
                 "TCP_KEEPCNT {} is a dead letter: with TCP_USER_TIMEOUT set the kernel ignores it.",
@@ -249,16 +271,6 @@ fn planned(plan: &Plan, enabled: bool) -> Vec<String> {
                 .to_owned(),
         });
     }
-    let stuck = &plan.unacknowledged_data;
-    let rule = match stuck.rule {
-        Cause::RetransmitUserTimeout => format!("TCP_USER_TIMEOUT {timeout}"),
-        _ => format!("tcp_retries2 {}", settings.retries2),
-    };
-    lines.push(format!(
-        "If data is not acknowledged keepalive does not run: dead {} after the first \
-         retransmission, by {rule}.",
-        span(stuck.after_ms)
-    ));
     lines
 }
 

@@ -396,6 +396,13 @@ fn next_probe(socket: &ListedSocket, text: &mut Text) {
     }
 }
 
+/// As [`brief`], for who does not build a line.
+pub(super) fn in_brief(ms: u64) -> String {
+    let mut text = Text::default();
+    brief(ms, &mut text);
+    String::from_utf8_lossy(text.bytes()).into_owned()
+}
+
 /// A time in few characters: `250ms`, `7.9s`, `75s`, `59m12s`, `1h59m`, `3d4h`.
 fn brief(ms: u64, text: &mut Text) {
     let s = ms / 1000;

@@ -11,13 +11,16 @@ pub mod list;
 mod pretty;
 mod report;
 mod summary;
+pub mod top;
 pub mod words;
 
 use std::{
     borrow::Cow,
+    cell::RefCell,
     fs::File,
     io::{self, BufWriter, IsTerminal, Write},
     path::Path,
+    rc::Rc,
 };
 
 use anyhow::{Context, Result};
@@ -26,6 +29,7 @@ use self::json::json_line;
 pub use self::{
     report::Report,
     summary::{Counts, Summary},
+    top::Top,
 };
 use crate::{
     doctor,
@@ -45,6 +49,8 @@ pub enum Output<W: Write> {
     },
     /// A page or a picture, at the end.
     Report(Box<Report>),
+    /// The live screen, which is drawn by whoever shares it.
+    Screen(Rc<RefCell<Top>>),
 }
 
 impl<W: Write> Output<W> {
@@ -76,6 +82,7 @@ impl<W: Write> Output<W> {
                 }
             }
             Self::Report(report) => report.event(event)?,
+            Self::Screen(top) => top.borrow_mut().event(event),
         }
         Ok(())
     }
@@ -85,7 +92,7 @@ impl<W: Write> Output<W> {
             Self::Json(writer) | Self::Pretty { writer, .. } => {
                 writer.flush().context("cannot write")
             }
-            Self::Report(_) => Ok(()),
+            Self::Report(_) | Self::Screen(_) => Ok(()),
         }
     }
 }

@@ -8,28 +8,13 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use super::words::{bytes, certificate, clock_ms, micros, millis, moment, owner, plural, settings};
 use crate::event::{
-    Answer, Armed, ArmedCause, Cause, Death, Decision, Event, LostWhere, Precision, ProbeKind,
-    SocketEvent, Start, TimerRun, WindowProbe,
+    Answer, Armed, ArmedCause, Cause, Death, Decision, Event, Lost, LostWhere, Precision,
+    ProbeKind, SocketEvent, Start, TimerRun, WindowProbe,
 };
 
 /// Writes the line of one event; `end` has none, the summary speaks for it.
 pub fn line(event: &Event, colour: bool, writer: &mut impl Write) -> Result<()> {
     line_in(event, colour, &TimeZone::system(), writer)
-}
-
-/// What is said of an event about a socket, without who and when; nothing of others.
-pub fn said(event: &Event, zone: &TimeZone) -> String {
-    match event {
-        Event::Armed(event) => armed(event),
-        Event::Timer(event) => timer(event, zone),
-        Event::WindowProbe(event) => window_probe(&event.what, event.when.timestamp, zone),
-        Event::Answer(event) => answer(&event.what),
-        Event::Closed(event) => {
-            let heard = heard(event.when.timestamp, event.what.idle_ms, zone);
-            certificate(&event.what, &event.keepalive, &heard)
-        }
-        Event::Start(_) | Event::Finding(_) | Event::Lost(_) | Event::End(_) => String::new(),
-    }
 }
 
 /// As [`line`], in a given time zone.
@@ -39,36 +24,20 @@ pub fn line_in(
     zone: &TimeZone,
     writer: &mut impl Write,
 ) -> Result<()> {
-    let (head, text, style) = match event {
-        Event::Start(start) => (String::new(), started(start), Style::new().dimmed()),
-        Event::Armed(it) => (head(it, zone), said(event, zone), plain(AnsiColor::Cyan)),
-        Event::Timer(it) => (head(it, zone), said(event, zone), timer_style(&it.what)),
-        Event::WindowProbe(it) => (head(it, zone), said(event, zone), plain(AnsiColor::Yellow)),
-        Event::Answer(it) => (head(it, zone), said(event, zone), plain(AnsiColor::Green)),
-        Event::Closed(it) => {
-            let style = closed_style(it.what.cause);
-            (head(it, zone), said(event, zone), style)
-        }
+    let head = match event {
+        Event::Armed(event) => head(event, zone),
+        Event::Timer(event) => head(event, zone),
+        Event::WindowProbe(event) => head(event, zone),
+        Event::Answer(event) => head(event, zone),
+        Event::Closed(event) => head(event, zone),
+        Event::Lost(lost) => format!("{}  ", clock_ms(lost.when.timestamp, zone)),
         Event::Finding(finding) => {
             return super::audit::text(finding, colour, writer).context("cannot write");
         }
-        Event::Lost(lost) => {
-            let text = match lost.place {
-                LostWhere::Ring => "records lost, the ring buffer was full: raise --ring-bytes",
-                LostWhere::Decode => "records could not be decoded",
-                LostWhere::Tracker => "sockets forgotten, too many at once",
-                LostWhere::Unreadable => "observations given up, kernel memory could not be read",
-                LostWhere::Scratch => "observations given up, programs collided on a CPU",
-                LostWhere::Recording => "records left out of the recording: raise --record-rate",
-            };
-            let head = format!("{}  ", clock_ms(lost.when.timestamp, zone));
-            (
-                head,
-                format!("{} {text}", lost.count),
-                plain(AnsiColor::Red).bold(),
-            )
-        }
-        Event::End(_) => return Ok(()),
+        Event::Start(_) | Event::End(_) => String::new(),
+    };
+    let Some((text, style)) = sentence(event, zone) else {
+        return Ok(());
     };
     if colour {
         writeln!(writer, "{head}{style}{text}{style:#}")
@@ -76,6 +45,39 @@ pub fn line_in(
         writeln!(writer, "{head}{text}")
     }
     .context("cannot write")
+}
+
+/// What happened, without when and to whom; findings have lines of their own, `end` has none.
+pub fn sentence(event: &Event, zone: &TimeZone) -> Option<(String, Style)> {
+    Some(match event {
+        Event::Start(start) => (started(start), Style::new().dimmed()),
+        Event::Armed(event) => (armed(event), plain(AnsiColor::Cyan)),
+        Event::Timer(event) => (timer(event, zone), timer_style(&event.what)),
+        Event::WindowProbe(event) => (
+            window_probe(&event.what, event.when.timestamp, zone),
+            plain(AnsiColor::Yellow),
+        ),
+        Event::Answer(event) => (answer(&event.what), plain(AnsiColor::Green)),
+        Event::Closed(event) => {
+            let heard = heard(event.when.timestamp, event.what.idle_ms, zone);
+            let text = certificate(&event.what, &event.keepalive, &heard);
+            (text, closed_style(event.what.cause))
+        }
+        Event::Lost(lost) => (lost_text(lost), plain(AnsiColor::Red).bold()),
+        Event::Finding(_) | Event::End(_) => return None,
+    })
+}
+
+fn lost_text(lost: &Lost) -> String {
+    let text = match lost.place {
+        LostWhere::Ring => "records lost, the ring buffer was full: raise --ring-bytes",
+        LostWhere::Decode => "records could not be decoded",
+        LostWhere::Tracker => "sockets forgotten, too many at once",
+        LostWhere::Unreadable => "observations given up, kernel memory could not be read",
+        LostWhere::Scratch => "observations given up, programs collided on a CPU",
+        LostWhere::Recording => "records left out of the recording: raise --record-rate",
+    };
+    format!("{} {text}", lost.count)
 }
 
 fn plain(colour: AnsiColor) -> Style {

@@ -25,7 +25,7 @@ pub const CLOCK: Clock = Clock {
 const EPOCH: u64 = (1 << 32) - 200;
 
 /// A record `seconds` after the start, of a connection armed with idle 1 s, interval 1 s, count 2.
-fn record(kind: u8, seconds: u64) -> Record {
+pub fn record(kind: u8, seconds: u64) -> Record {
     let mut record = Record {
         kind,
         flags: FLAG_WAKEUP_WATCHED,
@@ -52,7 +52,7 @@ fn record(kind: u8, seconds: u64) -> Record {
 }
 
 /// A run of the timer that sent a probe, the `out`th without an answer.
-fn probe(seconds: u64, out: u8) -> Record {
+pub fn probe(seconds: u64, out: u8) -> Record {
     let mut probe = record(KIND_KEEPALIVE_TIMER, seconds);
     probe.flags |= FLAG_WAKEUP_SEEN;
     probe.before.expires = probe.before.jiffies - 4;

@@ -2,7 +2,7 @@
 
 use keepalive_ebpf::{
     FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, KIND_ACK, KIND_ESTABLISHED,
-    KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Record,
+    KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Numbers, Record,
 };
 
 use super::{
@@ -46,6 +46,7 @@ impl Teller {
             let what = Armed {
                 cause: ArmedCause::Seen,
                 next_ms,
+                idle_ms: self.idle(&record.after),
             };
             events.push(socket.observation(record, Event::Armed(self.about(socket, record, what))));
         }
@@ -77,7 +78,7 @@ impl Teller {
         }
         let what = TimerRun {
             decision,
-            idle_ms: silence(before).map(|jiffies| self.millis(jiffies.into())),
+            idle_ms: self.idle(before),
             late_ms: Some(self.millis(before.jiffies.saturating_sub(before.expires))),
             packets_out: before.packets_out,
             unsent_bytes: unsent(before),
@@ -138,6 +139,7 @@ impl Teller {
         let what = Armed {
             cause: ArmedCause::Setsockopt,
             next_ms: next.map(|jiffies| self.millis(jiffies)),
+            idle_ms: self.idle(&record.after),
         };
         let mut event = self.about(socket, record, what);
         event.keepalive.enabled = on || (event.keepalive.enabled && !off);
@@ -157,6 +159,7 @@ impl Teller {
         let what = Armed {
             cause,
             next_ms: Some(self.millis(time.into())),
+            idle_ms: self.idle(&record.after),
         };
         events.push(socket.observation(record, Event::Armed(self.about(socket, record, what))));
     }
@@ -226,7 +229,7 @@ impl Teller {
             cause: decide::cause(record, self.hz),
             error: (record.id.error != 0).then_some(Errno(record.id.error)),
             from_state: convert::tcp_state(record.from_state),
-            idle_ms: silence(&record.after).map(|jiffies| self.millis(jiffies.into())),
+            idle_ms: self.idle(&record.after),
             lifetime_ms: (socket.established != 0).then(|| since(socket.established)),
             watched_ms: since(socket.first_seen),
             probes_out: record.after.probes_out.into(),
@@ -263,6 +266,11 @@ impl Teller {
             at: self.clock.at(at).timestamp,
             rule: end.rule,
         })
+    }
+
+    /// Silence of the peer, milliseconds.
+    fn idle(self, numbers: &Numbers) -> Option<u64> {
+        silence(numbers).map(|jiffies| self.millis(jiffies.into()))
     }
 
     fn millis(self, jiffies: u64) -> u64 {

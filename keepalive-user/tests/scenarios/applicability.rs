@@ -11,6 +11,7 @@ use crate::cgroups;
 use crate::classics::{APACHE, POSTGRESQL, REDIS};
 use crate::expect::Facts;
 use crate::socket::{LOCALHOST, Tcp};
+use crate::top::TMUX;
 
 /// A scenario that may not apply.
 struct Exception {
@@ -56,6 +57,16 @@ const EXCEPTIONS: &[Exception] = &[
         reason: NO_SERVERS,
     },
     Exception {
+        scenario: "top",
+        applies: |_| !Path::new(TMUX).exists(),
+        reason: NO_TMUX,
+    },
+    Exception {
+        scenario: "top_leaves_the_terminal_clean",
+        applies: |_| !Path::new(TMUX).exists(),
+        reason: NO_TMUX,
+    },
+    Exception {
         scenario: "mptcp",
         applies: |_| without_mptcp(),
         reason: "this kernel refuses socket(IPPROTO_MPTCP)",
@@ -63,6 +74,8 @@ const EXCEPTIONS: &[Exception] = &[
 ];
 
 const NO_SERVERS: &str = "the guest has no distribution in it, and so no servers and no browser; `cargo xtask test` installs them live";
+
+const NO_TMUX: &str = "the guest has no tmux; `cargo xtask test` installs it live";
 
 /// Why a scenario cannot be shown on this kernel by this backend; `None` if it must pass.
 pub fn excuse(scenario: &str, facts: Facts) -> Option<&'static str> {

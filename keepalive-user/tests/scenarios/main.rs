@@ -43,6 +43,7 @@ mod states;
 mod suite;
 mod suppressed;
 mod sys;
+mod top;
 mod tracer;
 mod watch;
 mod window;
@@ -133,6 +134,7 @@ fn side_by_side() -> impl Iterator<Item = &'static HardCase> {
         audit::CASES,
         classics::CASES,
         report_page::CASES,
+        top::CASES,
     ]
     .into_iter()
     .flatten()

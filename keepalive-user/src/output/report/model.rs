@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     event::{Decision, End, Event, Finding, Severity, Socket, SocketEvent, Start},
-    output::pretty::said,
+    output::pretty::sentence,
 };
 
 /// Sockets whose story is told; of more than twice as many the worst stay.
@@ -139,7 +139,9 @@ impl Model {
             mark,
             silence_ms,
             rtt_us,
-            words: self.sentences.learn(&said(event, &self.scale.zone)),
+            words: self.sentences.learn(
+                &sentence(event, &self.scale.zone).map_or_else(String::new, |(text, _)| text),
+            ),
         };
         if self.stories.len() >= 2 * STORIES && !self.stories.contains_key(&it.socket.id) {
             self.forget();

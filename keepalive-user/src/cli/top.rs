@@ -1,0 +1,27 @@
+//! What can be asked of the live screen.
+
+use clap::Args;
+
+use super::{Loading, Selection};
+
+const EXAMPLES: &str = "\
+Examples:
+  keepalive top                           every socket with keepalive, closest to death first
+  keepalive top -R 5432                   only connections to PostgreSQL
+  keepalive top -p 4711                   the sockets of one process
+
+Keys: up/down choose, Enter explain, s sort, / filter, p pause, r record, q quit.
+r begins a recording in the current directory, and r again ends it: `keepalive replay FILE`
+tells it again.";
+
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Top {
+    /// Show answers when they arrive, not at the next timer: hooks tcp_ack, which is hot
+    #[arg(long)]
+    pub live_answers: bool,
+    #[command(flatten)]
+    pub loading: Loading,
+    #[command(flatten)]
+    pub select: Selection,
+}

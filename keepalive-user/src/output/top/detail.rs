@@ -1,0 +1,240 @@
+//! One socket explained: who it is, how keepalive is set on it, what is the case now, what comes
+//! next, and what happened.
+
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use ratatui::{
+    Frame,
+    layout::Rect,
+    text::{Line, Span},
+    widgets::{Paragraph, Wrap},
+};
+
+use super::{
+    row::{Probe, Row},
+    theme::Theme,
+};
+use crate::{
+    arithmetic,
+    event::{Cause, Event, Keepalive, PlannedSettings, ProbeKind, When},
+    output::{
+        escape, explain,
+        pretty::sentence,
+        words::{clock_ms, millis, moment, name, owner},
+    },
+};
+
+/// A screen so high leaves room for gaps.
+const ROOMY: u16 = 30;
+
+/// Draws the lines, as far down as there are any; gives how many are really passed.
+pub fn draw(lines: Vec<Line<'_>>, scroll: u16, frame: &mut Frame<'_>, area: Rect) -> u16 {
+    let width = usize::from(area.width.max(1));
+    // Words that wrap leave gaps, so that this is a line or two short of what it takes.
+    let height: usize = lines
+        .iter()
+        .map(|line| line.width().div_ceil(width).max(1))
+        .sum();
+    let most = u16::try_from(height).unwrap_or(u16::MAX).saturating_sub(1);
+    let scroll = scroll.min(most);
+    let text = Paragraph::new(lines)
+        .wrap(Wrap { trim: false })
+        .scroll((scroll, 0));
+    frame.render_widget(text, area);
+    scroll
+}
+
+/// The explanation, close together where there is little room.
+pub fn lines(
+    row: &Row,
+    now: When,
+    theme: Theme,
+    zone: &TimeZone,
+    height: u16,
+) -> Vec<Line<'static>> {
+    let gap = (height >= ROOMY).then(Line::default);
+    let mut now_lines: Vec<_> = situation(row, now, zone)
+        .into_iter()
+        .map(Line::raw)
+        .collect();
+    now_lines.extend(prospect(row, now, zone).map(|text| Line::styled(text, theme.mood(row))));
+    let settings = settings(&row.keepalive)
+        .into_iter()
+        .map(Line::raw)
+        .collect();
+    let newest_first = row.history.iter().rev();
+    let happened = newest_first.filter_map(|(when, event)| told(*when, event, theme, zone));
+    let mut lines = who(row, theme);
+    for (title, text) in [
+        ("NOW", now_lines),
+        ("SETTINGS", settings),
+        ("WHAT HAPPENED", happened.collect()),
+    ] {
+        lines.extend(gap.clone());
+        lines.push(Line::styled(title, theme.title()));
+        lines.extend(text);
+    }
+    lines
+}
+
+fn who(row: &Row, theme: Theme) -> Vec<Line<'static>> {
+    let socket = &row.socket;
+    let mut rest = format!(
+        "{}, network namespace {}",
+        name(&socket.state),
+        socket.netns
+    );
+    if let Some(cookie) = socket.cookie {
+        rest += &format!(", sk:{cookie}");
+    }
+    if let Some(path) = row
+        .cgroup
+        .as_ref()
+        .and_then(|cgroup| cgroup.path.as_deref())
+    {
+        rest += &format!(", cgroup {}", escape(path));
+    }
+    if let Some(container) = &row.container_id {
+        rest += &format!(", container {}", escape(container));
+    }
+    vec![
+        Line::styled(
+            format!(
+                "{}  {} → {}",
+                owner(row.process.as_ref()),
+                socket.local,
+                socket.peer
+            ),
+            theme.head(),
+        ),
+        Line::raw(rest),
+    ]
+}
+
+fn settings(keepalive: &Keepalive) -> Vec<String> {
+    let mut lines = vec![explain::settings(keepalive)];
+    if keepalive.enabled {
+        lines.extend(explain::if_silent(&arithmetic::plan(PlannedSettings {
+            time_ms: keepalive.time_ms,
+            interval_ms: keepalive.interval_ms,
+            probes: keepalive.probes,
+            user_timeout_ms: keepalive.user_timeout_ms,
+            // Not told by events, and nothing that is said of silence.
+            retries2: 0,
+        })));
+    }
+    lines
+}
+
+/// What is the case, and what the timer does next.
+fn situation(row: &Row, now: When, zone: &TimeZone) -> Vec<String> {
+    if row.ended.is_some() {
+        return vec!["It is over.".to_owned()];
+    }
+    let silent = match row.silence(now.monotonic_ns) {
+        Some(ms) => format!(
+            "the peer was last heard {} ago, as far as is known",
+            millis(ms)
+        ),
+        None => "the peer was never heard".to_owned(),
+    };
+    let mut lines = vec![match row.probe {
+        Some(probe) => format!("{}; {silent}.", out(probe)),
+        None => format!("No probe is out; {silent}."),
+    }];
+    let Some(timer) = row.timer else {
+        lines.push("Its timer does not run.".to_owned());
+        return lines;
+    };
+    let left = timer.due.saturating_sub(now.monotonic_ns) / 1_000_000;
+    let when = if left == 0 {
+        "is due".to_owned()
+    } else {
+        format!("runs in {} ({})", millis(left), at(now, left, zone))
+    };
+    lines.push(format!("Its timer {when}: {}.", then(row)));
+    lines
+}
+
+fn out(probe: Probe) -> String {
+    let kind = match probe.kind {
+        ProbeKind::Keepalive => "Probe",
+        ProbeKind::Window => "The peer's window is closed; zero-window probe",
+    };
+    let of = probe.of.map_or(String::new(), |of| format!(" of {of}"));
+    let before = match probe.attempt {
+        0 | 1 => "its answer, if there was one, shows when the timer runs",
+        2 => "the one before it was not answered",
+        _ => "those before it were not answered",
+    };
+    format!("{kind} {}{of} is out, {before}", probe.attempt)
+}
+
+/// What the timer's next run does.
+fn then(row: &Row) -> String {
+    let keepalive = &row.keepalive;
+    match row.probe {
+        Some(Probe {
+            kind: ProbeKind::Window,
+            attempt,
+            ..
+        }) => {
+            format!("zero-window probe {}, unless the window opens", attempt + 1)
+        }
+        Some(Probe {
+            attempt,
+            of: Some(of),
+            ..
+        }) if attempt >= of => "it ends the connection, unless the peer is heard".to_owned(),
+        Some(Probe { attempt, .. }) => {
+            format!("probe {} leaves, unless the peer is heard", attempt + 1)
+        }
+        None => match row.last.as_str() {
+            "data_in_flight" => "until then retransmission decides".to_owned(),
+            "data_unsent" => "until then data waits to be sent, and no probe leaves".to_owned(),
+            "fin_wait2" => "it ends the closed socket, which is not keepalive".to_owned(),
+            _ => format!(
+                "the first probe leaves, if the peer has been silent for {} by then",
+                millis(keepalive.time_ms)
+            ),
+        },
+    }
+}
+
+/// When it dies, and by which rule.
+fn prospect(row: &Row, now: When, zone: &TimeZone) -> Option<String> {
+    let (due, death) = row.death?;
+    let left = due.saturating_sub(now.monotonic_ns) / 1_000_000;
+    let keepalive = &row.keepalive;
+    let rule = match death.rule {
+        Cause::KeepaliveProbes => format!("TCP_KEEPCNT {}", keepalive.probes),
+        Cause::KeepaliveUserTimeout | Cause::WindowProbeUserTimeout => {
+            format!("TCP_USER_TIMEOUT {}", millis(keepalive.user_timeout_ms))
+        }
+        Cause::WindowProbeTimeout => "tcp_retries2".to_owned(),
+        other => name(&other),
+    };
+    let when = if left == 0 {
+        "It dies when the timer runs".to_owned()
+    } else {
+        let at = moment(death.at, now.timestamp, zone);
+        format!("Dead in {}, at {at}", millis(left))
+    };
+    Some(format!("{when}, unless an answer comes: by {rule}."))
+}
+
+fn at(now: When, left_ms: u64, zone: &TimeZone) -> String {
+    let left = SignedDuration::from_millis(i64::try_from(left_ms).unwrap_or(i64::MAX));
+    let then = now.timestamp.checked_add(left).unwrap_or(Timestamp::MAX);
+    moment(then, now.timestamp, zone)
+}
+
+fn told(when: When, event: &Event, theme: Theme, zone: &TimeZone) -> Option<Line<'static>> {
+    let (text, style) = sentence(event, zone)?;
+    Some(Line::from(vec![
+        Span::styled(
+            format!("{}  ", clock_ms(when.timestamp, zone)),
+            theme.faint(),
+        ),
+        Span::styled(text, theme.sentence(style)),
+    ]))
+}

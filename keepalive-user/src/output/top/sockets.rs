@@ -1,0 +1,108 @@
+//! All sockets, folded from events.
+
+use rustc_hash::FxHashMap;
+
+use super::row::{DYING, Row, is_violent};
+use crate::event::{Event, SocketEvent, Start};
+
+/// Rows kept; of more, the least urgent half is dropped.
+const ROWS: usize = 100_000;
+/// How long a socket that died is shown, nanoseconds.
+const LINGER: u64 = 10_000_000_000;
+/// How long past its deadline a timer is waited for, nanoseconds, beyond the eighth of its time that
+/// the kernel may be late. Then it was deleted and nobody said so (tracepoint backend), or the
+/// record was lost.
+const OVERDUE: u64 = 60_000_000_000;
+
+/// What has been seen.
+#[derive(Clone, Default)]
+pub struct Sockets {
+    pub rows: FxHashMap<u64, Row>,
+    pub start: Option<Box<Start>>,
+    /// Sockets that did not end by being closed.
+    pub died: u64,
+    /// Everything that was reported lost.
+    pub lost: u64,
+}
+
+/// The numbers of the head line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    pub sockets: usize,
+    /// Probes without an answer.
+    pub out: usize,
+    pub dying: usize,
+}
+
+impl Sockets {
+    pub fn event(&mut self, event: &Event) {
+        match event {
+            Event::Armed(it) => self.row(it, event).armed(it.when, &it.what),
+            Event::Timer(it) => self.row(it, event).timer(it.when, &it.what),
+            Event::WindowProbe(it) => self.row(it, event).window_probe(it.when, &it.what),
+            Event::Answer(it) => self.row(it, event).answer(it.when, &it.what),
+            Event::Closed(it) => {
+                self.died += u64::from(is_violent(it.what.cause));
+                self.row(it, event).closed(it.when, &it.what);
+            }
+            Event::Lost(lost) => self.lost += lost.count,
+            Event::Start(start) => self.start = Some(start.clone()),
+            Event::Finding(_) | Event::End(_) => {}
+        }
+    }
+
+    /// The row of the event's socket, which remembers the event.
+    fn row<T>(&mut self, about: &SocketEvent<T>, event: &Event) -> &mut Row {
+        let id = about.socket.id;
+        if self.rows.len() >= ROWS && !self.rows.contains_key(&id) {
+            self.make_room();
+        }
+        let row = self.rows.entry(id).or_insert_with(|| Row::new(about));
+        row.identify(about);
+        row.remember(about.when, event);
+        row
+    }
+
+    /// Drops the less urgent half, and counts it as lost.
+    fn make_room(&mut self) {
+        let mut order: Vec<_> = self
+            .rows
+            .iter()
+            .map(|(id, row)| (row.urgency(), *id))
+            .collect();
+        order.sort_unstable();
+        for (_, id) in order.drain(ROWS / 2..) {
+            self.rows.remove(&id);
+            self.lost += 1;
+        }
+    }
+
+    /// Forgets what is over, except for the socket that is looked at.
+    pub fn forget(&mut self, now: u64, open: Option<u64>) {
+        self.rows
+            .retain(|id, row| Some(*id) == open || !is_over(row, now));
+    }
+
+    pub fn census(&self) -> Census {
+        let mut census = Census::default();
+        for row in self.rows.values().filter(|row| row.ended.is_none()) {
+            census.sockets += 1;
+            census.out += usize::from(row.probe.is_some());
+            census.dying += usize::from(row.urgency().0 == DYING);
+        }
+        census
+    }
+}
+
+fn is_over(row: &Row, now: u64) -> bool {
+    if let Some((at, cause)) = row.ended {
+        return !is_violent(cause) || now > at.saturating_add(LINGER);
+    }
+    match row.timer {
+        Some(timer) => {
+            let late = OVERDUE + timer.due.saturating_sub(timer.set) / 8;
+            now > timer.due.saturating_add(late)
+        }
+        None => !row.keepalive.enabled && row.probe.is_none(),
+    }
+}
