@@ -121,6 +121,7 @@ impl Judge<'_> {
         };
         let silent_ms = u64::try_from(self.arguments.silent.as_millis()).unwrap_or(u64::MAX);
         let mut judged = 0;
+        let hz = listing.kernel_hz();
         for (index, socket) in listing.sockets.iter().enumerate() {
             let mut row = row::row(socket, index as u64 + 1, listing.hz, &self.clock);
             (row.process, row.pids) = listing.owners.processes(socket.id.inode);
@@ -129,7 +130,7 @@ impl Judge<'_> {
                 continue;
             }
             judged += 1;
-            let plan = arithmetic::plan_of(&row);
+            let plan = arithmetic::plan_of(&row, hz);
             let case = Case {
                 socket: &row,
                 plan: plan.as_ref(),

@@ -147,3 +147,10 @@ pub fn sysctls() -> Option<Sysctls> {
         retries2: read("tcp_retries2")?.try_into().ok()?,
     })
 }
+
+/// The network namespace of process 1, and its defaults; `None` if they may not be seen.
+pub fn host() -> Option<(u32, Sysctls)> {
+    let host = Namespace::open(Path::new("/proc/1/ns/net")).ok()?;
+    let sysctls = host.within(|| Ok(sysctls())).ok()??;
+    Some((host.inode, sysctls))
+}

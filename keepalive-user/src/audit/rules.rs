@@ -285,28 +285,10 @@ fn listener_without_keepalive(case: &Case<'_>) -> Option<Found> {
 
 /// A namespace whose defaults are not the host's: what was tuned there has no effect here.
 pub fn namespace_sysctls(here: &Sysctls, host: &Sysctls) -> Option<Found> {
-    let differences: Vec<String> = [
-        (
-            "tcp_keepalive_time",
-            here.time_ms / 1000,
-            host.time_ms / 1000,
-        ),
-        (
-            "tcp_keepalive_intvl",
-            here.interval_ms / 1000,
-            host.interval_ms / 1000,
-        ),
-        (
-            "tcp_keepalive_probes",
-            here.probes.into(),
-            host.probes.into(),
-        ),
-        ("tcp_retries2", here.retries2.into(), host.retries2.into()),
-    ]
-    .into_iter()
-    .filter(|(_, here, host)| here != host)
-    .map(|(name, here, host)| format!("{name} is {here}, the host's is {host}"))
-    .collect();
+    let differences: Vec<String> = words::differences(here, host)
+        .into_iter()
+        .map(|(name, here, host)| format!("{name} is {here}, the host's is {host}"))
+        .collect();
     (!differences.is_empty()).then(|| Found {
         evidence: differences.join("; "),
         consequence: "the host's sysctls have no effect in this namespace".to_owned(),

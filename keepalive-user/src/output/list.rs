@@ -350,6 +350,8 @@ fn next_probe(next: Option<NextProbe>, line: &mut String) -> fmt::Result {
         Some(next) => match (next.earliest_ms, next.blocked_by) {
             (_, Some(Blocker::DataInFlight)) => line.write_str("data in flight"),
             (_, Some(Blocker::DataUnsent)) => line.write_str("data unsent"),
+            (_, Some(Blocker::ConnectionEnds)) => write!(line, "dies in {}", Brief(next.timer_ms)),
+            (_, Some(Blocker::TimerStops)) => line.write_str("stops"),
             (Some(earliest), None) if earliest > next.timer_ms => {
                 write!(line, "{} (timer {})", Brief(earliest), Brief(next.timer_ms))
             }

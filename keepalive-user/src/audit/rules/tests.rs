@@ -57,12 +57,14 @@ fn socket() -> ListedSocket {
         container_id: None,
         keepalive: Some(keepalive()),
         retries2: Some(15),
+        rto_max_ms: Some(120_000),
         uid: 0,
         inode: Some(1),
         orphan: false,
         timers: Vec::new(),
         one_timer_only: false,
         next_probe: None,
+        death: None,
         silence_ms: Some(30_000),
         last_data_ms: None,
         last_ack_ms: None,
@@ -81,7 +83,7 @@ fn in_state(state: TcpState, keepalive: Option<Keepalive>) -> ListedSocket {
 
 /// Names of the rules that fire, with a middlebox of 350 s if `behind` one.
 fn fired(socket: &ListedSocket, behind: bool) -> Vec<&'static str> {
-    let plan = arithmetic::plan_of(socket);
+    let plan = arithmetic::plan_of(socket, Some(250));
     let middlebox: Middlebox = "aws-nlb".parse().unwrap();
     let case = Case {
         socket,
