@@ -76,7 +76,9 @@ pub fn follow(target: &Target, arguments: &Explain, options: &Options) -> Result
             }
         }
         match finder.again(&found)? {
-            Some(now) => {
+            Some(mut now) => {
+                // One who has closed it is not its owner any more.
+                now.row.process = now.row.process.or(found.row.process);
                 let tells = explanation(&now);
                 if explain::differs(&told, &tells) {
                     explain::news(&tells, &mut io::stdout())?;
