@@ -19,6 +19,7 @@ mod death;
 mod ending;
 mod event;
 mod expect;
+mod explain;
 mod families;
 mod filters;
 mod hard_cases;
@@ -122,9 +123,14 @@ fn beside_one_tracer() -> impl Iterator<Item = &'static Scenario> {
 
 /// What needs tracers of its own, but not the machine.
 fn side_by_side() -> impl Iterator<Item = &'static HardCase> {
-    [arithmetic::CASES, audit::CASES, classics::CASES]
-        .into_iter()
-        .flatten()
+    [
+        arithmetic::CASES,
+        explain::CASES,
+        audit::CASES,
+        classics::CASES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Everything that needs tracers of its own.

@@ -63,7 +63,7 @@ fn killed_by_retransmission() {
 #[test]
 fn closed_by_its_owner() {
     let short = told(Cause::LocalClose, |closed, _| {
-        closed.lifetime_ms = Some(3_000)
+        closed.lifetime_ms = Some(3_000);
     });
     assert_eq!(
         short,
@@ -80,7 +80,7 @@ fn closed_by_its_owner() {
          nothing to do with it"
     );
     let busy = told(Cause::LocalClose, |closed, _| {
-        closed.lifetime_ms = Some(90_000)
+        closed.lifetime_ms = Some(90_000);
     });
     assert!(!busy.contains("captured"), "{busy}");
     let off = told(Cause::LocalClose, |_, keepalive| keepalive.enabled = false);
