@@ -24,7 +24,7 @@ use crate::{
     arithmetic,
     attribution::Attribution,
     cli::{Audit, FailOn, Ignore},
-    clock::Clock,
+    clock::{self, Clock},
     event::{AuditEnd, Finding, Incomplete, ListedSocket, Severity, TcpState},
     exit::{Exit, Refusal, is_broken_pipe},
     filter,
@@ -168,7 +168,7 @@ impl Judge<'_> {
     fn all(&mut self, mut listing: Listing, namespaces: &[Namespace]) -> Result<AuditEnd> {
         let silent_ms = u64::try_from(self.arguments.silent.as_millis()).unwrap_or(u64::MAX);
         let (mut judged, mut not_judged) = (0, 0);
-        let hz = listing.kernel_hz();
+        let hz = clock::hz();
         let middleboxes = self.middleboxes;
         for (index, socket) in listing.sockets.iter().enumerate() {
             let mut row = row::row(socket, index as u64 + 1, listing.hz, &self.clock);

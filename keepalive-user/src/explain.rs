@@ -17,6 +17,7 @@ use self::find::{Finder, Found};
 use crate::{
     arithmetic,
     cli::{Explain, Target},
+    clock,
     event::{
         Blocker, Explanation, LastAction, LastRun, ListedSocket, Outlook, OwnerCloses,
         PlannedSettings, TcpState, TimerKind,
@@ -61,7 +62,7 @@ fn calculate(arguments: &Explain) -> Result<()> {
         rto_max_ms: arithmetic::RTO_MAX_MS,
     };
     let told = Explanation {
-        plan: Some(arithmetic::plan(settings, None)),
+        plan: Some(arithmetic::plan(settings, clock::hz())),
         ..Explanation::default()
     };
     show(&told, arguments.json)
@@ -111,7 +112,7 @@ fn show(explanation: &Explanation, json: bool) -> Result<()> {
 
 fn explanation(found: &Found) -> Explanation {
     let socket = &found.row;
-    let plan = arithmetic::plan_of(socket, found.hz);
+    let plan = arithmetic::plan_of(socket, clock::hz());
     let connected = !matches!(
         socket.socket.state,
         TcpState::Listen | TcpState::Close | TcpState::TimeWait | TcpState::SynRecv

@@ -52,13 +52,6 @@ pub struct Listing {
     pub incomplete: Vec<Incomplete>,
 }
 
-impl Listing {
-    /// Ticks per second of the kernel, which only the iterator tells.
-    pub fn kernel_hz(&self) -> Option<u32> {
-        (self.source == ListSource::Iterator).then_some(self.hz)
-    }
-}
-
 impl Lister {
     /// The best source that works, or the one asked for.
     ///

@@ -26,8 +26,6 @@ pub struct Found {
     pub id: Identity,
     /// Defaults of its namespace.
     pub sysctls: Option<Sysctls>,
-    /// Ticks per second of the kernel, if the source tells.
-    pub hz: Option<u32>,
     /// Whether its port is one that somebody listens at: it was accepted.
     pub is_accepted: bool,
 }
@@ -109,7 +107,6 @@ impl Finder {
             row,
             id: socket.id,
             sysctls: listing.sysctls.get(&socket.id.netns).copied(),
-            hz: listing.kernel_hz(),
             is_accepted: listing.sockets.iter().any(is_listener),
         }
     }

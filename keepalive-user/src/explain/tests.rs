@@ -51,7 +51,6 @@ fn socket(due: u32, silent: u32, change: impl FnOnce(&mut Snapshot)) -> Found {
         row: row::row(&socket, 1, HZ, &Clock { offset_ns: 0 }),
         id: socket.id,
         sysctls: Some(sysctls(10_000)),
-        hz: Some(HZ),
         is_accepted: false,
     }
 }
