@@ -133,6 +133,13 @@ impl Namespace {
     }
 }
 
+/// The network namespace of process 1, and its defaults; `None` if they may not be seen.
+pub fn host() -> Option<(u32, Sysctls)> {
+    let host = Namespace::open(Path::new("/proc/1/ns/net")).ok()?;
+    let sysctls = host.within(|| Ok(sysctls())).ok()??;
+    Some((host.inode, sysctls))
+}
+
 /// The keepalive sysctls of the calling thread's namespace; `None` where /proc/sys does not show
 /// them.
 pub fn sysctls() -> Option<Sysctls> {
@@ -146,11 +153,4 @@ pub fn sysctls() -> Option<Sysctls> {
         probes: read("tcp_keepalive_probes")?.try_into().ok()?,
         retries2: read("tcp_retries2")?.try_into().ok()?,
     })
-}
-
-/// The network namespace of process 1, and its defaults; `None` if they may not be seen.
-pub fn host() -> Option<(u32, Sysctls)> {
-    let host = Namespace::open(Path::new("/proc/1/ns/net")).ok()?;
-    let sysctls = host.within(|| Ok(sysctls())).ok()??;
-    Some((host.inode, sysctls))
 }

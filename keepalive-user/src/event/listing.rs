@@ -191,7 +191,7 @@ pub struct Sysctls {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Incomplete {
-    /// `owner`, `settings`, `namespace`, `sockets`.
+    /// `owner`, `settings`, `namespace`, `sockets`, `sysctls`.
     pub what: String,
     /// Of how many.
     pub count: u64,

@@ -36,7 +36,7 @@ pub fn text(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
     if let Some(plan) = &explanation.plan {
         let keepalive = socket.and_then(|socket| socket.keepalive);
         if keepalive.is_none_or(|keepalive| keepalive.enabled) {
-            lines.extend(idle_course(plan));
+            lines.extend(if_silent(plan));
         }
         lines.push(stuck(plan, socket.is_some_and(|socket| socket.orphan)));
     }
@@ -332,8 +332,8 @@ fn timers(socket: &ListedSocket) -> Option<String> {
     (!others.is_empty()).then(|| format!("Other timers: {}.", others.join("; ")))
 }
 
-/// What an idle connection does if its peer falls silent.
-fn idle_course(plan: &Plan) -> Vec<String> {
+/// What keepalive does if the peer falls silent, and which settings do not do what they seem to.
+pub fn if_silent(plan: &Plan) -> Vec<String> {
     let settings = &plan.settings;
     let timeout = millis(settings.user_timeout_ms);
     let mut lines = vec![format!(
