@@ -75,8 +75,9 @@ pub struct OwnerCloses {
     pub watched_ms: u64,
     /// Connections that this side closed.
     pub closed: u64,
-    /// Silence of the peer when it did, milliseconds; null if it closed none.
-    pub silence_ms: Option<Span>,
+    /// Since data last came in when it did, milliseconds; null if it closed none. An answered probe
+    /// is no data.
+    pub idle_ms: Option<Span>,
 }
 
 /// How keepalive is set, or assumed to be, milliseconds.
@@ -117,6 +118,8 @@ impl Span {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Plan {
     pub settings: PlannedSettings,
+    /// The most is an interval, if that is longer than the time: so long the timer is set for after
+    /// a probe, also if that is answered at once.
     pub first_probe_ms: Span,
     /// Probes that are sent in vain.
     pub probes: Span,

@@ -23,7 +23,7 @@ use crate::{
     clock::Clock,
     event::{Cause, Event, Explanation, OwnerCloses, Span},
     exit::Exit,
-    numbers::{silence, state},
+    numbers::{last_data, state},
     output::{self, explain},
     source::{Kernel, Options, Source},
     trace,
@@ -107,11 +107,11 @@ pub fn watch(found: &Found, time: Duration, options: &Options) -> Result<Option<
     let mut live = Live::attach(found, false, options)?;
     let hz = live.source.learned.hz;
     let begin = Instant::now();
-    let mut silences = FxHashMap::default();
+    let mut idle = FxHashMap::default();
     let mut closes = OwnerCloses {
         watched_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
         closed: 0,
-        silence_ms: None,
+        idle_ms: None,
     };
     while let left = time.saturating_sub(begin.elapsed())
         && !left.is_zero()
@@ -122,18 +122,18 @@ pub fn watch(found: &Found, time: Duration, options: &Options) -> Result<Option<
         for record in &records {
             let first = record.after.state != state::LAST_ACK;
             if record.kind == KIND_CLOSING && first {
-                silences.insert(record.id.sk, silence(&record.after));
+                idle.insert(record.id.sk, last_data(&record.after));
             }
             let by_owner = live.events(record).into_iter().any(|observation| {
                 matches!(observation.event, Event::Closed(closed) if closed.what.cause == Cause::LocalClose)
             });
             if by_owner {
                 closes.closed += 1;
-                let silence = silences.remove(&record.id.sk).flatten();
-                closes.silence_ms = silence
-                    .map(|silence| jiffies_to_millis(silence.into(), hz))
-                    .map(|silence| widened(closes.silence_ms, silence))
-                    .or(closes.silence_ms);
+                let ticks = idle.remove(&record.id.sk).flatten();
+                closes.idle_ms = ticks
+                    .map(|ticks| jiffies_to_millis(ticks.into(), hz))
+                    .map(|ms| widened(closes.idle_ms, ms))
+                    .or(closes.idle_ms);
             }
         }
     }

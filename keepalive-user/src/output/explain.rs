@@ -423,7 +423,7 @@ fn stuck(plan: &Plan, orphan: bool) -> String {
 
 fn owner_closes(closes: &OwnerCloses, socket: Option<&ListedSocket>) -> String {
     let watched = millis(closes.watched_ms);
-    let Some(silence) = closes.silence_ms else {
+    let Some(idle) = closes.idle_ms else {
         return format!("Watched for {watched}: this side closed no such connection.");
     };
     let time = socket
@@ -431,19 +431,19 @@ fn owner_closes(closes: &OwnerCloses, socket: Option<&ListedSocket>) -> String {
         .filter(|keepalive| keepalive.enabled)
         .map(|keepalive| keepalive.time_ms);
     let before = match time {
-        Some(time) if silence.most < time => format!(
+        Some(time) if idle.most < time => format!(
             ", before a first probe is due ({}): that is why none is seen",
             millis(time)
         ),
         _ => String::new(),
     };
-    let silence = if silence.least == silence.most {
-        millis(silence.least)
+    let idle = if idle.least == idle.most {
+        millis(idle.least)
     } else {
-        format!("{} to {}", millis(silence.least), millis(silence.most))
+        format!("{} to {}", millis(idle.least), millis(idle.most))
     };
     format!(
-        "Watched for {watched}: this side closed {} first, after {silence} of silence{before}.",
+        "Watched for {watched}: this side closed {} first, {idle} after data last came in{before}.",
         plural(closes.closed, "such connection")
     )
 }

@@ -73,19 +73,19 @@ fn arithmetic(bench: &Bench) -> Result<()> {
 fn round(bench: &Bench, tracer: &Tracer, settings: &[Settings]) -> Result<Vec<Settings>> {
     let mut dying = Vec::new();
     for &settings in settings {
-        let pair = Pair::over(LOCALHOST)?;
-        arm(&pair, settings)?;
-        // Asked while the peer still answers, so that there is time.
-        let plan = plan_of(bench, &pair)?;
+        // Asked of one that does not die, so that there is time.
+        let twin = Pair::over(LOCALHOST)?;
+        arm(&twin, settings)?;
+        let plan = plan_of(bench, &twin)?;
         let calculated = calculated(bench, settings)?;
         for field in ["probes", "rule", "schedule", "dead_letters"] {
             let field = format!("plan.{field}");
             calculated.expect(&field, plan.get(&field).clone())?;
         }
-        dying.push((settings, pair, plan));
-    }
-    for (_, pair, _) in &dying {
+        let pair = Pair::over(LOCALHOST)?;
         pair.server.deafen()?;
+        arm(&pair, settings)?;
+        dying.push((settings, pair, plan));
     }
     let mut stalled = Vec::new();
     for (settings, pair, plan) in &dying {
@@ -139,18 +139,34 @@ fn expect_end(tracer: &Tracer, settings: Settings, pair: &Pair, plan: &Event) ->
         let allowed = wheel_ms(u64::from(seconds) * 1000, hz);
         stall_ms += run.number("late_ms")?.saturating_sub(allowed);
     }
+    let slack = STALL_MS * (sent + 1);
     closed.expect("cause", plan.text("plan.rule"))?;
-    let least = plan.number("plan.dead_after_ms.least")?;
-    let half = least + u64::from(interval) * 500;
-    let most = plan.number("plan.dead_after_ms.most")?.min(half);
-    closed.expect_within("idle_ms", least..=most + stall_ms + STALL_MS * (sent + 1))?;
-    let number = plan.number("plan.probes.least")?;
-    plan.expect("plan.probes.most", number)?;
+    let (least, most) = (
+        plan.number("plan.dead_after_ms.least")?,
+        plan.number("plan.dead_after_ms.most")?,
+    );
+    let schedule = plan
+        .get("plan.schedule")
+        .as_array()
+        .context("no schedule")?;
+    let on_time = schedule.last().and_then(|run| run["after_ms"].as_u64());
+    let on_time = on_time.context("an empty schedule")?;
+    let probes = plan.number("plan.probes.most")?;
+    ensure!(schedule.len() as u64 == probes + 1, "{schedule:?}");
+    if interval <= idle {
+        plan.expect("plan.probes.least", probes)?;
+    }
+    let idle_ms = closed.expect_within("idle_ms", least..=most + stall_ms + slack)?;
+    // Late runs see more silence, and may need a probe less.
     if stall_ms == 0 || settings.3 == 0 {
-        closed.expect("probes_out", number)?;
+        closed.expect("probes_out", probes)?;
+        let most = most.min(on_time + u64::from(interval) * 500);
+        ensure!(
+            (on_time..=most + stall_ms + slack).contains(&idle_ms),
+            "dead after {idle_ms} ms, planned {on_time} to {most}: {closed}"
+        );
     } else {
-        // Late runs see more silence, and may need a probe less.
-        ensure!((1..=number).contains(&sent), "{sent} probes: {closed}");
+        ensure!((1..=probes).contains(&sent), "{sent} probes: {closed}");
     }
     Ok(stall_ms > 0)
 }

@@ -162,10 +162,7 @@ fn owner_closes(bench: &Bench, http_s: u64) -> Result<()> {
     let told = Event::parse(run.stdout.trim())?;
     told.expect("owner_closes.closed", 1)?;
     let seconds = http_s * 1000;
-    told.expect_within(
-        "owner_closes.silence_ms.least",
-        seconds - 500..=seconds + 2000,
-    )?;
+    told.expect_within("owner_closes.idle_ms.least", seconds - 500..=seconds + 2000)?;
     Ok(())
 }
 
