@@ -204,7 +204,10 @@ impl Live {
             }
             let mut records = Vec::new();
             while let Some(record) = self.source.next() {
-                records.push(record?);
+                match record {
+                    Ok(record) => records.push(record),
+                    Err(error) => log::warn!("cannot decode {error:#}"),
+                }
             }
             if !records.is_empty() || begin.elapsed() >= patience {
                 return Ok(Some(records));

@@ -8,7 +8,7 @@ use keepalive_ebpf::{
 use super::*;
 use crate::{
     clock::Clock,
-    event::Sysctls,
+    event::{Span, Sysctls},
     listing::row,
     numbers::{pending, state},
 };
@@ -65,8 +65,15 @@ fn sysctls(time_ms: u64) -> Sysctls {
 }
 
 fn text(found: &Found) -> String {
-    let mut told = explanation(found);
-    told.host_sysctl = Some(sysctls(60_000));
+    text_with(found, None)
+}
+
+fn text_with(found: &Found, owner_closes: Option<OwnerCloses>) -> String {
+    let told = Explanation {
+        host_sysctl: Some(sysctls(60_000)),
+        owner_closes,
+        ..explanation(found)
+    };
     let mut bytes = Vec::new();
     explain::text(&told, &mut bytes).unwrap();
     String::from_utf8(bytes).unwrap()
@@ -137,4 +144,30 @@ fn a_socket_without_settings_needs_no_root() {
     );
     let unknown = text(&socket(HZ, HZ, |socket| socket.known = KNOWN_TRAFFIC));
     assert!(unknown.contains("takes root"), "{unknown}");
+}
+
+/// Idle 10 s: an owner that closes sooner is why no probe is seen.
+#[test]
+fn the_owner_closes_first() {
+    let after = |least, most| {
+        let closes = OwnerCloses {
+            watched_ms: 30_000,
+            closed: 2,
+            idle_ms: Some(Span { least, most }),
+        };
+        text_with(&socket(HZ, HZ, |_| {}), Some(closes))
+    };
+    let sentence = "Watched for 30 s: this side closed 2 such connections first, 3 s to 5 s after data \
+                    last came in, before a first probe is due (10 s): that is why none is seen.";
+    let soon = after(3_000, 5_000);
+    assert!(soon.contains(sentence), "{soon}");
+    let late = after(3_000, 15_000);
+    assert!(!late.contains("that is why"), "{late}");
+    let closes = OwnerCloses {
+        watched_ms: 30_000,
+        closed: 0,
+        idle_ms: None,
+    };
+    let never = text_with(&socket(HZ, HZ, |_| {}), Some(closes));
+    assert!(never.contains("closed no such connection"), "{never}");
 }
