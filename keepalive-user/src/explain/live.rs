@@ -21,9 +21,9 @@ use crate::{
     arithmetic::jiffies_to_millis,
     cli::{Explain, Selection, Target},
     clock::Clock,
-    event::{Cause, Event, Explanation, OwnerCloses, Span},
+    event::{Cause, Event, OwnerCloses, Span},
     exit::Exit,
-    numbers::{last_data, state},
+    numbers::last_data,
     output::{self, explain},
     source::{Kernel, Options, Source},
     trace,
@@ -56,7 +56,7 @@ pub fn follow(target: &Target, arguments: &Explain, options: &Options) -> Result
     };
     let mut told = explanation(&found);
     show(&told, false)?;
-    live.tracker.seed(&found.id, told_at(&told));
+    live.tracker.seed(&found.id, found.row.when.monotonic_ns);
     let mut output = output::open(false, None)?;
     let mut looks_gone = false;
     while let Some(records) = live.records(LOOK)? {
@@ -97,11 +97,6 @@ pub fn follow(target: &Target, arguments: &Explain, options: &Options) -> Result
     Ok(Exit::Success)
 }
 
-fn told_at(told: &Explanation) -> u64 {
-    let socket = told.socket.as_ref();
-    socket.map_or(0, |socket| socket.when.monotonic_ns)
-}
-
 /// Watches how connections to the same port are closed; `None` if somebody ended us.
 pub fn watch(found: &Found, time: Duration, options: &Options) -> Result<Option<OwnerCloses>> {
     let mut live = Live::attach(found, false, options)?;
@@ -120,8 +115,7 @@ pub fn watch(found: &Found, time: Duration, options: &Options) -> Result<Option<
             return Ok(None);
         };
         for record in &records {
-            let first = record.after.state != state::LAST_ACK;
-            if record.kind == KIND_CLOSING && first {
+            if record.kind == KIND_CLOSING {
                 idle.insert(record.id.sk, last_data(&record.after));
             }
             let by_owner = live.events(record).into_iter().any(|observation| {
