@@ -131,8 +131,12 @@ fn expect_end(
     pair: &Pair,
     plan: &Event,
 ) -> Result<Option<Again>> {
-    let port = pair.client.local()?.port();
-    let is_ours = |event: &Event| event.number("socket.local.port").ok() == Some(port.into());
+    // A port alone may have been that of one that died before.
+    let (local, peer) = (pair.client.local()?.port(), pair.client.peer()?.port());
+    let is_ours = |event: &Event| {
+        let ports = event.key().map(|key| (key.local_port, key.peer_port));
+        ports == Some((local, peer))
+    };
     let closed = tracer.wait_for_line(PATIENCE, |event| event.is("closed") && is_ours(event));
     let Some(closed) = closed else {
         return Ok(Some(Again::Unseen));
