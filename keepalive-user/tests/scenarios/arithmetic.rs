@@ -98,13 +98,15 @@ fn round(bench: &Bench, tracer: &Tracer, settings: &[Settings]) -> Result<Vec<(S
             calculated.expect(&field, plan.get(&field).clone())?;
         }
         let pair = Pair::over(LOCALHOST)?;
+        // A port alone may have been that of one that died before.
+        let ports = (pair.client.local()?.port(), pair.client.peer()?.port());
         pair.server.deafen()?;
         arm(&pair, settings)?;
-        dying.push((settings, pair, plan));
+        dying.push((settings, ports, plan, pair));
     }
     let mut left = Vec::new();
-    for (settings, pair, plan) in &dying {
-        let again = expect_end(tracer, *settings, pair, plan)
+    for (settings, ports, plan, _pair) in &dying {
+        let again = expect_end(tracer, *settings, *ports, plan)
             .with_context(|| format!("{settings:?}, planned {plan}"))?;
         left.extend(again.map(|again| (*settings, again)));
     }
@@ -128,14 +130,13 @@ fn arm(pair: &Pair, settings: Settings) -> Result<()> {
 fn expect_end(
     tracer: &Tracer,
     settings: Settings,
-    pair: &Pair,
+    ports: (u16, u16),
     plan: &Event,
 ) -> Result<Option<Again>> {
-    // A port alone may have been that of one that died before.
-    let (local, peer) = (pair.client.local()?.port(), pair.client.peer()?.port());
     let is_ours = |event: &Event| {
-        let ports = event.key().map(|key| (key.local_port, key.peer_port));
-        ports == Some((local, peer))
+        event
+            .key()
+            .is_some_and(|key| (key.local_port, key.peer_port) == ports)
     };
     let closed = tracer.wait_for_line(PATIENCE, |event| event.is("closed") && is_ours(event));
     let Some(closed) = closed else {
