@@ -5,18 +5,16 @@
 //! comes from. All times are lower bounds: the timer wheel fires late, never early.
 
 mod plan;
+mod wheel;
 
 use keepalive_ebpf::{Numbers, Record, Settings};
 
-pub use self::plan::{plan, plan_of};
+pub use self::plan::{RTO_MAX_MS, plan, plan_of};
 
 use crate::{
     event::{Blocker, Cause},
     numbers::{silence, unsent},
 };
-
-/// `TCP_RTO_MAX`, seconds, on kernels without `icsk_rto_max`.
-const RTO_MAX_SECONDS: u32 = 120;
 
 /// The settings in force: the socket's own, else those of its namespace. Jiffies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +38,7 @@ impl Effective {
             probes: or(settings.probes, settings.sysctl_probes),
             user_timeout: millis_to_jiffies(settings.user_timeout, hz),
             retries2: settings.sysctl_retries2,
-            rto_max: or(settings.rto_max, RTO_MAX_SECONDS.saturating_mul(hz)),
+            rto_max: or(settings.rto_max, millis_to_jiffies(RTO_MAX_MS as u32, hz)),
         }
     }
 
@@ -61,8 +59,8 @@ pub struct End {
 /// is received; else what blocks it.
 ///
 /// `tcp_keepalive_timer` runs at its deadline, whatever came in meanwhile. With data in flight or
-/// unsent it waits another full time. Else it probes if the silence has reached the time, and if
-/// not waits for the rest.
+/// unsent it waits another full time. Else, if the silence has reached the time, it probes, or ends
+/// the connection; and if not waits for the rest.
 pub fn earliest_probe(effective: &Effective, numbers: &Numbers) -> Result<u64, Blocker> {
     if numbers.packets_out > 0 {
         return Err(Blocker::DataInFlight);
@@ -70,9 +68,25 @@ pub fn earliest_probe(effective: &Effective, numbers: &Numbers) -> Result<u64, B
     if unsent(numbers) > 0 {
         return Err(Blocker::DataUnsent);
     }
+    let run = idle_run(effective, numbers);
+    match idle_end(effective, numbers) {
+        Some(end) if end.after == run => Err(Blocker::ConnectionEnds),
+        _ => Ok(run),
+    }
+}
+
+/// The end of a connection with nothing in flight, from now, if nothing more is received.
+pub fn idle_end(effective: &Effective, numbers: &Numbers) -> Option<End> {
+    let silence = silence(numbers).unwrap_or_default();
+    let run = idle_run(effective, numbers);
+    keepalive_end(effective, silence, numbers.probes_out.into(), run)
+}
+
+/// Until the first run of the timer that finds the connection idle for the time.
+fn idle_run(effective: &Effective, numbers: &Numbers) -> u64 {
     let timer = numbers.expires.saturating_sub(numbers.jiffies);
     let rest = silence(numbers).map_or(0, |silence| effective.time.saturating_sub(silence));
-    Ok(timer.max(rest.into()))
+    timer.max(rest.into())
 }
 
 /// The end of an idle connection whose peer stays silent, seen from a run of the keepalive timer
@@ -151,6 +165,58 @@ pub fn window_end(effective: &Effective, numbers: &Numbers, next: u64) -> Option
         Cause::WindowProbeTimeout
     };
     Some(End { after, rule })
+}
+
+/// The end of a connection whose data is not acknowledged, seen from a retransmission timer due in
+/// `next` jiffies.
+///
+/// `tcp_write_timeout`: from the first retransmission on, the user timeout, to which the last wait
+/// is cut (`tcp_clamp_rto_to_user_timeout`); without one the first timeout after what `tcp_retries2`
+/// timeouts would take (`retransmits_timed_out`). How long ago the first was follows from the
+/// present timeout and how often it was doubled. About: a path that grew slower had shorter ones.
+pub fn retransmit_end(effective: &Effective, numbers: &Numbers, next: u64, hz: u32) -> Option<End> {
+    if numbers.rto == 0 {
+        return None;
+    }
+    let rto_min = u64::from(hz / 5);
+    let rto_max = u64::from(effective.rto_max.max(1));
+    let shortest = u64::from(numbers.rto >> numbers.backoff.min(31)).max(rto_min);
+    let wait = |number: u32| (shortest << number.min(31)).min(rto_max);
+    let mut retransmits = u32::from(numbers.retransmits);
+    // From the first retransmission to the next run of the timer.
+    let mut elapsed: u64 = (1..=retransmits).map(wait).sum();
+    if effective.user_timeout != 0 {
+        let left = u64::from(effective.user_timeout).saturating_sub(elapsed);
+        return Some(End {
+            after: next.saturating_add(left),
+            rule: Cause::RetransmitUserTimeout,
+        });
+    }
+    let timeout = model_timeout(effective.retries2.min(255), rto_min, rto_max);
+    let mut after = next;
+    while retransmits == 0 || elapsed < timeout {
+        retransmits += 1;
+        elapsed += wait(retransmits);
+        after = after.saturating_add(wait(retransmits));
+    }
+    Some(End {
+        after,
+        rule: Cause::RetransmitTimeout,
+    })
+}
+
+/// `tcp_model_timeout`: what so many retransmissions would take from the shortest timeout on, in
+/// the unit of the timeouts.
+fn model_timeout(boundary: u32, rto_min: u64, rto_max: u64) -> u64 {
+    let boundary = u64::from(boundary);
+    let doublings = (rto_max / rto_min.max(1))
+        .checked_ilog2()
+        .map_or(0, u64::from);
+    let linear = boundary.saturating_sub(doublings);
+    let doubled = (2_u64 << boundary.min(doublings).min(62)) - 1;
+    doubled
+        .saturating_mul(rto_min)
+        .saturating_add(linear.saturating_mul(rto_max))
 }
 
 /// `tcp_probe0_when` (include/net/tcp.h), without its floor for timeouts below the minimum RTO.
@@ -240,6 +306,63 @@ mod tests {
         let end = window_end(&effective(HZ, 9, 20 * HZ), &numbers, 400).unwrap();
         assert_eq!(end.rule, Cause::WindowProbeUserTimeout);
         assert!(end.after <= u64::from(20 * HZ - 300), "{end:?}");
+    }
+
+    /// Documentation/networking/ip-sysctl: "hypothetical timeout of 924.6 seconds".
+    #[test]
+    fn retries() {
+        let timeouts = [0, 3, 9, 10, 15].map(|retries| model_timeout(retries, 200, 120_000));
+        assert_eq!(timeouts, [200, 3_000, 204_600, 324_600, 924_600]);
+        assert_eq!(model_timeout(255, 1, u64::MAX), u64::MAX);
+    }
+
+    /// Timeouts of 200 ms, doubled: retransmissions at 0.2, 0.6, 1.4 and 3 s, the next at 6.2 s.
+    #[test]
+    fn unacknowledged_data_ends_it_by_the_user_timeout_or_the_retries() {
+        let numbers = Numbers {
+            rto: 16 * HZ / 5,
+            backoff: 4,
+            retransmits: 4,
+            ..Numbers::default()
+        };
+        let next = u64::from(HZ);
+        let timed = retransmit_end(&effective(HZ, 9, 20 * HZ), &numbers, next, HZ).unwrap();
+        // 6 s after the first at the next run, 1 s from now.
+        assert_eq!(timed.after, u64::from(15 * HZ));
+        assert_eq!(timed.rule, Cause::RetransmitUserTimeout);
+        let few = Effective {
+            retries2: 5,
+            ..effective(HZ, 9, 0)
+        };
+        let counted = retransmit_end(&few, &numbers, next, HZ).unwrap();
+        // Five would take 12.6 s; the sixth timeout ends after 12.4 s, the seventh after 25.2 s.
+        assert_eq!(counted.after, u64::from(HZ + 64 * HZ / 10 + 128 * HZ / 10));
+        assert_eq!(counted.rule, Cause::RetransmitTimeout);
+    }
+
+    /// Three of three probes are out: the next run ends it. With two the next run probes.
+    #[test]
+    fn the_run_that_ends_it_is_no_probe() {
+        let with = |probes_out, user_timeout| {
+            let numbers = Numbers {
+                jiffies: 100_000,
+                expires: 100_000 + u64::from(HZ),
+                rcv_tstamp: 100_000 - 17 * HZ,
+                probes_out,
+                ..Numbers::default()
+            };
+            let effective = effective(10 * HZ, 3, user_timeout);
+            (
+                earliest_probe(&effective, &numbers),
+                idle_end(&effective, &numbers).unwrap().after,
+            )
+        };
+        let run = u64::from(HZ);
+        assert_eq!(with(2, 0), (Ok(run), 11 * run));
+        assert_eq!(with(3, 0), (Err(Blocker::ConnectionEnds), run));
+        assert_eq!(with(3, 18 * HZ), (Err(Blocker::ConnectionEnds), run));
+        assert_eq!(with(3, 19 * HZ), (Ok(run), 11 * run));
+        assert_eq!(with(0, 18 * HZ), (Ok(run), 11 * run));
     }
 
     #[test]

@@ -4,29 +4,34 @@
 //! set.
 
 mod middlebox;
+mod nearest;
+mod remedy;
 mod rules;
 
 use std::{collections::BTreeMap, io::BufWriter};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use keepalive_ebpf::Snapshot;
 
+use self::middlebox::Middlebox;
 use self::rules::{Case, Found, NAMESPACE_RULE};
 pub use self::{
-    middlebox::{Middlebox, help as middlebox_help},
+    middlebox::{Named, help as middlebox_help},
+    nearest::suggestion,
     rules::RULES,
 };
 use crate::{
     arithmetic,
     attribution::Attribution,
     cli::{Audit, FailOn, Ignore},
-    clock::Clock,
-    event::{AuditEnd, Finding, ListedSocket, Severity, Sysctls},
+    clock::{self, Clock},
+    event::{AuditEnd, Finding, Incomplete, ListedSocket, Severity, TcpState},
     exit::{Exit, Refusal, is_broken_pipe},
     filter,
     listing::{Lister, Listing, row},
     namespace::{self, Namespace},
     output::audit::AuditOutput,
+    privileges,
     source::Options,
 };
 
@@ -42,6 +47,8 @@ pub fn run(arguments: &Audit) -> Result<Exit> {
     let failed = findings
         .iter()
         .any(|finding| fails(arguments.fail_on.as_ref(), finding));
+    let unseen = end.incomplete.iter().any(|it| it.what == "namespace");
+    let is_blind = arguments.fail_on.is_some() && (end.not_judged > 0 || unseen);
     let writer = BufWriter::new(anstream::stdout().lock());
     let mut output = AuditOutput::new(arguments.json, writer);
     let written = findings
@@ -51,6 +58,8 @@ pub fn run(arguments: &Audit) -> Result<Exit> {
     match written {
         Err(error) if !is_broken_pipe(&error) => Err(error),
         _ if failed => Ok(Exit::Findings),
+        // Nothing found among what could be seen is not nothing.
+        _ if is_blind => Ok(Exit::NotPermitted),
         _ => Ok(Exit::Success),
     }
 }
@@ -67,7 +76,8 @@ pub fn judge(arguments: &Audit) -> Result<(Vec<Finding>, AuditEnd)> {
         btf: arguments.btf.clone(),
         ..Options::default()
     };
-    let namespaces = namespaces(arguments)?;
+    let (namespaces, unseen) = namespaces(arguments)?;
+    let middleboxes = middleboxes(arguments, &namespaces)?;
     let mut lister = Lister::open(None, &options)?;
     let listing = lister.list(&namespaces, true, &|socket: &Snapshot| {
         filter::admits(&filter, &socket.id)
@@ -77,10 +87,12 @@ pub fn judge(arguments: &Audit) -> Result<(Vec<Finding>, AuditEnd)> {
         ignored,
         clock: Clock::now()?,
         attribution: Attribution::new(true),
+        middleboxes: &middleboxes,
         findings: Vec::new(),
         taken_out: 0,
     };
-    let end = judge.all(listing, &namespaces)?;
+    let mut end = judge.all(listing, &namespaces)?;
+    end.incomplete.extend(unseen);
     judge
         .findings
         .sort_by(|(one, a), (other, b)| (other.severity, b).cmp(&(one.severity, a)));
@@ -88,15 +100,47 @@ pub fn judge(arguments: &Audit) -> Result<(Vec<Finding>, AuditEnd)> {
     Ok((findings.map(|(finding, _)| finding).collect(), end))
 }
 
-fn namespaces(arguments: &Audit) -> Result<Vec<Namespace>> {
+/// Where to look, and what of it cannot be seen.
+fn namespaces(arguments: &Audit) -> Result<(Vec<Namespace>, Vec<Incomplete>)> {
     if arguments.all_netns {
-        return Ok(Namespace::all()?.0.into_values().collect());
+        let (all, unseen) = Namespace::all()?;
+        return Ok((all.into_values().collect(), unseen));
     }
-    Ok(vec![match &arguments.select.netns {
+    let here = match &arguments.select.netns {
         None => Namespace::current()?,
         Some(name) => Namespace::named(name)
             .map_err(|error| Refusal::new(Exit::Usage, format!("{error:#}")))?,
-    }])
+    };
+    Ok((vec![here], Vec::new()))
+}
+
+/// What is between the ends, by network namespace.
+fn middleboxes(arguments: &Audit, namespaces: &[Namespace]) -> Result<BTreeMap<u32, Middlebox>> {
+    let inodes = namespaces.iter().map(|namespace| namespace.inode);
+    let everywhere =
+        |middlebox: Middlebox| inodes.map(|inode| (inode, middlebox.clone())).collect();
+    Ok(match (&arguments.middlebox, arguments.idle_timeout) {
+        (Some(Named::Preset(middlebox)), _) => everywhere(middlebox.clone()),
+        (Some(Named::Conntrack), _) => {
+            let mut found = BTreeMap::new();
+            for namespace in namespaces {
+                if let Some(conntrack) = namespace.within(|| Ok(Middlebox::conntrack()))? {
+                    found.insert(namespace.inode, conntrack);
+                }
+            }
+            ensure!(
+                !found.is_empty(),
+                "no connection tracking here (nf_conntrack is not loaded)"
+            );
+            found
+        }
+        (None, Some(timeout)) => everywhere(Middlebox {
+            name: "what is between the ends".to_owned(),
+            timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            source: None,
+        }),
+        (None, None) => BTreeMap::new(),
+    })
 }
 
 fn fails(fail_on: Option<&FailOn>, finding: &Finding) -> bool {
@@ -112,23 +156,18 @@ struct Judge<'a> {
     ignored: Vec<Ignore>,
     clock: Clock,
     attribution: Attribution,
+    middleboxes: &'a BTreeMap<u32, Middlebox>,
     /// With the silence of their sockets: of equal findings the longest silent is the worst.
     findings: Vec<(Finding, u64)>,
     taken_out: u64,
 }
 
 impl Judge<'_> {
-    fn all(&mut self, listing: Listing, namespaces: &[Namespace]) -> Result<AuditEnd> {
-        let middlebox = match (&self.arguments.middlebox, self.arguments.idle_timeout) {
-            (Some(middlebox), _) => Some(middlebox.clone()),
-            (None, Some(timeout)) => Some(Middlebox {
-                name: "what is between the ends".to_owned(),
-                timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
-            }),
-            (None, None) => None,
-        };
+    fn all(&mut self, mut listing: Listing, namespaces: &[Namespace]) -> Result<AuditEnd> {
         let silent_ms = u64::try_from(self.arguments.silent.as_millis()).unwrap_or(u64::MAX);
-        let mut judged = 0;
+        let (mut judged, mut not_judged) = (0, 0);
+        let hz = clock::hz();
+        let middleboxes = self.middleboxes;
         for (index, socket) in listing.sockets.iter().enumerate() {
             let mut row = row::row(socket, index as u64 + 1, listing.hz, &self.clock);
             (row.process, row.pids) = listing.owners.processes(socket.id.inode);
@@ -136,12 +175,20 @@ impl Judge<'_> {
             if pid.is_some_and(|pid| !row.pids.contains(&pid)) {
                 continue;
             }
-            judged += 1;
-            let plan = arithmetic::plan_of(&row);
+            if row.keepalive.is_some() {
+                judged += 1;
+            } else {
+                let state = row.socket.state;
+                // Those have no settings.
+                let by_nature = matches!(state, TcpState::TimeWait | TcpState::SynRecv);
+                not_judged += u64::from(!by_nature);
+                continue;
+            }
+            let plan = arithmetic::plan_of(&row, hz);
             let case = Case {
                 socket: &row,
                 plan: plan.as_ref(),
-                middlebox: middlebox.as_ref(),
+                middlebox: middleboxes.get(&row.socket.netns),
                 silent_ms,
             };
             for rule in RULES {
@@ -156,7 +203,7 @@ impl Judge<'_> {
                 }
             }
         }
-        self.namespaces(&listing, namespaces)?;
+        self.namespaces(&mut listing, namespaces)?;
         let mut findings: BTreeMap<String, u64> = BTreeMap::new();
         for (finding, _) in &self.findings {
             *findings.entry(finding.rule.clone()).or_default() += 1;
@@ -165,6 +212,7 @@ impl Judge<'_> {
             when: self.clock.when()?,
             source: listing.source,
             sockets: judged,
+            not_judged,
             findings,
             ignored: self.taken_out,
             incomplete: listing.incomplete,
@@ -172,8 +220,16 @@ impl Judge<'_> {
     }
 
     /// Namespaces whose defaults are not the host's, as far as we may see the host's.
-    fn namespaces(&mut self, listing: &Listing, namespaces: &[Namespace]) -> Result<()> {
-        let Some((host, defaults)) = host() else {
+    fn namespaces(&mut self, listing: &mut Listing, namespaces: &[Namespace]) -> Result<()> {
+        let Some((host, defaults)) = namespace::host() else {
+            listing.incomplete.push(Incomplete {
+                what: "sysctls".to_owned(),
+                count: 1,
+                reason: format!(
+                    "those of the host are not shown to us{}",
+                    privileges::hint()
+                ),
+            });
             return Ok(());
         };
         for namespace in namespaces.iter().filter(|there| there.inode != host) {
@@ -229,11 +285,4 @@ impl Judge<'_> {
         self.findings.push((finding, silence));
         Ok(())
     }
-}
-
-/// The network namespace of process 1, and its defaults.
-fn host() -> Option<(u32, Sysctls)> {
-    let host = Namespace::open(std::path::Path::new("/proc/1/ns/net")).ok()?;
-    let sysctls = host.within(|| Ok(namespace::sysctls())).ok()??;
-    Some((host.inode, sysctls))
 }

@@ -20,11 +20,12 @@ use serde::{Deserialize, Serialize};
 
 pub use self::audit::{AuditEnd, AuditLine, Finding, Severity};
 pub use self::explanation::{
-    DeadLetter, Explanation, Outlook, Plan, PlannedEnd, PlannedSettings, Span,
+    DeadLetter, Explanation, LastAction, LastRun, Outlook, OwnerCloses, Plan, PlannedAction,
+    PlannedEnd, PlannedRun, PlannedSettings, Span,
 };
 pub use self::listing::{
-    Blocker, Incomplete, ListEnd, ListLine, ListSource, ListedNamespace, ListedSocket, NextProbe,
-    RefusedSource, RunningTimer, Sysctls, TimerKind,
+    Blocker, Incomplete, ListEnd, ListLine, ListSource, ListedDeath, ListedNamespace, ListedSocket,
+    NextProbe, RefusedSource, RunningTimer, Sysctls, TimerKind,
 };
 pub use self::session::{
     Backend, End, EventCounts, Losses, Lost, LostWhere, Refused, SCHEMA_VERSION, Start,

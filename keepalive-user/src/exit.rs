@@ -14,7 +14,7 @@ pub enum Exit {
     Failure = 1,
     /// The command line asks for something that does not exist.
     Usage = 2,
-    /// A capability is missing.
+    /// A capability is missing; `audit --fail-on` could not judge everything.
     NotPermitted = 3,
     /// This kernel, or its policy, refuses every way to observe it.
     Unsupported = 4,

@@ -3,25 +3,29 @@
 //! One socket, or none: what its settings mean, what stands between now and a probe, and what the
 //! kernel will do when.
 
+mod find;
+mod live;
+
 use std::{
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, Write},
     net::IpAddr,
 };
 
 use anyhow::{Context, Result, bail};
 
+use self::find::{Finder, Found};
 use crate::{
     arithmetic,
-    attribution::Attribution,
-    cli::{BackendChoice, Explain, Loading, Recording, Selection, Target, Trace},
-    clock::Clock,
-    event::{Blocker, Explanation, ListedSocket, Outlook, PlannedSettings, TcpState, TimerKind},
+    cli::{Explain, Target},
+    clock,
+    event::{
+        Blocker, Explanation, LastAction, LastRun, ListedSocket, Outlook, OwnerCloses,
+        PlannedSettings, TcpState, TimerKind,
+    },
     exit::{Exit, Refusal, is_broken_pipe},
-    listing::{Lister, row},
-    namespace::{self, Namespace},
+    namespace,
     output::explain,
     source::Options,
-    trace,
 };
 
 /// Runs the command.
@@ -49,31 +53,50 @@ fn calculate(arguments: &Explain) -> Result<()> {
     let sysctls = namespace::sysctls()
         .context("/proc/sys/net/ipv4 does not show this namespace's defaults")?;
     let seconds = |given: Option<u32>, default: u64| given.map_or(default, |s| u64::from(s) * 1000);
-    let plan = arithmetic::plan(PlannedSettings {
+    let settings = PlannedSettings {
         time_ms: seconds(given.idle, sysctls.time_ms),
         interval_ms: seconds(given.interval, sysctls.interval_ms),
         probes: given.count.unwrap_or(sysctls.probes),
         user_timeout_ms: given.user_timeout.unwrap_or(0).into(),
         retries2: given.retries2.unwrap_or(sysctls.retries2),
-    });
-    show(
-        &Explanation {
-            socket: None,
-            outlook: None,
-            plan: Some(plan),
-            capture_filter: None,
-        },
-        arguments.json,
-    )
+        rto_max_ms: arithmetic::RTO_MAX_MS,
+    };
+    let told = Explanation {
+        plan: Some(arithmetic::plan(settings, clock::hz())),
+        ..Explanation::default()
+    };
+    show(&told, arguments.json)
 }
 
 fn explain_socket(target: &Target, arguments: &Explain) -> Result<Exit> {
-    let socket = find(target, arguments)?;
-    let follow = arguments.follow.then(|| follower(&socket));
-    show(&explanation(socket), arguments.json)?;
-    match follow {
-        Some(trace) => trace::run(&trace),
-        None => Ok(Exit::Success),
+    let options = Options {
+        btf: arguments.btf.clone(),
+        verbose: arguments.verbose,
+        ..Options::default()
+    };
+    if arguments.follow {
+        return live::follow(target, arguments, &options);
+    }
+    let mut finder = Finder::open(arguments, &options)?;
+    let found = finder.find(target)?;
+    let Some(time) = arguments.watch else {
+        show(&explanation(&found), arguments.json)?;
+        return Ok(Exit::Success);
+    };
+    let closes = live::watch(&found, time, &options)?;
+    let with = |found: &Found, owner_closes: Option<OwnerCloses>| Explanation {
+        owner_closes,
+        ..explanation(found)
+    };
+    match finder.again(&found)? {
+        Some(found) => {
+            show(&with(&found, closes), arguments.json)?;
+            Ok(Exit::Success)
+        }
+        None => {
+            show(&with(&found, closes), arguments.json)?;
+            bail!("the socket ended while it was watched; this is how it was before");
+        }
     }
 }
 
@@ -87,82 +110,52 @@ fn show(explanation: &Explanation, json: bool) -> Result<()> {
     out.flush().context("cannot write")
 }
 
-/// The one socket that is meant.
-fn find(target: &Target, arguments: &Explain) -> Result<ListedSocket> {
-    let options = Options {
-        btf: arguments.btf.clone(),
-        ..Options::default()
-    };
-    let namespaces: Vec<Namespace> = if arguments.all_netns {
-        Namespace::all()?.0.into_values().collect()
-    } else {
-        vec![Namespace::current()?]
-    };
-    let clock = Clock::now()?;
-    let listing = Lister::open(None, &options)?.list(&namespaces, true, &|_| true)?;
-    let mut attribution = Attribution::new(true);
-    let mut matching = Vec::new();
-    for (index, socket) in listing.sockets.iter().enumerate() {
-        let mut row = row::row(socket, index as u64 + 1, listing.hz, &clock);
-        (row.process, row.pids) = listing.owners.processes(socket.id.inode);
-        if target.is(&row) {
-            (row.cgroup, row.container_id) = attribution.cgroup(socket.id.cgroup);
-            matching.push((row, listing.sysctls.get(&socket.id.netns)));
-        }
-    }
-    if matching.is_empty() {
-        let place = if arguments.all_netns {
-            "on this machine"
-        } else {
-            "in this network namespace (--all-netns looks in all)"
-        };
-        bail!(
-            "no TCP socket matches, among {} {place}; `keepalive list` shows them",
-            listing.sockets.len()
-        );
-    }
-    let chosen = choose(matching.iter().map(|(row, _)| row))?;
-    Ok(matching.swap_remove(chosen).0)
-}
-
-/// Lets the user choose among several, if there is one to ask.
-fn choose<'a>(rows: impl ExactSizeIterator<Item = &'a ListedSocket>) -> Result<usize> {
-    let count = rows.len();
-    if count == 1 {
-        return Ok(0);
-    }
-    for (index, row) in rows.take(SHOWN).enumerate() {
-        anstream::eprintln!("{:>4}  {}", index + 1, explain::choice(row));
-    }
-    if count > SHOWN {
-        anstream::eprintln!("      … and {} more", count - SHOWN);
-    }
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        bail!("{count} sockets match: say which by LOCAL-PEER or sk:COOKIE, as listed above");
-    }
-    anstream::eprint!("Which one? [1-{}] ", count.min(SHOWN));
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line)?;
-    match line.trim().parse::<usize>() {
-        Ok(number) if (1..=count.min(SHOWN)).contains(&number) => Ok(number - 1),
-        _ => bail!("{:?} is none of them", line.trim()),
-    }
-}
-
-/// Most sockets that a choice is offered of.
-const SHOWN: usize = 20;
-
-fn explanation(socket: ListedSocket) -> Explanation {
-    let plan = arithmetic::plan_of(&socket);
+fn explanation(found: &Found) -> Explanation {
+    let socket = &found.row;
+    let plan = arithmetic::plan_of(socket, clock::hz());
     let connected = !matches!(
         socket.socket.state,
         TcpState::Listen | TcpState::Close | TcpState::TimeWait | TcpState::SynRecv
     );
+    let host = namespace::host();
     Explanation {
-        outlook: Some(outlook(&socket)),
+        outlook: Some(outlook(socket)),
+        last_run: last_run(socket),
+        sysctl: found.sysctls,
+        host_sysctl: host
+            .filter(|(netns, _)| *netns != socket.socket.netns)
+            .map(|(_, sysctls)| sysctls),
+        owner_closes: None,
         plan: plan.filter(|_| connected),
-        capture_filter: connected.then(|| capture_filter(&socket)),
-        socket: Some(Box::new(socket)),
+        capture_filter: connected.then(|| capture_filter(socket)),
+        socket: Some(Box::new(socket.clone())),
+    }
+}
+
+/// What the timer last did, read off its deadline: a probe is followed by the interval, all else by
+/// the idle time or what is left of it.
+fn last_run(socket: &ListedSocket) -> Option<LastRun> {
+    /// An answer takes a round trip.
+    const AT_ONCE_MS: u64 = 1000;
+    let keepalive = socket.keepalive.filter(|keepalive| keepalive.enabled)?;
+    let timer = |kind| socket.timers.iter().find(|timer| timer.kind == kind);
+    let left = timer(TimerKind::Keepalive)?.in_ms;
+    let (time, interval) = (keepalive.time_ms, keepalive.interval_ms);
+    let after_probe = interval.checked_sub(left);
+    let run = |action| move |ago_ms| LastRun { ago_ms, action };
+    if timer(TimerKind::WindowProbe).is_some() {
+        None
+    } else if socket.probes_out > 0 {
+        after_probe.map(run(LastAction::ProbeSent))
+    } else if left > interval {
+        time.checked_sub(left).map(run(LastAction::Armed))
+    } else if interval < time {
+        let silence = socket.silence_ms?;
+        after_probe
+            .filter(|ago| ago.checked_sub(silence).is_some_and(|rtt| rtt < AT_ONCE_MS))
+            .map(run(LastAction::ProbeAnswered))
+    } else {
+        None
     }
 }
 
@@ -214,29 +207,5 @@ fn capture_filter(socket: &ListedSocket) -> String {
     )
 }
 
-/// A trace of this connection alone.
-fn follower(socket: &ListedSocket) -> Trace {
-    Trace {
-        count: None,
-        duration: None,
-        json: false,
-        output: None,
-        report: None,
-        audit: false,
-        record: Recording::default(),
-        live_answers: false,
-        cost: false,
-        loading: Loading {
-            backend: BackendChoice::Auto,
-            btf: None,
-            ring_bytes: 1 << 20,
-        },
-        verbose: false,
-        select: Selection {
-            local_port: Some(socket.socket.local.port),
-            remote_port: Some(socket.socket.peer.port),
-            netns: Some(socket.socket.netns.to_string()),
-            ..Selection::default()
-        },
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -218,6 +218,13 @@ fn is_network_namespace(file: &File) -> bool {
     }
 }
 
+/// The network namespace of process 1, and its defaults; `None` if they may not be seen.
+pub fn host() -> Option<(u32, Sysctls)> {
+    let host = Namespace::open(Path::new("/proc/1/ns/net")).ok()?;
+    let sysctls = host.within(|| Ok(sysctls())).ok()??;
+    Some((host.inode, sysctls))
+}
+
 /// The keepalive sysctls of the calling thread's namespace; `None` where /proc/sys does not show
 /// them.
 pub fn sysctls() -> Option<Sysctls> {

@@ -291,7 +291,7 @@ fn listed(socket: &Snapshot) -> Record {
 }
 
 /// If we lack capabilities, that is why.
-fn name_missing_privileges(error: anyhow::Error) -> anyhow::Error {
+pub fn name_missing_privileges(error: anyhow::Error) -> anyhow::Error {
     match privileges::missing() {
         missing if missing.is_empty() => error,
         missing => {

@@ -127,6 +127,7 @@ fn explain_says_what_it_needs() {
     expect_usage_error(&["explain", "--idle", "0"], &["--idle"]);
     expect_usage_error(&["explain", ":22", "--idle", "60"], &["--idle"]);
     expect_usage_error(&["explain", "--follow"], &["SOCKET"]);
+    expect_usage_error(&["explain", ":22", "--watch", "soon"], &["30s", "10m"]);
     let run = keepalive(&[
         "explain",
         "--idle",
@@ -143,6 +144,14 @@ fn explain_says_what_it_needs() {
 #[test]
 fn audit_says_what_it_does_not_know() {
     expect_usage_error(&["audit", "--rule", "bogus"], &["bogus", "zombie_suspect"]);
+    expect_usage_error(
+        &["audit", "--ignore", "zombie"],
+        &["zombie_suspect, late_for_middlebox"],
+    );
+    expect_usage_error(
+        &["audit", "--rule", "zombie_suspct"],
+        &["did you mean \"zombie_suspect\"?"],
+    );
     expect_usage_error(
         &["audit", "--fail-on", "worst"],
         &["critical", "zombie_suspect"],

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Selection, Target, Trace, duration};
 use crate::{
-    audit::{Middlebox, RULES, middlebox_help, rule_names},
+    audit::{Named, RULES, middlebox_help, rule_names, suggestion},
     event::Severity,
 };
 
@@ -19,7 +19,8 @@ Examples:
   keepalive audit --all-netns --fail-on critical --json
   keepalive audit --rule zombie_suspect --silent 10m
 
-With --fail-on the exit code is 5 if there is such a finding.
+With --fail-on the exit code is 5 if there is such a finding, else 3 if something could not be
+judged.
 
 An ignore file has a rule a line, and what to ignore it for: all, or a PID, :PORT, ADDR:PORT or
 LOCAL-PEER. What follows a # is a comment.
@@ -46,7 +47,7 @@ pub struct Audit {
     pub idle_timeout: Option<Duration>,
     /// What is between the ends, by name
     #[arg(long, value_name = "NAME")]
-    pub middlebox: Option<Middlebox>,
+    pub middlebox: Option<Named>,
     /// Silence from which a connection without keepalive is suspect
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
     pub silent: Duration,
@@ -104,8 +105,9 @@ fn rule(name: &str) -> Result<String> {
     let known = rule_names();
     ensure!(
         known.contains(&name),
-        "{name:?} is no rule; rules are {}",
-        known.join(", ")
+        "{name:?} is no rule; rules are {}{}",
+        known.join(", "),
+        suggestion(name, known.iter().copied())
     );
     Ok(name.to_owned())
 }

@@ -1,10 +1,11 @@
 //! What `explain` can be asked.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use super::duration;
 use crate::event::{Cookie, Endpoint, ListedSocket, Socket};
 
 const EXAMPLES: &str = "\
@@ -12,7 +13,8 @@ Examples:
   keepalive explain :5432                 the connection to, or from, port 5432
   keepalive explain 4711                  the socket of process 4711
   keepalive explain 10.0.0.1:22-10.0.0.9:51514
-  keepalive explain :5432 --follow        and go on as it happens
+  keepalive explain :5432 --follow        and go on as it happens, until it ends
+  keepalive explain :8080 --watch 30s     and see how long its owner lets connections idle
   keepalive explain --idle 60 --interval 10 --count 3 --user-timeout 20000
 
 The last is the calculator: what such settings mean, without a socket. What is not given is this
@@ -24,9 +26,13 @@ pub struct Explain {
     /// PID, :PORT, ADDR:PORT, LOCAL-PEER, or sk:COOKIE as `ss -e` prints it
     #[arg(value_name = "SOCKET", conflicts_with_all = ["idle", "interval", "count", "user_timeout", "retries2"])]
     pub target: Option<Target>,
-    /// Go on explaining what happens to the socket, until Ctrl-C (as `trace`, needs root)
+    /// Go on explaining until the socket ends, or Ctrl-C (as `trace`, needs root)
     #[arg(long, requires = "target", conflicts_with = "json")]
     pub follow: bool,
+    /// First watch how long connections to the same port idle before this side closes them (needs
+    /// root)
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "target", conflicts_with = "follow")]
+    pub watch: Option<Duration>,
     /// Look in all network namespaces (takes root)
     #[arg(long)]
     pub all_netns: bool,

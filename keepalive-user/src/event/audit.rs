@@ -59,6 +59,8 @@ pub struct AuditEnd {
     pub source: ListSource,
     /// Sockets that were judged.
     pub sockets: u64,
+    /// Sockets that have settings, but which are not known.
+    pub not_judged: u64,
     /// Findings, by rule.
     pub findings: BTreeMap<String, u64>,
     /// Findings that the ignore file or `--ignore` took out.

@@ -3,15 +3,23 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Cause, ListedSocket};
+use super::{Cause, ListedSocket, Sysctls};
 
 /// The JSON of `keepalive explain`.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Explanation {
     /// The socket; null for the calculator.
     pub socket: Option<Box<ListedSocket>>,
     /// What stands between now and a probe; null for the calculator.
     pub outlook: Option<Outlook>,
+    /// What the keepalive timer last did, as far as the socket still shows it; null if it does not.
+    pub last_run: Option<LastRun>,
+    /// The defaults of the socket's network namespace; null if unknown, and for the calculator.
+    pub sysctl: Option<Sysctls>,
+    /// Those of the host (process 1); null if unknown, or the socket is in its namespace.
+    pub host_sysctl: Option<Sysctls>,
+    /// How such connections were closed while they were watched (`--watch`); null if not watched.
+    pub owner_closes: Option<OwnerCloses>,
     /// What its settings mean if the peer falls silent; null if unknown or not connected.
     pub plan: Option<Plan>,
     /// Shows this connection's probes in tcpdump and Wireshark (`-f` and display of `tcp.len == 0`).
@@ -42,6 +50,36 @@ pub enum Outlook {
     Unknown,
 }
 
+/// What the keepalive timer last did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct LastRun {
+    /// How long ago, milliseconds.
+    pub ago_ms: u64,
+    pub action: LastAction,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LastAction {
+    /// It sent a probe, which is unanswered.
+    ProbeSent,
+    /// It sent a probe, and the peer was heard at once.
+    ProbeAnswered,
+    /// It sent none: its deadline is counted from then, when it was set or the peer was heard.
+    Armed,
+}
+
+/// How connections to the same port ended while they were watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct OwnerCloses {
+    pub watched_ms: u64,
+    /// Connections that this side closed.
+    pub closed: u64,
+    /// Since data last came in when it did, milliseconds; null if it closed none. An answered probe
+    /// is no data.
+    pub idle_ms: Option<Span>,
+}
+
 /// How keepalive is set, or assumed to be, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PlannedSettings {
@@ -55,6 +93,8 @@ pub struct PlannedSettings {
     pub user_timeout_ms: u64,
     /// `net.ipv4.tcp_retries2`.
     pub retries2: u32,
+    /// The longest retransmission timeout.
+    pub rto_max_ms: u64,
 }
 
 /// From least to most: timers run late, never early.
@@ -64,20 +104,51 @@ pub struct Span {
     pub most: u64,
 }
 
+impl Span {
+    /// From a number to itself.
+    pub fn exactly(number: u64) -> Self {
+        Self {
+            least: number,
+            most: number,
+        }
+    }
+}
+
 /// What settings mean for an idle connection whose peer falls silent, from when it was last heard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Plan {
     pub settings: PlannedSettings,
+    /// The most is an interval, if that is longer than the time: so long the timer is set for after
+    /// a probe, also if that is answered at once.
     pub first_probe_ms: Span,
     /// Probes that are sent in vain.
     pub probes: Span,
     pub dead_after_ms: Span,
     /// What ends the connection.
     pub rule: Cause,
+    /// The runs of the timer, if none is late; the first 16.
+    pub schedule: Vec<PlannedRun>,
     /// Settings that do not do what they seem to.
     pub dead_letters: Vec<DeadLetter>,
     /// The end if, instead, data is not acknowledged; from its first retransmission.
     pub unacknowledged_data: PlannedEnd,
+}
+
+/// A run of the keepalive timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct PlannedRun {
+    /// From when the peer was last heard.
+    pub after_ms: u64,
+    pub action: PlannedAction,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PlannedAction {
+    /// Sends a probe.
+    Probe,
+    /// Ends the connection.
+    Kill,
 }
 
 /// When and why a connection ends.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Cgroup, Keepalive, Process, Socket, When};
+use super::{Cause, Cgroup, Keepalive, Process, Socket, When};
 
 /// One line of `keepalive list --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -35,6 +35,9 @@ pub struct ListedSocket {
     /// `net.ipv4.tcp_retries2` of the socket's namespace: retransmissions of unacknowledged data
     /// before the connection is ended. Null where `keepalive` is.
     pub retries2: Option<u32>,
+    /// The longest retransmission timeout (`icsk_rto_max`, else `TCP_RTO_MAX`), milliseconds. Null
+    /// where `keepalive` is.
+    pub rto_max_ms: Option<u64>,
     /// User id of the owner; null in TIME_WAIT, and by sock_diag in SYN_RECV.
     pub uid: Option<u32>,
     /// Inode number of the socket file; null for orphans and not yet accepted connections.
@@ -48,6 +51,8 @@ pub struct ListedSocket {
     pub one_timer_only: bool,
     /// The next keepalive probe; null if the keepalive timer does not run or is hidden.
     pub next_probe: Option<NextProbe>,
+    /// The end, if nothing more is received; null if nothing would end it, or that is unknown.
+    pub death: Option<ListedDeath>,
     /// Since data or an ACK last came in, milliseconds: what keepalive calls idle. Null if
     /// unknown.
     pub silence_ms: Option<u64>,
@@ -105,6 +110,16 @@ pub struct NextProbe {
     pub blocked_by: Option<Blocker>,
 }
 
+/// When and why the kernel ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ListedDeath {
+    /// From now, milliseconds; a lower bound, the timer wheel rounds up. With unacknowledged data
+    /// about: nobody remembers the timeouts so far.
+    pub in_ms: u64,
+    /// The rule that ends it first.
+    pub rule: Cause,
+}
+
 /// What keeps keepalive from probing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -113,6 +128,10 @@ pub enum Blocker {
     DataInFlight,
     /// Data waits to be sent.
     DataUnsent,
+    /// The next run ends the connection.
+    ConnectionEnds,
+    /// The next run stops the timer: keepalive is off, or the connection is not established yet.
+    TimerStops,
 }
 
 /// The last line of a listing.
@@ -172,7 +191,7 @@ pub struct Sysctls {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Incomplete {
-    /// `owner`, `settings`, `namespace`, `sockets`.
+    /// `owner`, `settings`, `namespace`, `sockets`, `sysctls`.
     pub what: String,
     /// Of how many.
     pub count: u64,

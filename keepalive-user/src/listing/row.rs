@@ -9,8 +9,8 @@ use crate::{
     arithmetic::{self, Effective, jiffies_to_millis},
     clock::Clock,
     convert,
-    event::{ListedSocket, NextProbe, RunningTimer, TimerKind},
-    numbers::{last_ack, last_data, pending, silence, state},
+    event::{Blocker, ListedDeath, ListedSocket, NextProbe, RunningTimer, TimerKind},
+    numbers::{last_ack, last_data, pending, silence, state, unsent},
 };
 
 /// One row, its owner still to be found; `id` is its number in the listing.
@@ -37,12 +37,15 @@ pub fn row(socket: &Snapshot, id: u64, hz: u32, clock: &Clock) -> ListedSocket {
         }),
         retries2: Some(socket.settings.sysctl_retries2)
             .filter(|&retries| knows_settings(socket) && retries != 0),
+        rto_max_ms: knows_settings(socket)
+            .then(|| millis(Effective::new(&socket.settings, hz).rto_max)),
         uid: has_uid(socket).then_some(socket.uid),
         inode: (socket.id.inode != 0).then_some(socket.id.inode),
         orphan: socket.id.orphan != 0 || is_fin_wait2(socket),
         timers: timers(socket, hz),
         one_timer_only: full && socket.known & KNOWN_ALL_TIMERS == 0,
         next_probe: next_probe(socket, hz),
+        death: death(socket, hz),
         silence_ms: heard(silence(numbers)).map(millis),
         last_data_ms: heard(last_data(numbers)).map(millis),
         last_ack_ms: heard(last_ack(numbers)).map(millis),
@@ -125,6 +128,8 @@ pub fn next_probe(socket: &Snapshot, hz: u32) -> Option<NextProbe> {
     // Without the settings nobody knows what the kernel will compare with.
     let (earliest_ms, blocked_by) = if !knows_settings(socket) {
         (None, None)
+    } else if !probes(socket) {
+        (None, Some(Blocker::TimerStops))
     } else {
         match arithmetic::earliest_probe(&Effective::new(&socket.settings, hz), numbers) {
             Ok(jiffies) => (Some(jiffies_to_millis(jiffies, hz)), None),
@@ -138,6 +143,46 @@ pub fn next_probe(socket: &Snapshot, hz: u32) -> Option<NextProbe> {
     })
 }
 
+/// Whether a run of the keepalive timer can do anything but stop.
+fn probes(socket: &Snapshot) -> bool {
+    socket.id.keepopen != 0 && !matches!(socket.id.state, state::CLOSE | state::SYN_SENT)
+}
+
+/// The end of the connection if nothing more is received, by the timer that decides it now.
+fn death(socket: &Snapshot, hz: u32) -> Option<ListedDeath> {
+    let numbers = &socket.numbers;
+    // What ends a connection without an owner, `tcp_orphan_retries`, is not known.
+    if !knows_settings(socket) || !is_connected(socket) || socket.id.orphan != 0 {
+        return None;
+    }
+    let effective = Effective::new(&socket.settings, hz);
+    let write = socket.write_expires.saturating_sub(numbers.jiffies);
+    let end = match numbers.pending {
+        pending::RETRANS => arithmetic::retransmit_end(&effective, numbers, write, hz),
+        // Not known when the window closed.
+        pending::PROBE0
+            if effective.user_timeout != 0
+                && numbers.probes_tstamp == 0
+                && numbers.probes_out > 0 =>
+        {
+            None
+        }
+        pending::PROBE0 => arithmetic::window_end(&effective, numbers, write),
+        _ if numbers.packets_out == 0
+            && unsent(numbers) == 0
+            && numbers.timer_pending != 0
+            && probes(socket) =>
+        {
+            arithmetic::idle_end(&effective, numbers)
+        }
+        _ => None,
+    }?;
+    Some(ListedDeath {
+        in_ms: jiffies_to_millis(end.after, hz),
+        rule: end.rule,
+    })
+}
+
 /// Until a deadline, milliseconds; 0 if it has passed.
 fn left(numbers: &Numbers, expires: u64, hz: u32) -> u64 {
     jiffies_to_millis(expires.saturating_sub(numbers.jiffies), hz)
@@ -148,7 +193,7 @@ mod tests {
     use keepalive_ebpf::{Identity, Settings};
 
     use super::*;
-    use crate::event::Blocker;
+    use crate::event::Cause;
 
     const HZ: u32 = 250;
 
@@ -204,6 +249,63 @@ mod tests {
         assert_eq!(next.earliest_ms, None);
         socket.known = KNOWN_TRAFFIC;
         assert_eq!(next_probe(&socket, HZ).unwrap().blocked_by, None);
+    }
+
+    /// First probe in 7 s, nine in all, 75 s apart.
+    #[test]
+    fn the_end_of_an_idle_connection() {
+        let end = death(&socket(), HZ).unwrap();
+        assert_eq!(
+            (end.in_ms, end.rule),
+            (7_000 + 9 * 75_000, Cause::KeepaliveProbes)
+        );
+        let mut off = socket();
+        off.id.keepopen = 0;
+        assert_eq!(death(&off, HZ), None);
+        let next = next_probe(&off, HZ).unwrap();
+        assert_eq!(next.blocked_by, Some(Blocker::TimerStops));
+    }
+
+    #[test]
+    fn the_run_that_ends_the_connection_is_no_probe() {
+        let mut socket = socket();
+        socket.numbers.probes_out = 9;
+        socket.numbers.rcv_tstamp = 100_000_u32.wrapping_sub(700 * HZ);
+        socket.numbers.lrcvtime = socket.numbers.rcv_tstamp;
+        let next = next_probe(&socket, HZ).unwrap();
+        assert_eq!(
+            (next.earliest_ms, next.blocked_by),
+            (None, Some(Blocker::ConnectionEnds))
+        );
+        assert_eq!(death(&socket, HZ).unwrap().in_ms, 2_000);
+    }
+
+    /// Whatever keepalive is set to: retransmission decides, the window decides, nobody knows.
+    #[test]
+    fn the_end_of_a_connection_that_is_not_idle() {
+        let mut socket = socket();
+        (
+            socket.settings.user_timeout,
+            socket.settings.sysctl_retries2,
+        ) = (20_000, 15);
+        (socket.numbers.packets_out, socket.numbers.rto) = (1, HZ);
+        assert_eq!(death(&socket, HZ), None, "no timer runs");
+        socket.numbers.pending = pending::RETRANS;
+        socket.write_expires = 100_000 + u64::from(HZ);
+        let end = death(&socket, HZ).unwrap();
+        assert_eq!(
+            (end.in_ms, end.rule),
+            (21_000, Cause::RetransmitUserTimeout)
+        );
+        socket.numbers.pending = pending::PROBE0;
+        socket.numbers.probes_tstamp = 100_000 - 5 * HZ;
+        let end = death(&socket, HZ).unwrap();
+        assert_eq!(
+            (end.in_ms, end.rule),
+            (15_000, Cause::WindowProbeUserTimeout)
+        );
+        socket.id.orphan = 1;
+        assert_eq!(death(&socket, HZ), None);
     }
 
     #[test]

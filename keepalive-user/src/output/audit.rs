@@ -80,7 +80,10 @@ fn totals(end: &AuditEnd, writer: &mut impl Write) -> std::io::Result<()> {
         .map(|(rule, count)| format!("{count} {rule}"))
         .collect();
     let found = if rules.is_empty() {
-        "nothing to complain of".to_owned()
+        match end.not_judged {
+            0 => "nothing to complain of".to_owned(),
+            _ => "nothing to complain of among these".to_owned(),
+        }
     } else {
         rules.join(", ")
     };
@@ -89,6 +92,13 @@ fn totals(end: &AuditEnd, writer: &mut impl Write) -> std::io::Result<()> {
         "\n{} judged: {found}",
         plural(end.sockets, "socket")
     )?;
+    if end.not_judged > 0 {
+        let sockets = plural(end.not_judged, "socket");
+        writeln!(
+            writer,
+            "{sockets} not judged: how keepalive is set on them is not known"
+        )?;
+    }
     if end.ignored > 0 {
         writeln!(writer, "{} ignored", plural(end.ignored, "finding"))?;
     }

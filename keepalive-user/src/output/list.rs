@@ -375,10 +375,16 @@ fn next_probe(socket: &ListedSocket, text: &mut Text) {
         None => text.push(if hidden { "?" } else { "-" }),
         Some(NextProbe {
             blocked_by: Some(blocker),
+            timer_ms,
             ..
         }) => text.push(match blocker {
             Blocker::DataInFlight => "data in flight",
             Blocker::DataUnsent => "data unsent",
+            Blocker::TimerStops => "stops",
+            Blocker::ConnectionEnds => {
+                text.push("dies in ");
+                return brief(timer_ms, text);
+            }
         }),
         Some(NextProbe {
             earliest_ms: Some(earliest),

@@ -127,7 +127,7 @@ fn tells_the_story() {
 00:00:02.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 1/2 sent, peer silent 960 ms, next in 1 s, dead at 00:00:04 unless answered
 00:00:03.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 2/2 sent, peer silent 1.9 s, next in 1 s, dead at 00:00:04 unless answered
 00:00:04.000 ? 10.0.0.1:22 → 10.0.0.9:51514  timer ended the connection, peer silent 2.9 s
-00:00:04.000 ? 10.0.0.1:22 → 10.0.0.9:51514  killed by keepalive: no answer to 2 probes, peer silent for 2.9 s (last heard 00:00:01)
+00:00:04.000 ? 10.0.0.1:22 → 10.0.0.9:51514  no answer to 2 probes over 1.9 s; peer last heard 00:00:01, 2.9 s ago; killed by keepalive
 ";
     assert_eq!(pretty(&events(&story()), false), expected);
 }

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::escape;
-use crate::event::{Cause, Closed, Endpoint, Keepalive, Process, TcpState};
+use crate::event::{Cause, Closed, Endpoint, Keepalive, Process, Sysctls, TcpState};
 
 /// `350 µs`, `41.3 ms`, `75.0 s`, `2 h 11 min`.
 pub fn micros(us: u64) -> String {
@@ -119,39 +119,51 @@ pub fn settings(keepalive: &Keepalive) -> String {
     text
 }
 
-/// What a death certificate says, in one clause.
+/// What a death certificate says, in one clause; `heard` is when the peer was last heard.
 pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> String {
-    let silence = closed.idle_ms.map_or_else(
-        || "ever".to_owned(),
-        |idle| format!("{} (last heard {heard})", millis(idle)),
-    );
     let timeout = millis(keepalive.user_timeout_ms);
     let probes = plural(closed.probes_out.into(), "probe");
+    let retransmissions = plural(closed.retransmits.into(), "retransmission");
+    let heard = closed.idle_ms.map_or_else(
+        || "peer never heard".to_owned(),
+        |idle| format!("peer last heard {heard}, {} ago", millis(idle)),
+    );
+    // The first of the probes left when the peer had been silent for the idle time.
+    let over = closed
+        .idle_ms
+        .map(|idle| idle.saturating_sub(keepalive.time_ms))
+        .map(|probed| format!(" over {}", tenths(probed / 100, "s")));
+    let over = over.unwrap_or_default();
+    let never_ran = if keepalive.enabled && closed.totals.keepalive_probes == 0 {
+        "; keepalive never ran"
+    } else {
+        ""
+    };
     match closed.cause {
         Cause::KeepaliveProbes => {
-            format!("killed by keepalive: no answer to {probes}, peer silent for {silence}")
+            format!("no answer to {probes}{over}; {heard}; killed by keepalive")
         }
         Cause::KeepaliveUserTimeout => format!(
-            "killed by TCP_USER_TIMEOUT {timeout} after {} of {} probes, peer silent for {silence}",
+            "TCP_USER_TIMEOUT {timeout} ended it after {} of {} probes; {heard}; killed by keepalive",
             closed.probes_out, keepalive.probes
         ),
         Cause::RetransmitTimeout => format!(
-            "killed by retransmission: {} of unacknowledged data, peer silent for {silence}",
-            plural(closed.retransmits.into(), "retransmission")
+            "{retransmissions} of unacknowledged data; {heard}; killed by retransmission{never_ran}"
         ),
         Cause::RetransmitUserTimeout => format!(
-            "killed by TCP_USER_TIMEOUT {timeout} after {} of unacknowledged data, peer silent for {silence}",
-            plural(closed.retransmits.into(), "retransmission")
+            "TCP_USER_TIMEOUT {timeout} ended it after {retransmissions} of unacknowledged data; \
+             {heard}; killed by retransmission{never_ran}"
         ),
         Cause::ConnectTimeout => format!(
             "never connected: no answer to the SYN and {}",
             plural(closed.retransmits.into(), "retransmission")
         ),
         Cause::WindowProbeTimeout => {
-            format!("killed in a zero window: no answer to {probes}, peer silent for {silence}")
+            format!("no answer to {probes} into a zero window; {heard}; killed by window probes")
         }
         Cause::WindowProbeUserTimeout => format!(
-            "killed by TCP_USER_TIMEOUT {timeout} in a zero window, peer silent for {silence}"
+            "TCP_USER_TIMEOUT {timeout} ended it in a zero window, {probes} unanswered; {heard}; \
+             killed by window probes"
         ),
         Cause::PeerReset if closed.probes_out > 0 => {
             "reset by the peer in answer to a probe".to_owned()
@@ -160,28 +172,9 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
             "never connected: refused by the peer".to_owned()
         }
         Cause::PeerReset => "reset by the peer".to_owned(),
-        Cause::PeerFin => "closed, by the peer first".to_owned(),
-        Cause::LocalClose if closed.probes_out > 0 => {
-            format!("closed, by this side first, {probes} unanswered")
-        }
-        // From beginning to end under our eyes, and not one probe.
-        Cause::LocalClose
-            if keepalive.enabled
-                && closed.lifetime_ms.is_some()
-                && closed.totals.keepalive_probes == 0 =>
-        {
-            format!(
-                "closed, by this side first, before a probe was due (after {} of silence)",
-                millis(keepalive.time_ms)
-            )
-        }
-        Cause::LocalClose if closed.totals.keepalive_probes > 0 => format!(
-            "closed, by this side first and of its own will: the peer answered {} of {}",
-            closed.totals.keepalive_answers,
-            plural(closed.totals.keepalive_probes, "probe")
-        ),
-        Cause::LocalClose => "closed, by this side first".to_owned(),
-        Cause::LocalAbort => "aborted by this side".to_owned(),
+        Cause::PeerFin => "closed by the peer first".to_owned(),
+        Cause::LocalClose => closed_by_owner(closed, keepalive),
+        Cause::LocalAbort => "aborted by its owner".to_owned(),
         Cause::NetworkError => {
             format!(
                 "ended by a network error: {}",
@@ -194,6 +187,57 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
     }
 }
 
+/// Who closes first has reasons of its own; what keepalive had to do with it until then.
+fn closed_by_owner(closed: &Closed, keepalive: &Keepalive) -> String {
+    const ALONE: &str = "keepalive had nothing to do with it";
+    let totals = &closed.totals;
+    match closed.lifetime_ms {
+        _ if closed.probes_out > 0 => {
+            let probes = plural(closed.probes_out.into(), "probe");
+            format!("closed by its owner first, {probes} unanswered")
+        }
+        _ if !keepalive.enabled => "closed by its owner first".to_owned(),
+        _ if totals.keepalive_probes > 0 => format!(
+            "closed by its owner first, of its own will: the peer answered {} of {}; {ALONE}",
+            totals.keepalive_answers,
+            plural(totals.keepalive_probes, "probe")
+        ),
+        // From beginning to end under our eyes.
+        Some(lifetime) if lifetime < keepalive.time_ms => format!(
+            "closed by its owner first, {} after it began; the first probe was due after {} of \
+             silence: that is why no packet was captured; {ALONE}",
+            millis(lifetime),
+            millis(keepalive.time_ms)
+        ),
+        _ => format!("closed by its owner first, before a probe was due; {ALONE}"),
+    }
+}
+
+/// Sysctls that differ, as one would read them: their name, the value here and the value there.
+pub fn differences(here: &Sysctls, there: &Sysctls) -> Vec<(&'static str, u64, u64)> {
+    let seconds = |ms: u64| ms / 1000;
+    let mut all = vec![
+        (
+            "tcp_keepalive_time",
+            seconds(here.time_ms),
+            seconds(there.time_ms),
+        ),
+        (
+            "tcp_keepalive_intvl",
+            seconds(here.interval_ms),
+            seconds(there.interval_ms),
+        ),
+        (
+            "tcp_keepalive_probes",
+            here.probes.into(),
+            there.probes.into(),
+        ),
+        ("tcp_retries2", here.retries2.into(), there.retries2.into()),
+    ];
+    all.retain(|(_, here, there)| here != there);
+    all
+}
+
 /// The name of a cause or a decision, as in JSON.
 pub fn name(value: &impl serde::Serialize) -> String {
     serde_json::to_value(value)
@@ -201,3 +245,6 @@ pub fn name(value: &impl serde::Serialize) -> String {
         .and_then(|name| name.as_str().map(str::to_owned))
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

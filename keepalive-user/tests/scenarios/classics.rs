@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -16,6 +16,8 @@ use serde_json::json;
 
 use crate::bench::{Bench, HardCase, Refused};
 use crate::event::Event;
+use crate::explain::command;
+use crate::link::{FAR, Link, NEAR_ADDRESS};
 use crate::listing::{Listing, sources};
 use crate::net::{self, Namespace};
 use crate::socket::{LOCALHOST, Tcp};
@@ -82,9 +84,9 @@ fn fresh(directory: &str) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| directory.to_owned())
 }
 
-fn connect() -> Result<Tcp> {
-    let client = Tcp::new(LOCALHOST)?;
-    client.connect(SocketAddr::new(LOCALHOST, PORT))?;
+fn connect(to: IpAddr) -> Result<Tcp> {
+    let client = Tcp::new(to)?;
+    client.connect(SocketAddr::new(to, PORT))?;
     Ok(client)
 }
 
@@ -128,15 +130,39 @@ fn apache(bench: &Bench) -> Result<()> {
         let sentence = if keepalive_s < http_s {
             closed.expect_within("timers", 2..=3)?;
             closed.expect_within("lifetime_ms", 7000..=9000)?;
-            "closed, by this side first and of its own will: the peer answered"
+            "closed by its owner first, of its own will: the peer answered"
         } else {
             closed.expect("timers", 0)?;
             closed.expect_within("lifetime_ms", 3000..=5000)?;
-            "closed, by this side first, before a probe was due (after 10 s of silence)"
+            "the first probe was due after 10 s of silence: that is why no packet was captured"
         };
-        ensure!(text.contains(sentence), "{sentence:?} is not in {text}");
+        for part in [sentence, "keepalive had nothing to do with it"] {
+            ensure!(text.contains(part), "{part:?} is not in {text}");
+        }
+        owner_closes(bench, http_s)?;
         tracer.interrupt()?.end()?;
     }
+    Ok(())
+}
+
+/// Watched, the owner is seen to close; what was asked of is gone then, and that is said.
+fn owner_closes(bench: &Bench, http_s: u64) -> Result<()> {
+    let client = TcpStream::connect((LOCALHOST, PORT))?;
+    (&client).write_all(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    let (server, peer) = (client.peer_addr()?, client.local_addr()?);
+    let target = format!("{server}-{peer}");
+    let watched = format!("{}s", http_s + 3);
+    let run = Refused::from(command(bench, &["--json", "--watch", &watched, &target]))?;
+    run.expect_code(1)?;
+    ensure!(
+        run.stderr.contains("ended while it was watched"),
+        "{}",
+        run.stderr
+    );
+    let told = Event::parse(run.stdout.trim())?;
+    told.expect("owner_closes.closed", 1)?;
+    let seconds = http_s * 1000;
+    told.expect_within("owner_closes.idle_ms.least", seconds - 500..=seconds + 2000)?;
     Ok(())
 }
 
@@ -160,11 +186,7 @@ fn start_apache(http_s: u64) -> Result<Server> {
 /// What `explain` says of the server's end of a connection.
 fn explain(bench: &Bench, peer: u16) -> Result<Event> {
     let target = format!("{LOCALHOST}:{PORT}-{LOCALHOST}:{peer}");
-    let mut command = Command::new(&bench.keepalive);
-    command
-        .args(["explain", "--json", &target])
-        .stdin(Stdio::null());
-    let run = Refused::from(command)?;
+    let run = Refused::from(command(bench, &["--json", &target]))?;
     run.expect_code(0)?;
     Event::parse(run.stdout.trim())
 }
@@ -184,9 +206,13 @@ fn server_end(bench: &Bench, client: &Tcp) -> Result<Event> {
 /// `tcp-keepalive 3` is an idle time of 3 s, an interval of a third of it, and three probes.
 fn redis(bench: &Bench) -> Result<()> {
     let netns = Namespace::create()?.inode.to_string();
+    let link = Link::create()?;
     let _server = Server::start(Command::new(REDIS).args([
         "--bind",
+        &NEAR_ADDRESS.to_string(),
         "127.0.0.1",
+        "--protected-mode",
+        "no",
         "--port",
         &PORT.to_string(),
         "--tcp-keepalive",
@@ -197,7 +223,7 @@ fn redis(bench: &Bench) -> Result<()> {
         "/tmp",
     ]))?;
     let tracer = bench.trace(&["-N", &netns, "-L", &PORT.to_string()])?;
-    let client = connect()?;
+    let client = link.at_far(|| connect(NEAR_ADDRESS))?;
     client.send(b"PING\r\n")?;
     client.receive(b"+PONG\r\n".len())?;
     let row = server_end(bench, &client)?;
@@ -207,8 +233,9 @@ fn redis(bench: &Bench) -> Result<()> {
     });
     row.expect("keepalive", expected)?;
     row.expect("process.comm", "redis-server")?;
-    // The client's host is gone.
-    client.deafen()?;
+    audit_redis(bench)?;
+    // The client's link is dead.
+    link.at_far(|| net::set_link_up(FAR, false))?;
     let port = client.local()?.port();
     let closed = tracer
         .wait_for_line(PATIENCE, |event| {
@@ -221,6 +248,32 @@ fn redis(bench: &Bench) -> Result<()> {
     closed.expect("process.comm", "redis-server")?;
     tracer.interrupt()?.end()?;
     Ok(())
+}
+
+/// What the server really set, and how to set it otherwise.
+fn audit_redis(bench: &Bench) -> Result<()> {
+    let finding = first_finding(bench, &["-L", &PORT.to_string(), "--idle-timeout", "2s"])?;
+    finding.expect("rule", "late_for_middlebox")?;
+    let evidence = finding.text("evidence");
+    ensure!(evidence.contains("first probe after 3 s"), "{finding}");
+    let remedy = finding.text("remedy");
+    ensure!(
+        remedy.contains("TCP_KEEPIDLE = 1 (the program sets it now)"),
+        "{finding}"
+    );
+    Ok(())
+}
+
+/// The worst that `audit` finds.
+fn first_finding(bench: &Bench, arguments: &[&str]) -> Result<Event> {
+    let mut command = Command::new(&bench.keepalive);
+    command
+        .args(["audit", "--json"])
+        .args(arguments)
+        .stdin(Stdio::null());
+    let run = Refused::from(command)?;
+    run.expect_code(0)?;
+    Event::parse(run.stdout.lines().next().context("nothing")?)
 }
 
 /// `tcp_keepalives_*` and `tcp_user_timeout`, and what the audit thinks of them.
@@ -251,7 +304,7 @@ fn postgresql(bench: &Bench) -> Result<()> {
         .uid(NOBODY)
         .gid(NOBODY);
     let _server = Server::start(&mut server)?;
-    let client = connect()?;
+    let client = connect(LOCALHOST)?;
     thread::sleep(Duration::from_millis(500));
     let row = server_end(bench, &client)?;
     let expected = json!({
@@ -261,15 +314,12 @@ fn postgresql(bench: &Bench) -> Result<()> {
     row.expect("keepalive", expected)?;
     row.expect("process.comm", "postgres")?;
     let port = client.local()?.port().to_string();
-    let mut audit = Command::new(&bench.keepalive);
-    audit
-        .args(["audit", "--json", "-R", &port])
-        .stdin(Stdio::null());
-    let run = Refused::from(audit)?;
-    run.expect_code(0)?;
-    let finding = Event::parse(run.stdout.lines().next().context("nothing")?)?;
+    let finding = first_finding(bench, &["-R", &port])?;
     finding.expect("rule", "count_ignored")?;
     let evidence = finding.text("evidence");
     ensure!(evidence.contains("TCP_KEEPCNT 4"), "{finding}");
+    let told = explain(bench, client.local()?.port())?;
+    told.expect("plan.rule", "keepalive_user_timeout")?;
+    told.expect("plan.probes.most", 1)?;
     Ok(())
 }

@@ -23,6 +23,7 @@ mod diag;
 mod ending;
 mod event;
 mod expect;
+mod explain;
 mod families;
 mod filters;
 mod hard_cases;
@@ -131,6 +132,7 @@ fn beside_one_tracer() -> impl Iterator<Item = &'static Scenario> {
 fn side_by_side() -> impl Iterator<Item = &'static HardCase> {
     [
         arithmetic::CASES,
+        explain::CASES,
         audit::CASES,
         classics::CASES,
         report_page::CASES,

@@ -1,11 +1,11 @@
 //! Each rule: an example that fires it and, changed in one thing, one that does not.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use super::*;
 use crate::{
     arithmetic,
-    event::{Endpoint, Family, Origin, RunningTimer, Socket, When},
+    event::{Endpoint, Family, ListedDeath, Origin, Process, RunningTimer, Socket, When},
 };
 
 const HOUR: u64 = 3_600_000;
@@ -32,9 +32,9 @@ fn off() -> Option<Keepalive> {
 
 /// A sound connection, silent for half a minute.
 fn socket() -> ListedSocket {
-    let end = |port| Endpoint {
-        address: IpAddr::from([127, 0, 0, 1]),
-        port,
+    let end = |number| Endpoint {
+        address: IpAddr::from([10, 0, 0, number]),
+        port: number.into(),
     };
     ListedSocket {
         when: When {
@@ -57,12 +57,14 @@ fn socket() -> ListedSocket {
         container_id: None,
         keepalive: Some(keepalive()),
         retries2: Some(15),
+        rto_max_ms: Some(120_000),
         uid: Some(0),
         inode: Some(1),
         orphan: false,
         timers: Vec::new(),
         one_timer_only: false,
         next_probe: None,
+        death: None,
         silence_ms: Some(30_000),
         last_data_ms: None,
         last_ack_ms: None,
@@ -79,10 +81,33 @@ fn in_state(state: TcpState, keepalive: Option<Keepalive>) -> ListedSocket {
     socket
 }
 
+/// What the rule of this name finds.
+fn found(name: &str, socket: &ListedSocket, middlebox: Option<&Middlebox>) -> Option<Found> {
+    let plan = arithmetic::plan_of(socket, Some(250));
+    let case = Case {
+        socket,
+        plan: plan.as_ref(),
+        middlebox,
+        silent_ms: HOUR,
+    };
+    let rule = RULES.iter().find(|rule| rule.name == name).unwrap();
+    (rule.check)(&case)
+}
+
+/// The same, its peer on the same host.
+fn at_home(mut socket: ListedSocket) -> ListedSocket {
+    socket.socket.peer.address = socket.socket.local.address;
+    socket
+}
+
 /// Names of the rules that fire, with a middlebox of 350 s if `behind` one.
 fn fired(socket: &ListedSocket, behind: bool) -> Vec<&'static str> {
-    let plan = arithmetic::plan_of(socket);
-    let middlebox: Middlebox = "aws-nlb".parse().unwrap();
+    let plan = arithmetic::plan_of(socket, Some(250));
+    let middlebox = Middlebox {
+        name: "aws-nlb".to_owned(),
+        timeout_ms: 350_000,
+        source: None,
+    };
     let case = Case {
         socket,
         plan: plan.as_ref(),
@@ -112,6 +137,12 @@ fn zombies() {
         ..zombie.clone()
     };
     assert!(fired(&guarded, false).is_empty());
+    assert!(fired(&at_home(zombie.clone()), false).is_empty());
+    let remedy = found("zombie_suspect", &zombie, None).unwrap().remedy;
+    assert!(
+        remedy.contains("SO_KEEPALIVE = 1, TCP_KEEPIDLE = 60"),
+        "{remedy}"
+    );
     let orphan = ListedSocket {
         orphan: true,
         ..zombie
@@ -136,17 +167,78 @@ fn idle_without_keepalive() {
 
 #[test]
 fn too_late_for_the_middlebox() {
-    let late = ListedSocket {
+    let with = |time_ms| ListedSocket {
         keepalive: Some(Keepalive {
-            time_ms: 350_000,
+            time_ms,
             ..keepalive()
         }),
         ..socket()
     };
+    let late = with(350_000);
     assert_eq!(fired(&late, true), ["late_for_middlebox"]);
     assert!(fired(&late, false).is_empty(), "nothing is between");
+    assert!(fired(&at_home(late.clone()), true).is_empty());
     let listener = in_state(TcpState::Listen, late.keepalive);
     assert!(fired(&listener, true).is_empty());
+    // The timer wheel may make it late by 16.4 s.
+    assert_eq!(fired(&with(340_000), true), ["late_for_middlebox"]);
+    assert!(fired(&with(330_000), true).is_empty());
+}
+
+#[test]
+fn no_probe_for_the_middlebox_at_all() {
+    let off = ListedSocket {
+        keepalive: off(),
+        ..socket()
+    };
+    assert_eq!(fired(&off, true), ["late_for_middlebox"]);
+    let nlb = Middlebox {
+        name: "aws-nlb".to_owned(),
+        timeout_ms: 350_000,
+        source: Some("AWS"),
+    };
+    let postgres = ListedSocket {
+        process: Some(Arc::new(Process {
+            pid: 1,
+            comm: "postgres".into(),
+        })),
+        ..off
+    };
+    let found = found("late_for_middlebox", &postgres, Some(&nlb)).unwrap();
+    assert_eq!(
+        found.evidence,
+        "SO_KEEPALIVE off, aws-nlb forgets after 350 s (AWS)"
+    );
+    assert!(
+        found.remedy.contains("tcp_keepalives_idle = 175"),
+        "{}",
+        found.remedy
+    );
+}
+
+/// Where it is set now is where it is to be set.
+#[test]
+fn a_remedy_follows_the_origin() {
+    let with = |time_origin| ListedSocket {
+        keepalive: Some(Keepalive {
+            time_ms: 7_200_000,
+            time_origin,
+            ..keepalive()
+        }),
+        ..socket()
+    };
+    let middlebox = Middlebox {
+        name: "it".to_owned(),
+        timeout_ms: 350_000,
+        source: None,
+    };
+    let remedy = |origin| {
+        found("late_for_middlebox", &with(origin), Some(&middlebox))
+            .unwrap()
+            .remedy
+    };
+    assert!(!remedy(Some(Origin::Socket)).contains("sysctl"));
+    assert!(remedy(Some(Origin::Sysctl)).contains("net.ipv4.tcp_keepalive_time=175"));
 }
 
 #[test]
@@ -158,9 +250,34 @@ fn suppressed_by_retransmission() {
     };
     let stuck = ListedSocket {
         timers: vec![timer(3)],
+        death: Some(ListedDeath {
+            in_ms: 90_000,
+            rule: Cause::RetransmitTimeout,
+        }),
         ..socket()
     };
     assert_eq!(fired(&stuck, false), ["suppressed"]);
+    let consequence = |socket: &ListedSocket| {
+        let found = found("suppressed", socket, None).unwrap();
+        found.consequence
+    };
+    let said = consequence(&stuck);
+    assert!(said.contains("in about 90 s, by tcp_retries2 15"), "{said}");
+    let timed = ListedSocket {
+        keepalive: Some(Keepalive {
+            user_timeout_ms: 90_000,
+            ..keepalive()
+        }),
+        ..stuck.clone()
+    };
+    let said = consequence(&timed);
+    assert!(said.contains("in 90 s, by TCP_USER_TIMEOUT"), "{said}");
+    let orphan = ListedSocket {
+        orphan: true,
+        ..stuck
+    };
+    let said = consequence(&orphan);
+    assert!(said.contains("tcp_orphan_retries"), "{said}");
     let losing = ListedSocket {
         timers: vec![timer(2)],
         ..socket()
@@ -168,6 +285,7 @@ fn suppressed_by_retransmission() {
     assert!(fired(&losing, false).is_empty());
 }
 
+/// Idle 60 s, interval 10 s, count 3.
 #[test]
 fn a_count_that_is_ignored() {
     let with = |user_timeout_ms| ListedSocket {
@@ -181,19 +299,53 @@ fn a_count_that_is_ignored() {
     assert!(fired(&with(90_000), false).is_empty());
     let late = ["count_ignored", "user_timeout_late"];
     assert_eq!(fired(&with(60_000), false), late);
+    // Far longer than the count's end: 54 probes.
+    let long = found("count_ignored", &with(600_000), None).unwrap();
+    assert!(
+        long.consequence.contains("only after 5"),
+        "{}",
+        long.consequence
+    );
+    assert!(
+        long.remedy.contains("TCP_USER_TIMEOUT = 90000"),
+        "{}",
+        long.remedy
+    );
+    // Two hours may be more than an interval late: no timeout keeps the count.
+    let slow = ListedSocket {
+        keepalive: Some(Keepalive {
+            time_ms: 7_200_000,
+            user_timeout_ms: 7_215_000,
+            ..keepalive()
+        }),
+        ..socket()
+    };
+    let slow = found("count_ignored", &slow, None).unwrap();
+    assert!(slow.remedy.contains("= 0"), "{}", slow.remedy);
 }
 
 #[test]
 fn a_user_timeout_that_is_not_kept() {
-    let one = ListedSocket {
+    let with = |user_timeout_ms| ListedSocket {
         keepalive: Some(Keepalive {
-            user_timeout_ms: 50_000,
+            user_timeout_ms,
             probes: 1,
             ..keepalive()
         }),
         ..socket()
     };
-    assert_eq!(fired(&one, false), ["user_timeout_late"]);
+    assert_eq!(fired(&with(50_000), false), ["user_timeout_late"]);
+    // At 70 s, as soon as can be.
+    assert!(fired(&with(70_000), false).is_empty());
+    // At 70 s as well, which is no eighth more.
+    assert!(fired(&with(65_000), false).is_empty());
+    let remedy = found("user_timeout_late", &with(50_000), None)
+        .unwrap()
+        .remedy;
+    assert!(
+        remedy.contains("TCP_KEEPIDLE = 33, TCP_KEEPINTVL = 16"),
+        "{remedy}"
+    );
 }
 
 #[test]

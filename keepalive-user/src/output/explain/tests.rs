@@ -4,18 +4,17 @@ use super::*;
 use crate::{arithmetic, event::PlannedSettings};
 
 fn calculated(time_s: u64, interval_s: u64, probes: u32, user_timeout_ms: u64) -> String {
-    let plan = arithmetic::plan(PlannedSettings {
+    let settings = PlannedSettings {
         time_ms: time_s * 1000,
         interval_ms: interval_s * 1000,
         probes,
         user_timeout_ms,
         retries2: 15,
-    });
+        rto_max_ms: arithmetic::RTO_MAX_MS,
+    };
     let explanation = Explanation {
-        socket: None,
-        outlook: None,
-        plan: Some(plan),
-        capture_filter: None,
+        plan: Some(arithmetic::plan(settings, Some(250))),
+        ..Explanation::default()
     };
     let mut bytes = Vec::new();
     text(&explanation, &mut bytes).unwrap();
@@ -25,8 +24,10 @@ fn calculated(time_s: u64, interval_s: u64, probes: u32, user_timeout_ms: u64) -
 #[test]
 fn the_defaults() {
     let expected = "\
-A peer that falls silent gets its first probe after 2 h (at most 2 h 15 min), then one every 75 s.
-It is taken for dead after 2 h 11 min (at most 2 h 27 min): 9 unanswered probes, by TCP_KEEPCNT 9.
+A peer that falls silent gets its first probe after 2 h (at most 2 h 2 min), then one every 75 s.
+It is taken for dead after 2 h 11 min (at most 2 h 13 min): 9 unanswered probes, by TCP_KEEPCNT 9.
+If no timer is late: probes at 7200, 7275, 7350, 7425, 7500, 7575, 7650, 7725, 7800 s, the end at \
+7875 s.
 If data is not acknowledged keepalive does not run: dead 15 min (at most 19 min) after the first \
 retransmission, by tcp_retries2 15.
 ";
@@ -37,10 +38,11 @@ retransmission, by tcp_retries2 15.
 #[test]
 fn a_dead_letter() {
     let expected = "\
-A peer that falls silent gets its first probe after 15 s (at most 16.8 s), then one every 15 s.
-It is taken for dead after 30 s (at most 33.7 s): 1 unanswered probe, by TCP_USER_TIMEOUT 20 s.
+A peer that falls silent gets its first probe after 15 s (at most 15.2 s), then one every 15 s.
+It is taken for dead after 30 s (at most 30.5 s): 1 unanswered probe, by TCP_USER_TIMEOUT 20 s.
+If no timer is late: probes at 15 s, the end at 30 s.
 TCP_KEEPCNT 9 is a dead letter: with TCP_USER_TIMEOUT set the kernel ignores it.
-If data is not acknowledged keepalive does not run: dead 20 s (at most 22.5 s) after the first \
+If data is not acknowledged keepalive does not run: dead 20 s (at most 22 s) after the first \
 retransmission, by TCP_USER_TIMEOUT 20 s.
 ";
     assert_eq!(calculated(15, 15, 9, 20_000), expected);

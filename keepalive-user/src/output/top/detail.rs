@@ -113,14 +113,16 @@ fn who(row: &Row, theme: Theme) -> Vec<Line<'static>> {
 fn settings(keepalive: &Keepalive) -> Vec<String> {
     let mut lines = vec![explain::settings(keepalive)];
     if keepalive.enabled {
-        lines.extend(explain::if_silent(&arithmetic::plan(PlannedSettings {
+        let planned = PlannedSettings {
             time_ms: keepalive.time_ms,
             interval_ms: keepalive.interval_ms,
             probes: keepalive.probes,
             user_timeout_ms: keepalive.user_timeout_ms,
             // Not told by events, and nothing that is said of silence.
             retries2: 0,
-        })));
+            rto_max_ms: 0,
+        };
+        lines.extend(explain::if_silent(&arithmetic::plan(planned, None)));
     }
     lines
 }
