@@ -175,14 +175,15 @@ impl Pipeline {
 
     /// Observations were lost.
     pub fn lost(&mut self, lost: Lost) -> Result<()> {
-        *match lost.place {
+        let total = match lost.place {
             LostWhere::Ring => &mut self.lost.ring,
             LostWhere::Decode => &mut self.lost.decode,
             LostWhere::Tracker => &mut self.lost.tracker,
             LostWhere::Scratch => &mut self.lost.scratch,
             LostWhere::Unreadable => &mut self.lost.unreadable,
             LostWhere::Recording => &mut self.lost.recording,
-        } += lost.count;
+        };
+        *total = total.saturating_add(lost.count);
         if let Some(recorder) = &mut self.recorder {
             recorder.lost(&lost)?;
         }

@@ -207,7 +207,7 @@ impl Player {
         let clock = self.pipeline.clock();
         let reader = &mut recording.reader;
         while !self.pipeline.is_done() {
-            let Some(frame) = reader.next().with_context(|| recording.name.clone())? else {
+            let Some(frame) = reader.frame().with_context(|| recording.name.clone())? else {
                 break;
             };
             self.frame(frame, &clock)?;

@@ -162,10 +162,9 @@ impl<'a> Frame<'a> {
             LOST => {
                 let [place] = take(block)?;
                 Self::Lost {
-                    place: PLACES
+                    place: *PLACES
                         .get(usize::from(place))
-                        .with_context(|| format!("there is no place {place} to lose things at"))?
-                        .clone(),
+                        .with_context(|| format!("there is no place {place} to lose things at"))?,
                     count: take_u64(block)?,
                     time: take_u64(block)?,
                 }

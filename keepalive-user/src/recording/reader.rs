@@ -96,7 +96,7 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// If the file is damaged; the error names the byte. Nothing can be read after that.
-    pub fn next(&mut self) -> Result<Option<Frame<'_>>> {
+    pub fn frame(&mut self) -> Result<Option<Frame<'_>>> {
         if self.end.is_some() || (self.taken >= self.plain.len() && !self.read_block()?) {
             return Ok(None);
         }
