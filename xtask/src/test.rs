@@ -219,8 +219,18 @@ impl Session<'_> {
         suites
     }
 
-    /// One run of the suite. Whatever goes wrong is a failure of its column, not of the run.
+    /// One run of the suite. Whatever goes wrong is a failure of its column, not of the run. A guest
+    /// that died is booted once more: emulation lets a kernel double-fault now and then.
     fn suite(&self, kernel: Option<&Kernel>, backend: &str) -> Suite {
+        let suite = self.attempt(kernel, backend);
+        if kernel.is_some() && suite.is_broken() {
+            println!("{}\tbooted again", label(kernel));
+            return self.attempt(kernel, backend);
+        }
+        suite
+    }
+
+    fn attempt(&self, kernel: Option<&Kernel>, backend: &str) -> Suite {
         let label = label(kernel);
         let mut suite = Suite::new(label, backend);
         let mut log = String::new();

@@ -4,7 +4,7 @@
 //! Timers run as late as the timer wheel makes them, which the prediction knows; a machine that
 //! stalls makes them later, which `late_ms` shows. What stalled is tried again, and its time judged
 //! without the stall. So is what was not seen, as on kernels that do not run every BPF program
-//! (`applicability::attempts`): but once it must be seen.
+//! (`applicability::ATTEMPTS`): but once it must be seen.
 
 use std::process::Command;
 

@@ -195,14 +195,11 @@ fn run(arguments: &Arguments) -> Result<bool> {
             None => ready.push(scenario),
         }
     }
-    let attempts = applicability::attempts(arguments.kernel.as_deref());
-    suite::run_all(&ready, &tracer, facts, attempts, |report| {
+    suite::run_all(&ready, &tracer, facts, |report| {
         printer.print(report);
     });
     for scenario in scale::SCENARIOS.iter().filter(wanted) {
-        printer.print(suite::persist(attempts, || {
-            suite::run(scenario, &tracer, facts)
-        }));
+        printer.print(suite::persist(|| suite::run(scenario, &tracer, facts)));
     }
     printer.print(ending::end_of_trace(tracer, facts));
     let bench = Bench {
@@ -212,7 +209,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let run_case = |case: &HardCase| {
         printer.print(match applicability::excuse(case.name, facts) {
             Some(reason) => Report::not_applicable(case.name, reason),
-            None => suite::persist(attempts, || bench.run(case)),
+            None => suite::persist(|| bench.run(case)),
         });
     };
     // Mostly waiting, each in a namespace of its own.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::applicability::ATTEMPTS;
 use crate::event::{Event, Key};
 use crate::expect::Facts;
 use crate::net::Namespace;
@@ -107,7 +108,6 @@ pub fn run_all(
     scenarios: &[&'static Scenario],
     tracer: &Tracer,
     facts: Facts,
-    attempts: u32,
     report: impl Fn(Report) + Sync,
 ) {
     let queue: Mutex<VecDeque<_>> = Mutex::new(scenarios.iter().copied().collect());
@@ -115,7 +115,7 @@ pub fn run_all(
         for _ in 0..AT_A_TIME.min(scenarios.len()) {
             scope.spawn(|| {
                 while let Some(scenario) = next(&queue) {
-                    report(persist(attempts, || run(scenario, tracer, facts)));
+                    report(persist(|| run(scenario, tracer, facts)));
                 }
             });
         }
@@ -126,10 +126,10 @@ fn next(queue: &Mutex<VecDeque<&'static Scenario>>) -> Option<&'static Scenario>
     lock(queue).pop_front()
 }
 
-/// Tries again what failed, as often as `applicability::attempts` allows, and notes every failure.
-pub fn persist(attempts: u32, mut run: impl FnMut() -> Report) -> Report {
+/// Tries again what failed, as often as `applicability::ATTEMPTS` allows, and notes every failure.
+pub fn persist(mut run: impl FnMut() -> Report) -> Report {
     let mut notes = Vec::new();
-    for _ in 1..attempts {
+    for _ in 1..ATTEMPTS {
         let report = run();
         let Verdict::Failed { reason, .. } = &report.verdict else {
             return Report {
