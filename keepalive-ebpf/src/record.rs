@@ -10,7 +10,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Bumped whenever a type of this crate changes shape or meaning.
+/// Bumped whenever [`Record`] changes shape or meaning: recordings keep it.
 pub const ABI_VERSION: u32 = 1;
 
 /// `Record::kind`: the keepalive timer ran (`tcp_keepalive_timer`); `before` is its entry.

@@ -12,7 +12,7 @@ use crate::{
     build,
     kernels::Kernel,
     packages::{self, Need},
-    run, setup, test,
+    paths, run, setup, test,
     vm::{self, Guest},
 };
 
@@ -20,6 +20,8 @@ use crate::{
 pub enum Bench {
     /// Each BPF program with 2,000 sockets, on every kernel of the matrix and live
     Programs,
+    /// Recordings told again, and what a tracked socket takes
+    Replay,
     /// `list` against `ss`, by turns, on the same sockets
     List {
         /// How many sockets
@@ -43,8 +45,27 @@ const MEMORY_MIB: u32 = 4096;
 pub fn run(what: &Bench) -> Result<ExitCode> {
     match what {
         Bench::Programs => test::run(&test::Arguments::bench()),
+        Bench::Replay => replay(),
         Bench::List { sockets, kernel } => list(sockets, kernel.as_deref()),
     }
+}
+
+fn replay() -> Result<ExitCode> {
+    setup::ensure()?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args([
+            "bench",
+            "--locked",
+            "--quiet",
+            "--package",
+            "keepalive-user",
+        ])
+        .args(["--bench", "replay"])
+        .current_dir(paths::root());
+    eprintln!("[bench] building, then a minute or two");
+    run::inherit(&mut cargo)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list(sockets: &str, kernel: Option<&str>) -> Result<ExitCode> {

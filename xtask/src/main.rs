@@ -51,7 +51,7 @@ enum Command {
     },
     /// Unit tests, then the scenarios on every kernel of the matrix in VMs, then live
     Test(test::Arguments),
-    /// Measure: the BPF programs with 2,000 sockets on every kernel, or `list` against `ss`
+    /// Measure: the BPF programs on every kernel, `list` against `ss`, or `replay`
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Feed hostile recordings to the reader, from the kept corpus on

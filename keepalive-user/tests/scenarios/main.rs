@@ -34,6 +34,7 @@ mod list_namespaces;
 mod list_timers;
 mod listing;
 mod net;
+mod recording;
 mod refusals;
 mod report;
 mod report_page;
@@ -135,6 +136,7 @@ fn side_by_side() -> impl Iterator<Item = &'static HardCase> {
         explain::CASES,
         audit::CASES,
         classics::CASES,
+        recording::CASES,
         report_page::CASES,
         top::CASES,
     ]
