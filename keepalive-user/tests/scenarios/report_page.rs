@@ -326,14 +326,14 @@ fn opens_one(browser: &mut Browser) -> Result<()> {
     browser.until("!document.getElementById('one').hidden")?;
     let title = text(browser, "#one h1")?;
     ensure!(
-        title.starts_with("Killed by TCP_USER_TIMEOUT 3 s"),
+        title.starts_with("TCP_USER_TIMEOUT 3 s ended it"),
         "{title}"
     );
     let words = text(browser, "#log")?;
     for said in [
         "has keepalive: idle 1 s",
         "probe 2 sent",
-        "killed by TCP_USER_TIMEOUT",
+        "TCP_USER_TIMEOUT 3 s ended it",
     ] {
         ensure!(words.contains(said), "{said:?} is not among {words}");
     }
