@@ -61,7 +61,8 @@ pub fn decision(record: &Record, hz: u32) -> Decision {
     // The entry is seen before the lock is taken, so a segment may have slipped in between; the
     // numbers at exit decide then, and a re-arm of less than the full time means `not_idle`.
     let time = Effective::of(record, hz).time;
-    let full = after.expires.saturating_sub(before.jiffies) + 1 >= u64::from(time);
+    let wait = after.expires.saturating_sub(before.jiffies);
+    let full = wait.saturating_add(1) >= u64::from(time);
     match (before.packets_out > 0, unsent(before) > 0) {
         (true, _) => Decision::DataInFlight,
         (_, true) => Decision::DataUnsent,

@@ -112,7 +112,7 @@ impl Teller {
         let death = next
             .and_then(|next| self.death(record, arithmetic::window_end(&effective, after, next)?));
         let send = decide::send(record);
-        socket.tally.window_probes += 1;
+        socket.tally.window_probes = socket.tally.window_probes.saturating_add(1);
         socket.outstanding = Some(Outstanding::new(record, ProbeKind::Window, attempt));
         let what = WindowProbe {
             probes_out: probes_out(record),
@@ -201,7 +201,10 @@ impl Teller {
     ) {
         match answered.probe {
             ProbeKind::Keepalive => socket.tally.keepalive_answers += 1,
-            ProbeKind::Window => socket.tally.window_answers += 1,
+            ProbeKind::Window => {
+                let answers = &mut socket.tally.window_answers;
+                *answers = answers.saturating_add(1);
+            }
         }
         let rtt_us = answered.rtt.map(|(rtt, _)| rtt);
         if let Some(rtt_us) = rtt_us {
