@@ -18,8 +18,11 @@ pub struct Arguments {
     /// Only this target: recording, frames
     target: Option<String>,
     /// How long each
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 60)]
     seconds: u32,
+    /// So many inputs each, always the same, instead of a time
+    #[arg(long)]
+    runs: Option<u32>,
 }
 
 impl Arguments {
@@ -27,7 +30,8 @@ impl Arguments {
     pub fn bounded() -> Self {
         Self {
             target: None,
-            seconds: 20,
+            seconds: 0,
+            runs: Some(50_000),
         }
     }
 }
@@ -64,14 +68,21 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let found = output.join("corpus").join(target);
         fs::create_dir_all(&found).with_context(|| found.display().to_string())?;
         let mut fuzzer = Command::new(output.join(TRIPLE).join("release").join(target));
+        let bound = match arguments.runs {
+            Some(runs) => [format!("-runs={runs}"), "-seed=1".to_owned()],
+            None => [
+                format!("-max_total_time={}", arguments.seconds),
+                "-seed=0".to_owned(),
+            ],
+        };
         fuzzer
-            .arg(format!("-max_total_time={}", arguments.seconds))
+            .args(bound)
             .args(["-rss_limit_mb=1024", "-malloc_limit_mb=64", "-timeout=10"])
             .args(["-max_len=65536", "-print_final_stats=1", "-verbosity=0"])
             .arg(format!("-artifact_prefix={}/{target}-", output.display()))
             .arg(found)
             .arg(directory.join("corpus").join(target));
-        eprintln!("[fuzz] {target}, {} s", arguments.seconds);
+        eprintln!("[fuzz] {target}");
         run::inherit(&mut fuzzer)?;
     }
     Ok(ExitCode::SUCCESS)
