@@ -65,3 +65,16 @@ pub struct TimerFunctions {
     /// `tcp_write_timer`.
     pub write: u64,
 }
+
+/// Index into the map `LOSSES`: the ring was full.
+pub const LOSS_RING: u32 = 0;
+/// Another program took the scratch buffer over, three times in a row.
+pub const LOSS_SCRATCH: u32 = 1;
+/// The map `REPORTED` was full: the end of that socket will not be seen.
+pub const LOSS_REPORTED: u32 = 2;
+/// Kernel memory that must be there could not be read.
+pub const LOSS_UNREADABLE: u32 = 3;
+/// Of those at [`LOSS_RING`], keepalive probes that the kernel counted.
+pub const LOSS_RING_PROBES: u32 = 4;
+/// Number of `LOSS_` indices.
+pub const LOSS_KINDS: u32 = 5;

@@ -28,7 +28,8 @@ pub use self::listing::{
     NextProbe, RefusedSource, RunningTimer, Sysctls, TimerKind,
 };
 pub use self::session::{
-    Backend, End, EventCounts, Losses, Lost, LostWhere, Refused, SCHEMA_VERSION, Start,
+    Backend, End, EventCounts, Losses, Lost, LostWhere, Missed, MissedCounts, MissedWhere, Refused,
+    SCHEMA_VERSION, Start,
 };
 
 /// One line of output.
@@ -51,6 +52,8 @@ pub enum Event {
     Finding(Box<Finding>),
     /// Observations were lost since the last such line.
     Lost(Lost),
+    /// The kernel acted and no program saw it, since the last such line.
+    Missed(Missed),
     /// Last line: totals.
     End(End),
 }
@@ -98,7 +101,9 @@ impl Event {
             Self::WindowProbe(event) => Some(event.owner()),
             Self::Answer(event) => Some(event.owner()),
             Self::Closed(event) => Some(event.owner()),
-            Self::Start(_) | Self::Finding(_) | Self::Lost(_) | Self::End(_) => None,
+            Self::Start(_) | Self::Finding(_) | Self::Lost(_) | Self::Missed(_) | Self::End(_) => {
+                None
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use keepalive_ebpf::{Filter, Identity, Record};
 use crate::{
     attribution::Attribution,
     clock::Clock,
-    event::{End, Event, Finding, Losses, Lost, LostWhere, Start, When},
+    event::{End, Event, Finding, Losses, Lost, Missed, MissedCounts, Start, When},
     filter,
     output::{Counts, Output},
     recording::Recorder,
@@ -47,6 +47,8 @@ pub struct Pipeline {
     counts: Counts,
     /// Everything that was reported lost.
     lost: Losses,
+    /// Everything that was reported missed.
+    missed: MissedCounts,
     started: When,
     /// What the present record gives.
     observations: Vec<Observation>,
@@ -73,6 +75,7 @@ impl Pipeline {
             wanted,
             counts: Counts::default(),
             lost: Losses::default(),
+            missed: MissedCounts::default(),
             started: start.when,
             observations: Vec::new(),
         };
@@ -175,19 +178,20 @@ impl Pipeline {
 
     /// Observations were lost.
     pub fn lost(&mut self, lost: Lost) -> Result<()> {
-        let total = match lost.place {
-            LostWhere::Ring => &mut self.lost.ring,
-            LostWhere::Decode => &mut self.lost.decode,
-            LostWhere::Tracker => &mut self.lost.tracker,
-            LostWhere::Scratch => &mut self.lost.scratch,
-            LostWhere::Unreadable => &mut self.lost.unreadable,
-            LostWhere::Recording => &mut self.lost.recording,
-        };
-        *total = total.saturating_add(lost.count);
+        self.lost.add(&lost);
         if let Some(recorder) = &mut self.recorder {
             recorder.lost(&lost)?;
         }
         self.show(&Event::Lost(lost))
+    }
+
+    /// The kernel acted and no program saw it.
+    pub fn missed(&mut self, missed: Missed) -> Result<()> {
+        self.missed.add(&missed);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.missed(&missed)?;
+        }
+        self.show(&Event::Missed(missed))
     }
 
     /// The last line.
@@ -210,6 +214,7 @@ impl Pipeline {
             decisions: self.counts.decisions(),
             causes: self.counts.causes(),
             lost: self.lost,
+            missed: self.missed,
         };
         self.show(&Event::End(end))?;
         self.flush()

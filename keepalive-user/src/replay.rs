@@ -17,7 +17,7 @@ use crate::{
     attribution::Attribution,
     cli::{Replay, Report},
     clock::Clock,
-    event::{Finding, Lost, Process},
+    event::{Finding, Lost, Missed, Process},
     exit::{Exit, Refusal, is_broken_pipe},
     output::{self, Output},
     pipeline::{Pipeline, Sink, Wanted},
@@ -246,10 +246,33 @@ impl Player {
                 attribution.tell_process(inode, process);
             }
             Frame::Cgroup { id, path } => attribution.tell_cgroup(id, path),
-            Frame::Lost { place, count, time } => {
+            Frame::Lost {
+                place,
+                count,
+                probes,
+                time,
+            } => {
                 self.last = self.last.max(time);
-                let when = clock.at(time);
-                self.pipeline.lost(Lost { when, count, place })?;
+                self.pipeline.lost(Lost {
+                    when: clock.at(time),
+                    count,
+                    place,
+                    probes,
+                })?;
+            }
+            Frame::Missed {
+                place,
+                count,
+                since,
+                time,
+            } => {
+                self.last = self.last.max(time);
+                self.pipeline.missed(Missed {
+                    when: clock.at(time),
+                    count,
+                    since: clock.at(since),
+                    place,
+                })?;
             }
             Frame::Finding(json) => {
                 let finding: Finding =

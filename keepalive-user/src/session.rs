@@ -219,7 +219,7 @@ impl Session {
                 Some(Ok(record)) => self.pipeline.record(&record)?,
                 Some(Err(error)) => {
                     log::warn!("cannot decode {error:#}");
-                    self.report_lost(LostWhere::Decode, 1)?;
+                    self.report_lost(LostWhere::Decode, 1, 0)?;
                 }
             }
         }
@@ -232,24 +232,30 @@ impl Session {
         let kernel = self.source.losses()?;
         let said = self.pipeline.losses();
         let evicted = self.pipeline.evicted() + kernel.reported;
-        for (place, now, before) in [
-            (LostWhere::Ring, kernel.ring, said.ring),
-            (LostWhere::Scratch, kernel.scratch, said.scratch),
-            (LostWhere::Unreadable, kernel.unreadable, said.unreadable),
-            (LostWhere::Tracker, evicted, said.tracker),
+        let probes = kernel.ring_probes.saturating_sub(said.probes);
+        for (place, now, before, probes) in [
+            (LostWhere::Ring, kernel.ring, said.ring, probes),
+            (LostWhere::Scratch, kernel.scratch, said.scratch, 0),
+            (LostWhere::Unreadable, kernel.unreadable, said.unreadable, 0),
+            (LostWhere::Recursion, kernel.recursion, said.recursion, 0),
+            (LostWhere::Tracker, evicted, said.tracker, 0),
         ] {
-            self.report_lost(place, now.saturating_sub(before))?;
+            self.report_lost(place, now.saturating_sub(before), probes)?;
         }
         let dropped = self.pipeline.recorder.as_mut().map(Recorder::take_dropped);
-        self.report_lost(LostWhere::Recording, dropped.unwrap_or(0))
+        self.report_lost(LostWhere::Recording, dropped.unwrap_or(0), 0)
     }
 
-    fn report_lost(&mut self, place: LostWhere, count: u64) -> Result<()> {
+    fn report_lost(&mut self, place: LostWhere, count: u64, probes: u64) -> Result<()> {
         if count == 0 {
             return Ok(());
         }
-        let when = self.pipeline.clock().when()?;
-        self.pipeline.lost(Lost { when, count, place })
+        self.pipeline.lost(Lost {
+            when: self.pipeline.clock().when()?,
+            count,
+            place,
+            probes,
+        })
     }
 
     /// The last line.

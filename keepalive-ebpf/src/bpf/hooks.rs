@@ -13,15 +13,14 @@ use aya_ebpf::{
 use keepalive_ebpf::{
     FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK,
     KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT,
-    KIND_WINDOW_PROBE, Numbers, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING, WITHIN_PROBE_TIMER,
-    WITHIN_RETRANSMIT_TIMER,
+    KIND_WINDOW_PROBE, LOSS_REPORTED, LOSS_RING, LOSS_RING_PROBES, LOSS_SCRATCH, Numbers, Record,
+    WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING, WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
 };
 
 use crate::{
     maps::{
         BACKEND_FLAGS, EVENTS, IN_ACK, IN_CONNECT, IN_FLIGHT, IN_KEEPALIVE_TIMER, IN_WRITE_TIMER,
-        InFlight, LOSS_REPORTED, LOSS_RING, LOSS_SCRATCH, REPORTED, SELF_TEST, TIMER_FUNCTIONS,
-        VERBOSE, count_loss, filter, layout,
+        InFlight, REPORTED, SELF_TEST, TIMER_FUNCTIONS, VERBOSE, count_loss, filter, layout,
     },
     socket::{self, Copy, Direct, Socket as _, Timer, is_v4, peek},
 };
@@ -69,10 +68,16 @@ pub fn keepalive_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
             "tcp_keepalive_timer: probes_out {} before",
             noted.before.probes_out
         );
-        report(sk, Timer::Keepalive, |record| {
+        let reported = report(sk, Timer::Keepalive, |record| {
             record.kind = KIND_KEEPALIVE_TIMER;
             conclude(record, noted);
         });
+        if !reported {
+            let probes_out: u8 = peek(sk + u64::from(layout!(icsk_probes_out)));
+            if probes_out == noted.before.probes_out.wrapping_add(1) {
+                count_loss(LOSS_RING_PROBES);
+            }
+        }
     }
 }
 
@@ -396,16 +401,17 @@ fn in_kernel_thread() -> bool {
     peek::<u32>(task + u64::from(layout!(task_flags))) & PF_KTHREAD != 0
 }
 
-/// Sends one record, if the filter wants the socket; `fill` sets what the hook knows.
+/// Sends one record, if the filter wants the socket; `fill` sets what the hook knows. False if the
+/// record was lost because the ring is full.
 #[inline(always)]
-fn report(sk: u64, timer: Timer, fill: impl FnOnce(&mut Record)) {
+fn report(sk: u64, timer: Timer, fill: impl FnOnce(&mut Record)) -> bool {
     // Before there is a slot: what nobody wants must not fill the ring, nor count as lost.
     if !is_wanted(sk) {
-        return;
+        return true;
     }
     let Some(mut entry) = EVENTS.reserve::<Record>(0) else {
         count_loss(LOSS_RING);
-        return;
+        return false;
     };
     // SAFETY: `Record` is plain integers, for which any bytes are a value; all are set below.
     let record = unsafe { entry.assume_init_mut() };
@@ -413,7 +419,7 @@ fn report(sk: u64, timer: Timer, fill: impl FnOnce(&mut Record)) {
         // Not with BPF_RB_NO_WAKEUP: the reader is woken for the slot it waits at, and may be
         // waiting at this one.
         entry.discard(0);
-        return;
+        return true;
     }
     record.kind = 0;
     record.flags = BACKEND_FLAGS.load() as u8;
@@ -428,6 +434,7 @@ fn report(sk: u64, timer: Timer, fill: impl FnOnce(&mut Record)) {
     socket::clear(unsafe { &mut *(&raw mut record.before).cast::<MaybeUninit<Numbers>>() });
     fill(record);
     entry.submit(0);
+    true
 }
 
 /// The filter. Constants decide which reads and comparisons exist at all.

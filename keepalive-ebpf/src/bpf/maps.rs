@@ -6,7 +6,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use keepalive_ebpf::{Filter, KernelLayout, Numbers, SOCK_COPY_MAX, SelfTest, TimerFunctions};
+use keepalive_ebpf::{
+    Filter, KernelLayout, LOSS_KINDS, Numbers, SOCK_COPY_MAX, SelfTest, TimerFunctions,
+};
 
 /// Where this kernel keeps its fields. Read through [`layout!`], field by field, so that the
 /// verifier sees constants.
@@ -60,16 +62,6 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 /// Losses, per CPU, by the `LOSS_` index.
 #[map]
 pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSS_KINDS, 0);
-
-/// The ring was full.
-pub const LOSS_RING: u32 = 0;
-/// Another program took the scratch buffer over, three times in a row.
-pub const LOSS_SCRATCH: u32 = 1;
-/// [`REPORTED`] was full: the end of that socket will not be seen.
-pub const LOSS_REPORTED: u32 = 2;
-/// Kernel memory that must be there could not be read.
-pub const LOSS_UNREADABLE: u32 = 3;
-const LOSS_KINDS: u32 = 4;
 
 /// Counts a loss on this CPU.
 #[inline(always)]

@@ -8,9 +8,11 @@ use aya_ebpf::helpers::{
     bpf_jiffies64, bpf_ktime_get_ns, bpf_probe_read_kernel,
     generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
 };
-use keepalive_ebpf::{ABSENT, Identity, Numbers, Record, SOCK_COPY_MAX, Settings};
+use keepalive_ebpf::{
+    ABSENT, Identity, LOSS_SCRATCH, LOSS_UNREADABLE, Numbers, Record, SOCK_COPY_MAX, Settings,
+};
 
-use crate::maps::{LOSS_SCRATCH, LOSS_UNREADABLE, SCRATCH, Scratch, count_loss, layout};
+use crate::maps::{SCRATCH, Scratch, count_loss, layout};
 
 const AF_INET: u16 = 2;
 /// Bytes 8..12 of `::ffff:0:0/96` as they lie in memory (the target is little-endian).

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::When;
 
 /// Version of the JSON form. The major number changes when a field changes meaning or goes away.
-pub const SCHEMA_VERSION: &str = "1.0";
+pub const SCHEMA_VERSION: &str = "1.1";
 
 /// First line of a trace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -72,6 +72,13 @@ pub enum LostWhere {
     Unreadable,
     /// More came than the recording may take (`--record-rate`); the trace itself has them.
     Recording,
+    /// The kernel did not run a program because the same program was already running on that CPU
+    /// (`bpf_prog_inc_misses_counter`).
+    Recursion,
+    /// Lines that the reader of standard output did not take in time.
+    Output,
+    /// Events that `-p` could not decide on, because the owner of the socket is unresolved.
+    Filter,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -81,6 +88,45 @@ pub struct Lost {
     pub count: u64,
     #[serde(rename = "where")]
     pub place: LostWhere,
+    /// Of these, keepalive probes that the kernel counted (TCPKeepAlive).
+    pub probes: u64,
+}
+
+/// The kernel acted and no program saw it. Inferred from what was seen before and after:
+/// `icsk_probes_out` jumped, an armed deadline passed, a socket disappeared.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Missed {
+    #[serde(flatten)]
+    pub when: When,
+    pub count: u64,
+    /// The last time at which these sockets were seen before: the earliest it can have happened.
+    pub since: When,
+    #[serde(rename = "where")]
+    pub place: MissedWhere,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MissedWhere {
+    /// A keepalive probe that the kernel counted.
+    Probe,
+    /// A zero-window probe that the kernel counted.
+    WindowProbe,
+    /// A run of the keepalive timer that sent no probe, or of which that is not known.
+    Timer,
+    /// The end of a socket.
+    Close,
+}
+
+/// Everything that was missed, by place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct MissedCounts {
+    /// Keepalive probes: with those of the `timer` events and `lost.probes`, all that the kernel
+    /// counted (TCPKeepAlive) of these sockets.
+    pub probe: u64,
+    pub window_probe: u64,
+    pub timer: u64,
+    pub close: u64,
 }
 
 /// Last line of a trace.
@@ -98,6 +144,7 @@ pub struct End {
     /// Ended sockets by cause.
     pub causes: BTreeMap<String, u64>,
     pub lost: Losses,
+    pub missed: MissedCounts,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
@@ -125,6 +172,56 @@ pub struct Losses {
     pub unreadable: u64,
     /// Records the recording did not take.
     pub recording: u64,
+    /// Program runs the kernel skipped because the program was already running on that CPU.
+    pub recursion: u64,
+    /// Lines that the reader of standard output did not take.
+    pub output: u64,
+    /// Events that `-p` left out because the owner of the socket is unresolved.
+    pub filter: u64,
+    /// Keepalive probes among the records that were lost.
+    pub probes: u64,
     /// Events whose owner was looked for and not found.
     pub owner: u64,
+}
+
+impl Losses {
+    /// The total of one place.
+    pub fn at(&mut self, place: LostWhere) -> &mut u64 {
+        match place {
+            LostWhere::Ring => &mut self.ring,
+            LostWhere::Decode => &mut self.decode,
+            LostWhere::Tracker => &mut self.tracker,
+            LostWhere::Scratch => &mut self.scratch,
+            LostWhere::Unreadable => &mut self.unreadable,
+            LostWhere::Recording => &mut self.recording,
+            LostWhere::Recursion => &mut self.recursion,
+            LostWhere::Output => &mut self.output,
+            LostWhere::Filter => &mut self.filter,
+        }
+    }
+
+    /// Adds what a `lost` event reports.
+    pub fn add(&mut self, lost: &Lost) {
+        let total = self.at(lost.place);
+        *total = total.saturating_add(lost.count);
+        self.probes = self.probes.saturating_add(lost.probes);
+    }
+}
+
+impl MissedCounts {
+    /// Adds what a `missed` event reports.
+    pub fn add(&mut self, missed: &Missed) {
+        let total = match missed.place {
+            MissedWhere::Probe => &mut self.probe,
+            MissedWhere::WindowProbe => &mut self.window_probe,
+            MissedWhere::Timer => &mut self.timer,
+            MissedWhere::Close => &mut self.close,
+        };
+        *total = total.saturating_add(missed.count);
+    }
+
+    /// Whether anything was missed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }

@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use super::words::{bytes, certificate, clock_ms, micros, millis, moment, owner, plural, settings};
 use crate::event::{
-    Answer, Armed, ArmedCause, Cause, Death, Decision, Event, Lost, LostWhere, Precision,
-    ProbeKind, SocketEvent, Start, TimerRun, WindowProbe,
+    Answer, Armed, ArmedCause, Cause, Death, Decision, Event, Lost, LostWhere, Missed, MissedWhere,
+    Precision, ProbeKind, SocketEvent, Start, TimerRun, WindowProbe,
 };
 
 /// Writes the line of one event; `end` has none, the summary speaks for it.
@@ -31,6 +31,7 @@ pub fn line_in(
         Event::Answer(event) => head(event, zone),
         Event::Closed(event) => head(event, zone),
         Event::Lost(lost) => format!("{}  ", clock_ms(lost.when.timestamp, zone)),
+        Event::Missed(missed) => format!("{}  ", clock_ms(missed.when.timestamp, zone)),
         Event::Finding(finding) => {
             return super::audit::text(finding, colour, writer).context("cannot write");
         }
@@ -64,6 +65,7 @@ pub fn sentence(event: &Event, zone: &TimeZone) -> Option<(String, Style)> {
             (text, closed_style(event.what.cause))
         }
         Event::Lost(lost) => (lost_text(lost), plain(AnsiColor::Red).bold()),
+        Event::Missed(missed) => (missed_text(missed, zone), plain(AnsiColor::Red).bold()),
         Event::Finding(_) | Event::End(_) => return None,
     })
 }
@@ -76,8 +78,28 @@ fn lost_text(lost: &Lost) -> String {
         LostWhere::Unreadable => "observations given up, kernel memory could not be read",
         LostWhere::Scratch => "observations given up, programs collided on a CPU",
         LostWhere::Recording => "records left out of the recording: raise --record-rate",
+        LostWhere::Recursion => {
+            "program runs skipped by the kernel, the program was already running on that CPU"
+        }
+        LostWhere::Output => "lines not printed, the reader of standard output is too slow",
+        LostWhere::Filter => "events left out by -p, the owner of the socket is unresolved",
     };
-    format!("{} {text}", lost.count)
+    let probes = match lost.probes {
+        0 => String::new(),
+        probes => format!(" ({})", plural(probes, "keepalive probe")),
+    };
+    format!("{} {text}{probes}", lost.count)
+}
+
+fn missed_text(missed: &Missed, zone: &TimeZone) -> String {
+    let what = match missed.place {
+        MissedWhere::Probe => plural(missed.count, "keepalive probe"),
+        MissedWhere::WindowProbe => plural(missed.count, "zero-window probe"),
+        MissedWhere::Timer => plural(missed.count, "timer run"),
+        MissedWhere::Close => plural(missed.count, "socket end"),
+    };
+    let since = clock_ms(missed.since.timestamp, zone);
+    format!("{what} missed since {since}: the kernel acted and ran no program")
 }
 
 fn plain(colour: AnsiColor) -> Style {

@@ -6,8 +6,8 @@ use std::{cmp::Reverse, collections::BTreeMap, io::Write};
 use anyhow::{Context, Result};
 use rustc_hash::FxHashMap;
 
-use super::words::{micros, millis, name, owner, plural};
-use crate::event::{Cause, Decision, End, Event, EventCounts, Losses, SocketEvent};
+use super::words::{losses_text, micros, millis, name, owner, plural};
+use crate::event::{Cause, Decision, End, Event, EventCounts, SocketEvent};
 
 /// Rows kept; the busiest and the dead ones stay.
 const ROWS: usize = 4096;
@@ -70,7 +70,11 @@ impl Counts {
                 self.causes[event.what.cause as usize] += 1;
                 event.socket.id
             }
-            Event::Start(_) | Event::Finding(_) | Event::Lost(_) | Event::End(_) => return,
+            Event::Start(_)
+            | Event::Finding(_)
+            | Event::Lost(_)
+            | Event::Missed(_)
+            | Event::End(_) => return,
         };
         let word = usize::try_from(id / 64).unwrap_or(usize::MAX);
         if word >= self.seen.len() {
@@ -126,7 +130,11 @@ impl Summary {
                 row.worst_rtt_us = row.worst_rtt_us.max(event.what.rtt_us);
             }
             Event::Closed(event) => self.row(event).outcome = Some(event.what.cause),
-            Event::Start(_) | Event::Finding(_) | Event::Lost(_) | Event::End(_) => {}
+            Event::Start(_)
+            | Event::Finding(_)
+            | Event::Lost(_)
+            | Event::Missed(_)
+            | Event::End(_) => {}
         }
     }
 
@@ -277,23 +285,11 @@ fn totals(end: &End, writer: &mut impl Write) -> std::io::Result<()> {
         plural(answer, "answer"),
         list(&end.causes),
     )?;
-    let Losses {
-        ring,
-        decode,
-        tracker,
-        scratch,
-        unreadable,
-        recording,
-        owner,
-    } = end.lost;
-    if ring + decode + tracker + scratch + unreadable + recording == 0 {
-        writeln!(writer, "Nothing was lost.")?;
-    } else {
-        writeln!(
-            writer,
-            "Lost: {ring} (ring buffer full), {decode} (not decodable), {tracker} (too many sockets), {scratch} (collisions), {unreadable} (unreadable memory), {recording} (left out of the recording)."
-        )?;
+    match losses_text(&end.lost, &end.missed) {
+        None => writeln!(writer, "Nothing was lost.")?,
+        Some(text) => writeln!(writer, "Not everything was seen: {text}.")?,
     }
+    let owner = end.lost.owner;
     if owner > 0 {
         writeln!(writer, "{} without a known owner.", plural(owner, "event"))?;
     }

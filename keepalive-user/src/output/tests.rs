@@ -172,6 +172,7 @@ fn sums_up() {
             owner: 7,
             ..Losses::default()
         },
+        missed: crate::event::MissedCounts::default(),
     };
     assert_eq!(
         counts.events,
@@ -330,6 +331,7 @@ fn a_probe_still_out_is_not_lost() {
         decisions: std::collections::BTreeMap::new(),
         causes: std::collections::BTreeMap::new(),
         lost: Losses::default(),
+        missed: crate::event::MissedCounts::default(),
     };
     let mut text = Vec::new();
     summary.table(&end, &mut text).unwrap();

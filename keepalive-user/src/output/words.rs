@@ -5,7 +5,9 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::escape;
-use crate::event::{Cause, Closed, Endpoint, Keepalive, Process, Sysctls, TcpState};
+use crate::event::{
+    Cause, Closed, Endpoint, Keepalive, Losses, MissedCounts, Process, Sysctls, TcpState,
+};
 
 /// `350 µs`, `41.3 ms`, `75.0 s`, `2 h 11 min`.
 pub fn micros(us: u64) -> String {
@@ -95,6 +97,69 @@ pub fn bytes(count: u32) -> String {
     } else {
         format!("{count} bytes")
     }
+}
+
+/// `1,234 sockets`.
+pub fn count(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", grouped(number))
+}
+
+/// `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// What was not seen, by reason; `None` if everything was.
+pub fn losses_text(losses: &Losses, missed: &MissedCounts) -> Option<String> {
+    let Losses {
+        ring,
+        decode,
+        tracker,
+        scratch,
+        unreadable,
+        recording,
+        recursion,
+        output,
+        filter,
+        probes,
+        owner: _,
+    } = *losses;
+    let MissedCounts {
+        probe,
+        window_probe,
+        timer,
+        close,
+    } = *missed;
+    let reasons = [
+        (ring, "record", "lost to a full ring buffer"),
+        (decode, "record", "not decodable"),
+        (tracker, "socket", "forgotten, too many at once"),
+        (scratch, "observation", "lost to a collision on a CPU"),
+        (unreadable, "observation", "lost to unreadable memory"),
+        (recording, "record", "left out of the recording"),
+        (recursion, "program run", "skipped by the kernel"),
+        (output, "line", "not taken by the reader of standard output"),
+        (filter, "event", "left out by -p, owner unresolved"),
+        (probes, "keepalive probe", "among the lost records"),
+        (probe, "keepalive probe", "missed"),
+        (window_probe, "zero-window probe", "missed"),
+        (timer, "timer run", "missed"),
+        (close, "socket end", "missed"),
+    ]
+    .into_iter()
+    .filter(|(number, _, _)| *number > 0)
+    .map(|(number, noun, why)| format!("{} {why}", count(number, noun)));
+    let reasons: Vec<String> = reasons.collect();
+    (!reasons.is_empty()).then(|| reasons.join(", "))
 }
 
 pub fn plural(count: u64, noun: &str) -> String {

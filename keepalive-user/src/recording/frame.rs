@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use keepalive_ebpf::{Identity, Record};
 
-use crate::event::LostWhere;
+use crate::event::{LostWhere, MissedWhere};
 
 /// One thing that was told.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +27,17 @@ pub enum Frame<'a> {
     Lost {
         place: LostWhere,
         count: u64,
+        /// Keepalive probes among them.
+        probes: u64,
+        /// CLOCK_MONOTONIC, nanoseconds.
+        time: u64,
+    },
+    /// The kernel acted and no program saw it.
+    Missed {
+        place: MissedWhere,
+        count: u64,
+        /// CLOCK_MONOTONIC of the last observation before, nanoseconds.
+        since: u64,
         /// CLOCK_MONOTONIC, nanoseconds.
         time: u64,
     },
@@ -46,15 +57,29 @@ const LOST: u8 = 5;
 const FINDING: u8 = 6;
 const CONTINUED: u8 = 7;
 const END: u8 = 8;
+/// As [`LOST`], with the number of probes.
+const LOST_PROBES: u8 = 9;
+const MISSED: u8 = 10;
 
 /// Places by their number in a file: only ever appended to.
-const PLACES: [LostWhere; 6] = [
+const PLACES: [LostWhere; 9] = [
     LostWhere::Ring,
     LostWhere::Decode,
     LostWhere::Tracker,
     LostWhere::Scratch,
     LostWhere::Unreadable,
     LostWhere::Recording,
+    LostWhere::Recursion,
+    LostWhere::Output,
+    LostWhere::Filter,
+];
+
+/// As [`PLACES`], of what was missed.
+const MISSED_PLACES: [MissedWhere; 4] = [
+    MissedWhere::Probe,
+    MissedWhere::WindowProbe,
+    MissedWhere::Timer,
+    MissedWhere::Close,
 ];
 
 /// Longest text, bytes; what is longer is cut.
@@ -101,16 +126,31 @@ impl Frame<'_> {
                     write_text(path, block);
                 }
             }
-            Self::Lost { place, count, time } => {
-                block.push(LOST);
-                let number = PLACES.iter().position(|known| known == place);
-                block.push(
-                    number
-                        .and_then(|number| u8::try_from(number).ok())
-                        .unwrap_or(0),
-                );
+            Self::Lost {
+                place,
+                count,
+                probes,
+                time,
+            } => {
+                block.push(if *probes == 0 { LOST } else { LOST_PROBES });
+                block.push(number_of(&PLACES, place));
                 block.extend(count.to_le_bytes());
                 block.extend(time.to_le_bytes());
+                if *probes > 0 {
+                    block.extend(probes.to_le_bytes());
+                }
+            }
+            Self::Missed {
+                place,
+                count,
+                since,
+                time,
+            } => {
+                block.push(MISSED);
+                block.push(number_of(&MISSED_PLACES, place));
+                for number in [count, since, time] {
+                    block.extend(number.to_le_bytes());
+                }
             }
             Self::Finding(json) => {
                 block.push(FINDING);
@@ -159,16 +199,18 @@ impl<'a> Frame<'a> {
                     false => None,
                 },
             },
-            LOST => {
-                let [place] = take(block)?;
-                Self::Lost {
-                    place: *PLACES
-                        .get(usize::from(place))
-                        .with_context(|| format!("there is no place {place} to lose things at"))?,
-                    count: take_u64(block)?,
-                    time: take_u64(block)?,
-                }
-            }
+            LOST | LOST_PROBES => Self::Lost {
+                place: *numbered(&PLACES, block).context("unknown loss kind")?,
+                count: take_u64(block)?,
+                time: take_u64(block)?,
+                probes: if kind == LOST { 0 } else { take_u64(block)? },
+            },
+            MISSED => Self::Missed {
+                place: *numbered(&MISSED_PLACES, block).context("unknown kind of missed event")?,
+                count: take_u64(block)?,
+                since: take_u64(block)?,
+                time: take_u64(block)?,
+            },
             FINDING => Self::Finding(read_text(block)?),
             CONTINUED => Self::Continued,
             END => Self::End {
@@ -177,6 +219,20 @@ impl<'a> Frame<'a> {
             other => bail!("there is no frame of kind {other}"),
         })
     }
+}
+
+/// The number of a place in a file.
+fn number_of<T: PartialEq>(places: &[T], place: &T) -> u8 {
+    let number = places.iter().position(|known| known == place);
+    number.map_or(u8::MAX, |number| number as u8)
+}
+
+/// The place whose number is next in the block.
+fn numbered<'a, T>(places: &'a [T], block: &mut &[u8]) -> Result<&'a T> {
+    let [number] = take(block)?;
+    places
+        .get(usize::from(number))
+        .with_context(|| format!("number {number}"))
 }
 
 /// `before` against `after`, there and back.

@@ -11,7 +11,7 @@ use keepalive_ebpf::{Identity, Record};
 use rustc_hash::FxHashMap;
 
 use super::{Frame, Header, Writer};
-use crate::event::{Finding, Lost, Process};
+use crate::event::{Finding, Lost, Missed, Process};
 
 /// How much a recording may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,17 @@ impl Recorder {
         self.frame(&Frame::Lost {
             place: lost.place,
             count: lost.count,
+            probes: lost.probes,
             time: lost.when.monotonic_ns,
+        })
+    }
+
+    pub fn missed(&mut self, missed: &Missed) -> Result<()> {
+        self.frame(&Frame::Missed {
+            place: missed.place,
+            count: missed.count,
+            since: missed.since.monotonic_ns,
+            time: missed.when.monotonic_ns,
         })
     }
 

@@ -15,7 +15,7 @@ use zerocopy::FromBytes;
 use super::*;
 use crate::{
     attribution::Attribution,
-    event::{Backend, Lost, LostWhere, Process},
+    event::{Backend, Lost, LostWhere, MissedWhere, Process},
     output::{
         Output,
         tests::{CLOCK, HZ, story},
@@ -135,6 +135,7 @@ fn live(path: &Path, limits: Limits, records: &[Record]) -> String {
     }
     let when = CLOCK.at(START + 9_000_000_000);
     let lost = Lost {
+        probes: 0,
         when,
         count: 3,
         place: LostWhere::Ring,
@@ -342,7 +343,9 @@ proptest! {
             Frame::Process { inode, process: Some((pid, &comm)) },
             Frame::Process { inode, process: None },
             Frame::Cgroup { id: inode, path: Some(&comm) },
-            Frame::Lost { place: LostWhere::Recording, count: inode, time },
+            Frame::Lost { place: LostWhere::Recording, count: inode, probes: 0, time },
+            Frame::Lost { place: LostWhere::Ring, count: inode, probes: inode, time },
+            Frame::Missed { place: MissedWhere::Close, count: inode, since: time, time },
             Frame::Finding(&comm),
             Frame::Continued,
             Frame::End { time },

@@ -7,18 +7,25 @@ mod bytes;
 mod cost;
 pub mod hooks;
 pub mod iterator;
+mod misses;
 pub mod reason;
 pub mod self_test;
 pub mod survey;
 
-use std::{os::fd::AsFd, path::PathBuf};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
 
 use anyhow::{Context, Result, bail};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray, RingBuf},
 };
-use keepalive_ebpf::{Filter, Record, TimerFunctions};
+use keepalive_ebpf::{
+    Filter, LOSS_REPORTED, LOSS_RING, LOSS_RING_PROBES, LOSS_SCRATCH, LOSS_UNREADABLE, Record,
+    TimerFunctions,
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 use self::{
@@ -123,6 +130,8 @@ pub struct Source {
     ring: RingBuf<MapData>,
     measuring: Option<Measuring>,
     losses: PerCpuArray<MapData, u64>,
+    /// The attached programs, to ask the kernel about.
+    programs: Vec<OwnedFd>,
 }
 
 /// An optional hook that the kernel refused.
@@ -138,6 +147,10 @@ pub struct KernelLosses {
     pub scratch: u64,
     pub reported: u64,
     pub unreadable: u64,
+    /// Keepalive probes among `ring`.
+    pub ring_probes: u64,
+    /// Program runs that the kernel skipped (`bpf_prog_info.recursion_misses`).
+    pub recursion: u64,
 }
 
 impl Source {
@@ -202,6 +215,7 @@ impl Source {
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
         let measuring = options.cost.then(Measuring::start).transpose()?;
+        let programs = misses::loaded(&ebpf)?;
         Ok(Self {
             backend,
             refused: Vec::new(),
@@ -211,6 +225,7 @@ impl Source {
             ring,
             measuring,
             losses,
+            programs,
         })
     }
 
@@ -239,11 +254,14 @@ impl Source {
     /// What the programs could not report so far, all CPUs.
     pub fn losses(&self) -> Result<KernelLosses> {
         let sum = |index| -> Result<u64> { Ok(self.losses.get(&index, 0)?.iter().sum()) };
+        let skipped = self.programs.iter().map(misses::recursion);
         Ok(KernelLosses {
-            ring: sum(0)?,
-            scratch: sum(1)?,
-            reported: sum(2)?,
-            unreadable: sum(3)?,
+            ring: sum(LOSS_RING)?,
+            scratch: sum(LOSS_SCRATCH)?,
+            reported: sum(LOSS_REPORTED)?,
+            unreadable: sum(LOSS_UNREADABLE)?,
+            ring_probes: sum(LOSS_RING_PROBES)?,
+            recursion: skipped.sum::<Result<u64>>()?,
         })
     }
 

@@ -123,7 +123,11 @@ fn names(events: &[Event]) -> Vec<&'static str> {
             Event::WindowProbe(_) => "window_probe",
             Event::Answer(_) => "answer",
             Event::Closed(_) => "closed",
-            Event::Start(_) | Event::Finding(_) | Event::Lost(_) | Event::End(_) => "other",
+            Event::Start(_)
+            | Event::Finding(_)
+            | Event::Lost(_)
+            | Event::Missed(_)
+            | Event::End(_) => "other",
         })
         .collect()
 }

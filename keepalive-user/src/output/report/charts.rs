@@ -4,13 +4,12 @@ use super::{
     histogram::Histogram,
     mark::{LOOKS, Mark},
     model::Model,
-    news::{count, grouped},
     svg::Svg,
     time::Scale,
 };
 use crate::{
     event::Decision,
-    output::words::{micros, millis, name},
+    output::words::{count, grouped, micros, millis, name},
 };
 
 /// A chart, and how high it is.

@@ -195,7 +195,11 @@ impl Mark {
             Event::WindowProbe(_) => Self::WindowProbe,
             Event::Answer(_) => Self::Answer,
             Event::Closed(event) => Self::of_cause(event.what.cause),
-            Event::Start(_) | Event::Finding(_) | Event::Lost(_) | Event::End(_) => return None,
+            Event::Start(_)
+            | Event::Finding(_)
+            | Event::Lost(_)
+            | Event::Missed(_)
+            | Event::End(_) => return None,
         })
     }
 

@@ -96,6 +96,7 @@ impl Model {
             Event::Closed(it) => self.happened(it, event, it.what.idle_ms, None),
             Event::Finding(finding) => self.found(finding),
             Event::Lost(lost) => self.reach(self.scale.since(lost.when.monotonic_ns)),
+            Event::Missed(missed) => self.reach(self.scale.since(missed.when.monotonic_ns)),
             Event::End(end) => {
                 self.reach(self.scale.since(end.when.monotonic_ns));
                 self.end = Some(end.clone());

@@ -7,8 +7,8 @@ use super::{
     story::{Fate, Story},
 };
 use crate::{
-    event::{Cause, Losses, Severity},
-    output::words::{micros, name},
+    event::{Cause, Severity},
+    output::words::{count, grouped, losses_text, micros, name},
 };
 
 /// How a piece of news is taken.
@@ -56,25 +56,6 @@ fn plain(tone: Tone, text: String) -> News {
         whose: String::new(),
         about: None,
     }
-}
-
-/// `1,234 sockets`.
-pub fn count(number: u64, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {noun}{plural}", grouped(number))
-}
-
-/// `1,234,567`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Ended sockets, by what ended them: what is said, of how many, and how bad that is.
@@ -217,35 +198,9 @@ fn findings(model: &Model, all: &mut Vec<News>) {
 
 fn losses(model: &Model, all: &mut Vec<News>) {
     let Some(end) = &model.end else { return };
-    if let Some(text) = lost(&end.lost) {
+    if let Some(text) = losses_text(&end.lost, &end.missed) {
         all.push(plain(Tone::Odd, format!("Not everything was seen: {text}")));
     }
-}
-
-/// What was lost; nothing if nothing was.
-pub fn lost(losses: &Losses) -> Option<String> {
-    let Losses {
-        ring,
-        decode,
-        tracker,
-        scratch,
-        unreadable,
-        recording,
-        owner: _,
-    } = *losses;
-    let said: Vec<String> = [
-        (ring, "record", "lost to a full ring buffer"),
-        (decode, "record", "not decodable"),
-        (tracker, "socket", "forgotten, too many at once"),
-        (scratch, "observation", "lost to a collision on a CPU"),
-        (unreadable, "observation", "lost to unreadable memory"),
-        (recording, "record", "left out of the recording"),
-    ]
-    .iter()
-    .filter(|(number, _, _)| *number > 0)
-    .map(|(number, noun, why)| format!("{} {why}", count(*number, noun)))
-    .collect();
-    (!said.is_empty()).then(|| said.join(", "))
 }
 
 fn answers(model: &Model, all: &mut Vec<News>) {

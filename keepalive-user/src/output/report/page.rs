@@ -12,7 +12,7 @@ use super::{
     charts::{self, Chart, NARROW},
     mark::LOOKS,
     model::Model,
-    news::{News, lost, news},
+    news::{News, news},
     story::{Fate, Moment, Phase, Story},
     svg::definitions,
     theme,
@@ -21,7 +21,7 @@ use crate::{
     event::Finding,
     output::{
         escape,
-        words::{name, owner, plural},
+        words::{losses_text, name, owner, plural},
     },
 };
 
@@ -275,7 +275,7 @@ pub fn facts(model: &Model) -> Vec<(&'static str, String)> {
     ));
     facts.push(("Seen", charts::totals(model)));
     if let Some(end) = &model.end {
-        let lost = lost(&end.lost).unwrap_or_else(|| "nothing".to_owned());
+        let lost = losses_text(&end.lost, &end.missed).unwrap_or_else(|| "nothing".to_owned());
         facts.push(("Lost", lost));
         if end.lost.owner > 0 {
             let number = plural(end.lost.owner, "event");

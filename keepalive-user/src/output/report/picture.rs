@@ -7,12 +7,13 @@ use super::{
     charts::{self, Chart},
     mark::Mark,
     model::Model,
-    news::{Tone, count, news},
+    news::{Tone, news},
     page::facts,
     story::{Moment, Story},
     svg::{Svg, cut, definitions},
     theme, timeline,
 };
+use crate::output::words::count;
 
 const WIDTH: f64 = 1280.0;
 const MARGIN: f64 = 40.0;

@@ -224,6 +224,7 @@ impl Story {
             | Event::Start(_)
             | Event::Finding(_)
             | Event::Lost(_)
+            | Event::Missed(_)
             | Event::End(_) => {}
         }
     }

@@ -48,6 +48,7 @@ fn end(events: &[Event], seconds: u64) -> Event {
         decisions: counts.decisions(),
         causes: counts.causes(),
         lost: Losses::default(),
+        missed: crate::event::MissedCounts::default(),
     })
 }
 

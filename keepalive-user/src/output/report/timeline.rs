@@ -4,12 +4,11 @@ use super::{
     charts::{Chart, nice, place, time_axis},
     mark::Mark,
     model::Model,
-    news::count,
     story::{Moment, Story},
     svg::Svg,
     time::Scale,
 };
-use crate::output::words::{micros, millis};
+use crate::output::words::{count, micros, millis};
 
 /// Where time begins and ends within a picture by itself.
 const LEFT: f64 = 116.0;

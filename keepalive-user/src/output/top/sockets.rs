@@ -46,6 +46,7 @@ impl Sockets {
                 self.row(it, event).closed(it.when, &it.what);
             }
             Event::Lost(lost) => self.lost += lost.count,
+            Event::Missed(missed) => self.lost += missed.count,
             Event::Start(start) => self.start = Some(start.clone()),
             Event::Finding(_) | Event::End(_) => {}
         }

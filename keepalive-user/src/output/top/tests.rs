@@ -306,6 +306,7 @@ fn a_pause_stops_the_clock_and_the_events() {
     let before = screen(&mut top);
     press(&mut top, &[KeyCode::Char('p')]);
     let news = Event::Lost(crate::event::Lost {
+        probes: 0,
         when: after(NOW),
         count: 5,
         place: crate::event::LostWhere::Ring,
