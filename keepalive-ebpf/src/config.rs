@@ -78,3 +78,10 @@ pub const LOSS_UNREADABLE: u32 = 3;
 pub const LOSS_RING_PROBES: u32 = 4;
 /// Number of `LOSS_` indices.
 pub const LOSS_KINDS: u32 = 5;
+
+/// Result of the program `look`: the socket's record is in the ring.
+pub const LOOK_REPORTED: i32 = 0;
+/// Result of the program `look`: there is no such socket any more.
+pub const LOOK_GONE: i32 = 1;
+/// Result of the program `look`: the ring is full.
+pub const LOOK_FULL: i32 = 2;

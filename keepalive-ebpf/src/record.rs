@@ -30,6 +30,9 @@ pub const KIND_ACK: u8 = 6;
 /// `Record::kind`: a process closes its side of a socket with SO_KEEPALIVE (FIN_WAIT1, LAST_ACK):
 /// the last moment at which the socket's owner can be told.
 pub const KIND_CLOSING: u8 = 7;
+/// `Record::kind`: user space asked for the numbers of a socket of which nothing was seen for too long;
+/// not read under the socket's lock.
+pub const KIND_LOOKED: u8 = 16;
 /// `Record::kind`: a socket that is older than the trace and told of all the same. Made in user
 /// space, from a listing: the programs know nothing of it.
 pub const KIND_LISTED: u8 = 128;

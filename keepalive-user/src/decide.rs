@@ -4,8 +4,8 @@
 //! the kernel function it comes from (`net/ipv4/tcp_timer.c` unless said otherwise).
 
 use keepalive_ebpf::{
-    FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_PROBE_TIMER,
-    WITHIN_RETRANSMIT_TIMER,
+    FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, KIND_LOOKED, Record, WITHIN_KEEPALIVE_TIMER,
+    WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
 };
 
 use crate::{
@@ -115,6 +115,10 @@ fn probed(record: &Record, hz: u32) -> Option<Decision> {
 
 /// Why a socket reached CLOSE.
 pub fn cause(record: &Record, hz: u32) -> Cause {
+    // Seen only after the end: nobody can say what the kernel was doing.
+    if record.kind == KIND_LOOKED {
+        return Cause::Unknown;
+    }
     let orphan = record.id.orphan != 0;
     match record.within {
         WITHIN_KEEPALIVE_TIMER if record.from_state == state::FIN_WAIT2 && orphan => {

@@ -57,6 +57,9 @@ struct LayoutReport {
     write_timer: Option<&'static str>,
     /// Optional fields this kernel does not have.
     absent: Vec<&'static str>,
+    /// Whether this kernel runs no program while process 1 is the current task; what timers do then
+    /// is counted as missed. Null if unknown.
+    withholds_from_init: Option<bool>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -101,6 +104,10 @@ const SYSCTLS: [&str; 4] = [
     "tcp_keepalive_probes",
     "tcp_retries2",
 ];
+
+/// What a kernel does that has `bpf_prog_aux.init_owned`.
+const WITHHELD: &str = "this kernel runs none while process 1 is the current task; timers that run \
+                        then are counted as missed";
 
 /// Runs the checks and prints them; the exit code says whether `trace` will work.
 pub fn run(arguments: &Doctor) -> Result<Exit> {
@@ -193,6 +200,7 @@ fn layout_report(kernel: &Result<Kernel>) -> LayoutReport {
             keepalive_timer: Some(kernel.resolved.keepalive_timer),
             write_timer: Some(kernel.resolved.write_timer),
             absent: kernel.resolved.absent.clone(),
+            withholds_from_init: Some(kernel.resolved.withholds_from_init),
         },
         Err(error) => LayoutReport {
             status: Status::Refused,
@@ -200,6 +208,7 @@ fn layout_report(kernel: &Result<Kernel>) -> LayoutReport {
             keepalive_timer: None,
             write_timer: None,
             absent: Vec::new(),
+            withholds_from_init: None,
         },
     }
 }
@@ -302,6 +311,9 @@ fn print(report: &Report, verbose: bool, out: &mut impl Write) -> Result<()> {
         report.layout.status,
         &layout_text(&report.layout),
     )?;
+    if report.layout.withholds_from_init == Some(true) {
+        line(out, "programs", Status::Degraded, WITHHELD)?;
+    }
     for capability in &report.capabilities {
         let status = match (capability.held, capability.required) {
             (true, _) => Status::Ok,

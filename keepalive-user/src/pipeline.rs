@@ -7,16 +7,16 @@
 use std::io::Write;
 
 use anyhow::Result;
-use keepalive_ebpf::{Filter, Identity, Record};
+use keepalive_ebpf::{Filter, Identity, Numbers, Record};
 
 use crate::{
     attribution::Attribution,
     clock::Clock,
-    event::{End, Event, Finding, Losses, Lost, Missed, MissedCounts, Start, When},
+    event::{End, Event, Finding, Losses, Lost, Missed, MissedCounts, MissedWhere, Start, When},
     filter,
     output::{Counts, Output},
     recording::Recorder,
-    tracker::{Observation, Tracker},
+    tracker::{Observation, Tracker, Unseen},
 };
 
 /// Sockets the tracker remembers.
@@ -69,7 +69,7 @@ impl Pipeline {
         let mut pipeline = Self {
             attribution,
             recorder,
-            tracker: Tracker::new(start.hz, clock, CAPACITY),
+            tracker: Tracker::new(start.hz, clock, CAPACITY, start.when.monotonic_ns),
             outputs,
             clock,
             wanted,
@@ -84,11 +84,11 @@ impl Pipeline {
     }
 
     /// A socket that is older than the trace.
-    pub fn seed(&mut self, id: &Identity, time: u64) -> Result<()> {
+    pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&Numbers>) -> Result<()> {
         if !filter::admits(&self.wanted.filter, id) {
             return Ok(());
         }
-        self.tracker.seed(id, time);
+        self.tracker.seed(id, time, numbers);
         self.recorder
             .as_mut()
             .map_or(Ok(()), |recorder| recorder.seed(id, time))
@@ -183,6 +183,48 @@ impl Pipeline {
             recorder.lost(&lost)?;
         }
         self.show(&Event::Lost(lost))
+    }
+
+    /// Reports what no program saw since this was last reported. A probe whose record was lost on the
+    /// way is counted there, not here.
+    pub fn report_missed(&mut self, when: When) -> Result<()> {
+        let Unseen {
+            probes,
+            window_probes,
+            timers,
+            closes,
+        } = self.tracker.unseen();
+        self.tracker.reported_unseen();
+        let said = self.missed;
+        let lost = self.lost.probes;
+        for (place, count, before) in [
+            (MissedWhere::Probe, probes, said.probe + lost),
+            (MissedWhere::WindowProbe, window_probes, said.window_probe),
+            (MissedWhere::Timer, timers, said.timer),
+            (MissedWhere::Close, closes, said.close),
+        ] {
+            let new = count.total.saturating_sub(before);
+            if new > 0 {
+                let since = count.since.unwrap_or(when.monotonic_ns);
+                self.missed(Missed {
+                    when,
+                    count: new,
+                    since: self.clock.at(since),
+                    place,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Tracker::overdue`].
+    pub fn overdue(&self, time: u64, grace: Option<u32>) -> impl Iterator<Item = u64> {
+        self.tracker.overdue(time, grace)
+    }
+
+    /// As [`Tracker::gone`].
+    pub fn gone(&mut self, sk: u64) {
+        self.tracker.gone(sk);
     }
 
     /// The kernel acted and no program saw it.

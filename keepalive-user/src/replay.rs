@@ -237,7 +237,7 @@ impl Player {
                 self.last = self.last.max(record.after.time);
                 self.pipeline.record(record)?;
             }
-            Frame::Seed { id, time } => self.pipeline.seed(&id, time)?,
+            Frame::Seed { id, time } => self.pipeline.seed(&id, time, None)?,
             Frame::Process { inode, process } => {
                 let process = process.map(|(pid, comm)| Process {
                     pid,

@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     attribution::Attribution,
     cli::{Loading, Recording, Selection},
-    clock::Clock,
+    clock::{Clock, monotonic_ns},
     descriptors::Descriptor,
     event::{Lost, LostWhere, SCHEMA_VERSION, Start},
     exit::{Exit, Refusal},
@@ -27,11 +27,17 @@ use crate::{
     pipeline::{Pipeline, Sink, Wanted},
     privileges,
     recording::{Header, Recorder},
-    source::{Kernel, Options, Source, hooks::Need, iterator::Iterators},
+    source::{Kernel, Looked, Options, Source, hooks::Need, iterator::Iterators},
 };
 
 /// Records taken from the ring before signals and the clock are looked at again.
 const AT_ONCE: u32 = 4096;
+/// A timer that is this late, seconds, is looked into.
+const GRACE: u32 = 1;
+/// Sockets that are looked at in one go.
+const LOOKS: usize = 1024;
+/// Time for the last look at sockets, at the end.
+const LAST_LOOK: Duration = Duration::from_millis(200);
 /// Time that listing older sockets may take at the start, beyond the namespace it is at.
 const SEEDING: Duration = Duration::from_millis(500);
 
@@ -191,7 +197,9 @@ impl Session {
                 if request.tell_older {
                     self.pipeline.record(&listed(socket))?;
                 } else {
-                    self.pipeline.seed(&socket.id, socket.numbers.time)?;
+                    let numbers = &socket.numbers;
+                    self.pipeline
+                        .seed(&socket.id, numbers.time, Some(numbers))?;
                 }
             }
         }
@@ -229,6 +237,7 @@ impl Session {
 
     /// Says what was lost since it was last said.
     pub fn report_losses(&mut self) -> Result<()> {
+        self.look_for_missed()?;
         let kernel = self.source.losses()?;
         let said = self.pipeline.losses();
         let evicted = self.pipeline.evicted() + kernel.reported;
@@ -243,7 +252,50 @@ impl Session {
             self.report_lost(place, now.saturating_sub(before), probes)?;
         }
         let dropped = self.pipeline.recorder.as_mut().map(Recorder::take_dropped);
-        self.report_lost(LostWhere::Recording, dropped.unwrap_or(0), 0)
+        self.report_lost(LostWhere::Recording, dropped.unwrap_or(0), 0)?;
+        self.pipeline.report_missed(self.pipeline.clock().when()?)
+    }
+
+    /// Looks at sockets of which nothing was seen where something must have happened.
+    fn look_for_missed(&mut self) -> Result<()> {
+        let now = monotonic_ns()?;
+        let overdue: Vec<u64> = self
+            .pipeline
+            .overdue(now, Some(GRACE))
+            .take(LOOKS)
+            .collect();
+        self.look(&overdue)
+    }
+
+    /// Looks at all sockets that may have done something unseen, so that the totals are right.
+    fn look_at_last(&mut self) -> Result<()> {
+        let deadline = Instant::now() + LAST_LOOK;
+        let due: Vec<u64> = self.pipeline.overdue(monotonic_ns()?, None).collect();
+        for some in due.chunks(LOOKS) {
+            if Instant::now() > deadline {
+                log::warn!("no time to look at all sockets: `missed` may be too low");
+                break;
+            }
+            self.look(some)?;
+            self.drain()?;
+        }
+        Ok(())
+    }
+
+    /// Has these sockets reported.
+    fn look(&mut self, sockets: &[u64]) -> Result<()> {
+        for &sk in sockets {
+            match self.source.look(sk) {
+                Ok(Looked::Reported) => {}
+                Ok(Looked::Gone) => self.pipeline.gone(sk),
+                Ok(Looked::RingFull) => break,
+                Err(error) => {
+                    log::debug!("cannot look at a socket: {error:#}");
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn report_lost(&mut self, place: LostWhere, count: u64, probes: u64) -> Result<()> {
@@ -260,6 +312,7 @@ impl Session {
 
     /// The last line.
     pub fn finish(&mut self) -> Result<()> {
+        self.look_at_last()?;
         self.report_losses()?;
         let when = self.pipeline.clock().when()?;
         self.pipeline.finish(when)?;

@@ -4,22 +4,29 @@
 //! answered, how often what happened, what the end was. Reads no clock and does no I/O: time
 //! comes in with the records, so a recording gives the same events as the live kernel.
 
+mod continuity;
 mod probe;
 mod socket;
 mod table;
 mod tell;
 
 use keepalive_ebpf::{
-    Identity, KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT,
-    KIND_WINDOW_PROBE, Record, WITHIN_KEEPALIVE_TIMER,
+    Identity, KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_LOOKED,
+    KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Numbers, Record, WITHIN_KEEPALIVE_TIMER,
 };
 
+pub use self::continuity::Unseen;
 use self::{
+    continuity::{Continuity, Gap, beginning},
     socket::Socket,
     table::Table,
     tell::{Teller, acting},
 };
-use crate::{clock::Clock, event::Event};
+use crate::{
+    clock::Clock,
+    event::Event,
+    numbers::{silence, state},
+};
 
 /// An event, and what finding its owner takes.
 #[derive(Debug)]
@@ -41,11 +48,17 @@ pub struct Tracker {
     last_id: u64,
     /// Sockets dropped because the table was full.
     evicted: u64,
+    /// When the programs were attached, CLOCK_MONOTONIC, nanoseconds.
+    start: u64,
+    /// The last time that came with a record, CLOCK_MONOTONIC, and the jiffies then.
+    now: (u64, u64),
+    unseen: Unseen,
 }
 
 impl Tracker {
-    /// `hz` is the kernel's tick; `capacity` the number of sockets remembered at once.
-    pub fn new(hz: u32, clock: Clock, capacity: usize) -> Self {
+    /// `hz` is the kernel's tick; `capacity` the number of sockets remembered at once; `start` when the
+    /// programs were attached, CLOCK_MONOTONIC, nanoseconds.
+    pub fn new(hz: u32, clock: Clock, capacity: usize, start: u64) -> Self {
         Self {
             teller: Teller {
                 hz: hz.max(1),
@@ -55,6 +68,9 @@ impl Tracker {
             sockets: Table::default(),
             last_id: 0,
             evicted: 0,
+            start,
+            now: (0, 0),
+            unseen: Unseen::default(),
         }
     }
 
@@ -67,12 +83,21 @@ impl Tracker {
     pub fn observe(&mut self, record: &Record, events: &mut Vec<Observation>) {
         let key = record.id.sk;
         let teller = self.teller;
+        self.now = self.now.max((record.after.time, record.after.jiffies));
+        if record.kind == KIND_LOOKED {
+            self.looked(record, events);
+            return;
+        }
         if let Some(old) = self.sockets.get(key)
             && old.is_another(record)
         {
+            if old.end.is_none() && !old.is_seed {
+                self.unseen.closes.add(1, old.last_seen);
+            }
             teller.report_end(old, events);
             self.sockets.remove(key);
         }
+        self.compare(record);
         if record.kind == KIND_CLOSING {
             self.closing(record);
             return;
@@ -81,6 +106,7 @@ impl Tracker {
             Some(socket) if !socket.is_seed => socket,
             _ => self.meet(record, events),
         };
+        socket.advance(record, teller.hz);
         socket.learn(&record.id, record.after.time);
         teller.report_answer(socket, record, events);
         match record.kind {
@@ -107,23 +133,120 @@ impl Tracker {
     }
 
     /// Remembers a socket that is older than the tracer. It is told of when something happens to
-    /// it; what it may lose until then, its owner and its cookie, is known from now on.
-    pub fn seed(&mut self, id: &Identity, time: u64) {
+    /// it; what it may lose until then, its owner and its cookie, is known from now on. With its
+    /// numbers what it does unseen is noticed from now on, too.
+    pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&Numbers>) {
         let mut socket = Socket::new(0, id, time);
         socket.learn(id, time);
         socket.is_seed = true;
+        socket.continuity = numbers.map(Continuity::of);
         self.sockets.remove(id.sk);
         self.make_room();
         self.sockets.insert(id.sk, socket);
+    }
+
+    /// What no program saw so far.
+    pub fn unseen(&self) -> Unseen {
+        self.unseen
+    }
+
+    /// The unseen things are reported: what comes is counted from a later time.
+    pub fn reported_unseen(&mut self) {
+        let Unseen {
+            probes,
+            window_probes,
+            timers,
+            closes,
+        } = &mut self.unseen;
+        for count in [probes, window_probes, timers, closes] {
+            count.since = None;
+        }
+    }
+
+    /// Addresses of sockets whose timer should have run `grace` seconds ago, and of which nothing was
+    /// seen; without a grace, of all whose deadline has passed. `time`: now, CLOCK_MONOTONIC.
+    pub fn overdue(&self, time: u64, grace: Option<u32>) -> impl Iterator<Item = u64> {
+        let hz = self.teller.hz;
+        let passed = u128::from(time.saturating_sub(self.now.0)) * u128::from(hz) / 1_000_000_000;
+        let now = self.now.1.wrapping_add(passed as u64) as u32;
+        self.sockets.keys(move |socket| {
+            let continuity = socket.continuity.filter(|_| socket.end.is_none());
+            continuity.is_some_and(|continuity| match grace {
+                Some(seconds) => continuity.is_overdue(now, seconds.saturating_mul(hz)),
+                None => continuity.is_due(now),
+            })
+        })
+    }
+
+    /// There is no such socket any more, and its end was not seen.
+    pub fn gone(&mut self, key: u64) {
+        if let Some(socket) = self.sockets.remove(key) {
+            self.unseen.closes.add(1, socket.last_seen);
+        }
+    }
+
+    /// A socket that was overdue, as it is now.
+    fn looked(&mut self, record: &Record, events: &mut Vec<Observation>) {
+        let key = record.id.sk;
+        let Some(socket) = self.sockets.get(key).filter(|socket| socket.end.is_none()) else {
+            return;
+        };
+        if socket.is_another(record) {
+            self.gone(key);
+            return;
+        }
+        self.compare(record);
+        let teller = self.teller;
+        let Some(socket) = self.sockets.get(key) else {
+            return;
+        };
+        let since = socket.last_seen;
+        socket.advance(record, teller.hz);
+        socket.learn(&record.id, record.after.time);
+        teller.report_answer(socket, record, events);
+        if record.id.state == state::CLOSE {
+            self.unseen.closes.add(1, since);
+            socket.end = Some(Box::new(*record));
+            teller.report_end(socket, events);
+            self.sockets.remove(key);
+        }
+    }
+
+    /// Notes what happened to the socket of a record since it was last seen.
+    fn compare(&mut self, record: &Record) {
+        let (first, hz) = (beginning(record), self.teller.hz);
+        match self.sockets.get(record.id.sk) {
+            Some(socket) => {
+                let since = socket.last_seen;
+                let gap = socket
+                    .continuity
+                    .filter(|_| first.time >= since)
+                    .map(|continuity| continuity.gap(record, hz));
+                self.unseen.add(gap.unwrap_or_default(), since);
+            }
+            // New to us, with probes out since the peer was last heard: if that is later than our
+            // start, they were ours to see.
+            None if first.probes_out > 0 => {
+                let jiffy = 1_000_000_000 / u64::from(hz);
+                let silence = silence(first).map(|silence| (u64::from(silence) + 1) * jiffy);
+                let heard = silence.map(|silence| first.time.saturating_sub(silence));
+                if let Some(heard) = heard.filter(|heard| *heard >= self.start) {
+                    self.unseen
+                        .add(Gap::probes(first.probes_out.into(), first), heard);
+                }
+            }
+            None => {}
+        }
     }
 
     /// Notes whose the socket was: from now on it has neither file nor owner.
     fn closing(&mut self, record: &Record) {
         let (id, time) = (&record.id, record.after.time);
         if self.sockets.get(id.sk).is_none() {
-            self.seed(id, time);
+            self.seed(id, time, None);
         }
         if let Some(socket) = self.sockets.get(id.sk) {
+            socket.advance(record, self.teller.hz);
             socket.learn(id, time);
             socket.closer = acting(record).map(Box::new);
         }

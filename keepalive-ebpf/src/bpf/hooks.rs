@@ -12,9 +12,10 @@ use aya_ebpf::{
 };
 use keepalive_ebpf::{
     FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK,
-    KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT,
-    KIND_WINDOW_PROBE, LOSS_REPORTED, LOSS_RING, LOSS_RING_PROBES, LOSS_SCRATCH, Numbers, Record,
-    WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING, WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
+    KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_LOOKED, KIND_SETSOCKOPT,
+    KIND_WINDOW_PROBE, LOOK_FULL, LOOK_GONE, LOOK_REPORTED, LOSS_REPORTED, LOSS_RING,
+    LOSS_RING_PROBES, LOSS_SCRATCH, Numbers, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING,
+    WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
 };
 
 use crate::{
@@ -39,6 +40,10 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// `include/uapi/linux/in.h`.
 const IPPROTO_TCP: u16 = 6;
+
+/// `include/linux/socket.h`.
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
 
 /// `icsk_pending`, `include/net/inet_connection_sock.h`.
 const ICSK_TIME_RETRANS: u8 = 1;
@@ -254,6 +259,21 @@ pub fn ack_exit(sk: u64) {
             });
         }
     }
+}
+
+/// Reports a socket that user space remembers by its address. TCP sockets live in type-stable memory
+/// (SLAB_TYPESAFE_BY_RCU), so what is there is a socket, this one or a later one, or it is free;
+/// user space compares. Returns a `LOOK_` value.
+#[inline(always)]
+pub fn look(sk: u64) -> i32 {
+    let family: u16 = peek(sk + u64::from(layout!(skc_family)));
+    let protocol: u16 = peek(sk + u64::from(layout!(sk_protocol)));
+    let is_tcp = (family == AF_INET || family == AF_INET6) && protocol == IPPROTO_TCP;
+    if !is_tcp || !is_wanted(sk) {
+        return LOOK_GONE;
+    }
+    let reported = report(sk, Timer::Keepalive, |record| record.kind = KIND_LOOKED);
+    if reported { LOOK_REPORTED } else { LOOK_FULL }
 }
 
 /// `timer_start` of any timer while a self-test runs: proves where the test socket's timers are.

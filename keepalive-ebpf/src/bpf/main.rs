@@ -2,13 +2,14 @@
 //!
 //! `fentry.rs` and `tracepoint.rs` are the two backends: entry points that find the socket in
 //! their arguments and call a hook body. `hooks.rs` has the bodies, which don't know who called.
-//! `iterator.rs` lists all sockets. `socket.rs` reads a socket, `maps.rs` has all shared state. User
+//! `iterator.rs` lists all sockets, `look.rs` reads one on request. `socket.rs` reads a socket, `maps.rs` has all shared state. User
 //! space loads the programs of one backend only, or the iterator.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 mod fentry;
 mod hooks;
 mod iterator;
+mod look;
 mod maps;
 mod socket;
 mod tracepoint;

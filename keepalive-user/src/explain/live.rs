@@ -20,7 +20,7 @@ use super::{
 use crate::{
     arithmetic::jiffies_to_millis,
     cli::{Explain, Selection, Target},
-    clock::Clock,
+    clock::{Clock, monotonic_ns},
     event::{Cause, Event, OwnerCloses, Span},
     exit::Exit,
     numbers::last_data,
@@ -56,7 +56,8 @@ pub fn follow(target: &Target, arguments: &Explain, options: &Options) -> Result
     };
     let mut told = explanation(&found);
     show(&told, false)?;
-    live.tracker.seed(&found.id, found.row.when.monotonic_ns);
+    live.tracker
+        .seed(&found.id, found.row.when.monotonic_ns, None);
     let mut output = output::open(false, None)?;
     let mut looks_gone = false;
     while let Some(records) = live.records(LOOK)? {
@@ -181,7 +182,7 @@ impl Live {
         );
         drop(signals);
         Ok(Self {
-            tracker: Tracker::new(source.learned.hz, Clock::now()?, CAPACITY),
+            tracker: Tracker::new(source.learned.hz, Clock::now()?, CAPACITY, monotonic_ns()?),
             source,
             logger,
             runtime,

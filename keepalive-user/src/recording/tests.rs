@@ -118,7 +118,7 @@ fn live(path: &Path, limits: Limits, records: &[Record]) -> String {
     .unwrap();
     let mut older = records[0].id;
     (older.sk, older.cookie) = (7, 7);
-    pipeline.seed(&older, START).unwrap();
+    pipeline.seed(&older, START, None).unwrap();
     for (number, record) in records.iter().enumerate() {
         if number == 2 {
             let process = Process {

@@ -21,10 +21,11 @@ use anyhow::{Context, Result, bail};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray, RingBuf},
+    programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
 };
 use keepalive_ebpf::{
-    Filter, LOSS_REPORTED, LOSS_RING, LOSS_RING_PROBES, LOSS_SCRATCH, LOSS_UNREADABLE, Record,
-    TimerFunctions,
+    Filter, LOOK_GONE, LOOK_REPORTED, LOSS_REPORTED, LOSS_RING, LOSS_RING_PROBES, LOSS_SCRATCH,
+    LOSS_UNREADABLE, Record, TimerFunctions,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -134,6 +135,20 @@ pub struct Source {
     programs: Vec<OwnedFd>,
 }
 
+/// What came of looking at a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// Its record is in the ring.
+    Reported,
+    /// There is no such socket any more.
+    Gone,
+    /// The ring has no space for its record.
+    RingFull,
+}
+
+/// The program behind [`Source::look`].
+const LOOK: &str = "look";
+
 /// An optional hook that the kernel refused.
 pub struct Missing {
     pub hook: Hook,
@@ -192,6 +207,7 @@ impl Source {
         let mut ebpf = load(backend, kernel, options)?;
         let btf = kernel.btf.as_ref();
         let learned = prove(backend, &mut ebpf, btf)?;
+        load_look(&mut ebpf)?;
         set_timer_functions(&mut ebpf, learned.functions)?;
         let mut missing = Vec::new();
         for hook in backend.hooks() {
@@ -239,6 +255,26 @@ impl Source {
                 Err(_) => return Some(Err(anyhow::anyhow!("a record of {} bytes", item.len()))),
             }
         }
+    }
+
+    /// Has the socket at this address reported as a record of kind `KIND_LOOKED`.
+    ///
+    /// # Errors
+    /// If the kernel does not run the program.
+    pub fn look(&self, sk: u64) -> Result<Looked> {
+        let program = self
+            .ebpf
+            .program(LOOK)
+            .context("the BPF object lost a program")?;
+        let program: &RawTracePoint = program.try_into()?;
+        let mut options = RawTracePointRunOptions::new();
+        options.args[0] = sk;
+        let result = program.test_run(options).context("BPF_PROG_TEST_RUN")?;
+        Ok(match result.return_value.cast_signed() {
+            LOOK_REPORTED => Looked::Reported,
+            LOOK_GONE => Looked::Gone,
+            _ => Looked::RingFull,
+        })
     }
 
     /// The ring, to wait on.
@@ -297,9 +333,18 @@ fn prove(backend: Backend, ebpf: &mut Ebpf, btf: Option<&AyaBtf>) -> Result<Lear
     let program = ebpf
         .program_mut(test.program)
         .context("the BPF object lost a program")?;
-    let program: &mut aya::programs::RawTracePoint = program.try_into()?;
+    let program: &mut RawTracePoint = program.try_into()?;
     program.unload()?;
     learned
+}
+
+/// Loads the program that is attached to nothing.
+fn load_look(ebpf: &mut Ebpf) -> Result<()> {
+    let program = ebpf
+        .program_mut(LOOK)
+        .context("the BPF object has no program look")?;
+    let program: &mut RawTracePoint = program.try_into()?;
+    program.load().context("the program that looks at a socket")
 }
 
 fn set_timer_functions(ebpf: &mut Ebpf, functions: TimerFunctions) -> Result<()> {

@@ -6,6 +6,7 @@
 
 use keepalive_ebpf::{Numbers, Record};
 
+use super::continuity::is_since;
 use crate::event::{Precision, ProbeKind};
 
 /// A probe without an answer so far.
@@ -119,9 +120,4 @@ impl Outstanding {
             rtt: Some((time.saturating_sub(self.sent) / 1000, Precision::Exact)),
         }
     }
-}
-
-/// Whether `stamp` is at or after `start`, both low 32 bits of jiffies.
-fn is_since(start: u32, stamp: u32) -> bool {
-    stamp.wrapping_sub(start) < 1 << 31
 }

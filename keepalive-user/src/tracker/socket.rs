@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use keepalive_ebpf::{Identity, KIND_KEEPALIVE_TIMER, Record};
 use rustc_hash::FxBuildHasher;
 
-use super::{Observation, probe::Outstanding};
+use super::{Observation, continuity::Continuity, probe::Outstanding};
 use crate::event::{Event, Totals};
 
 /// One socket.
@@ -26,6 +26,8 @@ pub struct Socket {
     /// CLOCK_MONOTONIC when it was established, 0 if that was not seen.
     pub established: u64,
     pub outstanding: Option<Outstanding>,
+    /// `None` before its numbers were seen.
+    pub continuity: Option<Continuity>,
     /// The task that closed it.
     pub closer: Option<Box<(u32, [u8; 16])>>,
     pub tally: Tally,
@@ -33,8 +35,8 @@ pub struct Socket {
     pub end: Option<Box<Record>>,
 }
 
-// With its key and its place in the index a socket takes less than 200 bytes.
-const _: () = assert!(size_of::<Socket>() <= 160);
+// There may be a million.
+const _: () = assert!(size_of::<Socket>() <= 184);
 
 /// [`Totals`] in little space.
 #[derive(Clone, Copy, Default)]
@@ -82,6 +84,7 @@ impl Socket {
             first_seen: time,
             established: 0,
             outstanding: None,
+            continuity: None,
             closer: None,
             tally: Tally::default(),
             end: None,
@@ -106,6 +109,14 @@ impl Socket {
         self.inode = seed.inode;
         self.cgroup = seed.cgroup;
         self.closer = seed.closer;
+        self.continuity = seed.continuity;
+    }
+
+    /// Takes a record's numbers for those to compare with, unless it is older than what was seen.
+    pub fn advance(&mut self, record: &Record, hz: u32) {
+        if record.after.time >= self.last_seen {
+            self.continuity = Some(Continuity::after(record, self.continuity, hz));
+        }
     }
 
     /// What a later record may no longer have: an orphan has no inode.

@@ -79,6 +79,14 @@ impl Table {
         Some(removed.socket)
     }
 
+    /// The keys of the sockets of which this is true.
+    pub fn keys(&self, wanted: impl Fn(&Socket) -> bool) -> impl Iterator<Item = u64> {
+        let sockets = self.sockets.iter();
+        sockets
+            .filter(move |keyed| wanted(&keyed.socket))
+            .map(|keyed| keyed.key)
+    }
+
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Socket> {
         self.sockets.iter_mut().map(|keyed| &mut keyed.socket)
     }

@@ -12,7 +12,7 @@ const HZ: u32 = 1000;
 const CLOCK: Clock = Clock { offset_ns: 0 };
 
 fn tracker(capacity: usize) -> Tracker {
-    Tracker::new(HZ, CLOCK, capacity)
+    Tracker::new(HZ, CLOCK, capacity, 0)
 }
 
 /// A probe of the socket at `sk`, at a time in milliseconds.
@@ -90,7 +90,7 @@ fn a_seed_is_told_of_with_what_it_had() {
     let mut listed = probe(1, 1_000).id;
     listed.inode = 4711;
     listed.cgroup = 7;
-    tracker.seed(&listed, 900_000_000);
+    tracker.seed(&listed, 900_000_000, None);
     let mut record = probe(1, 1_000);
     record.id.cookie = 0;
     let mut observations = Vec::new();
@@ -106,7 +106,7 @@ fn a_seed_is_told_of_with_what_it_had() {
     assert_eq!(armed.socket.cookie, Some(Cookie(1)));
     assert_eq!((seen.inode, timer.cgroup), (4711, 7));
     // Another socket at the same address has nothing of it.
-    tracker.seed(&listed, 1_100_000_000);
+    tracker.seed(&listed, 1_100_000_000, None);
     let mut other = probe(1, 1_200);
     other.id.cookie = 99;
     observations.clear();

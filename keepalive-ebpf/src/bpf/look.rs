@@ -1,0 +1,12 @@
+//! The program that user space runs itself (`BPF_PROG_TEST_RUN`, for raw tracepoints since 5.10) to look
+//! at one socket. Attached to nothing.
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+
+use crate::hooks;
+
+/// The argument is the address of a `struct sock`, as a record had it.
+#[raw_tracepoint(tracepoint = "timer_start")]
+pub fn look(ctx: RawTracePointContext) -> i32 {
+    hooks::look(ctx.arg(0))
+}
