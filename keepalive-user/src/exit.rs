@@ -4,13 +4,15 @@
 
 use std::fmt;
 
+use crate::stop::Interrupted;
+
 /// What the process exits with. Usage errors are clap's, which uses 2 as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
     /// All went well, or the reader of our output left.
     Success = 0,
-    /// Something failed while running.
+    /// Something failed while running; output was abandoned because its reader did not take it.
     Failure = 1,
     /// The command line asks for something that does not exist.
     Usage = 2,
@@ -46,9 +48,22 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// The code for an error: that of the first [`Refusal`] in its chain, success for a broken pipe.
+/// The first failure; one that is not the reader's leaving goes before that.
+pub fn worst<const N: usize>(outcomes: [anyhow::Result<()>; N]) -> anyhow::Result<()> {
+    outcomes.into_iter().fold(Ok(()), |worst, outcome| {
+        let left = |result: &anyhow::Result<()>| result.as_ref().err().is_some_and(is_broken_pipe);
+        match (worst, outcome) {
+            (Ok(()), outcome) => outcome,
+            (worst, outcome) if left(&worst) && outcome.is_err() && !left(&outcome) => outcome,
+            (worst, _) => worst,
+        }
+    })
+}
+
+/// The code for an error: that of the first [`Refusal`] in its chain, success for a broken pipe or
+/// an interrupt.
 pub fn code(error: &anyhow::Error) -> Exit {
-    if is_broken_pipe(error) {
+    if is_broken_pipe(error) || error.is::<Interrupted>() {
         return Exit::Success;
     }
     error

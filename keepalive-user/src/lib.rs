@@ -18,6 +18,7 @@ mod clock;
 mod convert;
 mod decide;
 mod descriptors;
+mod diagnostics;
 mod doctor;
 pub mod event;
 mod exit;
@@ -35,13 +36,15 @@ pub mod recording;
 mod replay;
 mod session;
 mod source;
+mod stop;
+mod terminal;
 mod top;
 mod trace;
 mod tracker;
 
 pub use crate::replay::fold;
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -95,11 +98,15 @@ pub fn run() -> ExitCode {
     };
     let exit = outcome.unwrap_or_else(|error| {
         let exit = exit::code(&error);
-        if exit != Exit::Success {
-            anstream::eprintln!("keepalive: {}", output::escape(&format!("{error:#}")));
+        if !exit::is_broken_pipe(&error) {
+            diagnostics::line(&format!(
+                "keepalive: {}",
+                output::escape(&format!("{error:#}"))
+            ));
         }
         exit
     });
+    diagnostics::finish();
     ExitCode::from(exit as u8)
 }
 
@@ -116,12 +123,7 @@ impl log::Log for Diagnostics {
         if self.enabled(record.metadata()) {
             let text = record.args().to_string();
             let level = record.level().as_str().to_lowercase();
-            // Nowhere to complain if stderr is gone.
-            let _ = writeln!(
-                anstream::stderr(),
-                "keepalive: {level}: {}",
-                output::escape(&text)
-            );
+            diagnostics::line(&format!("keepalive: {level}: {}", output::escape(&text)));
         }
     }
 

@@ -4,7 +4,10 @@
 //! kernel, `replay` from a recording; the recording is tapped off here, between attribution and
 //! output, so that both see the same.
 
-use std::io::Write;
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use keepalive_ebpf::{Filter, Identity, Numbers, Record};
@@ -12,9 +15,13 @@ use keepalive_ebpf::{Filter, Identity, Numbers, Record};
 use crate::{
     attribution::Attribution,
     clock::Clock,
-    event::{End, Event, Finding, Losses, Lost, Missed, MissedCounts, MissedWhere, Start, When},
+    event::{
+        End, Event, Finding, Losses, Lost, LostWhere, Missed, MissedCounts, MissedWhere, Start,
+        When,
+    },
+    exit::worst,
     filter,
-    output::{Counts, Output},
+    output::{Counts, Output, Queued},
     recording::Recorder,
     tracker::{Observation, Tracker, Unseen},
 };
@@ -53,6 +60,9 @@ pub struct Pipeline {
     /// What the present record gives.
     observations: Vec<Observation>,
 }
+
+/// How long the reader of the output is waited for at the end.
+const PATIENCE: Duration = Duration::from_millis(400);
 
 impl Pipeline {
     /// Shows the first line; [`Pipeline::flush`] makes it visible.
@@ -236,18 +246,18 @@ impl Pipeline {
         self.show(&Event::Missed(missed))
     }
 
-    /// The last line.
+    /// The last line. Whatever fails, the rest is done all the same.
+    ///
+    /// # Errors
+    /// The first failure.
     pub fn finish(&mut self, when: When) -> Result<()> {
-        let mut observations = Vec::new();
-        self.tracker.finish(&mut observations);
-        self.attribute(&observations);
-        self.tap(None, &observations)?;
-        for observation in &mut observations {
-            self.emit(observation)?;
-        }
-        if let Some(mut recorder) = self.recorder.take() {
-            recorder.finish(when.monotonic_ns)?;
-        }
+        let ended = self.last_observations();
+        let recorded = match self.recorder.take() {
+            Some(mut recorder) => recorder.finish(when.monotonic_ns),
+            None => Ok(()),
+        };
+        self.queued().for_each(Queued::force);
+        let unread = self.report_unread();
         let end = End {
             when,
             duration_ms: when.monotonic_ns.saturating_sub(self.started.monotonic_ns) / 1_000_000,
@@ -258,13 +268,63 @@ impl Pipeline {
             lost: self.lost,
             missed: self.missed,
         };
-        self.show(&Event::End(end))?;
-        self.flush()
+        let shown = self.each(|output| output.event(&Event::End(end.clone())));
+        let flushed = self.each(Output::flush);
+        let begin = Instant::now();
+        let written = self.queued().try_for_each(|queued| {
+            let left = PATIENCE.saturating_sub(begin.elapsed());
+            queued.finish(left)
+        });
+        worst([ended, recorded, unread, shown, flushed, written])
+    }
+
+    fn last_observations(&mut self) -> Result<()> {
+        let mut observations = Vec::new();
+        self.tracker.finish(&mut observations);
+        self.attribute(&observations);
+        self.tap(None, &observations)?;
+        for observation in &mut observations {
+            self.emit(observation)?;
+        }
+        Ok(())
+    }
+
+    /// Does something with every output, even if it fails with one of them.
+    fn each(&mut self, mut act: impl FnMut(&mut Output<Sink>) -> Result<()>) -> Result<()> {
+        let mut outcome = Ok(());
+        for output in &mut self.outputs {
+            outcome = outcome.and(act(output));
+        }
+        outcome
+    }
+
+    fn queued(&mut self) -> impl Iterator<Item = &mut Queued> {
+        self.outputs.iter_mut().filter_map(Output::queued)
     }
 
     fn show(&mut self, event: &Event) -> Result<()> {
-        for output in &mut self.outputs {
-            output.event(event)?;
+        self.report_unread()?;
+        self.each(|output| output.event(event))
+    }
+
+    /// Reports, where they are missing, the lines that a reader did not take, as soon as it takes
+    /// more. Only those who miss lines see it: the recording and the report are whole.
+    pub fn report_unread(&mut self) -> Result<()> {
+        for index in 0..self.outputs.len() {
+            let queued = self.outputs[index].queued();
+            let (count, probes) = queued.map_or((0, 0), Queued::take_missed);
+            if count == 0 {
+                continue;
+            }
+            // The probes are not lost: `end` counts them with the others.
+            self.lost.output = self.lost.output.saturating_add(count);
+            let lost = Event::Lost(Lost {
+                when: self.clock.when()?,
+                count,
+                place: LostWhere::Output,
+                probes,
+            });
+            self.outputs[index].event(&lost)?;
         }
         Ok(())
     }
@@ -274,7 +334,13 @@ impl Pipeline {
         if let Some(recorder) = &mut self.recorder {
             recorder.flush()?;
         }
-        self.outputs.iter_mut().try_for_each(Output::flush)
+        self.each(Output::flush)
+    }
+
+    /// Drops what can no longer be written, so that the rest can be finished.
+    pub fn close_failed(&mut self) {
+        self.outputs
+            .retain_mut(|output| output.queued().is_none_or(|queued| !queued.has_failed()));
     }
 
     /// Whether all that was asked for has been shown.

@@ -1,45 +1,50 @@
 //! # A live session
 //!
 //! The kernel's side of `trace` and `top`: opened, seeded with the sockets that are older, drained
-//! into a pipeline, its losses told. When to drain is the command's own matter.
+//! into a pipeline, its losses told. When to drain is [`Live`]'s matter.
 
-use std::{collections::BTreeMap, os::fd::BorrowedFd, time::Duration};
+mod live;
+mod seed;
 
-use anyhow::{Context, Result};
-use keepalive_ebpf::{ABI_VERSION, KIND_LISTED, Record, Snapshot};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    signal::unix::{Signal, SignalKind, signal},
-    time::Instant,
+use std::{
+    collections::BTreeMap,
+    os::fd::BorrowedFd,
+    time::{Duration, Instant},
 };
 
+use anyhow::{Context, Result};
+use keepalive_ebpf::{ABI_VERSION, KIND_KEEPALIVE_TIMER, Record};
+use tokio::io::{Interest, unix::AsyncFd};
+
+pub use self::live::{Live, Pace, Turn};
+use self::seed::Seeding;
 use crate::{
     attribution::Attribution,
     cli::{Loading, Recording, Selection},
     clock::{Clock, monotonic_ns},
-    descriptors::Descriptor,
+    diagnostics,
     event::{Lost, LostWhere, SCHEMA_VERSION, Start},
-    exit::{Exit, Refusal},
-    filter,
-    namespace::Namespace,
-    numbers::state,
+    exit::{Exit, Refusal, worst},
     output::Output,
     pipeline::{Pipeline, Sink, Wanted},
     privileges,
     recording::{Header, Recorder},
-    source::{Kernel, Looked, Options, Source, hooks::Need, iterator::Iterators},
+    source::{Kernel, Looked, Options, Source, hooks::Need},
+    stop,
 };
 
 /// Records taken from the ring before signals and the clock are looked at again.
-const AT_ONCE: u32 = 4096;
-/// A timer that is this late, seconds, is looked into.
+const AT_ONCE: u32 = 32;
+/// How long records are processed that were in the ring when the session had to stop.
+const LAST: Duration = Duration::from_millis(250);
+/// Records of later that show that all of before have come: each CPU's are in order.
+const LATER: u32 = 4096;
+/// A timer that is this late, seconds, is a reason to look at its socket.
 const GRACE: u32 = 1;
 /// Sockets that are looked at in one go.
 const LOOKS: usize = 1024;
 /// Time for the last look at sockets, at the end.
-const LAST_LOOK: Duration = Duration::from_millis(200);
-/// Time that listing older sockets may take at the start, beyond the namespace it is at.
-const SEEDING: Duration = Duration::from_millis(500);
+const LAST_LOOK: Duration = Duration::from_millis(150);
 
 /// What to watch, and how.
 pub struct Request {
@@ -79,27 +84,14 @@ impl Request {
     }
 }
 
-/// What ends a session in good order.
-pub struct Signals {
-    pub interrupt: Signal,
-    pub terminate: Signal,
-}
-
-impl Signals {
-    pub fn new() -> Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-}
-
 /// A kernel that is watched.
 pub struct Session {
     pub pipeline: Pipeline,
     /// How a recording of it begins.
     pub header: Header,
     source: Source,
+    seeding: Seeding,
+    tell_older: bool,
 }
 
 impl Session {
@@ -110,8 +102,11 @@ impl Session {
         outputs: Vec<Output<Sink>>,
     ) -> Result<Self> {
         let options = &request.options;
+        stop::check()?;
         let kernel = Kernel::read(options)?;
+        stop::check()?;
         let source = Source::open(&kernel, options).map_err(name_missing_privileges)?;
+        stop::check()?;
         warn_of_blind_spots(&source, options);
         let clock = Clock::now()?;
         let start = Start {
@@ -138,72 +133,22 @@ impl Session {
             layout: kernel.resolved.words(),
         };
         let recorder = recording.create(|| header.clone()).transpose()?;
-        let attribution = Attribution::new(source.learned.same_pids);
+        let same_pids = source.learned.same_pids;
+        // Needs the privileges of attaching, and lists until it is done.
+        let seeding = Seeding::start(kernel, options.filter, same_pids)?;
+        // Here no thread is left to start that needs a privilege: they can be dropped.
+        diagnostics::start()?;
+        let attribution = Attribution::new(same_pids);
         let pipeline = Pipeline::start(start, attribution, request.wanted, outputs, recorder)?;
         let mut session = Self {
             pipeline,
             header,
             source,
+            seeding,
+            tell_older: request.tell_older,
         };
-        session.seed(Iterators::load(&kernel), request)?;
         session.pipeline.flush()?;
         Ok(session)
-    }
-
-    /// Learns of the sockets that are older than us, as far as the kernel lets us list them: their
-    /// owners, and what they may lose before something happens to them.
-    fn seed(&mut self, iterators: Result<Iterators>, request: &Request) -> Result<()> {
-        let begin = Instant::now();
-        let filter = &request.options.filter;
-        let attribution = &mut self.pipeline.attribution;
-        let mut iterators = match iterators {
-            Ok(iterators) => iterators,
-            Err(error) => {
-                log::debug!("older sockets are not listed: {error:#}");
-                attribution.prime(|_| Err(error));
-                return Ok(());
-            }
-        };
-        attribution.prime(|found| {
-            let walk = iterators.descriptors()?;
-            walk.each(|open| found(Descriptor::from(open)))
-        });
-        let namespaces =
-            Namespace::all().map_or_else(|_| Vec::new(), |(all, _)| all.into_values().collect());
-        for namespace in namespaces {
-            // Each takes a walk over all sockets of the machine.
-            if begin.elapsed() > SEEDING {
-                log::debug!("older sockets of some namespaces are not listed: no time");
-                break;
-            }
-            if filter.netns != 0 && filter.netns != namespace.inode {
-                continue;
-            }
-            let mut found = Vec::new();
-            let walked = namespace.within(|| {
-                iterators.sockets()?.each(|socket| {
-                    let is_wanted = socket.id.keepopen != 0
-                        && socket.id.state != state::LISTEN
-                        && filter::admits(filter, &socket.id);
-                    if is_wanted {
-                        found.push(*socket);
-                    }
-                })
-            });
-            if let Err(error) = walked {
-                log::debug!("older sockets of namespace {}: {error:#}", namespace.inode);
-            }
-            for socket in &found {
-                if request.tell_older {
-                    self.pipeline.record(&listed(socket))?;
-                } else {
-                    let numbers = &socket.numbers;
-                    self.pipeline
-                        .seed(&socket.id, numbers.time, Some(numbers))?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The ring, to wait on.
@@ -211,28 +156,64 @@ impl Session {
         self.source.as_fd()
     }
 
-    /// What is in the ring, or as much as is good at once; true if there may be more.
-    pub fn drain(&mut self) -> Result<bool> {
-        for _ in 0..AT_ONCE {
-            let record = if self.pipeline.is_done() {
-                None
-            } else {
-                self.source.next()
+    /// What is in the ring, or as much as can be processed in this time; true if there may be more.
+    pub fn drain(&mut self, time: Duration) -> Result<bool> {
+        let begin = Instant::now();
+        let mut taken = 0_u32;
+        while !self.pipeline.is_done() {
+            let Some(record) = self.source.next() else {
+                self.pipeline.flush()?;
+                return Ok(false);
             };
-            match record {
-                None => {
-                    self.pipeline.flush()?;
-                    return Ok(false);
-                }
-                Some(Ok(record)) => self.pipeline.record(&record)?,
-                Some(Err(error)) => {
-                    log::warn!("cannot decode {error:#}");
-                    self.report_lost(LostWhere::Decode, 1, 0)?;
-                }
+            self.take(record)?;
+            taken += 1;
+            if taken.is_multiple_of(AT_ONCE) && (begin.elapsed() >= time || stop::is_requested()) {
+                break;
             }
         }
         self.pipeline.flush()?;
-        Ok(true)
+        Ok(!self.pipeline.is_done())
+    }
+
+    fn take(&mut self, record: Result<Record>) -> Result<()> {
+        match record {
+            Ok(record) => self.pipeline.record(&record),
+            Err(error) => {
+                log::warn!("cannot decode {error:#}");
+                self.report_lost(LostWhere::Decode, 1, 0)
+            }
+        }
+    }
+
+    /// Processes what was in the ring when the session had to stop, and counts as lost what there
+    /// is no time for. What comes later is not of this session.
+    fn drain_before(&mut self, stop: u64) -> Result<()> {
+        let begin = Instant::now();
+        let (mut taken, mut late, mut left, mut probes) = (0_u32, 0, 0, 0);
+        while late < LATER
+            && !self.pipeline.is_done()
+            && let Some(record) = self.source.next()
+        {
+            let is_later = matches!(&record, Ok(record) if record.after.time > stop);
+            if is_later {
+                late += 1;
+            } else if left > 0 || (taken.is_multiple_of(AT_ONCE) && begin.elapsed() >= LAST) {
+                left += 1;
+                probes += u64::from(record.is_ok_and(|record| is_probe(&record)));
+            } else {
+                self.take(record)?;
+                taken += 1;
+            }
+        }
+        if left > 0 {
+            log::warn!(
+                "{left} records were still in the ring buffer {} ms after the end: they are \
+                 counted as lost",
+                LAST.as_millis()
+            );
+        }
+        self.report_losses()?;
+        self.report_lost(LostWhere::Ring, left, probes)
     }
 
     /// Says what was lost since it was last said.
@@ -269,15 +250,20 @@ impl Session {
 
     /// Looks at all sockets that may have done something unseen, so that the totals are right.
     fn look_at_last(&mut self) -> Result<()> {
+        if self.pipeline.is_done() {
+            return Ok(());
+        }
         let deadline = Instant::now() + LAST_LOOK;
         let due: Vec<u64> = self.pipeline.overdue(monotonic_ns()?, None).collect();
         for some in due.chunks(LOOKS) {
-            if Instant::now() > deadline {
-                log::warn!("no time to look at all sockets: `missed` may be too low");
-                break;
-            }
             self.look(some)?;
-            self.drain()?;
+            while let Some(record) = self.source.next() {
+                self.take(record)?;
+                if Instant::now() > deadline {
+                    log::warn!("not all sockets were read once more: `missed` may be too low");
+                    return Ok(());
+                }
+            }
         }
         Ok(())
     }
@@ -310,16 +296,25 @@ impl Session {
         })
     }
 
-    /// The last line.
-    pub fn finish(&mut self) -> Result<()> {
-        self.look_at_last()?;
-        self.report_losses()?;
-        let when = self.pipeline.clock().when()?;
-        self.pipeline.finish(when)?;
-        for cost in self.source.costs().into_iter().flatten() {
-            anstream::eprintln!("{cost}");
+    /// The end, after this outcome: the recording, the report and the summary are finished even if
+    /// an output has failed.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn finish(&mut self, outcome: Result<()>) -> Result<()> {
+        if outcome.is_err() {
+            // Nothing more can be written there, or it is of no use without an end.
+            self.pipeline.close_failed();
         }
-        Ok(())
+        let drained = self
+            .look_at_last()
+            .and_then(|()| self.drain_before(monotonic_ns()?));
+        let when = self.pipeline.clock().when()?;
+        let finished = self.pipeline.finish(when);
+        for cost in self.source.costs().into_iter().flatten() {
+            diagnostics::line(&cost.to_string());
+        }
+        worst([outcome, drained, finished])
     }
 
     /// Hands the programs' diagnostics to our log as they come.
@@ -338,15 +333,9 @@ impl Session {
     }
 }
 
-/// The record of a socket to which nothing has happened yet.
-fn listed(socket: &Snapshot) -> Record {
-    Record {
-        kind: KIND_LISTED,
-        id: socket.id,
-        settings: socket.settings,
-        after: socket.numbers,
-        ..Record::default()
-    }
+/// Whether the record is of a run that the kernel counted as a keepalive probe.
+fn is_probe(record: &Record) -> bool {
+    record.kind == KIND_KEEPALIVE_TIMER && record.after.probes_out > record.before.probes_out
 }
 
 /// If we lack capabilities, that is why.

@@ -10,7 +10,7 @@ use std::{
     io::{self, IsTerminal},
     path::PathBuf,
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -19,23 +19,29 @@ use ratatui::crossterm::event::{self, Event};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    time::sleep_until,
 };
 
 use self::screen::Screen;
 use crate::{
     cli::{Recording, Top as Arguments},
-    exit::{Exit, Refusal},
+    exit::{Exit, Refusal, worst},
     output::{
         Output,
         top::{Action, Top},
     },
     recording::{Limits, Recorder},
-    session::{Request, Session, Signals},
+    session::{Live, Pace, Request, Session, Turn},
+    stop,
 };
 
-/// How often the ring is emptied and the screen drawn.
-const FRAME: Duration = Duration::from_millis(250);
+/// The screen is drawn at every tick, and after keys.
+const PACE: Pace = Pace {
+    tick: Duration::from_millis(250),
+    gather: Duration::from_millis(100),
+};
+/// No two frames are closer than this.
+const FRAME: Duration = Duration::from_millis(100);
 /// What one recording may take: nobody looks after it.
 const LIMITS: Limits = Limits {
     size: None,
@@ -59,19 +65,21 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     let colour = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
     let top = Rc::new(RefCell::new(Top::new(colour, TimeZone::system())));
     let outputs = vec![Output::Screen(Rc::clone(&top))];
+    stop::install()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let recorded = runtime.block_on(async {
-        let signals = Signals::new()?;
         let session = Session::open(&request, &Recording::default(), outputs)?;
-        let live = Live {
-            session,
+        let running = Running {
+            live: Live::new(session, PACE)?,
             top,
             screen: Screen::open()?,
             file: None,
+            drawn: None,
+            stale: true,
         };
-        live.run(signals).await
+        running.run().await
     })?;
     if let Some(path) = recorded {
         anstream::println!("{}", saved(&path));
@@ -79,70 +87,76 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// A screen that lives.
-struct Live {
+/// The running screen.
+struct Running {
     /// First, and so given back first: to let go of the kernel takes a while.
     screen: Screen,
-    session: Session,
+    live: Live,
     top: Rc<RefCell<Top>>,
     /// The recording that is being made.
     file: Option<PathBuf>,
+    /// When a frame was drawn last.
+    drawn: Option<Instant>,
+    /// Something has changed since.
+    stale: bool,
 }
 
-impl Live {
+impl Running {
     /// The loop; gives the recording that was still being made at the end.
-    async fn run(mut self, mut signals: Signals) -> Result<Option<PathBuf>> {
+    async fn run(mut self) -> Result<Option<PathBuf>> {
+        let outcome = self.watch().await;
+        let closed = self.screen.close();
+        let finished = self.live.session.finish(Ok(()));
+        worst([outcome, closed, finished])?;
+        Ok(self.file)
+    }
+
+    async fn watch(&mut self) -> Result<()> {
         let keyboard = keyboard()?;
         let mut resized: Signal = signal(SignalKind::window_change())?;
-        let mut tick = interval(FRAME);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut more = false;
         loop {
+            let next = self.drawn.map_or_else(Instant::now, |drawn| drawn + FRAME);
             tokio::select! {
-                // Signals and keys first: a flood of records must not keep us from ending.
+                // Keys first, then the screen: a flood of records must delay neither.
                 biased;
-                _ = signals.interrupt.recv() => break,
-                _ = signals.terminate.recv() => break,
                 ready = keyboard.readable() => {
                     // Cleared before the keys are read: what comes meanwhile wakes us again.
                     ready?.clear_ready();
                     if !self.keys()? {
-                        break;
+                        return Ok(());
                     }
                 }
-                // Taken at once: crossterm tells of it before the next key, and leaves that unread.
+                // Taken at once: crossterm reports it before the next key, and leaves that unread.
                 _ = resized.recv() => if !self.keys()? {
-                    break;
+                    return Ok(());
                 },
-                _ = tick.tick() => {
-                    self.session.report_losses()?;
-                    more = self.session.drain()?;
-                }
-                () = std::future::ready(()), if more => {
-                    more = self.session.drain()?;
-                    continue;
-                }
+                () = sleep_until(next.into()), if self.stale => self.draw()?,
+                turn = self.live.turn() => match turn? {
+                    Turn::Stop => return Ok(()),
+                    Turn::Tick => self.stale = true,
+                    Turn::Work => {}
+                },
             }
-            self.draw()?;
         }
-        self.session.drain()?;
-        self.session.finish()?;
-        Ok(self.file)
     }
 
     fn draw(&mut self) -> Result<()> {
-        let now = self.session.pipeline.clock().when()?;
+        let now = self.live.session.pipeline.clock().when()?;
         let mut top = self.top.borrow_mut();
-        self.screen.draw(|frame| top.draw(now, frame))
+        // What the terminal has not taken is tried again.
+        self.stale = !self.screen.draw(|frame| top.draw(now, frame))?;
+        self.drawn = Some(Instant::now());
+        Ok(())
     }
 
     /// Does what the keys say that were pressed; false if that is to end.
     fn keys(&mut self) -> Result<bool> {
+        self.stale = true;
         while event::poll(Duration::ZERO).context("cannot read keys")? {
             let Event::Key(key) = event::read().context("cannot read keys")? else {
                 continue;
             };
-            let now = self.session.pipeline.clock().when()?;
+            let now = self.live.session.pipeline.clock().when()?;
             let action = self.top.borrow_mut().key(key, now);
             match action {
                 Action::Nothing => {}
@@ -155,8 +169,8 @@ impl Live {
 
     /// Begins a recording, as if the trace began now, or ends it.
     fn record(&mut self) -> Result<()> {
-        let now = self.session.pipeline.clock().when()?;
-        let recorder = &mut self.session.pipeline.recorder;
+        let now = self.live.session.pipeline.clock().when()?;
+        let recorder = &mut self.live.session.pipeline.recorder;
         let message = match self.file.take() {
             Some(path) => {
                 if let Some(mut recorder) = recorder.take() {
@@ -166,7 +180,7 @@ impl Live {
             }
             None => {
                 let path = file_of(now.timestamp, &TimeZone::system());
-                let mut header = self.session.header.clone();
+                let mut header = self.live.session.header.clone();
                 header.start.when = now;
                 match Recorder::create(&path, LIMITS, header) {
                     Ok(begun) => {

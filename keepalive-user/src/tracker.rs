@@ -136,6 +136,13 @@ impl Tracker {
     /// it; what it may lose until then, its owner and its cookie, is known from now on. With its
     /// numbers what it does unseen is noticed from now on, too.
     pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&Numbers>) {
+        // Its records may have come first.
+        if let Some(known) = self.sockets.get(id.sk)
+            && !known.is_seed
+            && known.is_same(id)
+        {
+            return;
+        }
         let mut socket = Socket::new(0, id, time);
         socket.learn(id, time);
         socket.is_seed = true;

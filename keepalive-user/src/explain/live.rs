@@ -1,32 +1,30 @@
 //! What happens while somebody looks: one socket followed to its end, or how connections like it
 //! are closed.
 
-use std::{io, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 use keepalive_ebpf::{KIND_CLOSING, Record};
 use rustc_hash::FxHashMap;
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, sleep},
-};
 
 use super::{
     explanation,
     find::{Finder, Found, is_same},
-    show,
 };
 use crate::{
     arithmetic::jiffies_to_millis,
     cli::{Explain, Selection, Target},
     clock::{Clock, monotonic_ns},
     event::{Cause, Event, OwnerCloses, Span},
-    exit::Exit,
+    exit::{Exit, worst},
     numbers::last_data,
-    output::{self, explain},
+    output::{self, Queued, explain},
     session,
     source::{Kernel, Options, Source},
+    stop,
     tracker::{Observation, Tracker},
 };
 
@@ -34,47 +32,51 @@ use crate::{
 const POLL: Duration = Duration::from_millis(50);
 /// How often the socket itself is.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long the reader of the last lines is waited for.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// Records taken before the socket is looked at again.
+const AT_ONCE: usize = 4096;
 /// Sockets that are tracked at once.
 const CAPACITY: usize = 1 << 16;
 
-/// Explains a socket, and goes on until it ends or somebody ends us.
+/// Explains a socket, and goes on until it ends or the session has to stop.
 pub fn follow(target: &Target, arguments: &Explain, options: &Options) -> Result<Exit> {
     let mut finder = Finder::open(arguments, options)?;
     let first = finder.find(target)?;
-    let live = Live::attach(&first, true, options);
+    stop::install()?;
+    let mut output = output::stdout_live()?;
+    let outcome = follow_to(&mut output, &mut finder, &first, options);
+    worst([outcome, output.finish(PATIENCE)]).map(|()| Exit::Success)
+}
+
+fn follow_to(
+    output: &mut Queued,
+    finder: &mut Finder,
+    first: &Found,
+    options: &Options,
+) -> Result<()> {
+    let live = Live::attach(first, true, options);
     let mut live = match live {
         Ok(live) => live,
         Err(error) => {
-            show(&explanation(&first), false)?;
+            output.text(|line| explain::text(&explanation(first), line))?;
             return Err(error);
         }
     };
     // It may have ended before we watched.
-    let Some(mut found) = finder.again(&first)? else {
-        show(&explanation(&first), false)?;
+    let Some(mut found) = finder.again(first)? else {
+        output.text(|line| explain::text(&explanation(first), line))?;
         bail!("the socket ended while it was being explained, before it could be followed");
     };
     let mut told = explanation(&found);
-    show(&told, false)?;
+    output.text(|line| explain::text(&told, line))?;
+    output.flush()?;
     live.tracker
         .seed(&found.id, found.row.when.monotonic_ns, None);
-    let mut output = output::open(false, None)?;
     let mut looks_gone = false;
     while let Some(records) = live.records(LOOK)? {
-        for record in records
-            .iter()
-            .filter(|record| is_same(&record.id, &found.id))
-        {
-            for Observation { mut event, .. } in live.events(record) {
-                if let Some(owner) = event.owner() {
-                    owner.process.clone_from(&found.row.process);
-                }
-                output.event(&event)?;
-                output.flush()?;
-                if matches!(event, Event::Closed(_)) {
-                    return Ok(Exit::Success);
-                }
-            }
+        if live.report(&records, &found, output)? {
+            return Ok(());
         }
         match finder.again(&found)? {
             Some(mut now) => {
@@ -82,24 +84,23 @@ pub fn follow(target: &Target, arguments: &Explain, options: &Options) -> Result
                 now.row.process = now.row.process.or(found.row.process);
                 let tells = explanation(&now);
                 if explain::differs(&told, &tells) {
-                    explain::news(&tells, &mut io::stdout())?;
+                    output.text(|line| explain::news(&tells, line))?;
                 }
                 (found, told) = (now, tells);
                 looks_gone = false;
             }
             // Its certificate may be under way.
             None if !looks_gone => looks_gone = true,
-            None => {
-                explain::gone(&told, &mut io::stdout())?;
-                return Ok(Exit::Success);
-            }
+            None => return output.text(|line| explain::gone(&told, line)),
         }
+        output.flush()?;
     }
-    Ok(Exit::Success)
+    Ok(())
 }
 
-/// Watches how connections to the same port are closed; `None` if somebody ended us.
+/// Watches how connections to the same port are closed; `None` if the session had to stop.
 pub fn watch(found: &Found, time: Duration, options: &Options) -> Result<Option<OwnerCloses>> {
+    stop::install()?;
     let mut live = Live::attach(found, false, options)?;
     let hz = live.source.learned.hz;
     let begin = Instant::now();
@@ -148,9 +149,6 @@ struct Live {
     source: Source,
     tracker: Tracker,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
-    runtime: Runtime,
-    interrupt: Signal,
-    terminate: Signal,
 }
 
 impl Live {
@@ -172,26 +170,14 @@ impl Live {
         let mut source =
             Source::open(&kernel, &options).map_err(session::name_missing_privileges)?;
         let logger = options.verbose.then(|| source.logger()).transpose()?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let signals = runtime.enter();
-        let (interrupt, terminate) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        );
-        drop(signals);
         Ok(Self {
             tracker: Tracker::new(source.learned.hz, Clock::now()?, CAPACITY, monotonic_ns()?),
             source,
             logger,
-            runtime,
-            interrupt,
-            terminate,
         })
     }
 
-    /// What comes within this time, as soon as there is something; `None` if somebody ends us.
+    /// What comes within this time, as soon as there is something; `None` if the session has to stop.
     fn records(&mut self, patience: Duration) -> Result<Option<Vec<Record>>> {
         let begin = Instant::now();
         loop {
@@ -199,27 +185,39 @@ impl Live {
                 logger.flush();
             }
             let mut records = Vec::new();
-            while let Some(record) = self.source.next() {
+            while records.len() < AT_ONCE
+                && let Some(record) = self.source.next()
+            {
                 match record {
                     Ok(record) => records.push(record),
                     Err(error) => log::warn!("cannot decode {error:#}"),
                 }
             }
+            if stop::is_requested() {
+                return Ok(None);
+            }
             if !records.is_empty() || begin.elapsed() >= patience {
                 return Ok(Some(records));
             }
-            let ended = self.runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    _ = self.interrupt.recv() => true,
-                    _ = self.terminate.recv() => true,
-                    () = sleep(POLL) => false,
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Prints what these records show of the socket; true if it has ended.
+    fn report(&mut self, records: &[Record], found: &Found, output: &mut Queued) -> Result<bool> {
+        for record in records.iter().filter(|it| is_same(&it.id, &found.id)) {
+            for Observation { mut event, .. } in self.events(record) {
+                if let Some(owner) = event.owner() {
+                    owner.process.clone_from(&found.row.process);
                 }
-            });
-            if ended {
-                return Ok(None);
+                output.event(&event)?;
+                output.flush()?;
+                if matches!(event, Event::Closed(_)) {
+                    return Ok(true);
+                }
             }
         }
+        Ok(false)
     }
 
     fn events(&mut self, record: &Record) -> Vec<Observation> {

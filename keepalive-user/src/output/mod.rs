@@ -9,6 +9,8 @@ pub mod explain;
 mod json;
 pub mod list;
 mod pretty;
+mod queue;
+mod queued;
 mod report;
 mod summary;
 pub mod top;
@@ -19,6 +21,7 @@ use std::{
     cell::RefCell,
     fs::File,
     io::{self, BufWriter, IsTerminal, Write},
+    os::fd::AsFd,
     path::Path,
     rc::Rc,
 };
@@ -27,6 +30,8 @@ use anyhow::{Context, Result};
 
 use self::json::json_line;
 pub use self::{
+    queue::{Finished, Policy, Queue, Watcher},
+    queued::Queued,
     report::Report,
     summary::{Counts, Summary},
     top::Top,
@@ -37,16 +42,46 @@ use crate::{
     pipeline::Sink,
 };
 
+/// What lines look like.
+pub enum Format {
+    /// One object per line.
+    Json,
+    /// One line a person can read, and a table at the end.
+    Pretty { colour: bool, summary: Box<Summary> },
+}
+
+impl Format {
+    fn of(json: bool, colour: bool) -> Self {
+        if json {
+            return Self::Json;
+        }
+        Self::Pretty {
+            colour,
+            summary: Box::default(),
+        }
+    }
+
+    fn event(&mut self, event: &Event, writer: &mut impl Write) -> Result<()> {
+        match self {
+            Self::Json => json_line(event, writer),
+            Self::Pretty { colour, summary } => {
+                summary.add(event);
+                pretty::line(event, *colour, writer)?;
+                match event {
+                    Event::End(end) => summary.table(end, writer),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
 /// Where events go.
 pub enum Output<W: Write> {
-    /// One object per line.
-    Json(W),
-    /// One line a person can read, and a table at the end.
-    Pretty {
-        writer: W,
-        colour: bool,
-        summary: Box<Summary>,
-    },
+    /// Lines, to a writer that may block: of a recording, which waits.
+    Lines(Format, W),
+    /// Lines, to a reader that is not waited for: of a live session.
+    Queued(Box<Queued>),
     /// A page or a picture, at the end.
     Report(Box<Report>),
     /// The live screen, which is drawn by whoever shares it.
@@ -55,32 +90,19 @@ pub enum Output<W: Write> {
 
 impl<W: Write> Output<W> {
     pub fn json(writer: W) -> Self {
-        Self::Json(writer)
+        Self::Lines(Format::of(true, false), writer)
     }
 
+    #[cfg(test)]
     pub fn pretty(colour: bool, writer: W) -> Self {
-        Self::Pretty {
-            writer,
-            colour,
-            summary: Box::default(),
-        }
+        Self::Lines(Format::of(false, colour), writer)
     }
 
     /// Shows one event. Nothing is promised to be visible before [`Output::flush`].
     pub fn event(&mut self, event: &Event) -> Result<()> {
         match self {
-            Self::Json(writer) => json_line(event, writer)?,
-            Self::Pretty {
-                writer,
-                colour,
-                summary,
-            } => {
-                summary.add(event);
-                pretty::line(event, *colour, writer)?;
-                if let Event::End(end) = event {
-                    summary.table(end, writer)?;
-                }
-            }
+            Self::Lines(format, writer) => format.event(event, writer)?,
+            Self::Queued(queued) => queued.event(event)?,
             Self::Report(report) => report.event(event)?,
             Self::Screen(top) => top.borrow_mut().event(event),
         }
@@ -89,35 +111,74 @@ impl<W: Write> Output<W> {
 
     pub fn flush(&mut self) -> Result<()> {
         match self {
-            Self::Json(writer) | Self::Pretty { writer, .. } => {
-                writer.flush().context("cannot write")
-            }
+            Self::Lines(_, writer) => writer.flush().context("cannot write"),
+            Self::Queued(queued) => queued.flush(),
             Self::Report(_) | Self::Screen(_) => Ok(()),
+        }
+    }
+
+    /// The lines to a reader that is not waited for, if that is what this is.
+    pub fn queued(&mut self) -> Option<&mut Queued> {
+        match self {
+            Self::Queued(queued) => Some(queued),
+            Self::Lines(..) | Self::Report(_) | Self::Screen(_) => None,
         }
     }
 }
 
-/// Opens what `--json` and `-o` ask for: standard output if no file, in colour if that is a
-/// terminal that wants it.
+/// Opens what `--json` and `-o` ask for, for a recording: standard output if no file, in colour if
+/// that is a terminal that wants it.
 ///
 /// # Errors
 /// If the file cannot be written to.
 pub fn open(json: bool, path: Option<&Path>) -> Result<Output<Sink>> {
     let sink: Sink = match path {
         None => Box::new(io::stdout()),
-        Some(path) => Box::new(
-            File::create(path).with_context(|| format!("cannot write to {}", path.display()))?,
-        ),
+        Some(path) => Box::new(create(path)?),
     };
     let writer: Sink = Box::new(BufWriter::with_capacity(1 << 16, sink));
-    let colour = path.is_none()
-        && io::stdout().is_terminal()
-        && anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
-    Ok(if json {
-        Output::json(writer)
-    } else {
-        Output::pretty(colour, writer)
-    })
+    Ok(Output::Lines(
+        Format::of(json, path.is_none() && wants_colour()),
+        writer,
+    ))
+}
+
+/// The same, for a live session.
+///
+/// # Errors
+/// If the file cannot be written to.
+pub fn open_live(json: bool, path: Option<&Path>) -> Result<Output<Sink>> {
+    Ok(Output::Queued(Box::new(match path {
+        None => queued_stdout(json)?,
+        Some(path) => {
+            let (format, name) = (Format::of(json, false), path.display().to_string());
+            Queued::new(format, create(path)?, name)
+        }
+    })))
+}
+
+/// Text on standard output, of a live session.
+///
+/// # Errors
+/// If the descriptor cannot be copied.
+pub fn stdout_live() -> Result<Queued> {
+    queued_stdout(false)
+}
+
+fn queued_stdout(json: bool) -> Result<Queued> {
+    let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let format = Format::of(json, wants_colour());
+    Ok(Queued::new(format, file, "standard output".to_owned()))
+}
+
+fn create(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("cannot write to {}", path.display()))
+}
+
+/// Whether standard output is a terminal that wants colour.
+fn wants_colour() -> bool {
+    io::stdout().is_terminal()
+        && anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
 }
 
 /// The command whose lines a schema describes.

@@ -105,13 +105,16 @@ where
         })
     }
 
-    /// Hands out what the program wrote, to the end.
-    pub fn each(self, mut each: impl FnMut(&T)) -> Result<()> {
-        self.batches(|batch| batch.iter().for_each(&mut each))
+    /// Hands out what the program wrote, to the end, as many at once as the kernel gave.
+    pub fn batches(self, mut each: impl FnMut(&[T])) -> Result<()> {
+        self.try_batches(|batch| {
+            each(batch);
+            Ok(())
+        })
     }
 
-    /// As [`Walk::each`], as many at once as the kernel gave.
-    pub fn batches(mut self, mut each: impl FnMut(&[T])) -> Result<()> {
+    /// As [`Walk::batches`], until an error.
+    pub fn try_batches(mut self, mut each: impl FnMut(&[T]) -> Result<()>) -> Result<()> {
         let mut records = vec![T::default(); AT_ONCE / size_of::<T>()];
         loop {
             let length = match self.file.read(records.as_mut_slice().as_mut_bytes()) {
@@ -130,7 +133,7 @@ where
                 length % size_of::<T>() == 0,
                 "the kernel's iterator gave {length} bytes"
             );
-            each(&records[..length / size_of::<T>()]);
+            each(&records[..length / size_of::<T>()])?;
         }
     }
 }

@@ -43,6 +43,7 @@ use crate::{
         btf::Btf,
         layout::{self, Resolved},
     },
+    stop::{self, Interrupted},
 };
 
 /// The BPF object: all programs of both backends.
@@ -183,6 +184,8 @@ impl Source {
         for &backend in candidates {
             match Self::attach(backend, kernel, options) {
                 Ok(source) => return Ok(Self { refused, ..source }),
+                // A signal also makes the verifier give up.
+                Err(_) if stop::is_requested() => return Err(Interrupted.into()),
                 Err(error) => refused.push(Refused {
                     backend,
                     reason: reason(&error),
@@ -206,11 +209,13 @@ impl Source {
     pub fn attach(backend: Backend, kernel: &Kernel, options: &Options) -> Result<Self> {
         let mut ebpf = load(backend, kernel, options)?;
         let btf = kernel.btf.as_ref();
+        stop::check()?;
         let learned = prove(backend, &mut ebpf, btf)?;
         load_look(&mut ebpf)?;
         set_timer_functions(&mut ebpf, learned.functions)?;
         let mut missing = Vec::new();
         for hook in backend.hooks() {
+            stop::check()?;
             if hook.program == backend.state_change().program {
                 continue;
             }

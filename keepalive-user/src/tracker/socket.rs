@@ -94,13 +94,15 @@ impl Socket {
     /// Whether the record is of another socket at the same address: the kernel reuses them.
     pub fn is_another(&self, record: &Record) -> bool {
         let after_end = self.end.is_some() && record.kind != KIND_KEEPALIVE_TIMER;
-        let cookies = [self.cookie, record.id.cookie];
-        let differs = if cookies.contains(&0) {
-            self.connection != connection(&record.id)
-        } else {
-            cookies[0] != cookies[1]
-        };
-        after_end || differs
+        after_end || !self.is_same(&record.id)
+    }
+
+    /// Whether this is the identity of this very socket.
+    pub fn is_same(&self, id: &Identity) -> bool {
+        match (self.cookie, id.cookie) {
+            (0, _) | (_, 0) => self.connection == connection(id),
+            (own, other) => own == other,
+        }
     }
 
     /// Takes over what was listed of the socket before its first record.
