@@ -133,12 +133,14 @@ impl Session {
             layout: kernel.resolved.words(),
         };
         let recorder = recording.create(|| header.clone()).transpose()?;
-        let same_pids = source.learned.same_pids;
-        // Needs the privileges of attaching, and lists until it is done.
-        let seeding = Seeding::start(kernel, options.filter, same_pids)?;
-        // Here no thread is left to start that needs a privilege: they can be dropped.
+        let mut attribution = Attribution::live(
+            source.learned.same_pids,
+            request.wanted.pid,
+            source.sees_accept(),
+        );
+        let (seeding, iterators) = Seeding::start(&kernel, options.filter)?;
+        attribution.start(iterators);
         diagnostics::start()?;
-        let attribution = Attribution::new(same_pids);
         let pipeline = Pipeline::start(start, attribution, request.wanted, outputs, recorder)?;
         let mut session = Self {
             pipeline,

@@ -93,11 +93,6 @@ impl<W: Write> Output<W> {
         Self::Lines(Format::of(true, false), writer)
     }
 
-    #[cfg(test)]
-    pub fn pretty(colour: bool, writer: W) -> Self {
-        Self::Lines(Format::of(false, colour), writer)
-    }
-
     /// Shows one event. Nothing is promised to be visible before [`Output::flush`].
     pub fn event(&mut self, event: &Event) -> Result<()> {
         match self {

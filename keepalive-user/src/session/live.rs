@@ -101,8 +101,8 @@ impl Live {
             }
             older = self.session.seeding.next(), if seeding => {
                 match older {
-                    Some(older) => self.session.seed(older)?,
-                    None => self.more = true,
+                    Some(older) => self.session.seed(&older)?,
+                    None => self.end_of_seeding(),
                 }
                 if holds {
                     return Ok(Turn::Work);
@@ -119,6 +119,14 @@ impl Live {
         }
         self.more = self.session.drain(SLICE)?;
         Ok(Turn::Work)
+    }
+
+    /// The older sockets are listed; their owners, if they are not resolved yet, have what is left of
+    /// the head start.
+    fn end_of_seeding(&mut self) {
+        let left = self.hold_until.saturating_duration_since(Instant::now());
+        self.session.pipeline.attribution.await_first_pass(left);
+        self.more = true;
     }
 }
 

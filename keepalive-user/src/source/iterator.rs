@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io::{ErrorKind, Read},
     marker::PhantomData,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -113,10 +114,26 @@ where
         })
     }
 
+    /// As [`Walk::batches`], and left where it is when `stop` becomes true.
+    pub fn batches_until(self, stop: &AtomicBool, mut each: impl FnMut(&[T])) -> Result<()> {
+        self.try_batches_until(stop, |batch| {
+            each(batch);
+            Ok(())
+        })
+    }
+
     /// As [`Walk::batches`], until an error.
-    pub fn try_batches(mut self, mut each: impl FnMut(&[T]) -> Result<()>) -> Result<()> {
+    pub fn try_batches(self, each: impl FnMut(&[T]) -> Result<()>) -> Result<()> {
+        self.try_batches_until(&AtomicBool::new(false), each)
+    }
+
+    fn try_batches_until(
+        mut self,
+        stop: &AtomicBool,
+        mut each: impl FnMut(&[T]) -> Result<()>,
+    ) -> Result<()> {
         let mut records = vec![T::default(); AT_ONCE / size_of::<T>()];
-        loop {
+        while !stop.load(Ordering::Relaxed) {
             let length = match self.file.read(records.as_mut_slice().as_mut_bytes()) {
                 Ok(0) => return Ok(()),
                 Ok(length) => length,
@@ -135,6 +152,7 @@ where
             );
             each(&records[..length / size_of::<T>()])?;
         }
+        Ok(())
     }
 }
 
