@@ -126,6 +126,12 @@ pub struct KernelLayout {
     pub task_tgid: u32,
     /// `flags` within `struct task_struct`.
     pub task_flags: u32,
+    /// `group_leader` within `struct task_struct`: the thread whose name is the process's.
+    pub task_group_leader: u32,
+    /// `comm` within `struct task_struct`.
+    pub task_comm: u32,
+    /// `sk` within `struct socket`.
+    pub socket_sk: u32,
     /// Within `struct cgroup`. Optional.
     pub cgroup_kn: u32,
     /// Within `struct kernfs_node`. Optional.

@@ -30,6 +30,9 @@ pub const KIND_ACK: u8 = 6;
 /// `Record::kind`: a process closes its side of a socket with SO_KEEPALIVE (FIN_WAIT1, LAST_ACK):
 /// the last moment at which the socket's owner can be told.
 pub const KIND_CLOSING: u8 = 7;
+/// `Record::kind`: nothing but whose the socket is: the acting task connects it (SYN_SENT) or has
+/// just accepted it, and SO_KEEPALIVE is on. No event comes of it, and no recording keeps it.
+pub const KIND_OWNER: u8 = 8;
 /// `Record::kind`: user space asked for the numbers of a socket of which nothing was seen for too long;
 /// not read under the socket's lock.
 pub const KIND_LOOKED: u8 = 16;
@@ -206,7 +209,8 @@ pub struct Record {
     pub cpu: u32,
     /// Process id (tgid) of the acting task, valid with [`FLAG_PROCESS_CONTEXT`].
     pub tgid: u32,
-    /// Name of the acting task, NUL-terminated, untrusted; valid with [`FLAG_PROCESS_CONTEXT`].
+    /// Name of its process (`/proc/PID/comm`), NUL-terminated, untrusted; valid with
+    /// [`FLAG_PROCESS_CONTEXT`].
     pub comm: [u8; 16],
     pub id: Identity,
     pub settings: Settings,

@@ -1,413 +1,266 @@
 //! # Attribution
 //!
-//! Whose socket is it? The process by the socket's inode number, the cgroup by its id, the
-//! container by the cgroup's path. Looked up in /proc and cgroupfs in whole passes, never per
-//! socket, and remembered. What is not found is `null`, never a guess: the task a timer
-//! interrupted is nobody.
+//! The owner of a socket: a process that holds a descriptor of it now, by the socket's inode
+//! number; its cgroup by the cgroup's id, its container by the cgroup's path. What is not found is
+//! `null`, never a guess: the task a timer interrupted is no owner.
 //!
-//! Of a replayed trace nothing is looked up: what the live one found comes with the recording.
+//! Nothing here waits for a pass over all descriptors. Owners are learned from the tasks that act
+//! (connect, accept, setsockopt, close), each is looked at again when it is older than a second,
+//! and what remains is left to a thread with a budget (`resolver.rs`), whose answers are taken
+//! between two records.
+//!
+//! Of a replayed trace nothing is resolved: what the live one found comes with the recording.
+
+mod budget;
+mod cgroups;
+mod owners;
+mod places;
+mod resolver;
+mod snapshot;
+mod table;
 
 use std::{
-    fs,
-    os::unix::fs::{DirEntryExt, MetadataExt},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, Instant},
+    fs, io,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
-
-use anyhow::Result;
-use rustc_hash::FxHashMap;
 
 use crate::{
+    clock::monotonic_ns,
     descriptors::{self, Descriptor},
-    event::{Cgroup, Process},
+    event::{ArmedCause, Cgroup, Event, Process},
+    source::iterator::Iterators,
+    tracker::Observation,
 };
 
-/// Passes may take this share of our time in the long run …
-const SHARE: u32 = 20;
-/// … and this much at once, when many new sockets come together.
-const CREDIT: Duration = Duration::from_secs(1);
-/// What a pass did not find is not looked for again for this long.
-const GIVE_UP: Duration = Duration::from_secs(2);
-/// Entries remembered before a pass starts from nothing; sockets come and go.
-const REMEMBERED: usize = 1 << 18;
-/// How long a process is believed to be the one it was.
-const BELIEVED: Duration = Duration::from_secs(1);
+use self::{
+    budget::Nanoseconds,
+    owners::{Look, Looks, Owners},
+    places::{Finder, Places},
+    resolver::{Resolver, Subject, Want},
+};
 
-/// Where a socket was created.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub cgroup: Arc<Cgroup>,
-    pub container_id: Option<Arc<str>>,
-}
+pub use self::{
+    cgroups::{Place, cgroup2_root},
+    places::CGROUPS,
+};
 
-/// Finds and remembers owners.
+/// A socket that was just connected to is asked for when it was accepted, most likely.
+const ACCEPT_AFTER: Nanoseconds = 250_000_000;
+
+/// Resolves and remembers owners.
 pub struct Attribution {
-    processes: Passes<Arc<Process>>,
-    cgroups: Passes<Place>,
-    alive: FxHashMap<u32, Life>,
-    cgroup_root: Option<PathBuf>,
+    owners: Owners,
+    places: Places,
+    /// `None` if nothing is resolved, or not yet.
+    resolver: Option<Resolver>,
     /// Whether the process ids the programs report are those of /proc.
     same_pids: bool,
-    /// Whether to look on this machine for what is not known.
-    live: bool,
-    /// The process that was told last.
-    last: Option<Arc<Process>>,
+    /// Whether the programs report who accepts a connection.
+    sees_accept: bool,
 }
 
 impl Attribution {
-    pub fn new(same_pids: bool) -> Self {
+    /// For a live trace. `preferred` is the process that is asked for; [`Attribution::start`] is
+    /// what makes it live.
+    pub fn live(same_pids: bool, preferred: Option<u32>, sees_accept: bool) -> Self {
         Self {
-            processes: Passes::default(),
-            cgroups: Passes::default(),
-            alive: FxHashMap::default(),
-            cgroup_root: cgroup2_root(),
+            owners: Owners::new(preferred),
+            places: Places::new(Finder::live()),
+            resolver: None,
             same_pids,
-            live: true,
-            last: None,
+            sees_accept,
         }
     }
 
-    /// One that is told everything and looks for nothing.
+    /// For whoever only wants cgroups, and waits for them.
+    pub fn of_cgroups() -> Self {
+        Self {
+            places: Places::new(Finder::at_once()),
+            ..Self::live(false, None, false)
+        }
+    }
+
+    /// One that is told everything and resolves nothing.
     pub fn told() -> Self {
         Self {
-            cgroup_root: None,
-            live: false,
-            ..Self::new(false)
+            places: Places::new(Finder::Told),
+            ..Self::live(false, None, false)
         }
     }
 
-    /// Looks for whatever is not known of a socket, if it is time for a pass.
-    pub fn look_for(&mut self, inode: u64, cgroup: u64) {
-        if !self.live {
+    /// Starts to resolve what acting tasks do not tell, beginning with all sockets there are.
+    pub fn start(&mut self, iterators: Option<Arc<Mutex<Iterators>>>) {
+        self.resolver = Some(Resolver::start(iterators.filter(|_| self.same_pids)));
+    }
+
+    /// Waits for the owners of older sockets, but not for long: a pass may take seconds.
+    pub fn await_first_pass(&self, patience: Duration) {
+        if let Some(resolver) = &self.resolver {
+            resolver.await_news(patience);
+        }
+    }
+
+    /// A process acts on a socket of its own, and nothing comes of it but that.
+    pub fn acted(&mut self, inode: u64, acting: (u32, [u8; 16]), now: Nanoseconds) {
+        self.take_news(now);
+        if let Some(want) = self.learn(inode, acting, now) {
+            self.ask(Subject::Inode(inode), want);
+        }
+    }
+
+    /// As [`Attribution::acted`], by closing the socket: from now on it may have no descriptor.
+    pub fn closing(&mut self, inode: u64, acting: (u32, [u8; 16]), now: Nanoseconds) {
+        self.take_news(now);
+        self.learn(inode, acting, now);
+        if let Some(resolver) = &self.resolver {
+            resolver.cancel(Subject::Inode(inode));
+        }
+    }
+
+    /// An event: its socket's owner is resolved, as far as that can be had at once.
+    pub fn observe(&mut self, observation: &Observation, now: Nanoseconds) {
+        self.take_news(now);
+        let inode = observation.inode;
+        let mut want = observation
+            .acting
+            .and_then(|acting| self.learn(inode, acting, now));
+        if self.resolver.is_some() {
+            let is_end = matches!(observation.event, Event::Closed(_));
+            // Whoever closed it is the last that held it.
+            if inode != 0 && !(is_end && observation.acting.is_some()) {
+                let settled = is_end || observation.orphan;
+                let resolved = self.owners.resolve(inode, now, settled, &mut Proc);
+                want = resolved.or(want);
+            }
+            if let Some(want) = want.filter(|_| !is_end) {
+                self.ask(Subject::Inode(inode), want);
+            }
+            self.await_accept(observation, now);
+        }
+        if self.places.resolve(observation.cgroup, now)
+            && let Some(resolver) = &self.resolver
+        {
+            resolver.ask_cgroup(observation.cgroup);
+        }
+    }
+
+    /// A socket has no inode number before it is accepted. Where the programs do not see that, a
+    /// pass a little later finds whoever accepted it, before its next event comes.
+    fn await_accept(&self, observation: &Observation, now: Nanoseconds) {
+        let Some(resolver) = self.resolver.as_ref().filter(|_| !self.sees_accept) else {
             return;
+        };
+        match &observation.event {
+            Event::Armed(armed)
+                if armed.what.cause == ArmedCause::Accept && observation.inode == 0 =>
+            {
+                let want = Want {
+                    pid: None,
+                    due: now + ACCEPT_AFTER,
+                };
+                resolver.ask(Subject::Unaccepted(armed.socket.id), want);
+            }
+            Event::Closed(closed) => resolver.cancel(Subject::Unaccepted(closed.socket.id)),
+            _ => {}
         }
-        if inode != 0 {
-            self.forget_the_dead(inode);
-            self.processes.look_for(inode, pass_over_proc);
-        }
-        self.look_for_cgroup(cgroup);
     }
 
-    fn look_for_cgroup(&mut self, id: u64) {
-        if let Some(root) = self.cgroup_root.as_deref().filter(|_| id != 0) {
-            self.cgroups
-                .look_for(id, |found| pass_over_cgroups(root, found));
+    fn ask(&self, subject: Subject, want: Want) {
+        if let Some(resolver) = &self.resolver {
+            resolver.ask(subject, want);
         }
     }
 
-    /// The owner of the socket with this inode number, as far as it is known.
+    fn learn(&mut self, inode: u64, acting: (u32, [u8; 16]), now: Nanoseconds) -> Option<Want> {
+        if inode == 0 || !self.same_pids {
+            return None;
+        }
+        let (pid, comm) = acting;
+        let comm = comm.split(|&byte| byte == 0).next().unwrap_or_default();
+        let comm = descriptors::comm_from(comm);
+        self.owners.acted(inode, Process { pid, comm }, now)
+    }
+
+    fn take_news(&mut self, now: Nanoseconds) {
+        let Some(news) = self.resolver.as_ref().and_then(Resolver::news) else {
+            return;
+        };
+        if let Some(snapshot) = news.snapshot {
+            self.owners.take_snapshot(snapshot);
+        }
+        for scan in &news.scans {
+            self.owners.take_scan(scan, &mut Proc, now);
+        }
+        for walked in &news.walks {
+            self.places.take(walked, now);
+        }
+    }
+
+    /// The owner of the socket with this inode number, as far as it is resolved.
     pub fn process(&self, inode: u64) -> Option<&Arc<Process>> {
-        self.processes.known.get(&inode)
+        self.owners.process(inode)
     }
 
     /// The place with this cgroup id, as far as it is known.
     pub fn place(&self, id: u64) -> Option<Place> {
-        let unknown = || Place {
-            cgroup: Arc::new(Cgroup { id, path: None }),
-            container_id: None,
-        };
-        (id != 0).then(|| self.cgroups.known.get(&id).cloned().unwrap_or_else(unknown))
+        self.places.get(id)
     }
 
-    /// The cgroup with this id and the container it is of, looked for.
+    /// The cgroup with this id and the container it is of, resolved.
     pub fn cgroup(&mut self, id: u64) -> (Option<Arc<Cgroup>>, Option<Arc<str>>) {
-        self.look_for_cgroup(id);
+        let now = monotonic_ns().unwrap_or_default();
+        self.places.resolve(id, now);
         self.place(id).map_or((None, None), |place| {
             (Some(place.cgroup), place.container_id)
         })
     }
 
-    /// Remembers the task that acted on a socket of its own.
-    pub fn learn(&mut self, inode: u64, pid: u32, comm: &[u8; 16]) {
-        if inode == 0 || !self.same_pids {
-            return;
-        }
-        let known = self.process(inode);
-        if known.is_some_and(|known| known.pid == pid && self.is_believed(pid)) {
-            return;
-        }
-        // The acting thread may have a name of its own; the process's is in /proc.
-        let comm = fs::read(format!("/proc/{pid}/comm")).map_or_else(
-            |_| {
-                comm.split(|&byte| byte == 0)
-                    .next()
-                    .unwrap_or_default()
-                    .to_vec()
-            },
-            |comm| comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
-        );
-        let comm = String::from_utf8_lossy(&comm).into_owned();
-        self.processes.make_room();
-        self.tell_process(inode, Some(Process { pid, comm }));
-    }
-
     /// What the recording says: whose the socket is from now on.
     pub fn tell_process(&mut self, inode: u64, process: Option<Process>) {
-        let Some(process) = process else {
-            self.processes.known.remove(&inode);
-            return;
-        };
-        // Many sockets of one process share its name.
-        if self.last.as_deref() != Some(&process) {
-            self.last = Some(Arc::new(process));
-        }
-        if let Some(process) = &self.last {
-            self.processes.known.insert(inode, Arc::clone(process));
-        }
+        self.owners.set(inode, process);
     }
 
     /// What the recording says: the path of a cgroup from now on.
     pub fn tell_cgroup(&mut self, id: u64, path: Option<&str>) {
-        match path {
-            Some(path) => self.cgroups.known.insert(id, place(id, path)),
-            None => self.cgroups.known.remove(&id),
-        };
+        self.places.set(id, path);
     }
 
     /// The socket has ended: its inode number may come again.
     pub fn forget(&mut self, inode: u64) {
-        self.processes.known.remove(&inode);
-        self.processes.given_up.remove(&inode);
-    }
-
-    /// Finds the owners of all sockets there are, before anybody asks: from `walk` if its process
-    /// ids are those of /proc, else by a pass over /proc.
-    pub fn prime(&mut self, walk: impl FnOnce(&mut dyn FnMut(Descriptor)) -> Result<()>) {
-        let known = &mut self.processes.known;
-        let mut found = Found::new(known);
-        if !self.same_pids
-            || walk(&mut |descriptor| found.add(descriptor, || comm_of(descriptor.pid))).is_err()
-        {
-            pass_over_proc(known);
-        }
-    }
-
-    /// A process id is given again: one that started later is another process.
-    fn forget_the_dead(&mut self, inode: u64) {
-        let Some(pid) = self.process(inode).map(|process| process.pid) else {
-            return;
-        };
-        if self.is_believed(pid) {
-            return;
-        }
-        let start = start_of(pid);
-        if self.alive.len() > REMEMBERED {
-            self.alive.clear();
-        }
-        let life = self.alive.entry(pid).or_insert(Life {
-            start,
-            seen: Instant::now(),
-        });
-        life.seen = Instant::now();
-        if start.is_none() || life.start != start {
-            life.start = start;
-            self.processes.known.retain(|_, process| process.pid != pid);
-        }
-    }
-
-    fn is_believed(&self, pid: u32) -> bool {
-        self.alive
-            .get(&pid)
-            .is_some_and(|life| life.seen.elapsed() < BELIEVED)
-    }
-}
-
-/// When a process was last seen to be there.
-struct Life {
-    /// Start time, clock ticks since boot; `None` if it was not there.
-    start: Option<u64>,
-    seen: Instant,
-}
-
-/// The start time of a process (`/proc/PID/stat`, field 22), clock ticks since boot.
-fn start_of(pid: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The name may contain anything, and ends at the last parenthesis.
-    let after = stat.iter().rposition(|&byte| byte == b')')?;
-    let fields = std::str::from_utf8(&stat[after + 1..]).ok()?;
-    fields.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-/// Answers from memory, or from a new pass while there is credit for one.
-struct Passes<T> {
-    known: FxHashMap<u64, T>,
-    /// When what was not found may be looked for again.
-    given_up: FxHashMap<u64, Instant>,
-    /// Time that passes may take now, as of `counted`.
-    credit: Duration,
-    counted: Option<Instant>,
-}
-
-impl<T> Default for Passes<T> {
-    fn default() -> Self {
-        Self {
-            known: FxHashMap::default(),
-            given_up: FxHashMap::default(),
-            credit: CREDIT,
-            counted: None,
+        self.owners.forget(inode);
+        if let Some(resolver) = self.resolver.as_ref().filter(|_| inode != 0) {
+            resolver.cancel(Subject::Inode(inode));
         }
     }
 }
 
-impl<T> Passes<T> {
-    fn look_for(&mut self, key: u64, pass: impl FnOnce(&mut FxHashMap<u64, T>)) {
-        if self.known.contains_key(&key) {
-            return;
-        }
-        let start = Instant::now();
-        let earned = self
-            .counted
-            .map_or(CREDIT, |counted| start.duration_since(counted) / SHARE);
-        self.credit = CREDIT.min(self.credit + earned);
-        self.counted = Some(start);
-        let given_up = self.given_up.get(&key).is_some_and(|until| start < *until);
-        if given_up || self.credit.is_zero() {
-            return;
-        }
-        self.make_room();
-        pass(&mut self.known);
-        self.credit = self.credit.saturating_sub(start.elapsed());
-        if self.known.contains_key(&key) {
-            self.given_up.remove(&key);
-        } else {
-            self.given_up.insert(key, start + GIVE_UP);
+/// The looks into /proc of this machine.
+struct Proc;
+
+impl Looks for Proc {
+    fn descriptor(&mut self, descriptor: &Descriptor) -> Look {
+        match descriptors::is_held(descriptor) {
+            Ok(true) => Look::Held,
+            Ok(false) => Look::Gone,
+            Err(_) => Look::Denied,
         }
     }
 
-    fn make_room(&mut self) {
-        if self.known.len() + self.given_up.len() > REMEMBERED {
-            self.known.clear();
-            self.given_up.clear();
-        }
+    fn name(&mut self, pid: u32) -> Option<String> {
+        read_name(pid).ok()
     }
 }
 
-/// All sockets in all file descriptor tables.
-fn pass_over_proc(known: &mut FxHashMap<u64, Arc<Process>>) {
-    let mut found = Found::new(known);
-    descriptors::pass(|holder, descriptor| found.add(descriptor, || holder.comm()));
-}
-
-/// The owners of sockets as a pass finds them, process by process.
-struct Found<'a> {
-    known: &'a mut FxHashMap<u64, Arc<Process>>,
-    last: Arc<Process>,
-}
-
-impl<'a> Found<'a> {
-    fn new(known: &'a mut FxHashMap<u64, Arc<Process>>) -> Self {
-        let (pid, comm) = (0, String::new());
-        Self {
-            known,
-            last: Arc::new(Process { pid, comm }),
-        }
-    }
-
-    /// A known owner stays the owner: it may be one that acted on the socket.
-    fn add(&mut self, descriptor: Descriptor, comm: impl FnOnce() -> String) {
-        self.known.entry(descriptor.inode).or_insert_with(|| {
-            let pid = descriptor.pid;
-            if self.last.pid != pid {
-                let comm = comm();
-                self.last = Arc::new(Process { pid, comm });
-            }
-            Arc::clone(&self.last)
-        });
-    }
+fn read_name(pid: u32) -> io::Result<String> {
+    let comm = fs::read(format!("/proc/{pid}/comm"))?;
+    Ok(descriptors::comm_from(&comm))
 }
 
 /// The name of a process; empty if it is gone.
 pub fn comm_of(pid: u32) -> String {
-    descriptors::comm_from(&fs::read(format!("/proc/{pid}/comm")).unwrap_or_default())
-}
-
-/// All directories below the mount, by inode number.
-fn pass_over_cgroups(root: &Path, found: &mut FxHashMap<u64, Place>) {
-    found.clear();
-    if let Ok(metadata) = fs::metadata(root) {
-        found.insert(metadata.ino(), place(metadata.ino(), "/"));
-    }
-    let mut pending = vec![root.to_owned()];
-    while let Some(directory) = pending.pop() {
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            let path = entry.path();
-            if let Ok(below) = path.strip_prefix(root) {
-                let path = format!("/{}", below.to_string_lossy());
-                found.insert(entry.ino(), place(entry.ino(), &path));
-            }
-            pending.push(path);
-        }
-    }
-}
-
-/// Where cgroup2 is mounted, if it is.
-pub fn cgroup2_root() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    mounts.lines().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        kind.starts_with("cgroup2 ")
-            .then(|| mount.split(' ').nth(4).map(PathBuf::from))?
-    })
-}
-
-fn place(id: u64, path: &str) -> Place {
-    let cgroup = Cgroup {
-        id,
-        path: Some(path.to_owned()),
-    };
-    Place {
-        cgroup: Arc::new(cgroup),
-        container_id: container_id(path).map(Into::into),
-    }
-}
-
-/// The container's id in a cgroup path: 64 hexadecimal digits, as every runtime uses
-/// (`docker-ID.scope`, `/docker/ID`, `cri-containerd-ID.scope`, `libpod-ID.scope`, `crio-ID.scope`).
-fn container_id(path: &str) -> Option<&str> {
-    path.rsplit(['/', '-', '.', ':'])
-        .find(|part| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    read_name(pid).unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn container_ids_of_every_runtime() {
-        let id = "0123456789abcdef".repeat(4);
-        for path in [
-            format!("/system.slice/docker-{id}.scope"),
-            format!("/docker/{id}"),
-            format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{id}.scope"),
-            format!("/machine.slice/libpod-{id}.scope/container"),
-        ] {
-            assert_eq!(container_id(&path), Some(&*id), "{path}");
-        }
-        assert_eq!(container_id("/system.slice/ssh.service"), None);
-        assert_eq!(container_id(&format!("/docker/{}", "g".repeat(64))), None);
-    }
-
-    #[test]
-    fn finds_the_owner_of_a_socket() {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&listener);
-        let inode = fs::metadata(format!("/proc/self/fd/{fd}")).unwrap().ino();
-        let mut attribution = Attribution::new(true);
-        assert_eq!(attribution.process(inode), None);
-        attribution.look_for(inode, 0);
-        assert_eq!(attribution.process(inode).unwrap().pid, std::process::id());
-    }
-
-    #[test]
-    fn an_unknown_socket_has_no_owner() {
-        let mut attribution = Attribution::new(true);
-        for inode in [0, u64::MAX] {
-            attribution.look_for(inode, 0);
-            assert_eq!(attribution.process(inode), None);
-        }
-    }
-}
+mod tests;

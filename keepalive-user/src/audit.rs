@@ -86,7 +86,7 @@ pub fn judge(arguments: &Audit) -> Result<(Vec<Finding>, AuditEnd)> {
         arguments,
         ignored,
         clock: Clock::now()?,
-        attribution: Attribution::new(true),
+        attribution: Attribution::of_cgroups(),
         middleboxes: &middleboxes,
         findings: Vec::new(),
         taken_out: 0,

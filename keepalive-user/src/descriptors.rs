@@ -9,6 +9,7 @@ use std::{
     io::{self, Read},
     os::fd::{AsRawFd, FromRawFd, RawFd},
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use keepalive_ebpf::OpenSocket;
@@ -79,17 +80,28 @@ pub fn comm_from(bytes: &[u8]) -> String {
 
 /// Hands out all descriptors of all processes that are sockets, process by process; returns how
 /// many processes forbade to look.
-pub fn pass(mut each: impl FnMut(&Holder, Descriptor)) -> u64 {
+pub fn pass(each: impl FnMut(&Holder, Descriptor)) -> u64 {
+    pass_until(&AtomicBool::new(false), each)
+}
+
+/// As [`pass`], and left where it is when `stop` becomes true.
+pub fn pass_until(stop: &AtomicBool, mut each: impl FnMut(&Holder, Descriptor)) -> u64 {
     let mut denied = 0;
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         let name = entry.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         let looked = Holder::open(&entry.path()).and_then(|holder| {
             let table = holder.file(c"fd")?;
-            sockets(&table, &mut |inode, fd| {
-                each(&holder, Descriptor { inode, pid, fd });
+            open_files(&table, &mut |inode, fd| {
+                if let Some(inode) = inode {
+                    each(&holder, Descriptor { inode, pid, fd });
+                }
+                !stop.load(Ordering::Relaxed)
             });
             Ok(())
         });
@@ -100,11 +112,52 @@ pub fn pass(mut each: impl FnMut(&Holder, Descriptor)) -> u64 {
     denied
 }
 
+/// Hands out the descriptors of one process that are sockets, until `each` has enough of them or
+/// `most` descriptors of any kind were looked at; false if it was left before its end.
+///
+/// # Errors
+/// If there is no such process, or it may not be looked into.
+pub fn of_process(
+    pid: u32,
+    most: usize,
+    mut each: impl FnMut(Descriptor) -> bool,
+) -> io::Result<bool> {
+    let table = File::open(format!("/proc/{pid}/fd"))?;
+    let mut left = most;
+    Ok(open_files(&table, &mut |inode, fd| {
+        left = left.saturating_sub(1);
+        left > 0 && inode.is_none_or(|inode| each(Descriptor { inode, pid, fd }))
+    }))
+}
+
+/// Whether a descriptor is still the socket it was.
+///
+/// # Errors
+/// If it may not be looked at.
+pub fn is_held(descriptor: &Descriptor) -> io::Result<bool> {
+    let path = format!("/proc/{}/fd/{}\0", descriptor.pid, descriptor.fd);
+    let path = CStr::from_bytes_with_nul(path.as_bytes()).map_err(io::Error::other)?;
+    let mut target = [0u8; 64];
+    // SAFETY: the path is a C string, the other pointer and length are those of `target`.
+    let length = unsafe { libc::readlink(path.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
+    match usize::try_from(length) {
+        Ok(length) => {
+            let inode = target.get(..length).and_then(socket_inode);
+            Ok(inode == Some(descriptor.inode))
+        }
+        Err(_) => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            error => Err(error),
+        },
+    }
+}
+
 /// Directory entries read at once, bytes.
 const ENTRIES: usize = 1 << 15;
 
-/// The sockets of one table. Plain system calls: a process may hold a hundred thousand.
-fn sockets(table: &File, each: &mut impl FnMut(u64, RawFd)) {
+/// The entries of one table, with the inode number of those that are sockets, until `each` has
+/// enough; false then. Plain system calls: a process may hold a hundred thousand.
+fn open_files(table: &File, each: &mut impl FnMut(Option<u64>, RawFd) -> bool) -> bool {
     let mut entries = vec![0u8; ENTRIES];
     let mut target = [0u8; 64];
     loop {
@@ -122,7 +175,7 @@ fn sockets(table: &File, each: &mut impl FnMut(u64, RawFd)) {
             .filter(|&length| length > 0)
             .and_then(|length| entries.get(..length))
         else {
-            return;
+            return length == 0;
         };
         while let Some((name, next)) = first_entry(rest) {
             rest = next;
@@ -138,10 +191,11 @@ fn sockets(table: &File, each: &mut impl FnMut(u64, RawFd)) {
             let target = usize::try_from(length)
                 .ok()
                 .and_then(|length| target.get(..length));
-            if let Some(inode) = target.and_then(socket_inode)
-                && let Some(fd) = number(name.to_bytes()).and_then(|fd| fd.try_into().ok())
+            // Not so `.` and `..`.
+            if let Some(fd) = number(name.to_bytes()).and_then(|fd| fd.try_into().ok())
+                && !each(target.and_then(socket_inode), fd)
             {
-                each(inode, fd);
+                return false;
             }
         }
     }
@@ -203,6 +257,39 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(holder.comm(), "");
         assert!(holder.file(c"fd").is_err());
+    }
+
+    #[test]
+    fn looks_at_one_process_and_one_descriptor() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let (pid, fd) = (std::process::id(), listener.as_raw_fd());
+        let mut own = None;
+        let is_whole = of_process(pid, usize::MAX, |descriptor| {
+            own = own.or(Some(descriptor).filter(|found| found.fd == fd));
+            true
+        });
+        assert!(is_whole.unwrap());
+        let own = own.unwrap();
+        assert!(is_held(&own).unwrap());
+        let other = Descriptor {
+            inode: own.inode + 1,
+            ..own
+        };
+        assert!(!is_held(&other).unwrap());
+        assert!(!is_held(&Descriptor { fd: 999_999, ..own }).unwrap());
+        // Left early, by the limit or by the one who asked.
+        assert!(!of_process(pid, 1, |_| true).unwrap());
+        assert!(!of_process(pid, usize::MAX, |_| false).unwrap());
+        let gone = of_process(u32::MAX, usize::MAX, |_| true).unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_pass_is_left_when_it_is_to_stop() {
+        let _listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let mut found = 0;
+        pass_until(&AtomicBool::new(true), |_, _| found += 1);
+        assert_eq!(found, 0);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub fn run(arguments: &List) -> Result<Exit> {
     let begin = Instant::now();
     let mut command = Command {
         lister: Lister::open(arguments.source.source(), &options)?,
-        attribution: Attribution::new(true),
+        attribution: Attribution::of_cgroups(),
         colour: io::stdout().is_terminal()
             && anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never,
         writer: BufWriter::with_capacity(1 << 16, io::stdout().lock()),

@@ -7,7 +7,7 @@
 use std::io::Write;
 
 use anyhow::Result;
-use keepalive_ebpf::{Filter, Identity, Numbers, Record};
+use keepalive_ebpf::{Filter, Identity, KIND_CLOSING, KIND_OWNER, Numbers, Record};
 
 use crate::{
     attribution::Attribution,
@@ -16,7 +16,7 @@ use crate::{
     filter,
     output::{Counts, Output},
     recording::Recorder,
-    tracker::{Observation, Tracker, Unseen},
+    tracker::{self, Observation, Tracker, Unseen},
 };
 
 /// Sockets the tracker remembers.
@@ -99,12 +99,26 @@ impl Pipeline {
         if !filter::admits(&self.wanted.filter, &record.id) {
             return Ok(());
         }
+        let time = record.after.time;
+        if let Some(acting) = tracker::acting(record) {
+            let inode = record.id.inode;
+            match record.kind {
+                KIND_OWNER => self.attribution.acted(inode, acting, time),
+                KIND_CLOSING => self.attribution.closing(inode, acting, time),
+                _ => {}
+            }
+        }
+        // No event comes of it, and a recording has the owners themselves.
+        if record.kind == KIND_OWNER {
+            return Ok(());
+        }
         let mut observations = std::mem::take(&mut self.observations);
         self.tracker.observe(record, &mut observations);
-        self.attribute(&observations);
+        self.attribute(&observations, time);
         self.tap(Some(record), &observations)?;
         for observation in &mut observations {
             self.emit(observation)?;
+            self.forget(observation);
         }
         observations.clear();
         self.observations = observations;
@@ -112,13 +126,9 @@ impl Pipeline {
     }
 
     /// Finds whose the sockets are, as far as that can be found now.
-    fn attribute(&mut self, observations: &[Observation]) {
+    fn attribute(&mut self, observations: &[Observation], time: u64) {
         for observation in observations {
-            if let Some((pid, comm)) = observation.acting {
-                self.attribution.learn(observation.inode, pid, &comm);
-            }
-            self.attribution
-                .look_for(observation.inode, observation.cgroup);
+            self.attribution.observe(observation, time);
         }
     }
 
@@ -147,7 +157,11 @@ impl Pipeline {
         }
         let event = &mut observation.event;
         let process = self.attribution.process(observation.inode);
-        if self.wanted.pid.is_some() && process.map(|process| process.pid) != self.wanted.pid {
+        if let Some(wanted) = self.wanted.pid
+            && process.is_none_or(|process| process.pid != wanted)
+        {
+            // Whose it is, is not resolved: it may have been wanted.
+            self.lost.filter += u64::from(process.is_none());
             return Ok(());
         }
         self.lost.owner += u64::from(process.is_none() && observation.inode != 0);
@@ -158,14 +172,22 @@ impl Pipeline {
                 *owner.container_id = place.container_id;
             }
         }
-        if matches!(event, Event::Closed(_)) {
-            self.attribution.forget(observation.inode);
-        }
         self.counts.add(event);
         if let Some(count) = &mut self.wanted.count {
             *count -= 1;
         }
         self.show(event)
+    }
+
+    /// What has ended has no owner any more. The recorder forgets it at the same time: it writes what the
+    /// attribution of a replay does not know by then.
+    fn forget(&mut self, observation: &Observation) {
+        if matches!(observation.event, Event::Closed(_)) {
+            self.attribution.forget(observation.inode);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.forget(observation.inode);
+            }
+        }
     }
 
     /// What `audit` found.
@@ -240,10 +262,11 @@ impl Pipeline {
     pub fn finish(&mut self, when: When) -> Result<()> {
         let mut observations = Vec::new();
         self.tracker.finish(&mut observations);
-        self.attribute(&observations);
+        self.attribute(&observations, when.monotonic_ns);
         self.tap(None, &observations)?;
         for observation in &mut observations {
             self.emit(observation)?;
+            self.forget(observation);
         }
         if let Some(mut recorder) = self.recorder.take() {
             recorder.finish(when.monotonic_ns)?;

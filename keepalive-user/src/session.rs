@@ -3,7 +3,12 @@
 //! The kernel's side of `trace` and `top`: opened, seeded with the sockets that are older, drained
 //! into a pipeline, its losses told. When to drain is the command's own matter.
 
-use std::{collections::BTreeMap, os::fd::BorrowedFd, time::Duration};
+use std::{
+    collections::BTreeMap,
+    os::fd::BorrowedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use keepalive_ebpf::{ABI_VERSION, KIND_LISTED, Record, Snapshot};
@@ -17,7 +22,6 @@ use crate::{
     attribution::Attribution,
     cli::{Loading, Recording, Selection},
     clock::{Clock, monotonic_ns},
-    descriptors::Descriptor,
     event::{Lost, LostWhere, SCHEMA_VERSION, Start},
     exit::{Exit, Refusal},
     filter,
@@ -40,6 +44,8 @@ const LOOKS: usize = 1024;
 const LAST_LOOK: Duration = Duration::from_millis(200);
 /// Time that listing older sockets may take at the start, beyond the namespace it is at.
 const SEEDING: Duration = Duration::from_millis(500);
+/// Time that the owners of older sockets are waited for at the start; later ones come later.
+const FIRST_PASS: Duration = Duration::from_millis(250);
 
 /// What to watch, and how.
 pub struct Request {
@@ -138,7 +144,11 @@ impl Session {
             layout: kernel.resolved.words(),
         };
         let recorder = recording.create(|| header.clone()).transpose()?;
-        let attribution = Attribution::new(source.learned.same_pids);
+        let attribution = Attribution::live(
+            source.learned.same_pids,
+            request.wanted.pid,
+            source.sees_accept(),
+        );
         let pipeline = Pipeline::start(start, attribution, request.wanted, outputs, recorder)?;
         let mut session = Self {
             pipeline,
@@ -153,21 +163,23 @@ impl Session {
     /// Learns of the sockets that are older than us, as far as the kernel lets us list them: their
     /// owners, and what they may lose before something happens to them.
     fn seed(&mut self, iterators: Result<Iterators>, request: &Request) -> Result<()> {
-        let begin = Instant::now();
-        let filter = &request.options.filter;
-        let attribution = &mut self.pipeline.attribution;
-        let mut iterators = match iterators {
-            Ok(iterators) => iterators,
+        let iterators = match iterators {
+            Ok(iterators) => Some(Arc::new(Mutex::new(iterators))),
             Err(error) => {
                 log::debug!("older sockets are not listed: {error:#}");
-                attribution.prime(|_| Err(error));
-                return Ok(());
+                None
             }
         };
-        attribution.prime(|found| {
-            let walk = iterators.descriptors()?;
-            walk.each(|open| found(Descriptor::from(open)))
-        });
+        // It goes through the descriptors while we go through the sockets.
+        self.pipeline.attribution.start(iterators.clone());
+        let seeded = iterators.map_or(Ok(()), |iterators| self.seed_sockets(&iterators, request));
+        self.pipeline.attribution.await_first_pass(FIRST_PASS);
+        seeded
+    }
+
+    fn seed_sockets(&mut self, iterators: &Mutex<Iterators>, request: &Request) -> Result<()> {
+        let begin = Instant::now();
+        let filter = &request.options.filter;
         let namespaces =
             Namespace::all().map_or_else(|_| Vec::new(), |(all, _)| all.into_values().collect());
         for namespace in namespaces {
@@ -181,7 +193,11 @@ impl Session {
             }
             let mut found = Vec::new();
             let walked = namespace.within(|| {
-                iterators.sockets()?.each(|socket| {
+                let walk = iterators
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .sockets()?;
+                walk.each(|socket| {
                     let is_wanted = socket.id.keepopen != 0
                         && socket.id.state != state::LISTEN
                         && filter::admits(filter, &socket.id);
@@ -192,6 +208,9 @@ impl Session {
             });
             if let Err(error) = walked {
                 log::debug!("older sockets of namespace {}: {error:#}", namespace.inode);
+            }
+            if request.tell_older && !found.is_empty() {
+                self.pipeline.attribution.await_first_pass(FIRST_PASS);
             }
             for socket in &found {
                 if request.tell_older {

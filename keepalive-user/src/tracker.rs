@@ -10,9 +10,11 @@ mod socket;
 mod table;
 mod tell;
 
+pub use self::tell::acting;
+
 use keepalive_ebpf::{
     Identity, KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_LOOKED,
-    KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Numbers, Record, WITHIN_KEEPALIVE_TIMER,
+    KIND_OWNER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Numbers, Record, WITHIN_KEEPALIVE_TIMER,
 };
 
 pub use self::continuity::Unseen;
@@ -20,7 +22,7 @@ use self::{
     continuity::{Continuity, Gap, beginning},
     socket::Socket,
     table::Table,
-    tell::{Teller, acting},
+    tell::Teller,
 };
 use crate::{
     clock::Clock,
@@ -36,8 +38,10 @@ pub struct Observation {
     pub inode: u64,
     /// Id of the cgroup, 0 if unknown.
     pub cgroup: u64,
-    /// The task that acted on the socket, if one did: process id and name.
+    /// The process that acted on the socket, if one did: its id and name.
     pub acting: Option<(u32, [u8; 16])>,
+    /// Whether no process holds it any more.
+    pub orphan: bool,
 }
 
 /// All sockets seen and not ended.
@@ -81,6 +85,10 @@ impl Tracker {
 
     /// Takes one record and adds the events it gives, oldest first.
     pub fn observe(&mut self, record: &Record, events: &mut Vec<Observation>) {
+        // The port may not be chosen yet, and nothing has happened that is worth an event.
+        if record.kind == KIND_OWNER {
+            return;
+        }
         let key = record.id.sk;
         let teller = self.teller;
         self.now = self.now.max((record.after.time, record.after.jiffies));

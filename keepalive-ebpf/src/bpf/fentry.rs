@@ -61,6 +61,13 @@ pub fn set_keepidle(ctx: FExitContext) -> i32 {
     0
 }
 
+/// The second argument is the new socket on every kernel; what follows differs.
+#[fexit(function = "inet_accept")]
+pub fn accepted(ctx: FExitContext) -> i32 {
+    hooks::accepted(ctx.arg(1));
+    0
+}
+
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn state_change(ctx: BtfTracePointContext) -> i32 {
     hooks::state_change(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2));

@@ -5,15 +5,12 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task,
-        bpf_get_smp_processor_id,
-    },
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_smp_processor_id},
 };
 use keepalive_ebpf::{
     FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK,
-    KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_LOOKED, KIND_SETSOCKOPT,
-    KIND_WINDOW_PROBE, LOOK_FULL, LOOK_GONE, LOOK_REPORTED, LOSS_REPORTED, LOSS_RING,
+    KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_LOOKED, KIND_OWNER,
+    KIND_SETSOCKOPT, KIND_WINDOW_PROBE, LOOK_FULL, LOOK_GONE, LOOK_REPORTED, LOSS_REPORTED, LOSS_RING,
     LOSS_RING_PROBES, LOSS_SCRATCH, Numbers, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING,
     WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
 };
@@ -32,6 +29,7 @@ const TCP_SYN_SENT: i32 = 2;
 const TCP_SYN_RECV: u8 = 3;
 const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
+const TCP_CLOSE_WAIT: i32 = 8;
 const TCP_LAST_ACK: i32 = 9;
 const TCP_LISTEN: u8 = 10;
 
@@ -155,6 +153,10 @@ pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
                 record.id.state = to as u8;
             });
         }
+        // `tcp_v4_connect`: in the context of whoever connects; the port may be chosen later.
+        TCP_SYN_SENT if flags(sk) & layout!(flag_keepopen) != 0 => {
+            report_process(sk, KIND_OWNER, 0);
+        }
         TCP_FIN_WAIT1 | TCP_LAST_ACK if flags(sk) & layout!(flag_keepopen) != 0 => {
             report_process(sk, KIND_CLOSING, 0);
         }
@@ -182,6 +184,40 @@ fn closed<C: EbpfContext>(ctx: &C, sk: u64, from: u8) {
         record.from_state = from;
         record.id.state = TCP_CLOSE as u8;
         record.within = within;
+        if is_closing(record) {
+            name_process(record);
+        }
+    });
+}
+
+/// Whether the change to CLOSE is `tcp_close` discarding unread data or lingering for no time: it
+/// has shut both directions before, and no other way leads from these states with both shut. So
+/// the current task lets go of the last descriptor; with `ss -K` (`tcp_abort`) it is a stranger.
+#[inline(always)]
+fn is_closing(record: &Record) -> bool {
+    const BOTH: u8 = 3;
+    record.after.owned != 0
+        && record.id.shutdown == BOTH
+        && matches!(
+            i32::from(record.from_state),
+            TCP_ESTABLISHED | TCP_SYN_SENT | TCP_CLOSE_WAIT
+        )
+}
+
+/// Exit of `inet_accept`: the new socket has its file, and whoever accepts it is its first owner.
+#[inline(always)]
+pub fn accepted(socket: u64) {
+    // Zero if there was nothing to accept.
+    let sk: u64 = peek(socket + u64::from(layout!(socket_sk)));
+    if sk == 0
+        || peek::<u16>(sk + u64::from(layout!(sk_protocol))) != IPPROTO_TCP
+        || flags(sk) & layout!(flag_keepopen) == 0
+    {
+        return;
+    }
+    report(sk, Timer::Keepalive, |record| {
+        record.kind = KIND_OWNER;
+        name_process(record);
     });
 }
 
@@ -313,6 +349,8 @@ fn self_test(sk: u64) {
         && socket::read(sk, Timer::Keepalive, &mut test.record)
     {
         test.record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        // SAFETY: no arguments, no side effects.
+        test.record.comm = process_name(unsafe { bpf_get_current_task() });
         test.state_changes += 1;
     }
 }
@@ -406,19 +444,30 @@ fn report_process(sk: u64, kind: u8, flags: u8) {
     report(sk, Timer::Keepalive, |record| {
         record.kind = kind;
         record.flags |= flags;
-        if record.after.owned != 0 && !in_kernel_thread() {
-            record.flags |= FLAG_PROCESS_CONTEXT;
-            record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-            record.comm = bpf_get_current_comm().unwrap_or_default();
+        if record.after.owned != 0 {
+            name_process(record);
         }
     });
 }
 
+/// Names the current task's process, unless it is a kernel thread. By the name of the group's
+/// leader, as /proc/PID/comm: a thread may have a name of its own.
 #[inline(always)]
-fn in_kernel_thread() -> bool {
+fn name_process(record: &mut Record) {
     // SAFETY: no arguments, no side effects.
     let task = unsafe { bpf_get_current_task() };
-    peek::<u32>(task + u64::from(layout!(task_flags))) & PF_KTHREAD != 0
+    if peek::<u32>(task + u64::from(layout!(task_flags))) & PF_KTHREAD != 0 {
+        return;
+    }
+    record.flags |= FLAG_PROCESS_CONTEXT;
+    record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    record.comm = process_name(task);
+}
+
+#[inline(always)]
+fn process_name(task: u64) -> [u8; 16] {
+    let leader: u64 = peek(task + u64::from(layout!(task_group_leader)));
+    peek(leader + u64::from(layout!(task_comm)))
 }
 
 /// Sends one record, if the filter wants the socket; `fill` sets what the hook knows. False if the

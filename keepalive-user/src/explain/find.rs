@@ -50,7 +50,7 @@ impl Finder {
             },
             everywhere: arguments.all_netns,
             clock: Clock::now()?,
-            attribution: Attribution::new(true),
+            attribution: Attribution::of_cgroups(),
         })
     }
 

@@ -251,6 +251,9 @@ impl Finder<'_> {
         layout.inode_mode = self.outside("inode.i_mode", 2)?;
         layout.task_tgid = self.outside("task_struct.tgid", 4)?;
         layout.task_flags = self.outside("task_struct.flags", 4)?;
+        layout.task_group_leader = self.outside("task_struct.group_leader", 8)?;
+        layout.task_comm = self.outside("task_struct.comm", 16)?;
+        layout.socket_sk = self.outside("socket.sk", 8)?;
         layout.cgroup_kn = self.optional_outside("cgroup.kn", 8);
         layout.kn_id = self.optional_outside("kernfs_node.id", 8);
         // Up to 5.14 one word is either a cgroup pointer or, tagged in its low bits, data.

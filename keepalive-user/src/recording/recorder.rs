@@ -11,6 +11,7 @@ use keepalive_ebpf::{Identity, Record};
 use rustc_hash::FxHashMap;
 
 use super::{Frame, Header, Writer};
+use crate::attribution::CGROUPS;
 use crate::event::{Finding, Lost, Missed, Process};
 
 /// How much a recording may take.
@@ -100,11 +101,20 @@ impl Recorder {
         })
     }
 
+    /// The socket has ended, which is when a replay forgets its owner too.
+    pub fn forget(&mut self, inode: u64) {
+        self.processes.remove(&inode);
+    }
+
     /// The path of a cgroup now: written if the file says otherwise.
     pub fn cgroup(&mut self, id: u64, path: Option<&str>) -> Result<()> {
         let said = self.cgroups.get(&id).and_then(Option::as_deref);
         if id == 0 || said == path {
             return Ok(());
+        }
+        // A replay remembers as many.
+        if self.cgroups.len() >= CGROUPS {
+            self.cgroups.clear();
         }
         self.cgroups.insert(id, path.map(str::to_owned));
         self.frame(&Frame::Cgroup { id, path })

@@ -46,6 +46,9 @@ const fn hook(program: &'static str, at: At, need: Need) -> Hook {
     Hook { program, at, need }
 }
 
+/// The program that reports who accepts a connection.
+pub const ACCEPTED: &str = "accepted";
+
 /// `kernel-facts`: none of these is inlined or split on any kernel measured.
 const FENTRY: &[Hook] = &[
     hook(
@@ -87,6 +90,13 @@ const FENTRY: &[Hook] = &[
         "set_keepidle",
         At::Exit("tcp_sock_set_keepidle_locked"),
         Need::Optional("TCP_KEEPIDLE changed"),
+    ),
+    hook(
+        ACCEPTED,
+        At::Exit("inet_accept"),
+        Need::Optional(
+            "the process that accepts a connection, before the next pass over all descriptors",
+        ),
     ),
     hook("ack_enter", At::Entry("tcp_ack"), Need::LiveAnswers),
     hook("ack_exit", At::Exit("tcp_ack"), Need::LiveAnswers),

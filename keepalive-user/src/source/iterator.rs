@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io::{ErrorKind, Read},
     marker::PhantomData,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -111,9 +112,14 @@ where
     }
 
     /// As [`Walk::each`], as many at once as the kernel gave.
-    pub fn batches(mut self, mut each: impl FnMut(&[T])) -> Result<()> {
+    pub fn batches(self, each: impl FnMut(&[T])) -> Result<()> {
+        self.batches_until(&AtomicBool::new(false), each)
+    }
+
+    /// As [`Walk::batches`], and left where it is when `stop` becomes true.
+    pub fn batches_until(mut self, stop: &AtomicBool, mut each: impl FnMut(&[T])) -> Result<()> {
         let mut records = vec![T::default(); AT_ONCE / size_of::<T>()];
-        loop {
+        while !stop.load(Ordering::Relaxed) {
             let length = match self.file.read(records.as_mut_slice().as_mut_bytes()) {
                 Ok(0) => return Ok(()),
                 Ok(length) => length,
@@ -132,6 +138,7 @@ where
             );
             each(&records[..length / size_of::<T>()]);
         }
+        Ok(())
     }
 }
 

@@ -245,6 +245,13 @@ impl Source {
         })
     }
 
+    /// Whether the programs report who accepts a connection.
+    pub fn sees_accept(&self) -> bool {
+        let is_accept = |hook: &Hook| hook.program == hooks::ACCEPTED;
+        self.backend.hooks().iter().any(is_accept)
+            && !self.missing.iter().any(|missing| is_accept(&missing.hook))
+    }
+
     /// The next record, an error for bytes that are none. `None` if the ring is empty.
     pub fn next(&mut self) -> Option<Result<Record>> {
         loop {

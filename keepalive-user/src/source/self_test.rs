@@ -171,6 +171,7 @@ fn check(truth: &Truth, test: &SelfTest) -> Result<Learned> {
         ..
     } = &test.record;
     let hz = truth.compare(id, settings, after)?;
+    check_name(&test.record.comm)?;
     // `shutdown` holds the socket's lock.
     ensure!(
         after.owned == 1,
@@ -198,6 +199,20 @@ fn check(truth: &Truth, test: &SelfTest) -> Result<Learned> {
         cookie: truth.cookie,
         same_pids: test.record.tgid == std::process::id(),
     })
+}
+
+/// The name of the acting process, against what /proc says of us where it is there.
+fn check_name(comm: &[u8; 16]) -> Result<()> {
+    let read = comm.split(|&byte| byte == 0).next().unwrap_or_default();
+    if let Ok(own) = std::fs::read("/proc/self/comm") {
+        ensure!(
+            own.strip_suffix(b"\n").unwrap_or(&own) == read,
+            "wrong kernel layout: task_struct.comm reads {:?}, but we are {:?}",
+            String::from_utf8_lossy(read),
+            String::from_utf8_lossy(&own)
+        );
+    }
+    Ok(())
 }
 
 impl AsRawFd for Connection {

@@ -135,6 +135,7 @@ impl Socket {
             inode: keep(self.inode, record.id.inode),
             cgroup: keep(self.cgroup, record.id.cgroup),
             acting: None,
+            orphan: record.id.orphan != 0,
         }
     }
 }

@@ -241,7 +241,7 @@ impl Teller {
         };
         let closed = Event::Closed(self.about(socket, record, what));
         let mut observation = socket.observation(record, closed);
-        observation.acting = socket.closer.as_deref().copied();
+        observation.acting = socket.closer.as_deref().copied().or(acting(record));
         events.push(observation);
     }
 
@@ -281,7 +281,7 @@ impl Teller {
     }
 }
 
-/// The task that a record is of an action of.
+/// The process that a record is of an action of.
 pub fn acting(record: &Record) -> Option<(u32, [u8; 16])> {
     (record.flags & FLAG_PROCESS_CONTEXT != 0).then_some((record.tgid, record.comm))
 }

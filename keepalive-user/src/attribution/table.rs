@@ -1,0 +1,78 @@
+//! A map of bounded size: when it is full, what was not used for the longest time goes.
+
+use std::hash::Hash;
+
+use lru::LruCache;
+use rustc_hash::FxBuildHasher;
+
+pub struct Table<K: Hash + Eq, V> {
+    entries: LruCache<K, V, FxBuildHasher>,
+    capacity: usize,
+}
+
+impl<K: Hash + Eq, V> Table<K, V> {
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            // Bounded by us: a bounded one takes its whole memory at once.
+            entries: LruCache::unbounded_with_hasher(FxBuildHasher),
+            capacity: capacity.max(1),
+        }
+    }
+
+    /// Looks, and leaves the entry as old as it is.
+    pub fn peek(&self, key: &K) -> Option<&V> {
+        self.entries.peek(key)
+    }
+
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.entries.get_mut(key)
+    }
+
+    pub fn insert(&mut self, key: K, value: V) {
+        self.entries.put(key, value);
+        while self.entries.len() > self.capacity {
+            self.entries.pop_lru();
+        }
+    }
+
+    pub fn get_or_insert(&mut self, key: K, value: impl FnOnce() -> V) -> &mut V {
+        // The new one counts, and is the last to go.
+        while self.entries.len() >= self.capacity && !self.entries.contains(&key) {
+            self.entries.pop_lru();
+        }
+        self.entries.get_or_insert_mut(key, value)
+    }
+
+    pub fn remove(&mut self, key: &K) {
+        self.entries.pop(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_goes_first() {
+        let mut table = Table::new(3);
+        for key in 1..=3 {
+            table.insert(key, key * 10);
+        }
+        assert_eq!(table.peek(&1), Some(&10));
+        assert_eq!(table.get_mut(&2), Some(&mut 20));
+        table.insert(4, 40);
+        let left = |table: &Table<i32, i32>| [1, 2, 3, 4, 5].map(|key| table.peek(&key).is_some());
+        assert_eq!(left(&table), [false, true, true, true, false]);
+        table.insert(5, 50);
+        assert_eq!(left(&table), [false, true, false, true, true]);
+        table.insert(4, 41);
+        table.remove(&2);
+        assert_eq!(left(&table), [false, false, false, true, true]);
+        assert_eq!(table.peek(&4), Some(&41));
+        assert_eq!(*table.get_or_insert(4, || 42), 41);
+        for key in 1..=3 {
+            assert_eq!(*table.get_or_insert(key, || key), key);
+        }
+        assert_eq!(left(&table), [true, true, true, false, false]);
+    }
+}
