@@ -13,8 +13,9 @@ use super::{
 };
 
 const SECOND: Nanoseconds = 1_000_000_000;
-/// How long a holder, and the name of a process, are taken to be what they were.
-const FRESH: Nanoseconds = SECOND;
+/// How long a holder, and the name of a process, are taken to be what they were: less than a second,
+/// the shortest time between two keepalive timers of a socket.
+const FRESH: Nanoseconds = SECOND / 4 * 3;
 /// A task that acted on a socket is looked at again so much later: servers fork after they accept.
 const VERIFY_AFTER: Nanoseconds = SECOND / 4;
 /// A socket that no process was found to hold is asked for again after so many seconds, then

@@ -34,6 +34,7 @@ mod list_namespaces;
 mod list_timers;
 mod listing;
 mod net;
+mod owners;
 mod recording;
 mod refusals;
 mod report;
@@ -150,6 +151,7 @@ fn alone() -> impl Iterator<Item = &'static HardCase> {
         answered::CASES,
         filters::CASES,
         cgroups::CASES,
+        owners::CASES,
         hard_cases::CASES,
         refusals::CASES,
         list_timers::CASES,

@@ -140,14 +140,87 @@ pub fn readable(fd: RawFd, patience: Duration) -> io::Result<bool> {
     Ok(ready > 0)
 }
 
+/// One descriptor on its way to another process: `struct cmsghdr`, and what comes with it.
+#[repr(C)]
+struct Rights {
+    header: libc::cmsghdr,
+    fd: c_int,
+    padding: c_int,
+}
+
+/// Calls `pass` with a message of one byte and one descriptor.
+fn with_rights(fd: c_int, pass: impl FnOnce(&mut libc::msghdr) -> isize) -> io::Result<()> {
+    let mut byte = 0_u8;
+    let mut part = libc::iovec {
+        iov_base: (&raw mut byte).cast(),
+        iov_len: 1,
+    };
+    let mut rights = Rights {
+        // SAFETY: integers.
+        header: unsafe { std::mem::zeroed() },
+        fd,
+        padding: 0,
+    };
+    rights.header.cmsg_len = size_of::<libc::cmsghdr>() + size_of::<c_int>();
+    rights.header.cmsg_level = libc::SOL_SOCKET;
+    rights.header.cmsg_type = libc::SCM_RIGHTS;
+    // SAFETY: integers and null pointers.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut rights).cast();
+    message.msg_controllen = size_of::<Rights>();
+    if pass(&mut message) < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Passes a descriptor on (SCM_RIGHTS).
+pub fn send_descriptor(over: &impl AsRawFd, what: &impl AsRawFd) -> io::Result<()> {
+    with_rights(what.as_raw_fd(), |message| {
+        // SAFETY: all that the message points to outlives the call.
+        unsafe { libc::sendmsg(over.as_raw_fd(), message, 0) }
+    })
+}
+
+/// Waits for a descriptor, and keeps it.
+pub fn receive_descriptor(over: &impl AsRawFd) {
+    let _ = with_rights(-1, |message| {
+        // SAFETY: all that the message points to outlives the call.
+        unsafe { libc::recvmsg(over.as_raw_fd(), message, 0) }
+    });
+}
+
+/// Holds so many more descriptors of a file.
+pub fn duplicate(what: &impl AsRawFd, times: c_int) {
+    for _ in 0..times {
+        // SAFETY: takes no pointers.
+        unsafe { libc::dup(what.as_raw_fd()) };
+    }
+}
+
+/// Lets a program that is executed have the descriptor.
+pub fn keep_open_on_exec(fd: RawFd) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
+    Ok(())
+}
+
 /// A process of ours that only waits, with all that it inherited.
 pub struct Child(pub libc::pid_t);
 
 impl Child {
     pub fn fork() -> io::Result<Self> {
+        Self::run(|| ())
+    }
+
+    /// As [`Child::fork`]; what it does first must be system calls alone, and allocate nothing.
+    pub fn run(action: impl FnOnce()) -> io::Result<Self> {
         // SAFETY: the child makes one system call after the other and allocates nothing.
         let pid = check(unsafe { libc::fork() })?;
         if pid == 0 {
+            action();
             loop {
                 // SAFETY: takes no pointers.
                 unsafe { libc::pause() };
