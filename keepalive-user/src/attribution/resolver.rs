@@ -30,8 +30,9 @@ const MILLISECOND: Nanoseconds = 1_000_000;
 const PASSES: u64 = 80;
 const SCANS: u64 = 250;
 const WALKS: u64 = 1000;
-/// CPU time that short passes, and short scans, may take together after a pause.
-const CREDIT: Nanoseconds = 20 * MILLISECOND;
+/// CPU time that short passes may take together after a pause, and short scans.
+const PASS_CREDIT: Nanoseconds = 100 * MILLISECOND;
+const SCAN_CREDIT: Nanoseconds = 20 * MILLISECOND;
 /// Sockets that can be asked for at once; beyond that the next pass finds what it finds.
 const WANTS: usize = 4096;
 /// How long the thread sleeps if nothing is asked for.
@@ -127,8 +128,8 @@ impl Resolver {
         let worker = Worker {
             shared: Arc::clone(&shared),
             iterators,
-            passes: Budget::new(PASSES, CREDIT),
-            scans: Budget::new(SCANS, CREDIT),
+            passes: Budget::new(PASSES, PASS_CREDIT),
+            scans: Budget::new(SCANS, SCAN_CREDIT),
             walks: Budget::new(WALKS, 0),
             accounted: 0,
         };

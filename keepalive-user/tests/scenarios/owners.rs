@@ -86,7 +86,7 @@ impl Followed {
 /// A server that accepts, sets options, forks, and closes its own copy, as PostgreSQL.
 fn fork_after_accept(bench: &Bench) -> Result<()> {
     let namespace = Namespace::create()?;
-    let Pair { client, server } = Pair::over(LOCALHOST)?;
+    let Pair { client, server, .. } = Pair::over(LOCALHOST)?;
     let mut followed = Followed::new(bench, &namespace, &server)?;
     server.arm(Keepalive::EVERY_SECOND)?;
     let child = Child::fork()?;
@@ -109,7 +109,7 @@ fn descriptor_handed_over(bench: &Bench) -> Result<()> {
     let namespace = Namespace::create()?;
     let (ours, theirs) = UnixStream::pair()?;
     let receiver = Child::run(|| sys::receive_descriptor(&theirs))?;
-    let Pair { client, server } = Pair::over(LOCALHOST)?;
+    let Pair { client, server, .. } = Pair::over(LOCALHOST)?;
     let mut followed = Followed::new(bench, &namespace, &server)?;
     server.arm(Keepalive::EVERY_SECOND)?;
     // Ours for longer than anything is believed without a look.
@@ -129,7 +129,7 @@ fn descriptor_handed_over(bench: &Bench) -> Result<()> {
 /// A process that arms a socket and executes another program, which keeps it.
 fn exec_keeps_the_socket(bench: &Bench) -> Result<()> {
     let namespace = Namespace::create()?;
-    let Pair { client, server } = Pair::over(LOCALHOST)?;
+    let Pair { client, server, .. } = Pair::over(LOCALHOST)?;
     let mut followed = Followed::new(bench, &namespace, &server)?;
     let fd = server.as_raw_fd();
     let mut command = Command::new(&bench.keepalive);

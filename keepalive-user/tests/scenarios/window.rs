@@ -34,7 +34,13 @@ fn zero_window_opened(stage: &Stage<'_>) -> Result<()> {
     let unsent = stall(stage, &pair.client)?;
 
     let mut interval = 0;
+    // No process acts on a socket without keepalive: its owner is found by the pass that the first
+    // probe asks for.
+    watch.owner_may_be_unknown();
     for backoff in 1..=4 {
+        if backoff == 4 {
+            watch.owner_must_be_known();
+        }
         let probe = watch.window_probe()?;
         probe.expect("backoff", backoff)?;
         probe.expect("unsent_bytes", unsent)?;
@@ -90,7 +96,9 @@ fn zero_window_dead_peer(stage: &Stage<'_>) -> Result<()> {
     net::sysctl("tcp_retries2", 3)?;
     let before = Counters::read()?.timeouts();
     let (pair, watch) = dying_with_closed_window(stage)?;
+    watch.owner_may_be_unknown();
     watch.window_probe()?;
+    watch.owner_must_be_known();
     let closed = watch.closed("window_probe_timeout")?;
     closed.expect("probes_out", 3)?;
     expect_timed_out(&pair, &closed)?;
@@ -106,9 +114,11 @@ fn zero_window_user_timeout(stage: &Stage<'_>) -> Result<()> {
         ..Settings::OFF
     });
     pair.client.set_user_timeout_ms(2000)?;
+    watch.owner_may_be_unknown();
     watch.next("a probe", |event| {
         is_window_probe(event) && event.get("keepalive.user_timeout_ms") == 2000
     })?;
+    watch.owner_must_be_known();
     let closed = watch.closed("window_probe_user_timeout")?;
     // Tracepoints do not see a first probe that was put off because we held the socket.
     let least = if stage.facts.fentry { 1990 } else { 990 };
