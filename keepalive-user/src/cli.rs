@@ -49,8 +49,8 @@ Examples:
   keepalive audit --middlebox aws-nlb     what will break, worst first
   keepalive doctor                        what this kernel allows, and why
 
-Exit codes: 0 success, 1 failure, 2 usage, 3 not permitted, 4 not supported by this kernel,
-5 findings (audit --fail-on).";
+Exit codes: 0 success (also: the reader left), 1 failure (also: output was abandoned), 2 usage,
+3 not permitted, 4 not supported by this kernel, 5 findings (audit --fail-on).";
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
@@ -92,7 +92,8 @@ Examples:
   keepalive trace -a 10.0.0.0/8 --json -o events.jsonl
   keepalive trace -N /proc/4711/ns/net    the network namespace of a process
 
-Ctrl-C prints the summary.";
+Ctrl-C prints the summary, a second one ends at once. A reader that is too slow misses lines, which
+are counted; one that has stopped reading makes the exit code 1.";
 
 #[derive(Args, Debug)]
 #[command(after_help = TRACE_EXAMPLES)]

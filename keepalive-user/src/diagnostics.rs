@@ -43,7 +43,7 @@ pub fn line(text: &str) {
         let _ = writeln!(io::stderr(), "{text}");
         return;
     };
-    let missed = queue.take_missed();
+    let (missed, _) = queue.take_missed();
     if missed > 0 {
         let _ =
             queue.offer(format!("keepalive: {missed} diagnostics are missing here\n").as_bytes());

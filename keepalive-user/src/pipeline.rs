@@ -4,10 +4,7 @@
 //! kernel, `replay` from a recording; the recording is tapped off here, between attribution and
 //! output, so that both see the same.
 
-use std::{
-    io::Write,
-    time::{Duration, Instant},
-};
+use std::{io::Write, time::Duration};
 
 use anyhow::Result;
 use keepalive_ebpf::{Filter, Identity, KIND_CLOSING, KIND_OWNER, Numbers, Record};
@@ -61,8 +58,10 @@ pub struct Pipeline {
     observations: Vec<Observation>,
 }
 
-/// How long the reader of the output is waited for at the end.
-const PATIENCE: Duration = Duration::from_millis(400);
+/// How long the reader of the output is waited for at the end, before it misses lines …
+const PATIENCE: Duration = Duration::from_millis(250);
+/// … and how long it has for the last ones, until they are abandoned.
+const LAST: Duration = Duration::from_millis(150);
 
 impl Pipeline {
     /// Shows the first line; [`Pipeline::flush`] makes it visible.
@@ -278,7 +277,7 @@ impl Pipeline {
             Some(mut recorder) => recorder.finish(when.monotonic_ns),
             None => Ok(()),
         };
-        self.queued().for_each(Queued::force);
+        let settled = self.queued().try_for_each(|queued| queued.settle(PATIENCE));
         let unread = self.report_unread();
         let end = End {
             when,
@@ -292,12 +291,8 @@ impl Pipeline {
         };
         let shown = self.each(|output| output.event(&Event::End(end.clone())));
         let flushed = self.each(Output::flush);
-        let begin = Instant::now();
-        let written = self.queued().try_for_each(|queued| {
-            let left = PATIENCE.saturating_sub(begin.elapsed());
-            queued.finish(left)
-        });
-        worst([ended, recorded, unread, shown, flushed, written])
+        let written = self.queued().try_for_each(|queued| queued.finish(LAST));
+        worst([ended, recorded, settled, unread, shown, flushed, written])
     }
 
     fn last_observations(&mut self, time: u64) -> Result<()> {

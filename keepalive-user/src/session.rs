@@ -36,7 +36,7 @@ use crate::{
 /// Records taken from the ring before signals and the clock are looked at again.
 const AT_ONCE: u32 = 32;
 /// How long records are processed that were in the ring when the session had to stop.
-const LAST: Duration = Duration::from_millis(250);
+const LAST: Duration = Duration::from_millis(200);
 /// Records of later that show that all of before have come: each CPU's are in order.
 const LATER: u32 = 4096;
 /// A timer that is this late, seconds, is a reason to look at its socket.

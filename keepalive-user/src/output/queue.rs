@@ -81,8 +81,11 @@ pub struct Queue {
     pending: usize,
     /// It was full, and is not yet half empty.
     full: bool,
-    /// Lines dropped since they were last reported.
+    /// Lines dropped since they were last reported, and keepalive probes among them.
     missed: u64,
+    missed_probes: u64,
+    /// Lines that were taken, and dropped at the end.
+    cut: u64,
     /// Whether lines are taken even beyond the limit.
     forced: bool,
 }
@@ -92,6 +95,7 @@ pub struct Queue {
 struct Chunk {
     bytes: Vec<u8>,
     lines: u64,
+    probes: u64,
 }
 
 #[derive(Default)]
@@ -141,6 +145,8 @@ impl Queue {
             pending: 0,
             full: false,
             missed: 0,
+            missed_probes: 0,
+            cut: 0,
             forced: false,
         }
     }
@@ -149,30 +155,69 @@ impl Queue {
         Watcher(Arc::clone(&self.shared))
     }
 
-    /// Takes a whole line, or drops it and counts it; whether it was taken.
+    /// Takes a whole line, or drops it and counts it.
     ///
     /// # Errors
     /// What the writer failed with.
-    pub fn offer(&mut self, line: &[u8]) -> io::Result<bool> {
+    pub fn offer(&mut self, line: &[u8]) -> io::Result<()> {
+        self.offer_probes(line, 0)
+    }
+
+    /// As [`Queue::offer`], a line that reports so many keepalive probes.
+    pub fn offer_probes(&mut self, line: &[u8], probes: u64) -> io::Result<()> {
         if !self.has_room(line.len())? {
             self.missed += 1;
-            return Ok(false);
+            self.missed_probes += probes;
+            return Ok(());
         }
         self.gathered.bytes.extend_from_slice(line);
         self.gathered.lines += 1;
+        self.gathered.probes += probes;
         if self.gathered.bytes.len() >= CHUNK {
             self.flush()?;
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Lines dropped, to be reported now: 0 while the queue is still full.
-    pub fn take_missed(&mut self) -> u64 {
+    /// Lines dropped, to be reported now, and keepalive probes among them: 0 while the queue is
+    /// still full.
+    pub fn take_missed(&mut self) -> (u64, u64) {
         if self.missed == 0 || !(self.forced || self.is_ready()) {
-            return 0;
+            return (0, 0);
         }
         self.full = false;
-        std::mem::take(&mut self.missed)
+        let probes = std::mem::take(&mut self.missed_probes);
+        (std::mem::take(&mut self.missed), probes)
+    }
+
+    /// Waits until all is written, but no longer than this; then drops what the writer has not
+    /// begun, and counts it, so that a reader that is only slow gets the end.
+    ///
+    /// # Errors
+    /// What the writer failed with.
+    pub fn settle(&mut self, patience: Duration) -> io::Result<()> {
+        self.flush()?;
+        let begin = Instant::now();
+        let mut state = self.shared.lock();
+        while state.bytes > 0 && !state.failed {
+            let left = patience.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                for chunk in std::mem::take(&mut state.waiting) {
+                    state.bytes -= chunk.bytes.len();
+                    state.lines -= chunk.lines;
+                    self.cut += chunk.lines;
+                    self.missed += chunk.lines;
+                    self.missed_probes += chunk.probes;
+                }
+                break;
+            }
+            state = match self.shared.less.wait_timeout(state, left) {
+                Ok((state, _)) => state,
+                Err(broken) => broken.into_inner().0,
+            };
+        }
+        self.pending = state.bytes;
+        Self::result(&mut state)
     }
 
     /// From now on everything is taken: what follows is short, and the last.
@@ -243,7 +288,7 @@ impl Queue {
                 &mut self.gathered,
                 Chunk {
                     bytes: spare,
-                    lines: 0,
+                    ..Chunk::default()
                 },
             );
             state.bytes += chunk.bytes.len();
@@ -276,7 +321,7 @@ impl Queue {
         while state.bytes > 0 && !state.failed {
             let left = patience.saturating_sub(begin.elapsed());
             if left.is_zero() {
-                return Ok(Finished::Abandoned(state.lines));
+                return Ok(Finished::Abandoned(state.lines + self.cut));
             }
             state = match self.shared.less.wait_timeout(state, left) {
                 Ok((state, _)) => state,

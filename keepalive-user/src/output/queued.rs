@@ -24,8 +24,6 @@ pub struct Queued {
     /// What is written to, for messages.
     name: String,
     line: Vec<u8>,
-    /// Of the lines that were not taken.
-    missed_probes: u64,
 }
 
 impl Queued {
@@ -36,7 +34,6 @@ impl Queued {
             queue: Queue::new(file, policy),
             name,
             line: Vec::new(),
-            missed_probes: 0,
         }
     }
 
@@ -44,10 +41,8 @@ impl Queued {
         let format = &mut self.format;
         self.line.clear();
         format.event(event, &mut self.line)?;
-        let is_taken = self.offer()?;
         let is_probe = matches!(event, Event::Timer(timer) if timer.what.attempt.is_some());
-        self.missed_probes += u64::from(is_probe && !is_taken);
-        Ok(())
+        self.offer(is_probe.into())
     }
 
     /// Adds text that is not an event.
@@ -61,15 +56,15 @@ impl Queued {
             )?;
         }
         write(&mut self.line)?;
-        self.offer().map(drop)
+        self.offer(0)
     }
 
     /// An event that has no text takes no room and cannot be missed.
-    fn offer(&mut self) -> Result<bool> {
+    fn offer(&mut self, probes: u64) -> Result<()> {
         if self.line.is_empty() {
-            return Ok(true);
+            return Ok(());
         }
-        let offered = self.queue.offer(&self.line);
+        let offered = self.queue.offer_probes(&self.line, probes);
         self.written(offered)
     }
 
@@ -81,10 +76,7 @@ impl Queued {
     /// Lines missing since this was last asked, and keepalive probes among them; 0 while the reader
     /// still takes none.
     pub fn take_missed(&mut self) -> (u64, u64) {
-        match self.queue.take_missed() {
-            0 => (0, 0),
-            lines => (lines, std::mem::take(&mut self.missed_probes)),
-        }
+        self.queue.take_missed()
     }
 
     /// Whether nothing can be written any more.
@@ -92,9 +84,14 @@ impl Queued {
         self.queue.has_failed()
     }
 
-    /// What follows is the end: it is taken even if the queue is full.
-    pub fn force(&mut self) {
+    /// What follows is the end. A reader that does not take in time what is before it misses that.
+    ///
+    /// # Errors
+    /// If nothing can be written any more.
+    pub fn settle(&mut self, patience: Duration) -> Result<()> {
+        let settled = self.queue.settle(patience);
         self.queue.force();
+        self.written(settled)
     }
 
     /// Waits until all is written, but no longer than this.
@@ -119,7 +116,7 @@ impl Queued {
         Refusal::new(Exit::Failure, message)
     }
 
-    fn written<T>(&self, result: io::Result<T>) -> Result<T> {
+    fn written(&self, result: io::Result<()>) -> Result<()> {
         result.with_context(|| format!("cannot write to {}", self.name))
     }
 }

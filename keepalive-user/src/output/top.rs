@@ -92,27 +92,40 @@ impl Sort {
         Self::ALL[(self as usize + 1) % Self::ALL.len()].0
     }
 
-    fn apply(self, rows: &mut [&Row]) {
-        let id = |row: &&Row| row.socket.id;
+    /// Puts the first `most` rows in order; the rest comes after them in any order.
+    fn apply(self, rows: &mut Vec<&Row>, most: usize) {
         match self {
-            Self::Urgency => rows.sort_unstable_by_key(|row| (row.urgency(), id(row))),
-            Self::NextTimer => rows.sort_unstable_by_key(|row| {
-                (row.timer.map_or(u64::MAX, |timer| timer.due), id(row))
+            Self::Urgency => order(rows, most, |row| row.urgency()),
+            Self::NextTimer => order(rows, most, |row| {
+                row.timer.map_or(u64::MAX, |timer| timer.due)
             }),
-            Self::Silence => {
-                rows.sort_unstable_by_key(|row| (row.heard.unwrap_or(u64::MAX), id(row)));
-            }
-            Self::Attempt => rows.sort_unstable_by_key(|row| {
-                (Reverse(row.probe.map(|probe| probe.attempt)), id(row))
+            Self::Silence => order(rows, most, |row| row.heard.unwrap_or(u64::MAX)),
+            Self::Attempt => order(rows, most, |row| {
+                Reverse(row.probe.map(|probe| probe.attempt))
             }),
-            Self::RoundTrip => rows.sort_unstable_by_key(|row| (row.slowness(), id(row))),
-            Self::Owner => rows.sort_unstable_by_key(|row| (row.text(), id(row))),
-            Self::Peer => rows.sort_unstable_by_key(|row| {
-                let peer = row.socket.peer;
-                (peer.address, peer.port, id(row))
+            Self::RoundTrip => order(rows, most, |row| row.slowness()),
+            Self::Owner => order(rows, most, |row| row.text()),
+            Self::Peer => order(rows, most, |row| {
+                (row.socket.peer.address, row.socket.peer.port)
             }),
         }
     }
+}
+
+/// Sorts the first `most` rows by a key that is made once for each, and the number of the socket.
+fn order<'a, K: Ord>(rows: &mut Vec<&'a Row>, most: usize, key: impl Fn(&'a Row) -> K) {
+    let mut keyed: Vec<((K, u64), &Row)> = rows
+        .iter()
+        .map(|row| ((key(row), row.socket.id), *row))
+        .collect();
+    let by_key = |a: &((K, u64), &Row), b: &((K, u64), &Row)| a.0.cmp(&b.0);
+    if let Some(last) = most.checked_sub(1).filter(|&last| last < keyed.len()) {
+        keyed.select_nth_unstable_by(last, by_key);
+    }
+    let first = most.min(keyed.len());
+    keyed[..first].sort_unstable_by(by_key);
+    rows.clear();
+    rows.extend(keyed.into_iter().map(|(_, row)| row));
 }
 
 impl Top {
@@ -148,8 +161,8 @@ impl Top {
             Some((sockets, then)) => (sockets, *then),
             None => (&self.sockets, now),
         };
-        let rows = self.view.shown(sockets);
         let area = frame.area();
+        let rows = self.view.shown(sockets, area.height.into());
         let line = |y: u16| Rect::new(area.x, area.y + y, area.width, 1).intersection(area);
         let (head, counts, foot) = (line(0), line(1), line(area.height.saturating_sub(1)));
         let body = Rect {
@@ -265,15 +278,26 @@ impl Top {
 }
 
 impl View {
-    /// The rows that match, in order.
-    fn shown<'a>(&self, sockets: &'a Sockets) -> Vec<&'a Row> {
+    /// The rows that match, in order: the first page, or all if a socket was chosen, which may be
+    /// anywhere by now.
+    fn shown<'a>(&self, sockets: &'a Sockets, page: usize) -> Vec<&'a Row> {
+        let most = if self.selected.is_none() {
+            page
+        } else {
+            usize::MAX
+        };
+        self.ordered(sockets, most)
+    }
+
+    fn ordered<'a>(&self, sockets: &'a Sockets, most: usize) -> Vec<&'a Row> {
         let wanted = self.filter.to_lowercase();
         let mut rows: Vec<&Row> = sockets
             .rows
             .values()
+            .map(|row| &**row)
             .filter(|row| row.mentions(&wanted))
             .collect();
-        self.sort.apply(&mut rows);
+        self.sort.apply(&mut rows, most);
         rows
     }
 

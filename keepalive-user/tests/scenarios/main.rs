@@ -43,6 +43,7 @@ mod scale;
 mod socket;
 mod ss;
 mod states;
+mod stopping;
 mod suite;
 mod suppressed;
 mod sys;
@@ -153,6 +154,7 @@ fn alone() -> impl Iterator<Item = &'static HardCase> {
         cgroups::CASES,
         owners::CASES,
         hard_cases::CASES,
+        stopping::CASES,
         refusals::CASES,
         list_timers::CASES,
         list::CASES,

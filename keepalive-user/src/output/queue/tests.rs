@@ -50,7 +50,7 @@ fn a_reader_that_reads_gets_every_line_in_order() {
         }
     }
     assert_eq!(queue.finish(PATIENCE).unwrap(), Finished::Written);
-    assert_eq!(queue.take_missed(), 0);
+    assert_eq!(queue.take_missed(), (0, 0));
     drop(queue);
     assert_eq!(reading.join().unwrap(), (0..5000).collect::<Vec<_>>());
 }
@@ -63,7 +63,7 @@ fn a_stopped_reader_misses_whole_lines_and_they_are_counted() {
         queue.offer(&line(number)).unwrap();
         queue.flush().unwrap();
     }
-    assert_eq!(queue.take_missed(), 0, "reported while it is full");
+    assert_eq!(queue.take_missed(), (0, 0), "reported while it is full");
     // It reads again: the next line comes after the gap, and the gap is known.
     let reading = thread::spawn(move || {
         BufReader::new(reader)
@@ -74,8 +74,8 @@ fn a_stopped_reader_misses_whole_lines_and_they_are_counted() {
     let begin = Instant::now();
     let missed = loop {
         match queue.take_missed() {
-            0 => assert!(begin.elapsed() < PATIENCE),
-            missed => break missed,
+            (0, _) => assert!(begin.elapsed() < PATIENCE),
+            (missed, _) => break missed,
         }
         thread::sleep(Duration::from_millis(1));
     };
@@ -135,7 +135,7 @@ fn the_last_lines_are_taken_even_by_a_full_queue() {
         queue.flush().unwrap();
     }
     queue.force();
-    let missed = queue.take_missed() as usize;
+    let missed = queue.take_missed().0 as usize;
     assert!(missed > 0);
     queue.offer(b"end\n").unwrap();
     queue.flush().unwrap();
@@ -144,6 +144,31 @@ fn the_last_lines_are_taken_even_by_a_full_queue() {
     reader.read_to_string(&mut all).unwrap();
     assert!(all.ends_with("\nend\n"));
     assert_eq!(all.lines().count(), 2000 - missed + 1);
+}
+
+#[test]
+fn a_slow_reader_gets_the_end_and_what_was_cut_is_counted() {
+    const LINES: usize = 5000;
+    let (mut queue, mut reader) = queue(1 << 20);
+    for number in 0..LINES {
+        queue.offer_probes(&line(number), 1).unwrap();
+    }
+    queue.settle(Duration::from_millis(50)).unwrap();
+    queue.force();
+    let (missed, probes) = queue.take_missed();
+    assert!(missed > 0);
+    assert_eq!(missed, probes);
+    queue.offer(b"end\n").unwrap();
+    let reading = thread::spawn(move || {
+        let mut all = String::new();
+        reader.read_to_string(&mut all).unwrap();
+        all
+    });
+    assert_eq!(queue.finish(PATIENCE).unwrap(), Finished::Written);
+    drop(queue);
+    let all = reading.join().unwrap();
+    assert!(all.ends_with("\nend\n"));
+    assert_eq!(all.lines().count() as u64, LINES as u64 - missed + 1);
 }
 
 #[test]

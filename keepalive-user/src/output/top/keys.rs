@@ -104,7 +104,7 @@ impl Top {
     /// Explains the chosen socket.
     fn open(&mut self) {
         let sockets = self.frozen.as_ref().map_or(&self.sockets, |(it, _)| it);
-        let rows = self.view.shown(sockets);
+        let rows = self.view.shown(sockets, 1);
         let chosen = rows
             .iter()
             .find(|row| Some(row.socket.id) == self.view.selected);
@@ -114,7 +114,7 @@ impl Top {
     /// Moves the cursor; from then on it stays with the socket it is on.
     fn choose(&mut self, code: KeyCode) {
         let sockets = self.frozen.as_ref().map_or(&self.sockets, |(it, _)| it);
-        let rows = self.view.shown(sockets);
+        let rows = self.view.ordered(sockets, usize::MAX);
         let (cursor, page) = (self.view.cursor, self.view.page);
         let to = match code {
             KeyCode::Up | KeyCode::Char('k') => cursor.saturating_sub(1),

@@ -1,5 +1,7 @@
 //! All sockets, folded from events.
 
+use std::rc::Rc;
+
 use rustc_hash::FxHashMap;
 
 use super::row::{DYING, Row, is_violent};
@@ -17,7 +19,8 @@ const OVERDUE: u64 = 60_000_000_000;
 /// What has been seen.
 #[derive(Clone, Default)]
 pub struct Sockets {
-    pub rows: FxHashMap<u64, Row>,
+    /// Shared with what is shown while paused, until they change.
+    pub rows: FxHashMap<u64, Rc<Row>>,
     pub start: Option<Box<Start>>,
     /// Sockets that did not end by being closed.
     pub died: u64,
@@ -58,7 +61,11 @@ impl Sockets {
         if self.rows.len() >= ROWS && !self.rows.contains_key(&id) {
             self.make_room();
         }
-        let row = self.rows.entry(id).or_insert_with(|| Row::new(about));
+        let row = self
+            .rows
+            .entry(id)
+            .or_insert_with(|| Rc::new(Row::new(about)));
+        let row = Rc::make_mut(row);
         row.identify(about);
         row.remember(about.when, event);
         row
