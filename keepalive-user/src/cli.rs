@@ -19,7 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[cfg(test)]
 pub use self::selection::Prefix;
 pub use self::{
-    audit::{Audit, FailOn, Ignore},
+    audit::{Audit, FailOn, Ignore, ignore_lines},
     explain::{Explain, Target},
     list::{List, SortKey, Switch},
     recording::{Recording, Replay, Report},

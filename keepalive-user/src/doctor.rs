@@ -4,7 +4,7 @@
 //! shows of itself, what we may do, how every hook of every backend fares, and what to do about
 //! what does not work.
 
-use std::{fs, io::Write};
+use std::io::Write;
 
 use anyhow::Result;
 use keepalive_ebpf::Snapshot;
@@ -15,6 +15,7 @@ use crate::{
     cli::Doctor,
     event::{Backend, ListSource},
     exit::Exit,
+    files,
     listing::Lister,
     namespace::Namespace,
     output::escape,
@@ -411,7 +412,7 @@ fn backend_text(backend: &BackendReport) -> String {
 
 /// `none [integrity] confidentiality` → `integrity`.
 fn lockdown() -> Option<String> {
-    let Ok(modes) = fs::read_to_string("/sys/kernel/security/lockdown") else {
+    let Ok(modes) = files::read_kernel("/sys/kernel/security/lockdown") else {
         return None;
     };
     let chosen = modes.split_once('[')?.1.split_once(']')?.0;
@@ -419,5 +420,5 @@ fn lockdown() -> Option<String> {
 }
 
 fn read_line(path: &str) -> Option<String> {
-    Some(fs::read_to_string(path).ok()?.trim_end().to_owned())
+    Some(files::read_kernel(path).ok()?.trim_end().to_owned())
 }

@@ -23,7 +23,9 @@ mod doctor;
 pub mod event;
 mod exit;
 mod explain;
+mod files;
 mod filter;
+pub mod fuzzing;
 mod kernel;
 mod list;
 mod listing;
@@ -41,8 +43,7 @@ mod terminal;
 mod top;
 mod trace;
 mod tracker;
-
-pub use crate::replay::fold;
+mod wire;
 
 use std::process::ExitCode;
 

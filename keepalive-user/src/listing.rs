@@ -19,6 +19,7 @@ use anyhow::{Context, Result};
 use keepalive_ebpf::{Identity, Snapshot};
 use rustc_hash::FxHashMap;
 
+pub use self::netlink::{Moment, sockets_of};
 use self::owners::Owners;
 use crate::{
     event::{Incomplete, ListSource, RefusedSource, Sysctls},

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     event::{Incomplete, Sysctls},
-    privileges,
+    files, privileges,
 };
 
 /// `linux/magic.h`: the file system of namespaces.
@@ -229,7 +229,7 @@ pub fn host() -> Option<(u32, Sysctls)> {
 /// them.
 pub fn sysctls() -> Option<Sysctls> {
     let read = |name: &str| -> Option<u64> {
-        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?;
+        let text = files::read_kernel(&format!("/proc/sys/net/ipv4/{name}")).ok()?;
         text.trim().parse().ok()
     };
     Some(Sysctls {

@@ -389,6 +389,6 @@ pub fn kernel_release() -> String {
 
 /// One of the words of `uname`.
 fn kernel_word(name: &str) -> Option<String> {
-    let word = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+    let word = crate::files::read_kernel(&format!("/proc/sys/kernel/{name}")).ok()?;
     Some(word.trim_end().to_owned())
 }

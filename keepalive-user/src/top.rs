@@ -182,7 +182,7 @@ impl Running {
                 let path = file_of(now.timestamp, &TimeZone::system());
                 let mut header = self.live.session.header.clone();
                 header.start.when = now;
-                match Recorder::create(&path, LIMITS, header) {
+                match Recorder::create(&path, LIMITS, false, header) {
                     Ok(begun) => {
                         *recorder = Some(begun);
                         let message = format!("recording to {}; r ends it", path.display());

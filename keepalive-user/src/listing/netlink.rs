@@ -267,6 +267,14 @@ pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
     Some(out)
 }
 
+/// The sockets in one datagram of the first dump, as far as it keeps to the format.
+pub fn sockets_of(datagram: &[u8], moment: Moment) -> impl Iterator<Item = Snapshot> {
+    messages(datagram, 1).filter_map(move |(_, message)| match message {
+        Message::Socket(body) => snapshot(body, moment),
+        Message::Done | Message::Refused(_) | Message::Malformed => None,
+    })
+}
+
 fn identity(answer: &Answer, moment: Moment) -> Identity {
     let id = &answer.id;
     let address = |bytes: [u8; 16]| match i32::from(answer.family) {

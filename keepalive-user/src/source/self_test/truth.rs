@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use keepalive_ebpf::{Identity, Numbers, Settings};
 
 use super::{IDLE_SECONDS, INTERVAL_SECONDS, PROBES, USER_TIMEOUT_MS};
+use crate::files;
 
 /// The state when `shutdown` is about to change it, which is when the socket is read.
 const ESTABLISHED: u8 = 1;
@@ -187,7 +188,7 @@ fn compare_clocks(settings: &Settings, numbers: &Numbers, hz: u32) -> Result<()>
 /// `net.ipv4` of the calling thread's network namespace.
 fn sysctls() -> Option<[u32; 4]> {
     let read = |name: &str| {
-        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?;
+        let text = files::read_kernel(&format!("/proc/sys/net/ipv4/{name}")).ok()?;
         text.trim().parse().ok()
     };
     Some([
@@ -200,14 +201,14 @@ fn sysctls() -> Option<[u32; 4]> {
 
 /// Id of the calling thread's cgroup. Only a mount of the root we see has the paths we see.
 fn own_cgroup() -> Option<u64> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounts = files::read_kernel("/proc/self/mountinfo").ok()?;
     let root = mounts.lines().find_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
         let (root, at) = (fields.next()?, fields.next()?);
         (kind.starts_with("cgroup2 ") && root == "/").then_some(at)
     })?;
-    let groups = fs::read_to_string("/proc/thread-self/cgroup").ok()?;
+    let groups = files::read_kernel("/proc/thread-self/cgroup").ok()?;
     let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     Some(fs::metadata(format!("{root}{path}")).ok()?.ino())
 }
