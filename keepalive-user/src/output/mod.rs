@@ -93,6 +93,10 @@ impl<W: Write> Output<W> {
         Self::Lines(Format::of(true, false), writer)
     }
 
+    pub fn pretty(colour: bool, writer: W) -> Self {
+        Self::Lines(Format::of(false, colour), writer)
+    }
+
     /// Shows one event. Nothing is promised to be visible before [`Output::flush`].
     pub fn event(&mut self, event: &Event) -> Result<()> {
         match self {
