@@ -14,10 +14,12 @@ mod arming;
 mod audit;
 mod bench;
 mod bench_list;
+mod bench_load;
 mod browser;
 mod cgroups;
 mod classics;
 mod connecting;
+mod cookies;
 mod death;
 mod diag;
 mod ending;
@@ -27,6 +29,7 @@ mod explain;
 mod families;
 mod filters;
 mod hard_cases;
+mod in_step;
 mod leftovers;
 mod link;
 mod list;
@@ -40,6 +43,8 @@ mod refusals;
 mod report;
 mod report_page;
 mod scale;
+mod shutdown;
+mod silent;
 mod socket;
 mod ss;
 mod states;
@@ -51,6 +56,7 @@ mod tracer;
 mod watch;
 mod window;
 mod witness;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -64,7 +70,9 @@ use crate::tracer::Tracer;
 /// How to call this.
 const USAGE: &str = "usage: scenarios --keepalive PATH --backend fentry|tracepoint \
                      [--only NAME]... [--kernel LABEL]\n       \
-                     scenarios --keepalive PATH --bench-list SOCKETS,SOCKETS...";
+                     scenarios --keepalive PATH --bench-list SOCKETS,SOCKETS...\n       \
+                     scenarios --keepalive PATH --backend NAME --bench-load full|quick \
+                     [--only WORKLOAD]... [--format table|json]";
 
 struct Arguments {
     keepalive: String,
@@ -73,6 +81,8 @@ struct Arguments {
     kernel: Option<String>,
     /// Numbers of sockets to measure `list` with, instead of the suite.
     bench_list: Vec<usize>,
+    /// The load benchmark, instead of the suite.
+    bench_load: Option<bench_load::Options>,
 }
 
 fn main() -> ExitCode {
@@ -88,7 +98,7 @@ fn main() -> ExitCode {
 
 fn arguments() -> Result<Arguments> {
     let (mut keepalive, mut backend, mut kernel, mut only) = (None, None, None, Vec::new());
-    let mut bench_list = Vec::new();
+    let (mut bench_list, mut bench_load, mut json) = (Vec::new(), None, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().context(USAGE)?;
@@ -102,15 +112,23 @@ fn arguments() -> Result<Arguments> {
                 bench_list = sizes.collect::<Result<_, _>>().context(USAGE)?;
                 backend = Some(String::new());
             }
+            "--bench-load" => bench_load = Some(value == "quick"),
+            "--format" => json = value == "json",
             _ => bail!("{USAGE}"),
         }
     }
+    let bench_load = bench_load.map(|quick| bench_load::Options {
+        quick,
+        only: only.clone(),
+        json,
+    });
     Ok(Arguments {
         keepalive: keepalive.context(USAGE)?,
         backend: backend.context(USAGE)?,
         only,
         kernel,
         bench_list,
+        bench_load,
     })
 }
 
@@ -125,6 +143,7 @@ fn beside_one_tracer() -> impl Iterator<Item = &'static Scenario> {
         answered::SCENARIOS,
         families::SCENARIOS,
         states::SCENARIOS,
+        cookies::SCENARIOS,
     ]
     .into_iter()
     .flatten()
@@ -152,6 +171,8 @@ fn alone() -> impl Iterator<Item = &'static HardCase> {
         filters::CASES,
         cgroups::CASES,
         owners::CASES,
+        in_step::CASES,
+        shutdown::CASES,
         hard_cases::CASES,
         refusals::CASES,
         list_timers::CASES,
@@ -170,6 +191,10 @@ fn is_wanted(arguments: &Arguments, name: &str) -> bool {
 fn run(arguments: &Arguments) -> Result<bool> {
     if !arguments.bench_list.is_empty() {
         return bench_list::run(&arguments.keepalive, &arguments.bench_list).map(|()| true);
+    }
+    if let Some(options) = &arguments.bench_load {
+        bench_load::run(&arguments.keepalive, &arguments.backend, options)?;
+        return Ok(true);
     }
     // One name for all threads: it is what events must say.
     sys::set_process_name(b"ka-scenarios")?;
@@ -203,7 +228,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         printer.print(report);
     });
     for scenario in scale::SCENARIOS.iter().filter(wanted) {
-        printer.print(suite::persist(|| suite::run(scenario, &tracer, facts)));
+        printer.print(suite::run(scenario, &tracer, facts));
     }
     printer.print(ending::end_of_trace(tracer, facts));
     let bench = Bench {
@@ -213,7 +238,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let run_case = |case: &HardCase| {
         printer.print(match applicability::excuse(case.name, facts) {
             Some(reason) => Report::not_applicable(case.name, reason),
-            None => suite::persist(|| bench.run(case)),
+            None => bench.run(case),
         });
     };
     // Mostly waiting, each in a namespace of its own.

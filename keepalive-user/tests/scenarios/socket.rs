@@ -89,7 +89,11 @@ impl Tcp {
 
     /// Binds to any free port of `address`.
     pub fn bind(&self, address: IpAddr) -> Result<()> {
-        let (storage, length) = raw_address(SocketAddr::new(address, 0));
+        self.bind_to(SocketAddr::new(address, 0))
+    }
+
+    pub fn bind_to(&self, address: SocketAddr) -> Result<()> {
+        let (storage, length) = raw_address(address);
         // SAFETY: the pointer and the length describe `storage`, which outlives the call.
         sys::check(unsafe { libc::bind(self.as_raw_fd(), (&raw const storage).cast(), length) })
             .context("bind")?;
@@ -156,13 +160,19 @@ impl Tcp {
 
     /// Sets the numbers first and switches keepalive on last: one arming.
     pub fn arm(&self, keepalive: Keepalive) -> Result<()> {
+        self.set_times(keepalive)?;
+        self.switch_keepalive(true)
+    }
+
+    /// Sets the numbers alone, which arms nothing while keepalive is off.
+    pub fn set_times(&self, keepalive: Keepalive) -> Result<()> {
         self.set_idle(keepalive.idle)?;
         self.tcp_option(libc::TCP_KEEPINTVL, keepalive.interval)?;
         self.tcp_option(libc::TCP_KEEPCNT, keepalive.probes)?;
         if keepalive.user_timeout_ms > 0 {
             self.tcp_option(libc::TCP_USER_TIMEOUT, keepalive.user_timeout_ms)?;
         }
-        self.switch_keepalive(true)
+        Ok(())
     }
 
     pub fn switch_keepalive(&self, on: bool) -> Result<()> {
