@@ -59,8 +59,7 @@ impl Suite {
             return Some(line.to_owned());
         }
         if let Some(note) = line.strip_prefix("note\t") {
-            let failed_before = note.contains("tried again after");
-            return (verbose || failed_before).then(|| note.to_owned());
+            return verbose.then(|| note.to_owned());
         }
         let fields: Vec<&str> = line.split('\t').collect();
         let ["scenario", backend, name, verdict, millis, rest @ ..] = fields.as_slice() else {
@@ -96,11 +95,6 @@ impl Suite {
         if let Some(reason) = &self.broken {
             println!("{}\t{}\tFAIL    {reason}", self.label, self.backend);
         }
-    }
-
-    /// Whether it did not come to its own end.
-    pub fn is_broken(&self) -> bool {
-        self.broken.is_some()
     }
 
     pub fn is_of(&self, label: &str, backend: &str) -> bool {

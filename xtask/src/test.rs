@@ -219,18 +219,8 @@ impl Session<'_> {
         suites
     }
 
-    /// One run of the suite. Whatever goes wrong is a failure of its column, not of the run. A guest
-    /// that died is booted once more: emulation lets a kernel double-fault now and then.
+    /// One run of the suite. Whatever goes wrong is a failure of its column, not of the run.
     fn suite(&self, kernel: Option<&Kernel>, backend: &str) -> Suite {
-        let suite = self.attempt(kernel, backend);
-        if kernel.is_some() && suite.is_broken() {
-            println!("{}\tbooted again", label(kernel));
-            return self.attempt(kernel, backend);
-        }
-        suite
-    }
-
-    fn attempt(&self, kernel: Option<&Kernel>, backend: &str) -> Suite {
         let label = label(kernel);
         let mut suite = Suite::new(label, backend);
         let mut log = String::new();

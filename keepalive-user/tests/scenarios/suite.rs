@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::applicability::ATTEMPTS;
 use crate::event::{Event, Key};
 use crate::expect::Facts;
 use crate::net::Namespace;
@@ -115,7 +114,7 @@ pub fn run_all(
         for _ in 0..AT_A_TIME.min(scenarios.len()) {
             scope.spawn(|| {
                 while let Some(scenario) = next(&queue) {
-                    report(persist(|| run(scenario, tracer, facts)));
+                    report(run(scenario, tracer, facts));
                 }
             });
         }
@@ -124,26 +123,6 @@ pub fn run_all(
 
 fn next(queue: &Mutex<VecDeque<&'static Scenario>>) -> Option<&'static Scenario> {
     lock(queue).pop_front()
-}
-
-/// Tries again what failed, as often as `applicability::ATTEMPTS` allows, and notes every failure.
-pub fn persist(mut run: impl FnMut() -> Report) -> Report {
-    let mut notes = Vec::new();
-    for _ in 1..ATTEMPTS {
-        let report = run();
-        let Verdict::Failed { reason, .. } = &report.verdict else {
-            return Report {
-                notes: [notes, report.notes].concat(),
-                ..report
-            };
-        };
-        notes.push(format!("{} tried again after: {reason}", report.name));
-    }
-    let report = run();
-    Report {
-        notes: [notes, report.notes].concat(),
-        ..report
-    }
 }
 
 /// Runs one scenario in a fresh namespace.
