@@ -16,7 +16,7 @@ use crate::net::Namespace;
 use crate::silent::Silent;
 use crate::socket::Keepalive;
 use crate::sys;
-use crate::tracer::PATIENCE;
+use crate::tracer::{PATIENCE, START};
 use crate::witness::Counters;
 use crate::worker::{Line, Worker, hold};
 
@@ -96,7 +96,7 @@ impl Trace {
         command.arg(&file).stderr(Stdio::null());
         let child = command.spawn().context("cannot start the tracer")?;
         let trace = Self { child, file };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + START;
         while fs::metadata(&trace.file).map_or(0, |file| file.len()) == 0 {
             ensure!(Instant::now() < deadline, "no `start` line");
             thread::sleep(Duration::from_millis(20));

@@ -38,6 +38,7 @@ mod list_timers;
 mod listing;
 mod net;
 mod owners;
+mod quarantine;
 mod recording;
 mod refusals;
 mod report;
@@ -73,6 +74,9 @@ const USAGE: &str = "usage: scenarios --keepalive PATH --backend fentry|tracepoi
                      scenarios --keepalive PATH --bench-list SOCKETS,SOCKETS...\n       \
                      scenarios --keepalive PATH --backend NAME --bench-load full|quick \
                      [--only WORKLOAD]... [--format table|json]";
+
+/// The label of the running kernel.
+const LIVE: &str = "live";
 
 struct Arguments {
     keepalive: String,
@@ -217,6 +221,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         }
     };
     let facts = Facts::from_start(&tracer.start)?;
+    let live = arguments.kernel.as_deref() == Some(LIVE);
     let mut ready = Vec::new();
     for scenario in beside_one_tracer().filter(wanted) {
         match applicability::excuse(scenario.name, facts) {
@@ -224,21 +229,29 @@ fn run(arguments: &Arguments) -> Result<bool> {
             None => ready.push(scenario),
         }
     }
-    suite::run_all(&ready, &tracer, facts, |report| {
+    suite::run_all(&ready, &tracer, facts, live, |report| {
         printer.print(report);
     });
     for scenario in scale::SCENARIOS.iter().filter(wanted) {
-        printer.print(suite::run(scenario, &tracer, facts));
+        let missed = tracer::missed();
+        printer.print(suite::run(scenario, &tracer, facts).judged(live, missed));
     }
     printer.print(ending::end_of_trace(tracer, facts));
+    run_cases(arguments, &printer, facts, live);
+    Ok(printer.summary())
+}
+
+/// Runs what has tracers of its own.
+fn run_cases(arguments: &Arguments, printer: &report::Printer, facts: Facts, live: bool) {
     let bench = Bench {
         keepalive: arguments.keepalive.clone(),
         backend: arguments.backend.clone(),
     };
     let run_case = |case: &HardCase| {
+        let missed = tracer::missed();
         printer.print(match applicability::excuse(case.name, facts) {
             Some(reason) => Report::not_applicable(case.name, reason),
-            None => bench.run(case),
+            None => bench.run(case).judged(live, missed),
         });
     };
     // Mostly waiting, each in a namespace of its own.
@@ -250,7 +263,6 @@ fn run(arguments: &Arguments) -> Result<bool> {
     for case in alone().filter(|case| is_wanted(arguments, case.name)) {
         run_case(case);
     }
-    Ok(printer.summary())
 }
 
 /// The backend does not load: fine where the table says it cannot.

@@ -12,9 +12,10 @@ use anyhow::{Result, bail};
 use crate::event::{Event, Key};
 use crate::expect::Facts;
 use crate::net::Namespace;
+use crate::quarantine::{self, Evidence};
 use crate::socket::Tcp;
 use crate::sys;
-use crate::tracer::{PATIENCE, Tracer};
+use crate::tracer::{self, PATIENCE, Tracer};
 use crate::watch::Watch;
 
 /// How many at a time: they mostly wait for timers.
@@ -91,6 +92,11 @@ pub enum Verdict {
         reason: String,
         details: Vec<String>,
     },
+    /// Failed for a reason of the quarantine list.
+    Quarantined {
+        reason: &'static str,
+        failure: String,
+    },
     NotApplicable(String),
 }
 
@@ -102,11 +108,33 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+impl Report {
+    /// The same, quarantined if it failed and there is evidence for it. `missed` is what had been
+    /// missed before the scenario began.
+    pub fn judged(mut self, live: bool, missed: u64) -> Self {
+        if let Verdict::Failed { reason, details } = self.verdict {
+            let evidence = Evidence {
+                live,
+                missed: tracer::missed().saturating_sub(missed),
+            };
+            self.verdict = match quarantine::reason(&evidence) {
+                Some(cause) => Verdict::Quarantined {
+                    reason: cause,
+                    failure: reason,
+                },
+                None => Verdict::Failed { reason, details },
+            };
+        }
+        self
+    }
+}
+
 /// Runs scenarios, so many at a time, and hands over each report as it comes.
 pub fn run_all(
     scenarios: &[&'static Scenario],
     tracer: &Tracer,
     facts: Facts,
+    live: bool,
     report: impl Fn(Report) + Sync,
 ) {
     let queue: Mutex<VecDeque<_>> = Mutex::new(scenarios.iter().copied().collect());
@@ -114,7 +142,8 @@ pub fn run_all(
         for _ in 0..AT_A_TIME.min(scenarios.len()) {
             scope.spawn(|| {
                 while let Some(scenario) = next(&queue) {
-                    report(run(scenario, tracer, facts));
+                    let missed = tracer::missed();
+                    report(run(scenario, tracer, facts).judged(live, missed));
                 }
             });
         }
