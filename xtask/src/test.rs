@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
     process::{Command, ExitCode, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -135,13 +136,27 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
+/// Installs and downloads what testing takes beside what is built, on a thread of its own: that takes
+/// time and hardly any CPU. What fails here fails again, with its reason, where it is needed.
+pub fn begin_to_fetch() -> thread::JoinHandle<()> {
+    thread::spawn(|| {
+        let programs = vm::ensure_qemu().and_then(|()| packages::ensure(SERVERS));
+        let kernels = MATRIX.iter().map(|kernel| kernel.fetch().map(drop));
+        for error in std::iter::once(programs)
+            .chain(kernels)
+            .filter_map(Result::err)
+        {
+            eprintln!("[test] {error:#}");
+        }
+    })
+}
+
 fn unit_tests() -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .args(["test", "--workspace", "--locked", "--quiet"])
         .current_dir(paths::root());
-    eprintln!("[test] unit tests");
-    run::inherit(&mut cargo)
+    run::timed("unit tests", &mut cargo)
 }
 
 fn label(kernel: Option<&Kernel>) -> &'static str {
@@ -201,7 +216,7 @@ impl Session<'_> {
             }
             done
         };
-        let mut suites: Vec<Suite> = std::thread::scope(|scope| {
+        let mut suites: Vec<Suite> = thread::scope(|scope| {
             let workers: Vec<_> = (0..self.arguments.jobs.max(1))
                 .map(|_| scope.spawn(work))
                 .collect();

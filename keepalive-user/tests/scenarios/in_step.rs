@@ -179,6 +179,11 @@ impl Lines {
         );
         end.expect("missed.probe", self.missed)?;
         let lost = end.number("lost.probes")?;
+        println!(
+            "note\t20,000 sockets in step: {reported} probes reported + {lost} lost + {} missed, \
+             {counted} counted by the kernel",
+            self.missed
+        );
         ensure!(
             reported + lost + self.missed == counted,
             "{reported} probes reported + {lost} lost + {} missed is not {counted}, which the \
