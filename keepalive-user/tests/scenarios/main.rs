@@ -48,6 +48,7 @@ mod shutdown;
 mod silent;
 mod socket;
 mod ss;
+mod stalls;
 mod states;
 mod suite;
 mod suppressed;
@@ -202,6 +203,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     }
     // One name for all threads: it is what events must say.
     sys::set_process_name(b"ka-scenarios")?;
+    stalls::watch();
     if let Some(kernel) = &arguments.kernel {
         println!("note\tkernel\t{kernel}");
     }

@@ -12,6 +12,8 @@ use crate::sys;
 const TCP_REPAIR: c_int = 19;
 const IPPROTO_MPTCP: c_int = 262;
 const SO_COOKIE: c_int = 57;
+/// More than the narrow server takes, so that something waits.
+const NARROW_SENDER: c_int = 32 << 10;
 /// Bytes written and not sent yet.
 const SIOCOUTQNSD: libc::Ioctl = 0x894B;
 
@@ -197,6 +199,10 @@ impl Tcp {
         sys::set_option(self, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes).context("SO_RCVBUF")
     }
 
+    pub fn set_send_buffer(&self, bytes: c_int) -> Result<()> {
+        sys::set_option(self, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes).context("SO_SNDBUF")
+    }
+
     /// Beyond the system's limit, which takes CAP_NET_ADMIN.
     pub fn force_receive_buffer(&self, bytes: c_int) -> Result<()> {
         sys::set_option(self, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
@@ -334,7 +340,10 @@ impl Pair {
     pub fn with_narrow_server() -> Result<Self> {
         let listener = Tcp::new(LOCALHOST)?;
         listener.set_receive_buffer(4096)?;
-        Self::from(Tcp::new(LOCALHOST)?, listener, LOCALHOST, LOCALHOST)
+        // It takes little either: filled within a moment, long before the first zero-window probe.
+        let client = Tcp::new(LOCALHOST)?;
+        client.set_send_buffer(NARROW_SENDER)?;
+        Self::from(client, listener, LOCALHOST, LOCALHOST)
     }
 
     /// Connects a prepared client to a prepared listener.

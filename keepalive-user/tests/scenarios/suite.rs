@@ -72,6 +72,24 @@ impl<'t> Stage<'t> {
         lock(&self.notes).push(text);
     }
 
+    /// Waits until a number of things to come is zero, however slowly, as long as it falls.
+    pub fn until_none(&self, what: &str, mut left: impl FnMut() -> Result<usize>) -> Result<()> {
+        let mut latest = (usize::MAX, Instant::now());
+        loop {
+            let now = left()?;
+            if now == 0 {
+                return Ok(());
+            }
+            if now < latest.0 {
+                latest = (now, Instant::now());
+            }
+            if latest.1.elapsed() > PATIENCE {
+                bail!("{now} are left of {what}, and no more came for {PATIENCE:?}");
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Waits until something is true.
     pub fn until(&self, what: &str, mut happened: impl FnMut() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
