@@ -50,14 +50,15 @@ impl std::error::Error for Refusal {}
 
 /// The first failure; one that is not the reader's leaving goes before that.
 pub fn worst<const N: usize>(outcomes: [anyhow::Result<()>; N]) -> anyhow::Result<()> {
-    outcomes.into_iter().fold(Ok(()), |worst, outcome| {
-        let left = |result: &anyhow::Result<()>| result.as_ref().err().is_some_and(is_broken_pipe);
-        match (worst, outcome) {
-            (Ok(()), outcome) => outcome,
-            (worst, outcome) if left(&worst) && outcome.is_err() && !left(&outcome) => outcome,
-            (worst, _) => worst,
+    let mut reader_left = Ok(());
+    for outcome in outcomes {
+        match outcome {
+            Err(error) if is_broken_pipe(&error) => reader_left = reader_left.and(Err(error)),
+            Err(error) => return Err(error),
+            Ok(()) => {}
         }
-    })
+    }
+    reader_left
 }
 
 /// The code for an error: that of the first [`Refusal`] in its chain, success for a broken pipe or

@@ -51,14 +51,7 @@ pub fn run(ebpf: &mut Ebpf) -> Result<Learned> {
         .map_mut("SELF_TEST")
         .context("the BPF object has no map SELF_TEST")?;
     let mut map: TestMap<'_> = Array::try_from(map)?;
-    attempt(&mut map).or_else(|error| {
-        // A machine that stalls in the middle makes time stamps old; twice it is no accident.
-        log::debug!("self-test: {error:#}; trying once more");
-        attempt(&mut map)
-    })
-}
-
-fn attempt(map: &mut TestMap<'_>) -> Result<Learned> {
+    let map = &mut map;
     let outcome = exercise(map).or_else(|here| {
         // Without a usable loopback here, one in a namespace of its own will do.
         log::debug!("self-test: {here:#}; trying in a network namespace of its own");
