@@ -52,7 +52,7 @@ impl io::Write for Kept {
 /// What is wrong with the recording.
 pub fn text(bytes: &[u8]) -> Result<()> {
     let kept = Kept::default();
-    let outputs = vec![Output::pretty(false, Box::new(kept.clone()) as Sink)];
+    let outputs = vec![Output::text(Box::new(kept.clone()) as Sink)];
     let outcome = replay::fold_into(bytes, outputs);
     let text = String::from_utf8(kept.0.take())?;
     let harmful =

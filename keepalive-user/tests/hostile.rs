@@ -186,8 +186,10 @@ fn cgroups_are_bounded() {
     let path = vec![b'/'; 4096];
     for id in 1..=32_000 {
         file.cgroup(id, &path);
-        // A socket in each: reports show where it is.
-        file.record([4, 0, 0, 3], id as u32, id as u32);
+        // A socket in some: reports show where it is.
+        if id % 4 == 0 {
+            file.record([4, 0, 0, 3], id as u32, id as u32);
+        }
     }
     expect(file, 0, "");
 }

@@ -93,8 +93,8 @@ impl<W: Write> Output<W> {
         Self::Lines(Format::of(true, false), writer)
     }
 
-    pub fn pretty(colour: bool, writer: W) -> Self {
-        Self::Lines(Format::of(false, colour), writer)
+    pub fn text(writer: W) -> Self {
+        Self::Lines(Format::of(false, false), writer)
     }
 
     /// Shows one event. Nothing is promised to be visible before [`Output::flush`].
