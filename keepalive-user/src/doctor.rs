@@ -4,6 +4,8 @@
 //! shows of itself, what we may do, how every hook of every backend fares, and what to do about
 //! what does not work.
 
+mod confinement;
+
 use std::{fs, io::Write};
 
 use anyhow::Result;
@@ -11,6 +13,7 @@ use keepalive_ebpf::Snapshot;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use self::confinement::SandboxReport;
 use crate::{
     cli::Doctor,
     event::{Backend, ListSource},
@@ -19,6 +22,7 @@ use crate::{
     namespace::Namespace,
     output::escape,
     privileges,
+    sandbox::Needs,
     source::{Kernel, Options, hooks::Need, survey::Survey},
 };
 
@@ -34,6 +38,8 @@ pub struct Report {
     lockdown: Option<String>,
     kptr_restrict: Option<String>,
     capabilities: Vec<CapabilityReport>,
+    /// What each command gives up after its start.
+    sandbox: SandboxReport,
     layout: LayoutReport,
     backends: Vec<BackendReport>,
     list: ListReport,
@@ -112,6 +118,7 @@ pub fn run(arguments: &Doctor) -> Result<Exit> {
         ..Options::default()
     };
     let (report, exit) = examine(&options);
+    arguments.loading.sandbox.enter(&Needs::printing());
     let mut out = anstream::stdout().lock();
     if arguments.json {
         serde_json::to_writer(&mut out, &report)?;
@@ -157,6 +164,7 @@ fn examine(options: &Options) -> (Report, Exit) {
             Exit::Unsupported,
         ),
     };
+    let list = list_report(options);
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         kernel: crate::session::kernel_release(),
@@ -173,9 +181,10 @@ fn examine(options: &Options) -> (Report, Exit) {
                 purpose: privilege.purpose,
             })
             .collect(),
+        sandbox: SandboxReport::find_out(list.source != Some(ListSource::Iterator)),
         layout: layout_report(&kernel),
         backends,
-        list: list_report(options),
+        list,
         sysctls: SYSCTLS
             .iter()
             .map(|&name| (name, read_line(&format!("/proc/sys/net/ipv4/{name}"))))
@@ -332,6 +341,7 @@ fn print(report: &Report, verbose: bool, out: &mut impl Write) -> Result<()> {
         }
     }
     line(out, "list", report.list.status, &list_text(&report.list))?;
+    report.sandbox.print(verbose, out)?;
     let or_unknown =
         |value: &Option<String>| escape(value.as_deref().unwrap_or("unknown")).into_owned();
     writeln!(out, "{:18}{}", "lockdown", or_unknown(&report.lockdown))?;

@@ -30,6 +30,7 @@ use crate::{
     namespace::Namespace,
     numbers::silence,
     output::list::{self, Columns, Shown, Style, Text},
+    sandbox::Needs,
     source::Options,
 };
 
@@ -63,6 +64,10 @@ pub fn run(arguments: &List) -> Result<Exit> {
         arguments,
     };
     log::debug!("opened in {:?}", begin.elapsed());
+    if arguments.watch.is_some() {
+        let elsewhere = arguments.all_netns || arguments.select.netns.is_some();
+        arguments.sandbox.enter(&command.lister.needs(elsewhere));
+    }
     let outcome = match arguments.watch {
         None => command.show(false),
         Some(seconds) => command.watch(seconds),
@@ -173,6 +178,9 @@ impl Command<'_> {
         let begin = Instant::now();
         let mut listing = self.list(&namespaces)?;
         log::debug!("listed in {:?}", begin.elapsed());
+        if arguments.watch.is_none() {
+            arguments.sandbox.enter(&Needs::printing());
+        }
         listing.incomplete.extend(missing);
         let mut counts: FxHashMap<u32, u64> = FxHashMap::default();
         for socket in &listing.sockets {

@@ -31,6 +31,7 @@ use crate::{
         top::{Action, Top},
     },
     recording::{Limits, Recorder},
+    sandbox::{Needs, Owners},
     session::{Request, Session, Signals},
 };
 
@@ -71,6 +72,10 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
             screen: Screen::open()?,
             file: None,
         };
+        arguments
+            .loading
+            .sandbox
+            .enter(&Needs::screen(Owners::Proc));
         live.run(signals).await
     })?;
     if let Some(path) = recorded {

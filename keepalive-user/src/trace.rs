@@ -17,6 +17,7 @@ use crate::{
     cli::{Audit, Trace},
     exit::{Exit, is_broken_pipe},
     output::{self, Output, Report},
+    sandbox::{Needs, Owners},
     session::{Request, Session, Signals},
 };
 
@@ -52,6 +53,7 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
         // Before the first line, so that who has read it can end us in good order.
         let signals = Signals::new()?;
         let mut session = Session::open(&request, &arguments.record, outputs)?;
+        arguments.loading.sandbox.enter(&needs(arguments));
         for finding in findings {
             session.pipeline.finding(finding)?;
         }
@@ -62,6 +64,15 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
         Err(error) if is_broken_pipe(&error) => Ok(Exit::Success),
         outcome => outcome.map(|()| Exit::Success),
     }
+}
+
+/// What a trace does once it is attached: a recording that rotates and a report are files to come.
+fn needs(arguments: &Trace) -> Needs {
+    let rotates = arguments.record.record_size.is_some();
+    let recording = arguments.record.record.as_deref().filter(|_| rotates);
+    Needs::tracing(Owners::Proc)
+        .writes_beside(recording)
+        .writes_beside(arguments.report.as_deref())
 }
 
 /// The loop.

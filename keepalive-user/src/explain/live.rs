@@ -49,6 +49,7 @@ pub fn follow(target: &Target, arguments: &Explain, options: &Options) -> Result
             return Err(error);
         }
     };
+    arguments.sandbox.enter(&finder.needs(&first)?);
     // It may have ended before we watched.
     let Some(mut found) = finder.again(&first)? else {
         show(&explanation(&first), false)?;
@@ -98,8 +99,14 @@ pub fn follow(target: &Target, arguments: &Explain, options: &Options) -> Result
 }
 
 /// Watches how connections to the same port are closed; `None` if somebody ended us.
-pub fn watch(found: &Found, time: Duration, options: &Options) -> Result<Option<OwnerCloses>> {
+pub fn watch(
+    found: &Found,
+    time: Duration,
+    options: &Options,
+    attached: &dyn Fn(),
+) -> Result<Option<OwnerCloses>> {
     let mut live = Live::attach(found, false, options)?;
+    attached();
     let hz = live.source.learned.hz;
     let begin = Instant::now();
     let mut idle = FxHashMap::default();

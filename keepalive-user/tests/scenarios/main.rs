@@ -38,6 +38,7 @@ mod recording;
 mod refusals;
 mod report;
 mod report_page;
+mod sandbox;
 mod scale;
 mod socket;
 mod ss;
@@ -155,6 +156,7 @@ fn alone() -> impl Iterator<Item = &'static HardCase> {
         list_timers::CASES,
         list::CASES,
         list_namespaces::CASES,
+        sandbox::CASES,
     ]
     .into_iter()
     .flatten()
