@@ -16,8 +16,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use keepalive_ebpf::{Identity, Snapshot};
-use rustc_hash::FxHashMap;
+use keepalive_ebpf::{Identity, SNAPSHOT_REQUEST, Snapshot};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::owners::Owners;
 use crate::{
@@ -25,7 +25,13 @@ use crate::{
     exit::{Exit, Refusal},
     namespace::{self, Namespace},
     privileges,
-    source::{Options, iterator::Iterators, reason::reason, self_test::Connection},
+    sandbox::Needs,
+    source::{
+        Options,
+        iterator::Iterators,
+        reason::reason,
+        self_test::{self, Connection},
+    },
 };
 
 /// Ticks per second of what sock_diag tells: milliseconds.
@@ -75,6 +81,15 @@ impl Lister {
             }
         }
         Ok(lister)
+    }
+
+    /// What listing again takes, here or in other network namespaces.
+    pub fn needs(&self, elsewhere: bool) -> Needs {
+        Needs {
+            namespaces: elsewhere,
+            sock_diag: matches!(self.source, Source::SockDiag),
+            ..Needs::listing()
+        }
     }
 
     /// The iterators do not work: says why, or goes on without them.
@@ -155,7 +170,7 @@ fn walk_sockets(
     let listed: Vec<u32> = namespaces.iter().map(|listed| listed.inode).collect();
     let wanted = |socket: &Snapshot| {
         // The self-test may be elsewhere.
-        listed.contains(&socket.id.netns) && !own.has(&socket.id) && wanted(socket)
+        listed.contains(&socket.id.netns) && wanted(socket)
     };
     let (batches, arriving) = sync_channel::<Vec<Snapshot>>(AHEAD);
     let (walked, gathered) = thread::scope(|scope| {
@@ -165,27 +180,30 @@ fn walk_sockets(
         (walked, gathering.join())
     });
     let (mut found, tested) = gathered.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    found.incomplete = walked?;
+    (found.incomplete, found.sysctls) = walked?;
     let tested = tested.context("the iterator never saw the socket of the self-test")?;
     let hz = own.check(&tested.id, &tested.settings, &tested.numbers)?;
-    for namespace in namespaces {
-        found.note_sysctls(namespace);
-    }
     Ok((found, hz))
 }
 
 /// Batches of sockets that may wait to be gathered.
 const AHEAD: usize = 64;
 
-/// Hands on all sockets of the namespaces, and of that of the self-test.
+/// Hands on all sockets of the namespaces, and of that of the self-test; what failed, and the
+/// namespaces' defaults, which are read on the way.
 fn walk(
     iterators: &mut Iterators,
     namespaces: &[Namespace],
     own: &Connection,
     batches: &SyncSender<Vec<Snapshot>>,
-) -> Result<Vec<Incomplete>> {
+) -> Result<(Vec<Incomplete>, FxHashMap<u32, Sysctls>)> {
+    let mut defaults = FxHashMap::default();
     let mut walk = |namespace: &Namespace| {
         namespace.within(|| {
+            defaults.extend(namespace::sysctls().map(|sysctls| (namespace.inode, sysctls)));
+            if !namespace::may_have_tcp() {
+                return Ok(());
+            }
             iterators.sockets()?.batches(|batch| {
                 // It is gathered until there is no more.
                 let _ = batches.send(batch.to_vec());
@@ -197,7 +215,7 @@ fn walk(
     if !namespaces.iter().any(|listed| listed.inode == tested) {
         walk(&own.namespace)?;
     }
-    Ok(failed)
+    Ok((failed, defaults))
 }
 
 /// What is wanted of what comes, and the socket of the self-test.
@@ -211,6 +229,9 @@ fn gather(
     for socket in batches.iter().flatten() {
         if own.is_tested(&socket.id) {
             tested = Some(socket);
+        }
+        if self_test::is_of_a_self_test(&socket.id, &socket.settings) {
+            found.leave_out(&socket);
         } else if wanted(&socket) {
             found.add(&socket);
         }
@@ -262,7 +283,9 @@ fn by_sock_diag(
     let mut found = Found::default();
     let mut unsound = 0;
     let failed = each_namespace(namespaces, |namespace| {
-        let sound = namespace.within(|| diag::dump(namespace.inode, &mut found, wanted))?;
+        let sound = namespace.within(|| {
+            Ok(!namespace::may_have_tcp() || diag::dump(namespace.inode, &mut found, wanted)?)
+        })?;
         unsound += u64::from(!sound);
         Ok(())
     })?;
@@ -347,6 +370,8 @@ struct Found {
     /// The kernel may tell of a socket twice if the list changes meanwhile; and a socket's memory,
     /// once it is closed, may soon be another's. The last place of each name.
     seen: FxHashMap<u64, u32>,
+    /// Namespaces and ports at which self-tests listen.
+    left_out: FxHashSet<(u32, u16)>,
     sysctls: FxHashMap<u32, Sysctls>,
     incomplete: Vec<Incomplete>,
 }
@@ -384,6 +409,13 @@ impl Found {
         self.sockets.push(*socket);
     }
 
+    /// A socket of a self-test, ours or of another instance. What connects to it has no settings until
+    /// the handshake is done.
+    fn leave_out(&mut self, socket: &Snapshot) {
+        self.left_out
+            .insert((socket.id.netns, socket.id.local_port));
+    }
+
     fn len(&self) -> usize {
         self.sockets.len()
     }
@@ -401,7 +433,13 @@ impl Found {
         }
     }
 
-    fn listing(self, source: ListSource, hz: u32, owners: Owners) -> Listing {
+    fn listing(mut self, source: ListSource, hz: u32, owners: Owners) -> Listing {
+        let left_out = self.left_out;
+        self.sockets.retain(|socket| {
+            socket.kind != SNAPSHOT_REQUEST
+                || !self_test::is_on_loopback(&socket.id)
+                || !left_out.contains(&(socket.id.netns, socket.id.local_port))
+        });
         Listing {
             source,
             sockets: self.sockets,

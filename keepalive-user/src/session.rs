@@ -21,7 +21,7 @@ use crate::{
     event::{Lost, LostWhere, SCHEMA_VERSION, Start},
     exit::{Exit, Refusal},
     filter,
-    namespace::Namespace,
+    namespace::{self, Namespace},
     numbers::state,
     output::Output,
     pipeline::{Pipeline, Sink, Wanted},
@@ -175,6 +175,9 @@ impl Session {
             }
             let mut found = Vec::new();
             let walked = namespace.within(|| {
+                if !namespace::may_have_tcp() {
+                    return Ok(());
+                }
                 iterators.sockets()?.each(|socket| {
                     let is_wanted = socket.id.keepopen != 0
                         && socket.id.state != state::LISTEN
