@@ -172,15 +172,7 @@ fn examine(options: &Options) -> (Report, Exit) {
         verdict,
         lockdown: lockdown(),
         kptr_restrict: read_line("/proc/sys/kernel/kptr_restrict"),
-        capabilities: privileges::all()
-            .into_iter()
-            .map(|privilege| CapabilityReport {
-                name: privilege.name,
-                held: privilege.held,
-                required: privilege.required,
-                purpose: privilege.purpose,
-            })
-            .collect(),
+        capabilities: capability_reports(),
         sandbox: SandboxReport::find_out(list.source != Some(ListSource::Iterator)),
         layout: layout_report(&kernel),
         backends,
@@ -192,6 +184,18 @@ fn examine(options: &Options) -> (Report, Exit) {
         ring_bytes: options.ring_bytes,
     };
     (report, exit)
+}
+
+fn capability_reports() -> Vec<CapabilityReport> {
+    let reports = privileges::all()
+        .into_iter()
+        .map(|privilege| CapabilityReport {
+            name: privilege.name,
+            held: privilege.held,
+            required: privilege.required,
+            purpose: privilege.purpose,
+        });
+    reports.collect()
 }
 
 fn layout_report(kernel: &Result<Kernel>) -> LayoutReport {
@@ -342,6 +346,13 @@ fn print(report: &Report, verbose: bool, out: &mut impl Write) -> Result<()> {
     }
     line(out, "list", report.list.status, &list_text(&report.list))?;
     report.sandbox.print(verbose, out)?;
+    print_machine(report, out)?;
+    writeln!(out, "\n{}.", escape(&report.verdict))?;
+    Ok(())
+}
+
+/// What the machine is set to.
+fn print_machine(report: &Report, out: &mut impl Write) -> Result<()> {
     let or_unknown =
         |value: &Option<String>| escape(value.as_deref().unwrap_or("unknown")).into_owned();
     writeln!(out, "{:18}{}", "lockdown", or_unknown(&report.lockdown))?;
@@ -358,7 +369,6 @@ fn print(report: &Report, verbose: bool, out: &mut impl Write) -> Result<()> {
         .collect();
     writeln!(out, "{:18}{}", "sysctls", sysctls.join(", "))?;
     writeln!(out, "{:18}{} KiB", "ring buffer", report.ring_bytes / 1024)?;
-    writeln!(out, "\n{}.", escape(&report.verdict))?;
     Ok(())
 }
 

@@ -178,9 +178,7 @@ impl Command<'_> {
         let begin = Instant::now();
         let mut listing = self.list(&namespaces)?;
         log::debug!("listed in {:?}", begin.elapsed());
-        if arguments.watch.is_none() {
-            arguments.sandbox.enter(&Needs::printing());
-        }
+        self.only_print();
         listing.incomplete.extend(missing);
         let mut counts: FxHashMap<u32, u64> = FxHashMap::default();
         for socket in &listing.sockets {
@@ -231,6 +229,13 @@ impl Command<'_> {
         };
         list::end(style, end, &mut self.writer)?;
         self.writer.flush().context("cannot write")
+    }
+
+    /// Gives up what listing takes, unless it is done again.
+    fn only_print(&self) {
+        if self.arguments.watch.is_none() {
+            self.arguments.sandbox.enter(&Needs::printing());
+        }
     }
 
     /// Where the sockets' cgroups are, if that is shown.

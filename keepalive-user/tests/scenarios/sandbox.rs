@@ -144,22 +144,7 @@ fn least_privilege(bench: &Bench) -> Result<()> {
     ];
     let tracer = bench.trace(&arguments)?;
     expect_confined(tracer.pid(), Some(0), OWNERS | CAP_BPF)?;
-    // Only the other user's process has the accepted socket: it is to be resolved without root.
-    let listener = Tcp::new(LOCALHOST)?;
-    listener.arm(Keepalive::after(1))?;
-    listener.listen(LOCALHOST)?;
-    let stranger = stranger(listener.as_raw_fd())?;
-    let client = Tcp::new(LOCALHOST)?;
-    client.connect(listener.local()?)?;
-    let port = u64::from(listener.local()?.port());
-    let pid = u64::try_from(stranger.0)?;
-    tracer
-        .wait_for_line(PATIENCE, |event| {
-            event.is("timer")
-                && event.number("socket.local.port").ok() == Some(port)
-                && event.number("process.pid").ok() == Some(pid)
-        })
-        .context("the owner of another user's socket is not resolved")?;
+    let stranger = resolves_a_stranger(&tracer)?;
     // The recording is full several times over.
     for _ in 0..600 {
         let pair = Pair::over(LOCALHOST)?;
@@ -187,6 +172,27 @@ fn least_privilege(bench: &Bench) -> Result<()> {
     pair.client.arm(Keepalive::after(600))?;
     tracer.end()?.end()?;
     Ok(())
+}
+
+/// The process of another user alone has an accepted socket: the trace finds it, and is not root.
+fn resolves_a_stranger(tracer: &Tracer) -> Result<Child> {
+    // Only the other user's process has the accepted socket: it is to be resolved without root.
+    let listener = Tcp::new(LOCALHOST)?;
+    listener.arm(Keepalive::after(1))?;
+    listener.listen(LOCALHOST)?;
+    let stranger = stranger(listener.as_raw_fd())?;
+    let client = Tcp::new(LOCALHOST)?;
+    client.connect(listener.local()?)?;
+    let port = u64::from(listener.local()?.port());
+    let pid = u64::try_from(stranger.0)?;
+    tracer
+        .wait_for_line(PATIENCE, |event| {
+            event.is("timer")
+                && event.number("socket.local.port").ok() == Some(port)
+                && event.number("process.pid").ok() == Some(pid)
+        })
+        .context("the owner of another user's socket is not resolved")?;
+    Ok(stranger)
 }
 
 /// Not root, but with three capabilities: the trace works, and keeps at most two of them.
