@@ -36,6 +36,7 @@ mod pipeline;
 mod privileges;
 pub mod recording;
 mod replay;
+mod sandbox;
 mod session;
 mod source;
 mod stop;

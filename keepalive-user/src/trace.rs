@@ -13,6 +13,7 @@ use crate::{
     exit::{Exit, is_broken_pipe},
     output::{self, Output, Report},
     recording,
+    sandbox::{Needs, Owners},
     session::{Live, Pace, Request, Session, Turn},
     stop,
 };
@@ -29,6 +30,7 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
     request.options.verbose = arguments.verbose;
     request.options.cost = arguments.cost;
     request.wanted.count = arguments.count;
+    request.needs = needs(arguments);
     // First, so that a bad path fails before anything is attached.
     check_files(arguments)?;
     let mut outputs = vec![output::open_live(
@@ -78,6 +80,15 @@ fn check_files(arguments: &Trace) -> Result<()> {
         recording::check_output(output, &others)?;
     }
     arguments.record.check()
+}
+
+/// What a trace does once it is attached: a recording that rotates and a report are files to come.
+fn needs(arguments: &Trace) -> Needs {
+    let rotates = arguments.record.record_size.is_some();
+    let recording = arguments.record.record.as_deref().filter(|_| rotates);
+    Needs::tracing(Owners::Proc)
+        .writes_beside(recording)
+        .writes_beside(arguments.report.as_deref())
 }
 
 /// The loop.

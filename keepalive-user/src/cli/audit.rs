@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use super::{Selection, Target, Trace, duration};
+use super::{Sandbox, Selection, Target, Trace, duration};
 use crate::{
     audit::{Named, RULES, middlebox_help, rule_names, suggestion},
     event::Severity,
@@ -73,6 +73,8 @@ pub struct Audit {
     /// Raw BTF of the running kernel, if it does not show its own
     #[arg(long, value_name = "FILE")]
     pub btf: Option<PathBuf>,
+    #[command(flatten)]
+    pub sandbox: Sandbox,
     /// Show diagnostics
     #[arg(short, long)]
     pub verbose: bool,
@@ -134,6 +136,7 @@ impl Audit {
             all_netns: trace.select.netns.is_none(),
             json: false,
             btf: trace.loading.btf.clone(),
+            sandbox: trace.loading.sandbox,
             verbose: trace.verbose,
             select: trace.select.clone(),
         }

@@ -43,6 +43,7 @@ mod recording;
 mod refusals;
 mod report;
 mod report_page;
+mod sandbox;
 mod scale;
 mod shutdown;
 mod silent;
@@ -185,6 +186,7 @@ fn alone() -> impl Iterator<Item = &'static HardCase> {
         list_timers::CASES,
         list::CASES,
         list_namespaces::CASES,
+        sandbox::CASES,
     ]
     .into_iter()
     .flatten()
