@@ -3,10 +3,7 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{
-    EbpfContext,
-    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_smp_processor_id},
-};
+use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id};
 use keepalive_ebpf::{
     FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK, KIND_CLOSE, KIND_CLOSING,
     KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_LOOKED, KIND_OWNER, KIND_SETSOCKOPT,
@@ -18,9 +15,10 @@ use keepalive_ebpf::{
 use crate::{
     maps::{
         BACKEND_FLAGS, EVENTS, IN_ACK, IN_CONNECT, IN_FLIGHT, IN_KEEPALIVE_TIMER, IN_WRITE_TIMER,
-        InFlight, REPORTED, SELF_TEST, TIMER_FUNCTIONS, VERBOSE, count_loss, filter, layout,
+        InFlight, REPORTED, TIMER_FUNCTIONS, VERBOSE, count_loss, filter, layout,
     },
-    process::{is_closing, name_process, process_name},
+    process::{is_closing, name_process},
+    self_test,
     socket::{self, Copy, Direct, Socket as _, Timer, is_v4, peek},
 };
 
@@ -137,7 +135,7 @@ pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
         return;
     }
     if to == TCP_SYN_SENT || from == TCP_ESTABLISHED {
-        self_test(sk);
+        self_test::state_change(sk);
     }
     match to {
         TCP_ESTABLISHED if flags(sk) & layout!(flag_keepopen) != 0 => {
@@ -293,49 +291,6 @@ pub fn look(sk: u64) -> i32 {
     }
     let reported = report(sk, Timer::Keepalive, |record| record.kind = KIND_LOOKED);
     if reported { LOOK_REPORTED } else { LOOK_FULL }
-}
-
-/// `timer_start` of any timer while a self-test runs: proves where the test socket's timers are.
-#[inline(always)]
-pub fn self_test_timer_start(timer: u64) {
-    let Some(test) = SELF_TEST.get_ptr_mut(0) else {
-        return;
-    };
-    // SAFETY: a map value; user space reads it only after the test's system calls returned.
-    let test = unsafe { &mut *test };
-    let sk = test.record.id.sk;
-    if test.peer_port == 0 || sk == 0 {
-        return;
-    }
-    let function = peek(timer + u64::from(layout!(timer_function)));
-    if timer == sk + u64::from(layout!(keepalive_timer)) {
-        test.keepalive_function = function;
-    } else if timer == sk + u64::from(layout!(write_timer)) {
-        test.write_function = function;
-    }
-}
-
-/// Reads the socket under test exactly as for an event; the state is still the old one.
-#[inline(always)]
-fn self_test(sk: u64) {
-    let Some(test) = SELF_TEST.get_ptr_mut(0) else {
-        return;
-    };
-    // SAFETY: a map value; user space reads it only after the test's system calls returned.
-    let test = unsafe { &mut *test };
-    if test.peer_port == 0 {
-        return;
-    }
-    let socket = Direct(sk);
-    if u32::from(socket.peer_port()) == test.peer_port
-        && socket.net_at::<u32>(layout!(net_inum)) == test.netns
-        && socket::read(sk, Timer::Keepalive, &mut test.record)
-    {
-        test.record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-        // SAFETY: no arguments, no side effects.
-        test.record.comm = process_name(unsafe { bpf_get_current_task() });
-        test.state_changes += 1;
-    }
 }
 
 /// The timer callbacks' addresses, as the self-test learned them.

@@ -12,6 +12,7 @@ mod iterator;
 mod look;
 mod maps;
 mod process;
+mod self_test;
 mod socket;
 mod tracepoint;
 

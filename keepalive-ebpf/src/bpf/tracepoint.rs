@@ -6,7 +6,7 @@
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
-use crate::{hooks, maps::layout, socket::try_peek};
+use crate::{hooks, maps::layout, self_test, socket::try_peek};
 
 /// The callback of a timer; a timer that cannot be read is a loss, and counted.
 #[inline(always)]
@@ -56,6 +56,6 @@ pub fn tp_state_change(ctx: RawTracePointContext) -> i32 {
 /// Loaded for the time of the self-test only, with either backend.
 #[raw_tracepoint(tracepoint = "timer_start")]
 pub fn self_test_timer_start(ctx: RawTracePointContext) -> i32 {
-    hooks::self_test_timer_start(ctx.arg(0));
+    self_test::timer_start(ctx.arg(0));
     0
 }

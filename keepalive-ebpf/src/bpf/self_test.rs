@@ -1,0 +1,53 @@
+//! What the self-test of user space takes: its socket read exactly as for an event, and proof of where
+//! its timers are.
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task};
+
+use crate::{
+    maps::{SELF_TEST, layout},
+    process::process_name,
+    socket::{self, Direct, Socket as _, Timer, peek},
+};
+
+/// `timer_start` of any timer while a self-test runs: proves where the test socket's timers are.
+#[inline(always)]
+pub fn timer_start(timer: u64) {
+    let Some(test) = SELF_TEST.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: a map value; user space reads it only after the test's system calls returned.
+    let test = unsafe { &mut *test };
+    let sk = test.record.id.sk;
+    if test.peer_port == 0 || sk == 0 {
+        return;
+    }
+    let function = peek(timer + u64::from(layout!(timer_function)));
+    if timer == sk + u64::from(layout!(keepalive_timer)) {
+        test.keepalive_function = function;
+    } else if timer == sk + u64::from(layout!(write_timer)) {
+        test.write_function = function;
+    }
+}
+
+/// Reads the socket under test exactly as for an event; the state is still the old one.
+#[inline(always)]
+pub fn state_change(sk: u64) {
+    let Some(test) = SELF_TEST.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: a map value; user space reads it only after the test's system calls returned.
+    let test = unsafe { &mut *test };
+    if test.peer_port == 0 {
+        return;
+    }
+    let socket = Direct(sk);
+    if u32::from(socket.peer_port()) == test.peer_port
+        && socket.net_at::<u32>(layout!(net_inum)) == test.netns
+        && socket::read(sk, Timer::Keepalive, &mut test.record)
+    {
+        test.record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        // SAFETY: no arguments, no side effects.
+        test.record.comm = process_name(unsafe { bpf_get_current_task() });
+        test.state_changes += 1;
+    }
+}
