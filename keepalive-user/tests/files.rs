@@ -2,6 +2,8 @@
 //!
 //! What is refused, with which exit code, and that nothing is destroyed by it.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,8 @@
 //! is sent one must not pay for it with memory, whatever the command. Files are made here, as
 //! nothing but their maker would write them.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -108,6 +110,10 @@ struct Run {
     memory: i64,
 }
 
+#[expect(
+    clippy::zombie_processes,
+    reason = "waited for by `wait4`, which says how much memory it had"
+)]
 fn run(arguments: &[&str], path: &Path) -> Run {
     let errors = path.with_extension("stderr");
     let child = Command::new(env!("CARGO_BIN_EXE_keepalive"))
@@ -117,7 +123,7 @@ fn run(arguments: &[&str], path: &Path) -> Run {
         .stderr(File::create(&errors).unwrap())
         .spawn()
         .unwrap();
-    let (mut status, mut usage) = (0, unsafe_zeroed());
+    let (mut status, mut usage) = (0, no_usage());
     // SAFETY: both pointers are to locals; the child is ours and not waited for elsewhere.
     let ended = unsafe { libc::wait4(child.id() as i32, &raw mut status, 0, &raw mut usage) };
     assert_eq!(ended, child.id() as i32);
@@ -130,7 +136,7 @@ fn run(arguments: &[&str], path: &Path) -> Run {
     }
 }
 
-fn unsafe_zeroed() -> libc::rusage {
+fn no_usage() -> libc::rusage {
     // SAFETY: a struct of numbers.
     unsafe { std::mem::zeroed() }
 }

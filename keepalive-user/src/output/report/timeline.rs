@@ -57,8 +57,10 @@ fn strip(svg: &mut Svg, story: &Story, y: f64, scale: &Scale, x: impl Fn(u64) ->
         let Some(mark) = story.strip.get(bucket).copied().flatten() else {
             continue;
         };
-        let from = (bucket as u64 * scale.width_ns).max(last.at);
-        let to = ((bucket as u64 + 1) * scale.width_ns).min(first.at.max(from));
+        let from = (bucket as u64).saturating_mul(scale.width_ns).max(last.at);
+        let to = (bucket as u64 + 1)
+            .saturating_mul(scale.width_ns)
+            .min(first.at.max(from));
         let size = ((x(to) - x(from) - 0.5).max(0.5), 6.0);
         let class = format!("f-{}", mark.look().name);
         svg.rect((x(from), y - 3.0), size, &class);
@@ -190,7 +192,7 @@ fn rises(story: &Story) -> Vec<(u64, u64, u64)> {
         };
         let from = moment
             .at
-            .saturating_sub(silence * 1_000_000)
+            .saturating_sub(silence.saturating_mul(1_000_000))
             .max(story.from);
         let silence = (moment.at - from) / 1_000_000;
         match rises.last_mut() {
