@@ -49,15 +49,18 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 /// The first failure; one that is not the reader's leaving goes before that.
+///
+/// # Errors
+/// If one of these did.
 pub fn worst<const N: usize>(outcomes: [anyhow::Result<()>; N]) -> anyhow::Result<()> {
-    outcomes.into_iter().fold(Ok(()), |worst, outcome| {
-        let left = |result: &anyhow::Result<()>| result.as_ref().err().is_some_and(is_broken_pipe);
-        match (worst, outcome) {
-            (Ok(()), outcome) => outcome,
-            (worst, outcome) if left(&worst) && outcome.is_err() && !left(&outcome) => outcome,
-            (worst, _) => worst,
+    let mut left = Ok(());
+    for outcome in outcomes {
+        match outcome {
+            Err(error) if is_broken_pipe(&error) => left = Err(error),
+            outcome => outcome?,
         }
-    })
+    }
+    left
 }
 
 /// The code for an error: that of the first [`Refusal`] in its chain, success for a broken pipe or
