@@ -32,6 +32,7 @@ use crate::{
     namespace::{self, Namespace},
     output::audit::AuditOutput,
     privileges,
+    sandbox::Needs,
     source::Options,
 };
 
@@ -44,6 +45,7 @@ pub fn rule_names() -> Vec<&'static str> {
 /// Runs the command.
 pub fn run(arguments: &Audit) -> Result<Exit> {
     let (findings, end) = judge(arguments)?;
+    arguments.sandbox.enter(&Needs::printing());
     let failed = findings
         .iter()
         .any(|finding| fails(arguments.fail_on.as_ref(), finding));

@@ -19,7 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[cfg(test)]
 pub use self::selection::Prefix;
 pub use self::{
-    audit::{Audit, FailOn, Ignore},
+    audit::{Audit, FailOn, Ignore, ignore_lines},
     explain::{Explain, Target},
     list::{List, SortKey, Switch},
     recording::{Recording, Replay, Report},
@@ -157,6 +157,16 @@ pub struct Loading {
     /// Size of the ring buffer: a power of two, at least 4096
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = ring_bytes)]
     pub ring_bytes: u32,
+    #[command(flatten)]
+    pub sandbox: Sandbox,
+}
+
+/// What is given up after the start.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Sandbox {
+    /// Keep all capabilities, system calls and files after the start (see `keepalive doctor`)
+    #[arg(long)]
+    pub no_sandbox: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

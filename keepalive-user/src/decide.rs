@@ -3,15 +3,13 @@
 //! What the kernel decided, read off what it did: pure functions of one record. Each rule names
 //! the kernel function it comes from (`net/ipv4/tcp_timer.c` unless said otherwise).
 
-use keepalive_ebpf::{
-    FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, KIND_LOOKED, Record, WITHIN_KEEPALIVE_TIMER,
-    WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
-};
+use keepalive_ebpf::{FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, Record};
 
 use crate::{
     arithmetic::Effective,
     event::{Cause, Decision},
     numbers::{rearmed, silence, state, unsent},
+    wire::{Kind, Within},
 };
 
 /// How the local send of a probe ended.
@@ -116,22 +114,26 @@ fn probed(record: &Record, hz: u32) -> Option<Decision> {
 /// Why a socket reached CLOSE.
 pub fn cause(record: &Record, hz: u32) -> Cause {
     // Seen only after the end: nobody can say what the kernel was doing.
-    if record.kind == KIND_LOOKED {
+    if Kind::of(record) == Some(Kind::Looked) {
         return Cause::Unknown;
     }
     let orphan = record.id.orphan != 0;
-    match record.within {
-        WITHIN_KEEPALIVE_TIMER if record.from_state == state::FIN_WAIT2 && orphan => {
+    match Within::of(record) {
+        Some(Within::KeepaliveTimer) if record.from_state == state::FIN_WAIT2 && orphan => {
             Cause::LocalClose
         }
         // `tcp_keepalive_timer`: with TCP_USER_TIMEOUT set the count is not looked at.
-        WITHIN_KEEPALIVE_TIMER if record.settings.user_timeout != 0 => Cause::KeepaliveUserTimeout,
-        WITHIN_KEEPALIVE_TIMER => Cause::KeepaliveProbes,
+        Some(Within::KeepaliveTimer) if record.settings.user_timeout != 0 => {
+            Cause::KeepaliveUserTimeout
+        }
+        Some(Within::KeepaliveTimer) => Cause::KeepaliveProbes,
         // An orphan was closed before: its last segments ran out of retries.
-        WITHIN_RETRANSMIT_TIMER | WITHIN_PROBE_TIMER if orphan => closed_by(record.from_state),
-        WITHIN_RETRANSMIT_TIMER => retransmit(record),
-        WITHIN_PROBE_TIMER => window_probe(record, hz),
-        _ => outside_timers(record, hz),
+        Some(Within::RetransmitTimer | Within::ProbeTimer) if orphan => {
+            closed_by(record.from_state)
+        }
+        Some(Within::RetransmitTimer) => retransmit(record),
+        Some(Within::ProbeTimer) => window_probe(record, hz),
+        Some(Within::Nothing) | None => outside_timers(record, hz),
     }
 }
 

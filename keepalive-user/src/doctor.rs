@@ -4,21 +4,26 @@
 //! shows of itself, what we may do, how every hook of every backend fares, and what to do about
 //! what does not work.
 
-use std::{fs, io::Write};
+mod confinement;
+
+use std::io::Write;
 
 use anyhow::Result;
 use keepalive_ebpf::Snapshot;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use self::confinement::SandboxReport;
 use crate::{
     cli::Doctor,
     event::{Backend, ListSource},
     exit::Exit,
+    files,
     listing::Lister,
     namespace::Namespace,
     output::escape,
     privileges,
+    sandbox::Needs,
     source::{Kernel, Options, hooks::Need, survey::Survey},
 };
 
@@ -34,6 +39,8 @@ pub struct Report {
     lockdown: Option<String>,
     kptr_restrict: Option<String>,
     capabilities: Vec<CapabilityReport>,
+    /// What each command gives up after its start.
+    sandbox: SandboxReport,
     layout: LayoutReport,
     backends: Vec<BackendReport>,
     list: ListReport,
@@ -119,6 +126,7 @@ pub fn run(arguments: &Doctor) -> Result<Exit> {
         ..Options::default()
     };
     let (report, exit) = examine(&options);
+    arguments.loading.sandbox.enter(&Needs::printing());
     let mut out = anstream::stdout().lock();
     if arguments.json {
         serde_json::to_writer(&mut out, &report)?;
@@ -164,6 +172,7 @@ fn examine(options: &Options) -> (Report, Exit) {
             Exit::Unsupported,
         ),
     };
+    let list = list_report(options);
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         kernel: crate::session::kernel_release(),
@@ -171,18 +180,11 @@ fn examine(options: &Options) -> (Report, Exit) {
         verdict,
         lockdown: lockdown(),
         kptr_restrict: read_line("/proc/sys/kernel/kptr_restrict"),
-        capabilities: privileges::all()
-            .into_iter()
-            .map(|privilege| CapabilityReport {
-                name: privilege.name,
-                held: privilege.held,
-                required: privilege.required,
-                purpose: privilege.purpose,
-            })
-            .collect(),
+        capabilities: capability_reports(),
+        sandbox: SandboxReport::find_out(list.source != Some(ListSource::Iterator)),
         layout: layout_report(&kernel),
         backends,
-        list: list_report(options),
+        list,
         sysctls: SYSCTLS
             .iter()
             .map(|&name| (name, read_line(&format!("/proc/sys/net/ipv4/{name}"))))
@@ -190,6 +192,18 @@ fn examine(options: &Options) -> (Report, Exit) {
         ring_bytes: options.ring_bytes,
     };
     (report, exit)
+}
+
+fn capability_reports() -> Vec<CapabilityReport> {
+    let reports = privileges::all()
+        .into_iter()
+        .map(|privilege| CapabilityReport {
+            name: privilege.name,
+            held: privilege.held,
+            required: privilege.required,
+            purpose: privilege.purpose,
+        });
+    reports.collect()
 }
 
 fn layout_report(kernel: &Result<Kernel>) -> LayoutReport {
@@ -344,6 +358,14 @@ fn print(report: &Report, verbose: bool, out: &mut impl Write) -> Result<()> {
         }
     }
     line(out, "list", report.list.status, &list_text(&report.list))?;
+    report.sandbox.print(verbose, out)?;
+    print_machine(report, out)?;
+    writeln!(out, "\n{}.", escape(&report.verdict))?;
+    Ok(())
+}
+
+/// What the machine is set to.
+fn print_machine(report: &Report, out: &mut impl Write) -> Result<()> {
     let or_unknown =
         |value: &Option<String>| escape(value.as_deref().unwrap_or("unknown")).into_owned();
     writeln!(out, "{:18}{}", "lockdown", or_unknown(&report.lockdown))?;
@@ -360,7 +382,6 @@ fn print(report: &Report, verbose: bool, out: &mut impl Write) -> Result<()> {
         .collect();
     writeln!(out, "{:18}{}", "sysctls", sysctls.join(", "))?;
     writeln!(out, "{:18}{} KiB", "ring buffer", report.ring_bytes / 1024)?;
-    writeln!(out, "\n{}.", escape(&report.verdict))?;
     Ok(())
 }
 
@@ -411,7 +432,7 @@ fn backend_text(backend: &BackendReport) -> String {
 
 /// `none [integrity] confidentiality` → `integrity`.
 fn lockdown() -> Option<String> {
-    let Ok(modes) = fs::read_to_string("/sys/kernel/security/lockdown") else {
+    let Ok(modes) = files::read_kernel("/sys/kernel/security/lockdown") else {
         return None;
     };
     let chosen = modes.split_once('[')?.1.split_once(']')?.0;
@@ -419,5 +440,5 @@ fn lockdown() -> Option<String> {
 }
 
 fn read_line(path: &str) -> Option<String> {
-    Some(fs::read_to_string(path).ok()?.trim_end().to_owned())
+    Some(files::read_kernel(path).ok()?.trim_end().to_owned())
 }

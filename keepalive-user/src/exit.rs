@@ -49,18 +49,16 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 /// The first failure; one that is not the reader's leaving goes before that.
-///
-/// # Errors
-/// If one of these did.
 pub fn worst<const N: usize>(outcomes: [anyhow::Result<()>; N]) -> anyhow::Result<()> {
-    let mut left = Ok(());
+    let mut reader_left = Ok(());
     for outcome in outcomes {
         match outcome {
-            Err(error) if is_broken_pipe(&error) => left = Err(error),
-            outcome => outcome?,
+            Err(error) if is_broken_pipe(&error) => reader_left = reader_left.and(Err(error)),
+            Err(error) => return Err(error),
+            Ok(()) => {}
         }
     }
-    left
+    reader_left
 }
 
 /// The code for an error: that of the first [`Refusal`] in its chain, success for a broken pipe or

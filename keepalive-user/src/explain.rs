@@ -25,6 +25,7 @@ use crate::{
     exit::{Exit, Refusal, is_broken_pipe},
     namespace,
     output::explain,
+    sandbox::Needs,
     source::Options,
 };
 
@@ -80,10 +81,13 @@ fn explain_socket(target: &Target, arguments: &Explain) -> Result<Exit> {
     let mut finder = Finder::open(arguments, &options)?;
     let found = finder.find(target)?;
     let Some(time) = arguments.watch else {
-        show(&explanation(&found), arguments.json)?;
+        let explained = explanation(&found);
+        arguments.sandbox.enter(&Needs::printing());
+        show(&explained, arguments.json)?;
         return Ok(Exit::Success);
     };
-    let closes = live::watch(&found, time, &options)?;
+    let needs = finder.needs(&found)?;
+    let closes = live::watch(&found, time, &options, &|| arguments.sandbox.enter(&needs))?;
     let with = |found: &Found, owner_closes: Option<OwnerCloses>| Explanation {
         owner_closes,
         ..explanation(found)

@@ -23,7 +23,9 @@ mod doctor;
 pub mod event;
 mod exit;
 mod explain;
+mod files;
 mod filter;
+pub mod fuzzing;
 mod kernel;
 mod list;
 mod listing;
@@ -34,6 +36,7 @@ mod pipeline;
 mod privileges;
 pub mod recording;
 mod replay;
+mod sandbox;
 mod session;
 mod source;
 mod stop;
@@ -41,8 +44,7 @@ mod terminal;
 mod top;
 mod trace;
 mod tracker;
-
-pub use crate::replay::fold;
+mod wire;
 
 use std::process::ExitCode;
 

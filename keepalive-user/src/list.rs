@@ -30,6 +30,7 @@ use crate::{
     namespace::Namespace,
     numbers::silence,
     output::list::{self, Columns, Shown, Style, Text},
+    sandbox::Needs,
     source::Options,
 };
 
@@ -63,6 +64,10 @@ pub fn run(arguments: &List) -> Result<Exit> {
         arguments,
     };
     log::debug!("opened in {:?}", begin.elapsed());
+    if arguments.watch.is_some() {
+        let elsewhere = arguments.all_netns || arguments.select.netns.is_some();
+        arguments.sandbox.enter(&command.lister.needs(elsewhere));
+    }
     let outcome = match arguments.watch {
         None => command.show(false),
         Some(seconds) => command.watch(seconds),
@@ -173,6 +178,7 @@ impl Command<'_> {
         let begin = Instant::now();
         let mut listing = self.list(&namespaces)?;
         log::debug!("listed in {:?}", begin.elapsed());
+        self.only_print();
         listing.incomplete.extend(missing);
         let mut counts: FxHashMap<u32, u64> = FxHashMap::default();
         for socket in &listing.sockets {
@@ -223,6 +229,13 @@ impl Command<'_> {
         };
         list::end(style, end, &mut self.writer)?;
         self.writer.flush().context("cannot write")
+    }
+
+    /// Gives up what listing takes, unless it is done again.
+    fn only_print(&self) {
+        if self.arguments.watch.is_none() {
+            self.arguments.sandbox.enter(&Needs::printing());
+        }
     }
 
     /// Where the sockets' cgroups are, if that is shown.

@@ -16,16 +16,23 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use keepalive_ebpf::{Identity, Snapshot};
-use rustc_hash::FxHashMap;
+use keepalive_ebpf::{Identity, SNAPSHOT_REQUEST, Snapshot};
+use rustc_hash::{FxHashMap, FxHashSet};
 
+pub use self::netlink::{Moment, sockets_of};
 use self::owners::Owners;
 use crate::{
     event::{Incomplete, ListSource, RefusedSource, Sysctls},
     exit::{Exit, Refusal},
     namespace::{self, Namespace},
     privileges,
-    source::{Options, iterator::Iterators, reason::reason, self_test::Connection},
+    sandbox::Needs,
+    source::{
+        Options,
+        iterator::Iterators,
+        reason::reason,
+        self_test::{self, Connection},
+    },
 };
 
 /// Ticks per second of what sock_diag tells: milliseconds.
@@ -75,6 +82,15 @@ impl Lister {
             }
         }
         Ok(lister)
+    }
+
+    /// What listing again takes, here or in other network namespaces.
+    pub fn needs(&self, elsewhere: bool) -> Needs {
+        Needs {
+            namespaces: elsewhere,
+            sock_diag: matches!(self.source, Source::SockDiag),
+            ..Needs::listing()
+        }
     }
 
     /// The iterators do not work: says why, or goes on without them.
@@ -155,7 +171,7 @@ fn walk_sockets(
     let listed: Vec<u32> = namespaces.iter().map(|listed| listed.inode).collect();
     let wanted = |socket: &Snapshot| {
         // The self-test may be elsewhere.
-        listed.contains(&socket.id.netns) && !own.has(&socket.id) && wanted(socket)
+        listed.contains(&socket.id.netns) && wanted(socket)
     };
     let (batches, arriving) = sync_channel::<Vec<Snapshot>>(AHEAD);
     let (walked, gathered) = thread::scope(|scope| {
@@ -165,27 +181,30 @@ fn walk_sockets(
         (walked, gathering.join())
     });
     let (mut found, tested) = gathered.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    found.incomplete = walked?;
+    (found.incomplete, found.sysctls) = walked?;
     let tested = tested.context("the iterator never saw the socket of the self-test")?;
     let hz = own.check(&tested.id, &tested.settings, &tested.numbers)?;
-    for namespace in namespaces {
-        found.note_sysctls(namespace);
-    }
     Ok((found, hz))
 }
 
 /// Batches of sockets that may wait to be gathered.
 const AHEAD: usize = 64;
 
-/// Hands on all sockets of the namespaces, and of that of the self-test.
+/// Hands on all sockets of the namespaces, and of that of the self-test; what failed, and the
+/// namespaces' defaults, which are read on the way.
 fn walk(
     iterators: &mut Iterators,
     namespaces: &[Namespace],
     own: &Connection,
     batches: &SyncSender<Vec<Snapshot>>,
-) -> Result<Vec<Incomplete>> {
+) -> Result<(Vec<Incomplete>, FxHashMap<u32, Sysctls>)> {
+    let mut defaults = FxHashMap::default();
     let mut walk = |namespace: &Namespace| {
         namespace.within(|| {
+            defaults.extend(namespace::sysctls().map(|sysctls| (namespace.inode, sysctls)));
+            if !namespace::may_have_tcp() {
+                return Ok(());
+            }
             iterators.sockets()?.batches(|batch| {
                 // It is gathered until there is no more.
                 let _ = batches.send(batch.to_vec());
@@ -197,7 +216,7 @@ fn walk(
     if !namespaces.iter().any(|listed| listed.inode == tested) {
         walk(&own.namespace)?;
     }
-    Ok(failed)
+    Ok((failed, defaults))
 }
 
 /// What is wanted of what comes, and the socket of the self-test.
@@ -211,6 +230,9 @@ fn gather(
     for socket in batches.iter().flatten() {
         if own.is_tested(&socket.id) {
             tested = Some(socket);
+        }
+        if self_test::is_of_a_self_test(&socket.id, &socket.settings) {
+            found.leave_out(&socket);
         } else if wanted(&socket) {
             found.add(&socket);
         }
@@ -262,7 +284,9 @@ fn by_sock_diag(
     let mut found = Found::default();
     let mut unsound = 0;
     let failed = each_namespace(namespaces, |namespace| {
-        let sound = namespace.within(|| diag::dump(namespace.inode, &mut found, wanted))?;
+        let sound = namespace.within(|| {
+            Ok(!namespace::may_have_tcp() || diag::dump(namespace.inode, &mut found, wanted)?)
+        })?;
         unsound += u64::from(!sound);
         Ok(())
     })?;
@@ -347,6 +371,8 @@ struct Found {
     /// The kernel may tell of a socket twice if the list changes meanwhile; and a socket's memory,
     /// once it is closed, may soon be another's. The last place of each name.
     seen: FxHashMap<u64, u32>,
+    /// Namespaces and ports at which self-tests listen.
+    left_out: FxHashSet<(u32, u16)>,
     sysctls: FxHashMap<u32, Sysctls>,
     incomplete: Vec<Incomplete>,
 }
@@ -384,6 +410,13 @@ impl Found {
         self.sockets.push(*socket);
     }
 
+    /// A socket of a self-test, ours or of another instance. What connects to it has no settings until
+    /// the handshake is done.
+    fn leave_out(&mut self, socket: &Snapshot) {
+        self.left_out
+            .insert((socket.id.netns, socket.id.local_port));
+    }
+
     fn len(&self) -> usize {
         self.sockets.len()
     }
@@ -401,7 +434,13 @@ impl Found {
         }
     }
 
-    fn listing(self, source: ListSource, hz: u32, owners: Owners) -> Listing {
+    fn listing(mut self, source: ListSource, hz: u32, owners: Owners) -> Listing {
+        let left_out = self.left_out;
+        self.sockets.retain(|socket| {
+            socket.kind != SNAPSHOT_REQUEST
+                || !self_test::is_on_loopback(&socket.id)
+                || !left_out.contains(&(socket.id.netns, socket.id.local_port))
+        });
         Listing {
             source,
             sockets: self.sockets,
@@ -429,53 +468,4 @@ fn is_same(one: &Identity, other: &Identity) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use anyhow::ensure;
-
-    use super::*;
-
-    fn socket(sk: u64, cookie: u64, peer_port: u16) -> Snapshot {
-        Snapshot {
-            id: Identity {
-                sk,
-                cookie,
-                peer_port,
-                ..Identity::default()
-            },
-            ..Snapshot::default()
-        }
-    }
-
-    #[test]
-    fn a_socket_is_listed_once_and_its_successor_too() {
-        let mut found = Found::default();
-        let (first, successor, other) = (socket(1, 0, 80), socket(1, 0, 81), socket(0, 2, 80));
-        for socket in [first, first, successor, successor, other, other] {
-            found.add(&socket);
-        }
-        assert_eq!(found.sockets, [first, successor, other]);
-        found.forget_since(2);
-        found.add(&other);
-        assert_eq!(found.len(), 3);
-    }
-
-    #[test]
-    fn a_bad_namespace_spoils_no_other() {
-        let open = || Namespace::current().unwrap();
-        let three = [open(), open(), open()];
-        let mut calls = 0;
-        let mut fail_from = |good: u32| {
-            calls = 0;
-            each_namespace(&three, |_| {
-                calls += 1;
-                ensure!(calls <= good, "closed");
-                Ok(())
-            })
-        };
-        assert!(fail_from(3).unwrap().is_empty());
-        let failed = fail_from(1).unwrap();
-        assert_eq!((failed[0].count, &*failed[0].reason), (2, "closed"));
-        assert_eq!(fail_from(0).unwrap_err().to_string(), "closed");
-        assert!(each_namespace(&[], |_| Ok(())).unwrap().is_empty());
-    }
-}
+mod tests;

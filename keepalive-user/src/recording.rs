@@ -18,7 +18,12 @@ mod reader;
 mod recorder;
 mod writer;
 
-use anyhow::{Context, Result, ensure};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -27,7 +32,7 @@ pub use self::{
     recorder::{Limits, Recorder},
     writer::Writer,
 };
-use crate::event::Start;
+use crate::{event::Start, files};
 
 /// How every recording begins.
 const MAGIC: [u8; 8] = *b"\x7fKEEPAL\n";
@@ -82,6 +87,26 @@ impl Header {
     pub fn continues(&self, other: &Self) -> bool {
         self.start == other.start && self.sequence == other.sequence.wrapping_add(1)
     }
+}
+
+/// Checks where text or JSON is to be written: over a plain file, as any tool does, but not over one
+/// of `others`, and not over a recording.
+///
+/// # Errors
+/// If that is what it would do.
+pub fn check_output(output: &Path, others: &[PathBuf]) -> Result<()> {
+    files::refuse_same(output, others)?;
+    let mut magic = [0; MAGIC.len()];
+    let is_recording = files::Id::of(output).is_some()
+        && files::open(output).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok())
+        && magic == MAGIC;
+    if is_recording {
+        bail!(
+            "{} is a recording and is not overwritten: name another file, or remove it",
+            output.display()
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]

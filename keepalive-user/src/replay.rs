@@ -4,7 +4,6 @@
 //! and without root.
 
 use std::{
-    fs::File,
     io::{self, IsTerminal, Read, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -17,11 +16,12 @@ use crate::{
     attribution::Attribution,
     cli::{Replay, Report},
     clock::Clock,
-    event::{Finding, Lost, Missed, Process},
+    event::{Finding, Lost, LostWhere, Missed, Process},
     exit::{Exit, Refusal, is_broken_pipe},
+    files,
     output::{self, Output},
     pipeline::{Pipeline, Sink, Wanted},
-    recording::{End, Frame, Header, Reader},
+    recording::{self, End, Frame, Header, Reader},
 };
 
 /// Progress is shown when this has passed, and as often.
@@ -35,6 +35,9 @@ pub fn run(arguments: &Replay) -> Result<Exit> {
         .select
         .filter()
         .map_err(|error| Refusal::new(Exit::Usage, format!("{error:#}")))?;
+    if let Some(output) = &arguments.output {
+        recording::check_output(output, &arguments.files)?;
+    }
     let recordings = open_all(&arguments.files)?;
     let outputs = if arguments.check {
         Vec::new()
@@ -65,7 +68,9 @@ pub fn report(arguments: &Report) -> Result<Exit> {
         .filter()
         .map_err(|error| Refusal::new(Exit::Usage, format!("{error:#}")))?;
     // First, so that a bad path fails before anything is read.
-    let report = output::Report::open(&arguments.output, arguments.socket.clone())?;
+    files::refuse_same(&arguments.output, &arguments.files)?;
+    let socket = arguments.socket.clone();
+    let report = output::Report::open(&arguments.output, socket, arguments.force)?;
     let recordings = open_all(&arguments.files)?;
     let own = Wanted {
         pid: arguments.select.pid,
@@ -115,7 +120,7 @@ fn open(path: &Path) -> Result<Recording<Box<dyn Read>>> {
     let (inner, length): (Box<dyn Read>, _) = if path == Path::new("-") {
         (Box::new(io::stdin().lock()), None)
     } else {
-        let file = File::open(path).with_context(|| format!("cannot read {name}"))?;
+        let file = files::open(path)?;
         let length = file.metadata().ok().map(|metadata| metadata.len());
         (Box::new(file), length)
     };
@@ -172,6 +177,7 @@ pub fn play<R: Read>(
         told: Told::default(),
         last: start.when.monotonic_ns,
         frames: 0,
+        undecoded: 0,
         progress: Progress::new(&recordings),
         pipeline: Pipeline::start(start, Attribution::told(), wanted, outputs, None)?,
         filtered: own.filter != Filter::default(),
@@ -183,7 +189,9 @@ pub fn play<R: Read>(
             break;
         }
     }
+    let reported = player.report_undecoded();
     player.progress.clear();
+    reported?;
     if let Some(cut) = player.told.cut.as_ref().filter(|_| damage.is_ok()) {
         log::warn!("{cut}: told up to there");
     }
@@ -198,6 +206,8 @@ struct Player {
     /// The latest moment that was told of, CLOCK_MONOTONIC.
     last: u64,
     frames: u64,
+    /// Frames that could not be decoded since that was last reported.
+    undecoded: u64,
     progress: Progress,
     filtered: bool,
 }
@@ -230,6 +240,9 @@ impl Player {
     }
 
     fn frame(&mut self, frame: Frame<'_>, clock: &Clock) -> Result<()> {
+        if !matches!(frame, Frame::Undecodable(_)) {
+            self.report_undecoded()?;
+        }
         let attribution = &mut self.pipeline.attribution;
         match frame {
             Frame::Record(record) => {
@@ -275,16 +288,36 @@ impl Player {
                 })?;
             }
             Frame::Finding(json) => {
-                let finding: Finding =
-                    serde_json::from_str(json).context("a finding cannot be read")?;
-                if !self.filtered {
-                    self.pipeline.finding(finding)?;
+                let finding: Option<Finding> = serde_json::from_str(json).ok();
+                match finding {
+                    None => self.undecoded += 1,
+                    Some(finding) if !self.filtered => self.pipeline.finding(finding)?,
+                    Some(_) => {}
                 }
+            }
+            Frame::Undecodable(unknown) => {
+                log::debug!("a frame is passed over: {unknown}");
+                self.undecoded += 1;
             }
             Frame::Continued => {}
             Frame::End { time } => self.last = time,
         }
         Ok(())
+    }
+
+    /// Reports frames that could not be decoded, those in a row together.
+    fn report_undecoded(&mut self) -> Result<()> {
+        let count = std::mem::take(&mut self.undecoded);
+        if count == 0 {
+            return Ok(());
+        }
+        let when = self.pipeline.clock().at(self.last);
+        self.pipeline.lost(Lost {
+            when,
+            count,
+            place: LostWhere::Decode,
+            probes: 0,
+        })
     }
 }
 
@@ -328,16 +361,23 @@ impl Progress {
     }
 }
 
-/// Reads whatever these bytes are as a recording and tells it to nobody: for fuzzing and benchmarks.
+/// Reads whatever these bytes are as a recording and shows it nowhere: for fuzzing and benchmarks.
 ///
 /// # Errors
 /// What is wrong with them.
 pub fn fold(bytes: &[u8]) -> Result<u64> {
+    fold_into(bytes, vec![Output::json(Box::new(io::sink()) as Sink)])
+}
+
+/// As [`fold`], into these outputs.
+///
+/// # Errors
+/// What is wrong with the bytes, or with an output.
+pub fn fold_into(bytes: &[u8], outputs: Vec<Output<Sink>>) -> Result<u64> {
     let recording = Recording {
         name: "recording".to_owned(),
         reader: Reader::new(bytes)?,
         length: None,
     };
-    let outputs = vec![Output::json(Box::new(io::sink()) as Sink)];
     Ok(play(vec![recording], Wanted::default(), outputs)?.records)
 }

@@ -20,7 +20,7 @@ pub use self::live::{Live, Pace, Turn};
 use self::seed::Seeding;
 use crate::{
     attribution::Attribution,
-    cli::{Loading, Recording, Selection},
+    cli::{self, Loading, Recording, Selection},
     clock::{Clock, monotonic_ns},
     diagnostics,
     event::{Lost, LostWhere, SCHEMA_VERSION, Start},
@@ -29,6 +29,7 @@ use crate::{
     pipeline::{Pipeline, Sink, Wanted},
     privileges,
     recording::{Header, Recorder},
+    sandbox::{Needs, Owners},
     source::{Kernel, Looked, Options, Source, hooks::Need},
     stop,
 };
@@ -52,6 +53,9 @@ pub struct Request {
     pub wanted: Wanted,
     /// Whether older sockets are told of at once, or when something happens to them.
     pub tell_older: bool,
+    /// What is to be done once everything is attached; the rest is given up.
+    pub needs: Needs,
+    sandbox: cli::Sandbox,
     /// The filters, for the `start` event.
     filters: BTreeMap<String, String>,
 }
@@ -79,6 +83,8 @@ impl Request {
                 ..Wanted::default()
             },
             tell_older: false,
+            needs: Needs::tracing(Owners::Proc),
+            sandbox: loading.sandbox,
             filters: select.described(),
         })
     }
@@ -138,7 +144,10 @@ impl Session {
             request.wanted.pid,
             source.sees_accept(),
         );
+        // Its thread enters other namespaces, and ends once it has listed them.
         let (seeding, iterators) = Seeding::start(&kernel, options.filter)?;
+        // All threads from here on have what this one has left.
+        request.sandbox.enter(&request.needs);
         attribution.start(iterators);
         diagnostics::start()?;
         let pipeline = Pipeline::start(start, attribution, request.wanted, outputs, recorder)?;
@@ -389,6 +398,6 @@ pub fn kernel_release() -> String {
 
 /// One of the words of `uname`.
 fn kernel_word(name: &str) -> Option<String> {
-    let word = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+    let word = crate::files::read_kernel(&format!("/proc/sys/kernel/{name}")).ok()?;
     Some(word.trim_end().to_owned())
 }

@@ -31,6 +31,7 @@ use crate::{
         top::{Action, Top},
     },
     recording::{Limits, Recorder},
+    sandbox::{Needs, Owners},
     session::{Live, Pace, Request, Session, Turn},
     stop,
 };
@@ -62,6 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     let mut request = Request::new(&arguments.select, &arguments.loading)?;
     request.options.live_answers = arguments.live_answers;
     request.tell_older = true;
+    request.needs = Needs::screen(Owners::Proc);
     let colour = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
     let top = Rc::new(RefCell::new(Top::new(colour, TimeZone::system())));
     let outputs = vec![Output::Screen(Rc::clone(&top))];
@@ -182,7 +184,7 @@ impl Running {
                 let path = file_of(now.timestamp, &TimeZone::system());
                 let mut header = self.live.session.header.clone();
                 header.start.when = now;
-                match Recorder::create(&path, LIMITS, header) {
+                match Recorder::create(&path, LIMITS, false, header) {
                     Ok(begun) => {
                         *recorder = Some(begun);
                         let message = format!("recording to {}; r ends it", path.display());

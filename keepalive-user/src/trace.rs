@@ -12,6 +12,8 @@ use crate::{
     cli::{Audit, Trace},
     exit::{Exit, is_broken_pipe},
     output::{self, Output, Report},
+    recording,
+    sandbox::{Needs, Owners},
     session::{Live, Pace, Request, Session, Turn},
     stop,
 };
@@ -28,13 +30,16 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
     request.options.verbose = arguments.verbose;
     request.options.cost = arguments.cost;
     request.wanted.count = arguments.count;
+    request.needs = needs(arguments);
     // First, so that a bad path fails before anything is attached.
+    check_files(arguments)?;
     let mut outputs = vec![output::open_live(
         arguments.json,
         arguments.output.as_deref(),
     )?];
     if let Some(path) = &arguments.report {
-        outputs.push(Output::Report(Box::new(Report::open(path, None)?)));
+        let report = Report::open(path, None, arguments.record.force)?;
+        outputs.push(Output::Report(Box::new(report)));
     }
     // Before anything is attached: it makes sockets of its own, to learn from.
     let findings = if arguments.audit {
@@ -64,6 +69,29 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
     }
 }
 
+/// What is to be written can be, and nothing twice.
+fn check_files(arguments: &Trace) -> Result<()> {
+    let others: Vec<_> = [&arguments.record.record, &arguments.report]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
+    if let Some(output) = &arguments.output {
+        recording::check_output(output, &others)?;
+    }
+    arguments.record.check()
+}
+
+/// What a trace does once it is attached: a recording that rotates and a report are files to come.
+fn needs(arguments: &Trace) -> Needs {
+    let rotates = arguments.record.record_size.is_some();
+    let recording = arguments.record.record.as_deref().filter(|_| rotates);
+    Needs::tracing(Owners::Proc)
+        .writes_beside(recording)
+        .writes_beside(arguments.report.as_deref())
+}
+
+/// The loop.
 async fn watch(mut session: Session, arguments: &Trace) -> Result<()> {
     if arguments.verbose {
         session.spawn_logger()?;

@@ -12,10 +12,9 @@ mod tell;
 
 pub use self::tell::acting;
 
-use keepalive_ebpf::{
-    Identity, KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_LOOKED,
-    KIND_OWNER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Numbers, Record, WITHIN_KEEPALIVE_TIMER,
-};
+use std::collections::VecDeque;
+
+use keepalive_ebpf::{Identity, Numbers, Record};
 
 pub use self::continuity::Unseen;
 use self::{
@@ -28,6 +27,7 @@ use crate::{
     clock::Clock,
     event::Event,
     numbers::{silence, state},
+    wire::{Kind, Within},
 };
 
 /// An event, and what finding its owner takes.
@@ -44,12 +44,17 @@ pub struct Observation {
     pub orphan: bool,
 }
 
+/// Most ends that wait for their timer run: more than a machine has CPUs.
+const ENDINGS: usize = 1 << 13;
+
 /// All sockets seen and not ended.
 pub struct Tracker {
     teller: Teller,
     capacity: usize,
     sockets: Table,
     last_id: u64,
+    /// Sockets whose end waits for the timer run that caused it, oldest first.
+    ending: VecDeque<u64>,
     /// Sockets dropped because the table was full.
     evicted: u64,
     /// When the programs were attached, CLOCK_MONOTONIC, nanoseconds.
@@ -71,6 +76,7 @@ impl Tracker {
             capacity: capacity.max(1),
             sockets: Table::default(),
             last_id: 0,
+            ending: VecDeque::new(),
             evicted: 0,
             start,
             now: (0, 0),
@@ -85,14 +91,18 @@ impl Tracker {
 
     /// Takes one record and adds the events it gives, oldest first.
     pub fn observe(&mut self, record: &Record, events: &mut Vec<Observation>) {
+        // `wire::check` has rejected any other where the record came in.
+        let Some(kind) = Kind::of(record) else {
+            return;
+        };
         // The port may not be chosen yet, and nothing has happened that is worth an event.
-        if record.kind == KIND_OWNER {
+        if kind == Kind::Owner {
             return;
         }
         let key = record.id.sk;
         let teller = self.teller;
         self.now = self.now.max((record.after.time, record.after.jiffies));
-        if record.kind == KIND_LOOKED {
+        if kind == Kind::Looked {
             self.looked(record, events);
             return;
         }
@@ -106,30 +116,49 @@ impl Tracker {
             self.sockets.remove(key);
         }
         self.compare(record);
-        if record.kind == KIND_CLOSING {
+        if kind == Kind::Closing {
             self.closing(record);
             return;
         }
         let socket = match self.sockets.get(key) {
             Some(socket) if !socket.is_seed => socket,
-            _ => self.meet(record, events),
+            _ => self.meet(kind, record, events),
         };
         socket.advance(record, teller.hz);
         socket.learn(&record.id, record.after.time);
-        teller.report_answer(socket, record, events);
-        match record.kind {
-            KIND_KEEPALIVE_TIMER => teller.timer(socket, record, events),
-            KIND_WINDOW_PROBE => teller.window_probe(socket, record, events),
-            KIND_SETSOCKOPT => teller.setsockopt(socket, record, events),
-            KIND_ESTABLISHED => teller.established(socket, record, events),
-            KIND_CLOSE => socket.end = Some(Box::new(*record)),
-            _ => {}
+        teller.report_answer(socket, kind, record, events);
+        match kind {
+            Kind::KeepaliveTimer => teller.timer(socket, record, events),
+            Kind::WindowProbe => teller.window_probe(socket, record, events),
+            Kind::Setsockopt => teller.setsockopt(socket, record, events),
+            Kind::Established => teller.established(socket, record, events),
+            Kind::Close => socket.end = Some(Box::new(*record)),
+            Kind::Ack | Kind::Closing | Kind::Looked | Kind::Owner | Kind::Listed => {}
         }
         // An end within a timer run is told after that run.
-        let in_timer = record.kind == KIND_CLOSE && record.within == WITHIN_KEEPALIVE_TIMER;
+        let in_timer = kind == Kind::Close && Within::of(record) == Some(Within::KeepaliveTimer);
         if socket.end.is_some() && !in_timer {
             teller.report_end(socket, events);
             self.sockets.remove(key);
+        } else if in_timer {
+            self.bound_endings(key, events);
+        }
+    }
+
+    /// An end waits for its timer run, which is running on some CPU: where more wait than there are
+    /// CPUs, runs were lost, and the oldest end waits no longer.
+    fn bound_endings(&mut self, key: u64, events: &mut Vec<Observation>) {
+        self.ending.push_back(key);
+        if self.ending.len() <= ENDINGS {
+            return;
+        }
+        let oldest = self.ending.pop_front();
+        let waiting = |socket: &&mut Socket| socket.end.is_some();
+        if let Some(oldest) = oldest
+            && let Some(socket) = self.sockets.get(oldest).filter(waiting)
+        {
+            self.teller.report_end(socket, events);
+            self.sockets.remove(oldest);
         }
     }
 
@@ -218,7 +247,7 @@ impl Tracker {
         let since = socket.last_seen;
         socket.advance(record, teller.hz);
         socket.learn(&record.id, record.after.time);
-        teller.report_answer(socket, record, events);
+        teller.report_answer(socket, Kind::Looked, record, events);
         if record.id.state == state::CLOSE {
             self.unseen.closes.add(1, since);
             socket.end = Some(Box::new(*record));
@@ -268,7 +297,7 @@ impl Tracker {
     }
 
     /// A socket that no record was of before; at most it was seeded.
-    fn meet(&mut self, record: &Record, events: &mut Vec<Observation>) -> &mut Socket {
+    fn meet(&mut self, kind: Kind, record: &Record, events: &mut Vec<Observation>) -> &mut Socket {
         self.last_id += 1;
         let (key, time) = (record.id.sk, record.after.time);
         let mut socket = Socket::new(self.last_id, &record.id, time);
@@ -276,7 +305,7 @@ impl Tracker {
             socket.inherit(seed);
         }
         socket.learn(&record.id, time);
-        self.teller.meet(&socket, record, events);
+        self.teller.meet(&socket, kind, record, events);
         self.make_room();
         self.sockets.insert(key, socket)
     }

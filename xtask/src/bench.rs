@@ -1,12 +1,13 @@
 //! `cargo xtask bench`: what things cost. Prints, and asserts nothing about time.
 
 use std::{
+    path::PathBuf,
     process::{Command, ExitCode},
     time::Duration,
 };
 
-use anyhow::Result;
-use clap::Subcommand;
+use anyhow::{Result, ensure};
+use clap::{Args, Subcommand};
 
 use crate::{
     build,
@@ -31,6 +32,28 @@ pub enum Bench {
         #[arg(long)]
         kernel: Option<String>,
     },
+    /// A busy host: many probes, short connections and settings, with the tracer and without, by
+    /// turns, on the running kernel (needs root)
+    Load(Load),
+}
+
+#[derive(Args)]
+pub struct Load {
+    /// Fewer and shorter windows
+    #[arg(long)]
+    quick: bool,
+    /// auto, fentry or tracepoint
+    #[arg(long, default_value = "auto")]
+    backend: String,
+    /// This binary instead of the one built here
+    #[arg(long, value_name = "PATH")]
+    keepalive: Option<PathBuf>,
+    /// Only these (comma-separated): probes, churn, churn_flat_out, setsockopt_storm
+    #[arg(long, value_delimiter = ',')]
+    workload: Vec<String>,
+    /// JSON lines instead of a table
+    #[arg(long)]
+    json: bool,
 }
 
 const SS: &[Need] = &[Need {
@@ -47,6 +70,7 @@ pub fn run(what: &Bench) -> Result<ExitCode> {
         Bench::Programs => test::run(&test::Arguments::bench()),
         Bench::Replay => replay(),
         Bench::List { sockets, kernel } => list(sockets, kernel.as_deref()),
+        Bench::Load(arguments) => load(arguments),
     }
 }
 
@@ -65,6 +89,32 @@ fn replay() -> Result<ExitCode> {
         .current_dir(paths::root());
     eprintln!("[bench] building, then a minute or two");
     run::inherit(&mut cargo)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(arguments: &Load) -> Result<ExitCode> {
+    ensure!(
+        packages::is_root(),
+        "the load benchmark traces, which needs root: run `sudo cargo xtask bench load`"
+    );
+    setup::ensure()?;
+    let keepalive = match &arguments.keepalive {
+        Some(path) => path.clone(),
+        None => build::release()?,
+    };
+    let mut command = Command::new(build::scenarios()?);
+    command
+        .arg("--keepalive")
+        .arg(keepalive)
+        .args(["--backend", &arguments.backend, "--bench-load"])
+        .arg(if arguments.quick { "quick" } else { "full" });
+    for workload in &arguments.workload {
+        command.args(["--only", workload]);
+    }
+    if arguments.json {
+        command.args(["--format", "json"]);
+    }
+    run::inherit(&mut command)?;
     Ok(ExitCode::SUCCESS)
 }
 

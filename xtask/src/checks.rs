@@ -35,9 +35,9 @@ pub fn run() -> Result<()> {
             "warnings",
         ],
     ] {
-        eprintln!("[ci] cargo {}", arguments.join(" "));
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        run::inherit(cargo.args(arguments).current_dir(paths::root()))?;
+        let what = format!("cargo {}", arguments.join(" "));
+        run::timed(&what, cargo.args(arguments).current_dir(paths::root()))?;
     }
     eprintln!("[ci] tidy");
     tidy::check()

@@ -80,8 +80,11 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Ci => {
+            setup::ensure()?;
+            let fetching = test::begin_to_fetch();
             checks::run()?;
             fuzz::run(&fuzz::Arguments::bounded())?;
+            let _ = fetching.join();
             test::run(&test::Arguments::everything())
         }
     }

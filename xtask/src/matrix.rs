@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -21,6 +22,7 @@ pub struct Suite {
     results: Vec<Scenario>,
     /// The suite's own last line was seen.
     closed: bool,
+    took: Duration,
     /// Why the column as a whole is no success.
     broken: Option<String>,
 }
@@ -29,12 +31,15 @@ struct Scenario {
     name: String,
     verdict: Verdict,
     reason: String,
+    millis: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Ok,
     Fail,
+    /// Failed for a reason of the suite's quarantine list.
+    Quarantined,
     NotApplicable,
 }
 
@@ -45,13 +50,14 @@ impl Suite {
             backend: backend.to_owned(),
             results: Vec::new(),
             closed: false,
+            took: Duration::ZERO,
             broken: None,
         }
     }
 
     /// Takes a line of the suite's output; returns what of it to show.
     ///
-    /// `scenario⇥backend⇥name⇥ok|FAIL|n/a⇥milliseconds⇥reason`, `note⇥text`, the closing line
+    /// `scenario⇥backend⇥name⇥ok|FAIL|QUAR|n/a⇥milliseconds⇥reason`, `note⇥text`, the closing line
     /// `scenarios: …`, and details of a failure, which are indented.
     pub fn line(&mut self, line: &str, verbose: bool) -> Option<String> {
         if line.starts_with("scenarios: ") {
@@ -59,8 +65,7 @@ impl Suite {
             return Some(line.to_owned());
         }
         if let Some(note) = line.strip_prefix("note\t") {
-            let failed_before = note.contains("tried again after");
-            return (verbose || failed_before).then(|| note.to_owned());
+            return verbose.then(|| note.to_owned());
         }
         let fields: Vec<&str> = line.split('\t').collect();
         let ["scenario", backend, name, verdict, millis, rest @ ..] = fields.as_slice() else {
@@ -69,6 +74,7 @@ impl Suite {
         let verdict = match *verdict {
             "ok" => Verdict::Ok,
             "n/a" => Verdict::NotApplicable,
+            "QUAR" => Verdict::Quarantined,
             _ => Verdict::Fail,
         };
         let reason = rest.join(" ");
@@ -77,12 +83,14 @@ impl Suite {
             name: (*name).to_owned(),
             verdict,
             reason,
+            millis: millis.parse().unwrap_or(0),
         });
         Some(shown.trim_end().to_owned())
     }
 
     /// The suite has ended, with an exit code or without.
-    pub fn end(&mut self, outcome: Result<i32>) {
+    pub fn end(&mut self, outcome: Result<i32>, took: Duration) {
+        self.took = took;
         let failed = self.count(Verdict::Fail);
         self.broken = match outcome {
             Err(error) => Some(format!("{error:#}")),
@@ -98,9 +106,10 @@ impl Suite {
         }
     }
 
-    /// Whether it did not come to its own end.
-    pub fn is_broken(&self) -> bool {
-        self.broken.is_some()
+    /// The scenario that took longest, and how long.
+    fn longest(&self) -> (&str, u64) {
+        let longest = self.results.iter().max_by_key(|scenario| scenario.millis);
+        longest.map_or(("", 0), |scenario| (&scenario.name, scenario.millis))
     }
 
     pub fn is_of(&self, label: &str, backend: &str) -> bool {
@@ -139,6 +148,12 @@ impl Matrix {
             .count();
         (sum(Verdict::Ok), sum(Verdict::Fail) + broken)
     }
+
+    /// Failures that are quarantined.
+    pub fn quarantined(&self) -> usize {
+        let counts = self.suites.iter();
+        counts.map(|suite| suite.count(Verdict::Quarantined)).sum()
+    }
 }
 
 impl fmt::Display for Matrix {
@@ -155,7 +170,7 @@ impl fmt::Display for Matrix {
             writeln!(f, "{:width$}  {}╷ {column}", "", "│ ".repeat(number))?;
         }
         // By reason: which columns, which scenarios.
-        let mut reasons: BTreeMap<&str, (BTreeSet<String>, BTreeSet<&str>)> = BTreeMap::new();
+        let mut reasons: BTreeMap<_, (BTreeSet<String>, BTreeSet<&str>)> = BTreeMap::new();
         for name in names {
             write!(f, "{name:width$}  ")?;
             for suite in &self.suites {
@@ -163,13 +178,15 @@ impl fmt::Display for Matrix {
                 let mark = match scenario.map(|scenario| scenario.verdict) {
                     Some(Verdict::Ok) => "✓",
                     Some(Verdict::Fail) => "✗",
+                    Some(Verdict::Quarantined) => "q",
                     Some(Verdict::NotApplicable) => "–",
                     None => "?",
                 };
-                if let Some(scenario) =
-                    scenario.filter(|scenario| scenario.verdict == Verdict::NotApplicable)
+                if let Some(scenario) = scenario
+                    .filter(|scenario| !matches!(scenario.verdict, Verdict::Ok | Verdict::Fail))
                 {
-                    let (columns, scenarios) = reasons.entry(&scenario.reason).or_default();
+                    let key = (mark, scenario.reason.as_str());
+                    let (columns, scenarios) = reasons.entry(key).or_default();
                     columns.insert(suite.name());
                     scenarios.insert(name);
                 }
@@ -177,15 +194,20 @@ impl fmt::Display for Matrix {
             }
             writeln!(f)?;
         }
-        for (reason, (columns, scenarios)) in reasons {
+        for ((mark, reason), (columns, scenarios)) in reasons {
             let columns = Vec::from_iter(columns).join(", ");
             let scenarios = match scenarios.len() {
+                // Which of them were quarantined matters, however many.
+                _ if mark == "q" => Vec::from_iter(scenarios).join(", "),
                 0..4 => Vec::from_iter(scenarios).join(", "),
                 many => format!("{many} scenarios"),
             };
-            writeln!(f, "– {columns}: {scenarios}: {reason}")?;
+            writeln!(f, "{mark} {columns}: {scenarios}: {reason}")?;
         }
         for suite in &self.suites {
+            let (longest, millis) = suite.longest();
+            let (took, seconds) = (suite.took.as_secs(), millis / 1000);
+            writeln!(f, "{} s {}, {longest} {seconds} s", took, suite.name())?;
             if let Some(reason) = &suite.broken {
                 writeln!(f, "✗ {}: {reason}", suite.name())?;
             }
@@ -199,6 +221,7 @@ impl fmt::Display for Verdict {
         f.pad(match self {
             Self::Ok => "ok",
             Self::Fail => "FAIL",
+            Self::Quarantined => "QUAR",
             Self::NotApplicable => "n/a",
         })
     }
@@ -213,7 +236,7 @@ mod tests {
         for line in lines {
             suite.line(line, false);
         }
-        suite.end(outcome);
+        suite.end(outcome, Duration::from_secs(7));
         let mut matrix = Matrix::default();
         matrix.add(suite);
         matrix
@@ -233,6 +256,15 @@ mod tests {
             shown.contains("– 6.1 fentry: mptcp: no MPTCP in this kernel"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn what_is_quarantined_is_shown() {
+        let line = "scenario\tfentry\tipv6\tQUAR\t1\tthe kernel";
+        let matrix = suite(&[line, CLOSING], Ok(0));
+        assert_eq!((matrix.counts(), matrix.quarantined()), ((0, 0), 1));
+        let shown = matrix.to_string();
+        assert!(shown.contains("q 6.1 fentry: ipv6: the kernel"), "{shown}");
     }
 
     #[test]

@@ -57,6 +57,15 @@ pub fn inherit(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// The same, and how long it took.
+pub fn timed(what: &str, command: &mut Command) -> Result<()> {
+    let start = Instant::now();
+    eprintln!("[{what}] …");
+    inherit(command)?;
+    eprintln!("[{what}] {:.0} s", start.elapsed().as_secs_f32());
+    Ok(())
+}
+
 /// The first line a program prints, if it runs at all.
 pub fn first_line(command: &mut Command) -> Option<String> {
     let output = command

@@ -8,11 +8,11 @@ use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_smp_processor_id},
 };
 use keepalive_ebpf::{
-    FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK,
-    KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_LOOKED, KIND_OWNER,
-    KIND_SETSOCKOPT, KIND_WINDOW_PROBE, LOOK_FULL, LOOK_GONE, LOOK_REPORTED, LOSS_REPORTED,
-    LOSS_RING, LOSS_RING_PROBES, LOSS_SCRATCH, Numbers, Record, WITHIN_KEEPALIVE_TIMER,
-    WITHIN_NOTHING, WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
+    FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK, KIND_CLOSE, KIND_CLOSING,
+    KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_LOOKED, KIND_OWNER, KIND_SETSOCKOPT,
+    KIND_WINDOW_PROBE, LOOK_FULL, LOOK_GONE, LOOK_REPORTED, LOSS_REPORTED, LOSS_RING,
+    LOSS_RING_PROBES, LOSS_SCRATCH, Numbers, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING,
+    WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
 };
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
         BACKEND_FLAGS, EVENTS, IN_ACK, IN_CONNECT, IN_FLIGHT, IN_KEEPALIVE_TIMER, IN_WRITE_TIMER,
         InFlight, REPORTED, SELF_TEST, TIMER_FUNCTIONS, VERBOSE, count_loss, filter, layout,
     },
+    process::{is_closing, name_process, process_name},
     socket::{self, Copy, Direct, Socket as _, Timer, is_v4, peek},
 };
 
@@ -29,12 +30,8 @@ const TCP_SYN_SENT: i32 = 2;
 const TCP_SYN_RECV: u8 = 3;
 const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
-const TCP_CLOSE_WAIT: i32 = 8;
 const TCP_LAST_ACK: i32 = 9;
 const TCP_LISTEN: u8 = 10;
-
-/// `include/linux/sched.h`, the same in every kernel.
-const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// `include/uapi/linux/in.h`.
 const IPPROTO_TCP: u16 = 6;
@@ -188,20 +185,6 @@ fn closed<C: EbpfContext>(ctx: &C, sk: u64, from: u8) {
             name_process(record);
         }
     });
-}
-
-/// Whether the change to CLOSE is `tcp_close` discarding unread data or lingering for no time: it
-/// has shut both directions before, and no other way leads from these states with both shut. So
-/// the current task lets go of the last descriptor; with `ss -K` (`tcp_abort`) it is a stranger.
-#[inline(always)]
-fn is_closing(record: &Record) -> bool {
-    const BOTH: u8 = 3;
-    record.after.owned != 0
-        && record.id.shutdown == BOTH
-        && matches!(
-            i32::from(record.from_state),
-            TCP_ESTABLISHED | TCP_SYN_SENT | TCP_CLOSE_WAIT
-        )
 }
 
 /// Exit of `inet_accept`: the new socket has its file, and whoever accepts it is its first owner.
@@ -448,26 +431,6 @@ fn report_process(sk: u64, kind: u8, flags: u8) {
             name_process(record);
         }
     });
-}
-
-/// Names the current task's process, unless it is a kernel thread. By the name of the group's
-/// leader, as /proc/PID/comm: a thread may have a name of its own.
-#[inline(always)]
-fn name_process(record: &mut Record) {
-    // SAFETY: no arguments, no side effects.
-    let task = unsafe { bpf_get_current_task() };
-    if peek::<u32>(task + u64::from(layout!(task_flags))) & PF_KTHREAD != 0 {
-        return;
-    }
-    record.flags |= FLAG_PROCESS_CONTEXT;
-    record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    record.comm = process_name(task);
-}
-
-#[inline(always)]
-fn process_name(task: u64) -> [u8; 16] {
-    let leader: u64 = peek(task + u64::from(layout!(task_group_leader)));
-    peek(leader + u64::from(layout!(task_comm)))
 }
 
 /// Sends one record, if the filter wants the socket; `fill` sets what the hook knows. False if the

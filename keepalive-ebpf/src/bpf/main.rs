@@ -11,6 +11,7 @@ mod hooks;
 mod iterator;
 mod look;
 mod maps;
+mod process;
 mod socket;
 mod tracepoint;
 

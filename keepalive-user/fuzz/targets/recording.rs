@@ -5,5 +5,5 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     // Checksums are not looked at under the fuzzer, or it would get no further.
-    let _ = keepalive_user::fold(bytes);
+    let _ = keepalive_user::fuzzing::fold(bytes);
 });

@@ -1,11 +1,11 @@
 //! What is between the ends of a connection, and forgets it when it is silent for too long.
 
-use std::{fs, str::FromStr};
+use std::str::FromStr;
 
 use anyhow::{Result, bail};
 
 use super::nearest::suggestion;
-use crate::output::words::millis;
+use crate::{files, output::words::millis};
 
 /// Something that forgets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl FromStr for Named {
 impl Middlebox {
     /// The connection tracking of the calling thread's network namespace; `None` if there is none.
     pub fn conntrack() -> Option<Self> {
-        let text = fs::read_to_string(CONNTRACK_TIMEOUT).ok()?;
+        let text = files::read_kernel(CONNTRACK_TIMEOUT).ok()?;
         let seconds: u64 = text.trim().parse().ok()?;
         Some(Self {
             name: "connection tracking here".to_owned(),

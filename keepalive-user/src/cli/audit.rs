@@ -1,14 +1,15 @@
 //! What `audit` can be asked.
 
-use std::{fs, path::PathBuf, str::FromStr, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use super::{Selection, Target, Trace, duration};
+use super::{Sandbox, Selection, Target, Trace, duration};
 use crate::{
     audit::{Named, RULES, middlebox_help, rule_names, suggestion},
     event::Severity,
+    files,
 };
 
 const EXAMPLES: &str = "\
@@ -72,6 +73,8 @@ pub struct Audit {
     /// Raw BTF of the running kernel, if it does not show its own
     #[arg(long, value_name = "FILE")]
     pub btf: Option<PathBuf>,
+    #[command(flatten)]
+    pub sandbox: Sandbox,
     /// Show diagnostics
     #[arg(short, long)]
     pub verbose: bool,
@@ -133,6 +136,7 @@ impl Audit {
             all_netns: trace.select.netns.is_none(),
             json: false,
             btf: trace.loading.btf.clone(),
+            sandbox: trace.loading.sandbox,
             verbose: trace.verbose,
             select: trace.select.clone(),
         }
@@ -149,16 +153,25 @@ impl Audit {
             })
             .collect();
         if let Some(path) = &self.ignore_file {
-            let text = fs::read_to_string(path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            for (index, line) in text.lines().enumerate() {
-                let ignore = ignore(line)
-                    .with_context(|| format!("{} line {}", path.display(), index + 1))?;
-                ignored.extend(ignore);
-            }
+            let text = files::read(path, IGNORE_FILE)?;
+            let lines = ignore_lines(&text).with_context(|| path.display().to_string())?;
+            ignored.extend(lines);
         }
         Ok(ignored)
     }
+}
+
+/// Longest ignore file, bytes.
+const IGNORE_FILE: u64 = 1 << 20;
+
+/// What an ignore file names.
+pub fn ignore_lines(text: &[u8]) -> Result<Vec<Ignore>> {
+    let text = std::str::from_utf8(text).context("it is not UTF-8")?;
+    let mut ignored = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        ignored.extend(ignore(line).with_context(|| format!("line {}", index + 1))?);
+    }
+    Ok(ignored)
 }
 
 fn ignore(line: &str) -> Result<Option<Ignore>> {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::duration;
+use super::{Sandbox, duration};
 use crate::event::{Cookie, Endpoint, ListedSocket, Socket};
 
 const EXAMPLES: &str = "\
@@ -42,6 +42,8 @@ pub struct Explain {
     /// Raw BTF of the running kernel, if it does not show its own
     #[arg(long, value_name = "FILE")]
     pub btf: Option<PathBuf>,
+    #[command(flatten)]
+    pub sandbox: Sandbox,
     /// Show diagnostics
     #[arg(short, long)]
     pub verbose: bool,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::Selection;
+use super::{Sandbox, Selection};
 use crate::{event::ListSource, numbers::state};
 
 const LIST_EXAMPLES: &str = "\
@@ -51,6 +51,8 @@ pub struct List {
     /// Raw BTF of the running kernel, if it does not show its own
     #[arg(long, value_name = "FILE")]
     pub btf: Option<PathBuf>,
+    #[command(flatten)]
+    pub sandbox: Sandbox,
     /// Show diagnostics
     #[arg(short, long)]
     pub verbose: bool,

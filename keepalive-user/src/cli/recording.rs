@@ -29,19 +29,33 @@ pub struct Recording {
     #[arg(long, value_name = "COUNT", requires = "record",
         value_parser = clap::value_parser!(u64).range(1..))]
     pub record_rate: Option<u64>,
+    /// Overwrite the recording, its rotated files and the report if they exist
+    #[arg(long)]
+    pub force: bool,
 }
 
 impl Recording {
-    /// Begins the recording that is asked for.
-    pub fn create(&self, header: impl FnOnce() -> Header) -> Option<Result<Recorder>> {
-        let limits = Limits {
+    fn limits(&self) -> Limits {
+        Limits {
             size: self.record_size,
             files: self.record_files,
             rate: self.record_rate,
             compressed: self.record_zstd,
-        };
+        }
+    }
+
+    /// Whether the recording that is asked for could begin.
+    pub fn check(&self) -> Result<()> {
+        let path = self.record.as_ref();
+        path.map_or(Ok(()), |path| {
+            Recorder::check(path, &self.limits(), self.force)
+        })
+    }
+
+    /// Begins the recording that is asked for.
+    pub fn create(&self, header: impl FnOnce() -> Header) -> Option<Result<Recorder>> {
         let path = self.record.as_ref()?;
-        Some(Recorder::create(path, limits, header()))
+        Some(Recorder::create(path, self.limits(), self.force, header()))
     }
 }
 
@@ -93,6 +107,9 @@ pub struct Report {
     /// Write to this file: .html for a page, .svg or .png for a picture
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// Overwrite it if it exists
+    #[arg(long)]
+    pub force: bool,
     /// Of one socket: :PORT, ADDR:PORT, LOCAL-PEER, sk:COOKIE, or a PID that has one
     #[arg(long, value_name = "SOCKET")]
     pub socket: Option<Target>,

@@ -1,5 +1,7 @@
 //! Every way out of `tcp_keepalive_timer`, and every cause of death.
 
+use keepalive_ebpf::{WITHIN_KEEPALIVE_TIMER, WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER};
+
 use super::*;
 
 const HZ: u32 = 250;

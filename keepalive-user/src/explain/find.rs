@@ -11,9 +11,10 @@ use crate::{
     clock::Clock,
     event::{Incomplete, ListedSocket, Sysctls},
     listing::{Lister, Listing, owners::Owners, row},
-    namespace::Namespace,
+    namespace::{self, Namespace},
     numbers::state,
     output::explain,
+    sandbox::Needs,
     source::Options,
 };
 
@@ -70,6 +71,13 @@ impl Finder {
         let chosen = choose(matching.iter().map(|(_, row)| row))?;
         let (socket, row) = matching.swap_remove(chosen);
         Ok(self.found(&socket, row, &listing))
+    }
+
+    /// What finding it again takes.
+    pub fn needs(&self, found: &Found) -> Result<Needs> {
+        let here = Namespace::current()?.inode;
+        let host = namespace::host().map_or(here, |(host, _)| host);
+        Ok(self.lister.needs(found.id.netns != here || host != here))
     }
 
     /// The same socket as it is now; `None` if it has ended.

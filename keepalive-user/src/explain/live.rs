@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     arithmetic::jiffies_to_millis,
-    cli::{Explain, Selection, Target},
+    cli::{Explain, Sandbox, Selection, Target},
     clock::{Clock, monotonic_ns},
     event::{Cause, Event, OwnerCloses, Span},
     exit::{Exit, worst},
@@ -45,7 +45,7 @@ pub fn follow(target: &Target, arguments: &Explain, options: &Options) -> Result
     let first = finder.find(target)?;
     stop::install()?;
     let mut output = output::stdout_live()?;
-    let outcome = follow_to(&mut output, &mut finder, &first, options);
+    let outcome = follow_to(&mut output, &mut finder, &first, options, arguments.sandbox);
     worst([outcome, output.finish(PATIENCE)]).map(|()| Exit::Success)
 }
 
@@ -54,6 +54,7 @@ fn follow_to(
     finder: &mut Finder,
     first: &Found,
     options: &Options,
+    sandbox: Sandbox,
 ) -> Result<()> {
     let live = Live::attach(first, true, options);
     let mut live = match live {
@@ -63,6 +64,7 @@ fn follow_to(
             return Err(error);
         }
     };
+    sandbox.enter(&finder.needs(first)?);
     // It may have ended before we watched.
     let Some(mut found) = finder.again(first)? else {
         output.text(|line| explain::text(&explanation(first), line))?;
@@ -99,9 +101,15 @@ fn follow_to(
 }
 
 /// Watches how connections to the same port are closed; `None` if the session had to stop.
-pub fn watch(found: &Found, time: Duration, options: &Options) -> Result<Option<OwnerCloses>> {
+pub fn watch(
+    found: &Found,
+    time: Duration,
+    options: &Options,
+    attached: &dyn Fn(),
+) -> Result<Option<OwnerCloses>> {
     stop::install()?;
     let mut live = Live::attach(found, false, options)?;
+    attached();
     let hz = live.source.learned.hz;
     let begin = Instant::now();
     let mut idle = FxHashMap::default();

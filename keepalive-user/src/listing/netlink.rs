@@ -7,7 +7,10 @@ use keepalive_ebpf::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, byteorder::network_endian::U16};
 
-use crate::numbers::{pending, state};
+use crate::{
+    numbers::{pending, state},
+    source::self_test,
+};
 
 /// `struct nlmsghdr`.
 #[repr(C)]
@@ -99,6 +102,7 @@ const NOTSENT_BYTES: usize = 144;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_INFO: u16 = 2;
+const INET_DIAG_SKMEMINFO: u16 = 7;
 /// Only for those whom the kernel tells everything (CAP_NET_ADMIN over the namespace).
 const INET_DIAG_MARK: u16 = 15;
 const INET_DIAG_ULP_INFO: u16 = 19;
@@ -121,7 +125,7 @@ pub fn request(family: u8, sequence: u32) -> impl AsRef<[u8]> {
         },
         family,
         protocol: libc::IPPROTO_TCP as u8,
-        extensions: 1 << (INET_DIAG_INFO - 1),
+        extensions: 1 << (INET_DIAG_INFO - 1) | 1 << (INET_DIAG_SKMEMINFO - 1),
         pad: 0,
         states: u32::MAX,
         id: SocketId::default(),
@@ -192,6 +196,23 @@ pub struct Moment {
     pub time: u64,
     /// Inode number of the network namespace.
     pub netns: u32,
+}
+
+/// Whether the socket a message is about is one of a self-test, by the sizes of its buffers
+/// (`SK_MEMINFO_RCVBUF`, `SK_MEMINFO_SNDBUF`): sock_diag reports none of its other options.
+pub fn is_of_a_self_test(body: &[u8], id: &Identity) -> bool {
+    let Ok((_, attributes)) = Answer::read_from_prefix(body) else {
+        return false;
+    };
+    let word = |value: &[u8], index: usize| {
+        let word = value.get(4 * index..)?.first_chunk()?;
+        Some(u32::from_ne_bytes(*word))
+    };
+    self_test::is_on_loopback(id)
+        && self::attributes(attributes).any(|(kind, value)| {
+            kind == INET_DIAG_SKMEMINFO
+                && word(value, 1).zip(word(value, 3)) == Some(self_test::BUFFERS)
+        })
 }
 
 /// The socket a message is about, in ticks of a millisecond; `None` if it is too short.
@@ -265,6 +286,14 @@ pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
         _ => {}
     }
     Some(out)
+}
+
+/// The sockets in one datagram of the first dump, as far as it keeps to the format.
+pub fn sockets_of(datagram: &[u8], moment: Moment) -> impl Iterator<Item = Snapshot> {
+    messages(datagram, 1).filter_map(move |(_, message)| match message {
+        Message::Socket(body) => snapshot(body, moment),
+        Message::Done | Message::Refused(_) | Message::Malformed => None,
+    })
 }
 
 fn identity(answer: &Answer, moment: Moment) -> Identity {

@@ -93,6 +93,10 @@ impl<W: Write> Output<W> {
         Self::Lines(Format::of(true, false), writer)
     }
 
+    pub fn text(writer: W) -> Self {
+        Self::Lines(Format::of(false, false), writer)
+    }
+
     /// Shows one event. Nothing is promised to be visible before [`Output::flush`].
     pub fn event(&mut self, event: &Event) -> Result<()> {
         match self {

@@ -16,8 +16,8 @@ mod time;
 mod timeline;
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -29,6 +29,7 @@ use crate::{
     cli::Target,
     event::{Event, Socket},
     exit::{Exit, Refusal},
+    files,
 };
 
 /// What a file's suffix asks for.
@@ -41,7 +42,10 @@ enum Format {
 
 /// A report in the making.
 pub struct Report {
-    path: PathBuf,
+    /// `None` = made, and not written.
+    path: Option<PathBuf>,
+    /// Whether a file that is there is overwritten.
+    force: bool,
     format: Format,
     /// Only this socket, or it first.
     socket: Option<Target>,
@@ -52,8 +56,9 @@ impl Report {
     /// Begins a report that is written to this file.
     ///
     /// # Errors
-    /// If the suffix says nothing, or the file cannot be written.
-    pub fn open(path: &Path, socket: Option<Target>) -> Result<Self> {
+    /// If the suffix says nothing, something is there that is not to be overwritten, or the file
+    /// cannot be written.
+    pub fn open(path: &Path, socket: Option<Target>, force: bool) -> Result<Self> {
         let suffix = path.extension().and_then(|suffix| suffix.to_str());
         let format = match suffix {
             Some("html" | "htm") => Format::Page,
@@ -67,19 +72,27 @@ impl Report {
                 return Err(Refusal::new(Exit::Usage, message).into());
             }
         };
-        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-            anyhow::bail!("{} is no file: nothing is written there", path.display());
-        }
-        let report = Self {
-            // Where a link leads: the link stays.
-            path: fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+        // Now, so that a bad path fails before the work is done; nothing stays if we are killed.
+        files::check_new(path, force)?;
+        files::check_directory(path)?;
+        Ok(Self {
+            path: Some(path.to_owned()),
+            force,
             format,
             socket,
             model: Model::new(TimeZone::system()),
-        };
-        // Now, so that a bad path fails before the work is done; nothing stays if we are killed.
-        report.replace(&[], false)?;
-        Ok(report)
+        })
+    }
+
+    /// A report that is made in all formats that are text, and written nowhere: for fuzzing.
+    pub fn rehearsal() -> Self {
+        Self {
+            path: None,
+            force: false,
+            format: Format::Page,
+            socket: None,
+            model: Model::new(TimeZone::UTC),
+        }
     }
 
     /// Folds an event; the last one writes the report.
@@ -88,7 +101,10 @@ impl Report {
         match event {
             Event::End(_) => {
                 let contents = self.contents()?;
-                self.replace(&contents, true)
+                match &self.path {
+                    Some(path) => self.write(path, &contents),
+                    None => self.rehearse(&contents),
+                }
             }
             _ => Ok(()),
         }
@@ -117,27 +133,50 @@ impl Report {
     }
 
     /// Writes beside the file, and puts it in its place when it is whole.
-    fn replace(&self, contents: &[u8], keep: bool) -> Result<()> {
-        let mut name = self.path.clone().into_os_string();
-        name.push(format!(".{}.part", std::process::id()));
-        let beside = PathBuf::from(name);
-        let write = || {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(&beside)?;
-            file.write_all(contents)?;
-            match keep {
-                true => fs::rename(&beside, &self.path),
-                false => fs::remove_file(&beside),
-            }
-        };
-        let written = write();
-        if written.is_err() {
+    fn write(&self, path: &Path, contents: &[u8]) -> Result<()> {
+        let beside = files::beside(path);
+        let written = files::create_new(&beside, files::ORDINARY)
+            .and_then(|mut file| file.write_all(contents));
+        if let Err(error) = written {
             // There may be nothing to remove.
             let _ = fs::remove_file(&beside);
+            return Err(error).with_context(|| files::cannot_write(path));
         }
-        written.with_context(|| format!("cannot write to {}", self.path.display()))
+        // A link that is there by now is replaced, not followed.
+        let placed = match self.force {
+            true => fs::rename(&beside, path),
+            false => files::rename_new(&beside, path),
+        };
+        placed.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => anyhow::anyhow!(
+                "{} exists by now and is not overwritten: the report is in {}",
+                path.display(),
+                beside.display()
+            ),
+            _ => anyhow::Error::from(error).context(files::cannot_write(path)),
+        })
+    }
+}
+
+impl Report {
+    /// Nothing that a recording says ends the page's script, or begins markup in a picture.
+    fn rehearse(&mut self, page: &[u8]) -> Result<()> {
+        let count = |text: &[u8], tag: &str| {
+            let found = text.windows(tag.len()).filter(|it| *it == tag.as_bytes());
+            found.count()
+        };
+        assert_eq!(count(page, "</script>"), 2);
+        self.format = Format::Svg;
+        let picture = self.contents()?;
+        let worst = self.model.worst_first();
+        let one = worst
+            .first()
+            .map(|story| picture::one(&self.model, story).svg(true));
+        for svg in [picture, one.unwrap_or_default().into_bytes()] {
+            assert_eq!(count(&svg, "<script"), 0);
+            assert!(count(&svg, "<svg") <= 1);
+        }
+        Ok(())
     }
 }
 

@@ -3,7 +3,10 @@
 use anyhow::{Context, Result, bail, ensure};
 use keepalive_ebpf::{Identity, Record};
 
-use crate::event::{LostWhere, MissedWhere};
+use crate::{
+    event::{LostWhere, MissedWhere},
+    wire::{self, Unknown},
+};
 
 /// One thing that was told.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +50,9 @@ pub enum Frame<'a> {
     Continued,
     /// The trace ended, CLOCK_MONOTONIC, nanoseconds.
     End { time: u64 },
+    /// A whole frame with a value that this version does not know: counted, and passed over. Never
+    /// written.
+    Undecodable(Unknown),
 }
 
 const RECORD: u8 = 1;
@@ -82,8 +88,13 @@ const MISSED_PLACES: [MissedWhere; 4] = [
     MissedWhere::Close,
 ];
 
-/// Longest text, bytes; what is longer is cut.
-const TEXT_MAX: usize = 1 << 16;
+/// Longest name of a process, bytes: in /proc it has at most 63 (a worker's). Others have 15
+/// (`TASK_COMM_LEN`), each of which has become three if it is not UTF-8.
+const COMM_MAX: usize = 64;
+/// Longest path of a cgroup, bytes: `PATH_MAX`.
+const PATH_MAX: usize = 4096;
+/// Longest finding, bytes of JSON: several times what `audit` makes.
+pub const FINDING_MAX: usize = 1 << 13;
 /// 32-bit words of a record, and of a seed.
 const RECORD_WORDS: usize = size_of::<Record>() / 4;
 const SEED_WORDS: usize = size_of::<Identity>() / 4;
@@ -115,7 +126,7 @@ impl Frame<'_> {
                 write_optional(process.is_some(), block);
                 if let Some((pid, comm)) = process {
                     block.extend(pid.to_le_bytes());
-                    write_text(comm, block);
+                    write_text(comm, COMM_MAX, block);
                 }
             }
             Self::Cgroup { id, path } => {
@@ -123,7 +134,7 @@ impl Frame<'_> {
                 block.extend(id.to_le_bytes());
                 write_optional(path.is_some(), block);
                 if let Some(path) = path {
-                    write_text(path, block);
+                    write_text(path, PATH_MAX, block);
                 }
             }
             Self::Lost {
@@ -154,8 +165,9 @@ impl Frame<'_> {
             }
             Self::Finding(json) => {
                 block.push(FINDING);
-                write_text(json, block);
+                write_text(json, FINDING_MAX, block);
             }
+            Self::Undecodable(_) => {}
             Self::Continued => block.push(CONTINUED),
             Self::End { time } => {
                 block.push(END);
@@ -175,48 +187,59 @@ impl<'a> Frame<'a> {
                 read_words(&mut words, block)?;
                 exclusive_or(&mut words);
                 *place = zerocopy::transmute!(words);
-                Self::Record(place)
+                wire::check(place).map_or_else(Self::Undecodable, |()| Self::Record(place))
             }
             SEED => {
                 let mut words = [0; SEED_WORDS];
                 read_words(&mut words, block)?;
-                Self::Seed {
-                    id: zerocopy::transmute!(words),
-                    time: take_u64(block)?,
-                }
+                let (id, time) = (zerocopy::transmute!(words), take_u64(block)?);
+                wire::check_identity(&id)
+                    .map_or_else(Self::Undecodable, |()| Self::Seed { id, time })
             }
             PROCESS => Self::Process {
                 inode: take_u64(block)?,
                 process: match read_optional(block)? {
-                    true => Some((u32::from_le_bytes(take(block)?), read_text(block)?)),
+                    true => Some((
+                        u32::from_le_bytes(take(block)?),
+                        read_text(COMM_MAX, block)?,
+                    )),
                     false => None,
                 },
             },
             CGROUP => Self::Cgroup {
                 id: take_u64(block)?,
                 path: match read_optional(block)? {
-                    true => Some(read_text(block)?),
+                    true => Some(read_text(PATH_MAX, block)?),
                     false => None,
                 },
             },
-            LOST | LOST_PROBES => Self::Lost {
-                place: *numbered(&PLACES, block).context("unknown loss kind")?,
-                count: take_u64(block)?,
-                time: take_u64(block)?,
-                probes: if kind == LOST { 0 } else { take_u64(block)? },
-            },
-            MISSED => Self::Missed {
-                place: *numbered(&MISSED_PLACES, block).context("unknown kind of missed event")?,
-                count: take_u64(block)?,
-                since: take_u64(block)?,
-                time: take_u64(block)?,
-            },
-            FINDING => Self::Finding(read_text(block)?),
+            LOST | LOST_PROBES => {
+                let place = numbered("loss kind", &PLACES, block)?;
+                let (count, time) = (take_u64(block)?, take_u64(block)?);
+                let probes = if kind == LOST { 0 } else { take_u64(block)? };
+                place.map_or_else(Self::Undecodable, |&place| Self::Lost {
+                    place,
+                    count,
+                    probes,
+                    time,
+                })
+            }
+            MISSED => {
+                let place = numbered("kind of missed event", &MISSED_PLACES, block)?;
+                let [count, since, time] = [take_u64(block)?, take_u64(block)?, take_u64(block)?];
+                place.map_or_else(Self::Undecodable, |&place| Self::Missed {
+                    place,
+                    count,
+                    since,
+                    time,
+                })
+            }
+            FINDING => Self::Finding(read_text(FINDING_MAX, block)?),
             CONTINUED => Self::Continued,
             END => Self::End {
                 time: take_u64(block)?,
             },
-            other => bail!("there is no frame of kind {other}"),
+            other => bail!("unknown frame kind {other}"),
         })
     }
 }
@@ -227,12 +250,15 @@ fn number_of<T: PartialEq>(places: &[T], place: &T) -> u8 {
     number.map_or(u8::MAX, |number| number as u8)
 }
 
-/// The place whose number is next in the block.
-fn numbered<'a, T>(places: &'a [T], block: &mut &[u8]) -> Result<&'a T> {
-    let [number] = take(block)?;
-    places
-        .get(usize::from(number))
-        .with_context(|| format!("number {number}"))
+/// The place whose number is next in the block, if there is one of that number.
+fn numbered<'a, T>(
+    field: &'static str,
+    places: &'a [T],
+    block: &mut &[u8],
+) -> Result<Result<&'a T, Unknown>> {
+    let [value] = take(block)?;
+    let place = places.get(usize::from(value));
+    Ok(place.ok_or(Unknown { field, value }))
 }
 
 /// `before` against `after`, there and back.
@@ -285,20 +311,23 @@ fn read_optional(block: &mut &[u8]) -> Result<bool> {
     match take(block)? {
         [0] => Ok(false),
         [1] => Ok(true),
-        [other] => bail!("{other} is neither yes nor no"),
+        [other] => bail!("invalid boolean {other}"),
     }
 }
 
-/// Length u32, bytes.
-fn write_text(text: &str, block: &mut Vec<u8>) {
-    let text = &text[..text.floor_char_boundary(TEXT_MAX)];
+/// Length u32, bytes; what is longer is cut.
+fn write_text(text: &str, most: usize, block: &mut Vec<u8>) {
+    let text = &text[..text.floor_char_boundary(most)];
     block.extend(u32::try_from(text.len()).unwrap_or(0).to_le_bytes());
     block.extend(text.as_bytes());
 }
 
-fn read_text<'a>(block: &mut &'a [u8]) -> Result<&'a str> {
+fn read_text<'a>(most: usize, block: &mut &'a [u8]) -> Result<&'a str> {
     let length = u32::from_le_bytes(take(block)?) as usize;
-    ensure!(length <= TEXT_MAX, "a text of {length} bytes");
+    ensure!(
+        length <= most,
+        "a text of {length} bytes, at most {most} are possible"
+    );
     let (text, rest) = block
         .split_at_checked(length)
         .context("the block ends within a text")?;

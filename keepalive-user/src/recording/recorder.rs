@@ -1,18 +1,23 @@
 //! What a running trace writes: every record, and whatever the attribution knew by then.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    collections::VecDeque,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use keepalive_ebpf::{Identity, Record};
 use rustc_hash::FxHashMap;
 
-use super::{Frame, Header, Writer};
-use crate::attribution::CGROUPS;
-use crate::event::{Finding, Lost, Missed, Process};
+use super::{Frame, Header, Writer, frame::FINDING_MAX};
+use crate::{
+    attribution::CGROUPS,
+    event::{Finding, Lost, Missed, Process},
+    files::{self, Id},
+};
 
 /// How much a recording may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +31,7 @@ pub struct Limits {
     pub compressed: bool,
 }
 
-/// Owners remembered as written; beyond that everything is written anew.
+/// Owners remembered as written; beyond that everything is written anew. A replay remembers as many.
 const REMEMBERED: usize = 1 << 18;
 
 /// A recording in the making.
@@ -35,26 +40,46 @@ pub struct Recorder {
     limits: Limits,
     header: Header,
     writer: Writer<File>,
+    /// The files of this recording, FILE first, then FILE.1 and so on.
+    made: VecDeque<Id>,
     /// What the file says of each inode and cgroup so far.
-    processes: FxHashMap<u64, Option<Arc<Process>>>,
-    cgroups: FxHashMap<u64, Option<String>>,
+    processes: FxHashMap<u64, Arc<Process>>,
+    cgroups: FxHashMap<u64, String>,
     /// The second being counted, CLOCK_MONOTONIC, and its records.
     second: (u64, u64),
     dropped: u64,
 }
 
 impl Recorder {
-    /// Begins a recording. What is in the way is not overwritten.
+    /// Whether a recording could begin: so that a bad path fails before anything is attached.
     ///
     /// # Errors
-    /// If the file exists, or cannot be made.
-    pub fn create(path: &Path, limits: Limits, header: Header) -> Result<Self> {
-        let writer = begin(path, &limits, &header)?;
+    /// If the file, or one of those it will be rotated to, exists and `force` is not given, or is
+    /// no regular file; or if no file can be made there.
+    pub fn check(path: &Path, limits: &Limits, force: bool) -> Result<()> {
+        names(path, limits).try_for_each(|name| files::check_new(&name, force))?;
+        files::check_directory(path)
+    }
+
+    /// Begins a recording. What is in the way is not overwritten without `force`.
+    ///
+    /// # Errors
+    /// Those of [`Recorder::check`].
+    pub fn create(path: &Path, limits: Limits, force: bool, header: Header) -> Result<Self> {
+        Self::check(path, &limits, force)?;
+        for name in names(path, &limits).skip(1) {
+            // Of an earlier recording, and to be overwritten: one with gaps could not be replayed.
+            if name.symlink_metadata().is_ok() {
+                fs::remove_file(&name).with_context(|| files::cannot_write(&name))?;
+            }
+        }
+        let (writer, id) = begin(path, &limits, &header, force)?;
         Ok(Self {
             path: path.to_owned(),
             limits,
             header,
             writer,
+            made: VecDeque::from([id]),
             processes: FxHashMap::default(),
             cgroups: FxHashMap::default(),
             second: (0, 0),
@@ -87,14 +112,17 @@ impl Recorder {
 
     /// Whose a socket is now: written if the file says otherwise.
     pub fn process(&mut self, inode: u64, process: Option<&Arc<Process>>) -> Result<()> {
-        let said = self.processes.get(&inode).and_then(Option::as_ref);
-        if inode == 0 || said == process {
+        let known = &mut self.processes;
+        if inode == 0 || known.get(&inode) == process {
             return Ok(());
         }
-        if self.processes.len() >= REMEMBERED {
-            self.processes.clear();
+        if known.len() >= REMEMBERED {
+            known.clear();
         }
-        self.processes.insert(inode, process.cloned());
+        match process {
+            Some(process) => known.insert(inode, Arc::clone(process)),
+            None => known.remove(&inode),
+        };
         self.frame(&Frame::Process {
             inode,
             process: process.map(|process| (process.pid, process.comm.as_str())),
@@ -108,15 +136,18 @@ impl Recorder {
 
     /// The path of a cgroup now: written if the file says otherwise.
     pub fn cgroup(&mut self, id: u64, path: Option<&str>) -> Result<()> {
-        let said = self.cgroups.get(&id).and_then(Option::as_deref);
-        if id == 0 || said == path {
+        let known = &mut self.cgroups;
+        if id == 0 || known.get(&id).map(String::as_str) == path {
             return Ok(());
         }
         // A replay remembers as many.
-        if self.cgroups.len() >= CGROUPS {
-            self.cgroups.clear();
+        if known.len() >= CGROUPS {
+            known.clear();
         }
-        self.cgroups.insert(id, path.map(str::to_owned));
+        match path {
+            Some(path) => known.insert(id, path.to_owned()),
+            None => known.remove(&id),
+        };
         self.frame(&Frame::Cgroup { id, path })
     }
 
@@ -139,7 +170,12 @@ impl Recorder {
     }
 
     pub fn finding(&mut self, finding: &Finding) -> Result<()> {
-        self.frame(&Frame::Finding(&serde_json::to_string(finding)?))
+        let json = serde_json::to_string(finding)?;
+        if json.len() > FINDING_MAX {
+            self.dropped += 1;
+            return Ok(());
+        }
+        self.frame(&Frame::Finding(&json))
     }
 
     /// Records left out since this was last asked.
@@ -165,64 +201,77 @@ impl Recorder {
 
     fn frame(&mut self, frame: &Frame<'_>) -> Result<()> {
         let written = self.writer.frame(frame);
-        written.with_context(|| cannot_write(&self.path))
+        written.with_context(|| files::cannot_write(&self.path))
     }
 
     fn flushed(&mut self) -> Result<()> {
         let flushed = self.writer.flush();
-        flushed.with_context(|| cannot_write(&self.path))
+        flushed.with_context(|| files::cannot_write(&self.path))
     }
 
-    /// FILE becomes FILE.1, FILE.1 becomes FILE.2, and so on; the last one goes.
+    /// FILE becomes FILE.1, FILE.1 becomes FILE.2, and so on; the last one goes. Only files that this
+    /// recording made are moved or removed, and none is put in the place of another.
     fn rotate(&mut self) -> Result<()> {
         self.frame(&Frame::Continued)?;
         self.flushed()?;
-        let name = |number: u32| {
-            let mut name = self.path.clone().into_os_string();
-            if number > 0 {
-                name.push(format!(".{number}"));
+        for number in (0..self.made.len()).rev() {
+            let (from, to) = (self.name(number), self.name(number + 1));
+            match fs::symlink_metadata(&from) {
+                // Removed by somebody: one less to keep.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Ok(there) if self.made.get(number) == Some(&Id::from(&there)) => {}
+                _ => bail!(
+                    "{} is not the file that was recorded to: the recording cannot go on",
+                    from.display()
+                ),
             }
-            PathBuf::from(name)
-        };
-        for number in (0..self.limits.files).rev() {
-            let (from, to) = (name(number), name(number + 1));
-            if !from.exists() {
-                continue;
-            }
-            if number + 1 >= self.limits.files {
+            if number + 1 >= self.limits.files as usize {
                 fs::remove_file(&from)
                     .with_context(|| format!("cannot remove {}", from.display()))?;
             } else {
-                fs::rename(&from, &to)
-                    .with_context(|| format!("cannot rename {}", from.display()))?;
+                files::rename_new(&from, &to).with_context(|| {
+                    format!("cannot rename {} to {}", from.display(), to.display())
+                })?;
             }
         }
         self.header.sequence += 1;
-        self.writer = begin(&self.path, &self.limits, &self.header)?;
+        let (writer, id) = begin(&self.path, &self.limits, &self.header, false)?;
+        self.writer = writer;
+        self.made.push_front(id);
+        self.made.truncate(self.limits.files as usize);
         // Each file can be read alone.
+        self.forget_all();
+        Ok(())
+    }
+
+    fn name(&self, number: usize) -> PathBuf {
+        numbered(&self.path, number)
+    }
+
+    fn forget_all(&mut self) {
         self.processes.clear();
         self.cgroups.clear();
-        Ok(())
     }
 }
 
-fn begin(path: &Path, limits: &Limits, header: &Header) -> Result<Writer<File>> {
-    // What is no file, such as a pipe, is there already.
-    let special = fs::metadata(path).is_ok_and(|there| !there.is_file());
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(!special)
-        .open(path)
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => anyhow::anyhow!(
-                "{} exists and is not overwritten: remove it, or record to another file",
-                path.display()
-            ),
-            _ => anyhow::Error::from(error).context(cannot_write(path)),
-        })?;
-    Writer::new(file, header, limits.compressed).with_context(|| cannot_write(path))
+/// FILE, FILE.1, FILE.2 and so on.
+fn numbered(path: &Path, number: usize) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    if number > 0 {
+        name.push(format!(".{number}"));
+    }
+    name.into()
 }
 
-fn cannot_write(path: &Path) -> String {
-    format!("cannot write to {}", path.display())
+/// The names that a recording will use.
+fn names(path: &Path, limits: &Limits) -> impl Iterator<Item = PathBuf> {
+    let files = limits.size.map_or(1, |_| limits.files as usize);
+    (0..files).map(|number| numbered(path, number))
+}
+
+fn begin(path: &Path, limits: &Limits, header: &Header, force: bool) -> Result<(Writer<File>, Id)> {
+    let file = files::create(path, files::PRIVATE, force)?;
+    let id = Id::from(&file.metadata()?);
+    let writer = Writer::new(file, header, limits.compressed);
+    Ok((writer.with_context(|| files::cannot_write(path))?, id))
 }

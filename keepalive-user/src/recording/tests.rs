@@ -1,5 +1,7 @@
 //! What a recording keeps, and what becomes of one that is cut, damaged or no recording at all.
 
+mod files;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -107,7 +109,7 @@ impl Drop for Directory {
 /// A live trace of these records, recorded, a flush after each; what it printed.
 fn live(path: &Path, limits: Limits, records: &[Record]) -> String {
     let shown = Shared::default();
-    let recorder = Recorder::create(path, limits, header()).unwrap();
+    let recorder = Recorder::create(path, limits, false, header()).unwrap();
     let mut pipeline = Pipeline::start(
         header().start,
         Attribution::told(),
@@ -292,7 +294,7 @@ fn old_files_go_and_others_are_not_overwritten() {
     };
     live(&path, limits, &story());
     assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 2);
-    let error = Recorder::create(&path, ANY, header()).err().unwrap();
+    let error = Recorder::create(&path, ANY, false, header()).err().unwrap();
     assert!(error.to_string().contains("not overwritten"), "{error}");
 }
 
@@ -304,7 +306,7 @@ fn what_the_rate_leaves_out_is_counted() {
         ..ANY
     };
     let path = directory.file("x.kar");
-    let mut recorder = Recorder::create(&path, limits, header()).unwrap();
+    let mut recorder = Recorder::create(&path, limits, false, header()).unwrap();
     let records = story();
     let admitted = records.iter().filter(|record| {
         let mut record = **record;
@@ -329,13 +331,36 @@ fn older_versions_stay_readable() {
 }
 
 fn any_record() -> impl Strategy<Value = Record> {
-    proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], size_of::<Record>())
-        .prop_map(|bytes| Record::read_from_bytes(&bytes).unwrap())
+    proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], size_of::<Record>()).prop_map(
+        |bytes| {
+            let mut record = Record::read_from_bytes(&bytes).unwrap();
+            record.kind = record.kind % 7 + 1;
+            record.within %= 4;
+            record.flags %= 32;
+            record.id.mptcp = u8::MAX;
+            let [before, after] = [&mut record.before, &mut record.after];
+            for flag in [
+                &mut record.id.keepopen,
+                &mut record.id.orphan,
+                &mut before.timer_pending,
+                &mut before.owned,
+                &mut before.keepopen,
+                &mut before.orphan,
+                &mut after.timer_pending,
+                &mut after.owned,
+                &mut after.keepopen,
+                &mut after.orphan,
+            ] {
+                *flag %= 2;
+            }
+            record
+        },
+    )
 }
 
 proptest! {
     #[test]
-    fn frames_come_back(record in any_record(), inode: u64, pid: u32, comm: String, time: u64) {
+    fn frames_come_back(record in any_record(), inode: u64, pid: u32, comm in "\\PC{0,16}", time: u64) {
         let id: Identity = record.id;
         let frames = [
             Frame::Record(&record),

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::Session;
 use crate::{
     filter,
-    namespace::Namespace,
+    namespace::{self, Namespace},
     numbers::state,
     source::{Kernel, iterator::Iterators},
     stop::{self, Interrupted},
@@ -89,7 +89,14 @@ fn list(iterators: &Mutex<Iterators>, filter: &Filter, sender: &Sender<Vec<Snaps
         if filter.netns != 0 && filter.netns != namespace.inode {
             continue;
         }
-        match namespace.within(|| list_one(iterators, filter, sender)) {
+        let listed = namespace.within(|| {
+            if namespace::may_have_tcp() {
+                list_one(iterators, filter, sender)
+            } else {
+                Ok(())
+            }
+        });
+        match listed {
             Err(error) if error.is::<Interrupted>() => return,
             Err(error) => log::debug!("older sockets of namespace {}: {error:#}", namespace.inode),
             Ok(()) => {}

@@ -1,12 +1,10 @@
 //! The bytes of a file of some megabytes.
 
-use std::{
-    fs::{self, File},
-    io,
-    ops::Deref,
-    os::fd::AsRawFd,
-    path::Path,
-};
+use std::{fs::File, ops::Deref, os::fd::AsRawFd, path::Path};
+
+use anyhow::Result;
+
+use crate::files;
 
 /// The contents of a file: as the kernel has them in memory where it shows that (its own BTF, from
 /// 6.16 on), else read, which for a file of sysfs takes a system call a page.
@@ -16,19 +14,25 @@ pub enum Bytes {
 }
 
 impl Bytes {
-    pub fn of(path: &Path) -> io::Result<Self> {
+    /// The file's bytes, if they are no more than `most`.
+    ///
+    /// # Errors
+    /// If it cannot be read, is not a file, or has more.
+    pub fn of(path: &Path, most: u64) -> Result<Self> {
         if path.starts_with("/sys")
-            && let Some(mapped) = Self::map(path)?
+            && let Some(mapped) = Self::map(&files::open(path)?, most)?
         {
             return Ok(mapped);
         }
-        fs::read(path).map(Self::Read)
+        files::read(path, most).map(Self::Read)
     }
 
     /// Only of files that nobody can change or shorten.
-    fn map(path: &Path) -> io::Result<Option<Self>> {
-        let file = File::open(path)?;
-        let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    fn map(file: &File, most: u64) -> Result<Option<Self>> {
+        let length = file.metadata()?.len();
+        let Some(length) = usize::try_from(length).ok().filter(|_| length <= most) else {
+            return Ok(None);
+        };
         // SAFETY: a new mapping, of no memory of ours.
         let address = unsafe {
             libc::mmap(
@@ -75,6 +79,8 @@ unsafe impl Sync for Bytes {}
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -82,9 +88,11 @@ mod tests {
         for path in ["/sys/kernel/btf/vmlinux", "/proc/self/cmdline"] {
             let path = Path::new(path);
             if let Ok(expected) = fs::read(path) {
-                assert!(*Bytes::of(path).unwrap() == *expected);
+                assert!(*Bytes::of(path, 1 << 30).unwrap() == *expected);
+                assert!(Bytes::of(path, 8).is_err(), "{}", path.display());
             }
         }
-        assert!(Bytes::of(Path::new("/sys/no/such/file")).is_err());
+        assert!(Bytes::of(Path::new("/sys/no/such/file"), 8).is_err());
+        assert!(Bytes::of(Path::new("/dev/zero"), 8).is_err());
     }
 }

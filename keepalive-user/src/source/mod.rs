@@ -44,12 +44,15 @@ use crate::{
         layout::{self, Resolved},
     },
     stop::{self, Interrupted},
+    wire,
 };
 
 /// The BPF object: all programs of both backends.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/keepalive-bpf"));
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+/// Longest BTF, bytes; a distribution's kernel has some 6 MB.
+const BTF: u64 = 256 << 20;
 
 /// What the command line says about loading.
 #[derive(Clone, Debug, Default)]
@@ -87,14 +90,14 @@ impl Kernel {
         } else {
             Exit::Unsupported
         };
-        let bytes = Bytes::of(&path).map_err(|error| {
+        let bytes = Bytes::of(&path, BTF).map_err(|error| {
             let hint = match options.btf {
                 Some(_) => "give --btf a readable file of raw BTF",
                 None => {
                     "this kernel was built without CONFIG_DEBUG_INFO_BTF: give its BTF with --btf FILE"
                 }
             };
-            Refusal::new(exit, format!("cannot read BTF from {}: {error}; {hint}", path.display()))
+            Refusal::new(exit, format!("no BTF: {error:#}; {hint}"))
         })?;
         let unusable = |error: anyhow::Error| {
             Refusal::new(
@@ -257,13 +260,18 @@ impl Source {
             && !self.missing.iter().any(|missing| is_accept(&missing.hook))
     }
 
-    /// The next record, an error for bytes that are none. `None` if the ring is empty.
+    /// The next record that is not of a self-test, an error for bytes that are none. `None` if the
+    /// ring is empty.
     pub fn next(&mut self) -> Option<Result<Record>> {
         loop {
             let item = self.ring.next()?;
             match Record::read_from_bytes(&item) {
-                Ok(record) if record.id.cookie == self.learned.cookie => {}
-                Ok(record) => return Some(Ok(record)),
+                // Ours, or of another instance.
+                Ok(record) if self_test::is_of_a_self_test(&record.id, &record.settings) => {}
+                Ok(record) => {
+                    let checked = wire::check(&record).context("a record");
+                    return Some(checked.map(|()| record));
+                }
                 Err(_) => return Some(Err(anyhow::anyhow!("a record of {} bytes", item.len()))),
             }
         }

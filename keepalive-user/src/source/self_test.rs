@@ -7,13 +7,13 @@
 //! It also teaches us what the kernel does not tell: its tick (HZ), and the addresses of its timer
 //! callbacks, without kallsyms and so also under `kernel.kptr_restrict=2`.
 
+mod sockets;
 mod truth;
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, TcpStream},
     os::fd::AsRawFd,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +21,7 @@ use aya::{Ebpf, maps::Array};
 use keepalive_ebpf::{Identity, Numbers, Record, SelfTest, Settings, TimerFunctions};
 use zerocopy::{FromBytes, IntoBytes};
 
+pub use self::sockets::{BUFFERS, is_of_a_self_test, is_on_loopback};
 use self::truth::Truth;
 use crate::namespace::Namespace;
 
@@ -34,8 +35,6 @@ pub struct Learned {
     /// The kernel's tick, per second.
     pub hz: u32,
     pub functions: TimerFunctions,
-    /// Cookie of the socket under test, whose end is nobody's business.
-    pub cookie: u64,
     /// Whether the kernel's process ids are those we see in /proc (not so in a pid namespace).
     pub same_pids: bool,
 }
@@ -51,14 +50,7 @@ pub fn run(ebpf: &mut Ebpf) -> Result<Learned> {
         .map_mut("SELF_TEST")
         .context("the BPF object has no map SELF_TEST")?;
     let mut map: TestMap<'_> = Array::try_from(map)?;
-    attempt(&mut map).or_else(|error| {
-        // A machine that stalls in the middle makes time stamps old; twice it is no accident.
-        log::debug!("self-test: {error:#}; trying once more");
-        attempt(&mut map)
-    })
-}
-
-fn attempt(map: &mut TestMap<'_>) -> Result<Learned> {
+    let map = &mut map;
     let outcome = exercise(map).or_else(|here| {
         // Without a usable loopback here, one in a namespace of its own will do.
         log::debug!("self-test: {here:#}; trying in a network namespace of its own");
@@ -112,16 +104,15 @@ impl Connection {
 
     /// Listens, says on which port of which namespace, connects, sets, sends, receives.
     pub fn open(listening: impl FnOnce(u16, u32) -> Result<()>) -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0))
-            .or_else(|_| TcpListener::bind(("::1", 0)))
+        let listener = sockets::listen(Ipv4Addr::LOCALHOST.into())
+            .or_else(|_| sockets::listen(Ipv6Addr::LOCALHOST.into()))
             .context("no loopback address to test on")?;
         let peer = listener.local_addr()?;
         let namespace = Namespace::current()?;
         listening(peer.port(), namespace.inode)?;
-        let mut client = TcpStream::connect_timeout(&peer, Duration::from_secs(2))
-            .context("cannot connect over loopback")?;
+        let mut client = sockets::connect(peer).context("cannot connect over loopback")?;
         let (mut server, _) = listener.accept()?;
-        arm(client.as_raw_fd())?;
+        sockets::switch_on(&client)?;
         // The answer brings the acknowledgement with it: then nothing is in flight.
         client
             .write_all(b"?")
@@ -196,7 +187,6 @@ fn check(truth: &Truth, test: &SelfTest) -> Result<Learned> {
             keepalive: test.keepalive_function,
             write: test.write_function,
         },
-        cookie: truth.cookie,
         same_pids: test.record.tgid == std::process::id(),
     })
 }
@@ -239,49 +229,6 @@ fn enter_new_netns() -> Result<()> {
             return Err(error).context("cannot bring up loopback");
         }
     }
-    Ok(())
-}
-
-/// Sets what nobody has by chance, and that nothing shall stay in TIME_WAIT.
-fn arm(fd: i32) -> Result<()> {
-    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, IDLE_SECONDS)?;
-    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, INTERVAL_SECONDS)?;
-    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, PROBES)?;
-    let timeout = USER_TIMEOUT_MS;
-    set(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, timeout)?;
-    set(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    abort_on_close(fd)
-}
-
-fn set(fd: i32, level: i32, option: i32, value: u32) -> Result<()> {
-    set_option(fd, level, option, &value)
-}
-
-/// SO_LINGER with no time: closing sends a RST.
-fn abort_on_close(fd: i32) -> Result<()> {
-    let linger = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
-}
-
-fn set_option<T>(fd: i32, level: i32, option: i32, value: &T) -> Result<()> {
-    // SAFETY: the pointer and length are those of `value`.
-    let result = unsafe {
-        libc::setsockopt(
-            fd,
-            level,
-            option,
-            std::ptr::from_ref(value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    };
-    ensure!(
-        result == 0,
-        "setsockopt({option}): {}",
-        std::io::Error::last_os_error()
-    );
     Ok(())
 }
 

@@ -2,11 +2,14 @@
 
 use std::hash::BuildHasher;
 
-use keepalive_ebpf::{Identity, KIND_KEEPALIVE_TIMER, Record};
+use keepalive_ebpf::{Identity, Record};
 use rustc_hash::FxBuildHasher;
 
 use super::{Observation, continuity::Continuity, probe::Outstanding};
-use crate::event::{Event, Totals};
+use crate::{
+    event::{Event, Totals},
+    wire::Kind,
+};
 
 /// One socket.
 pub struct Socket {
@@ -93,7 +96,7 @@ impl Socket {
 
     /// Whether the record is of another socket at the same address: the kernel reuses them.
     pub fn is_another(&self, record: &Record) -> bool {
-        let after_end = self.end.is_some() && record.kind != KIND_KEEPALIVE_TIMER;
+        let after_end = self.end.is_some() && Kind::of(record) != Some(Kind::KeepaliveTimer);
         after_end || !self.is_same(&record.id)
     }
 

@@ -1,8 +1,7 @@
 //! What a record tells of a socket: events from the two, and nothing else.
 
 use keepalive_ebpf::{
-    FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, KIND_ACK, KIND_ESTABLISHED,
-    KIND_KEEPALIVE_TIMER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Numbers, Record,
+    FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, Numbers, Record,
 };
 
 use super::{
@@ -20,6 +19,7 @@ use crate::{
         SocketEvent, TimerRun, WindowProbe,
     },
     numbers::{rearmed, silence, state, unsent},
+    wire::Kind,
 };
 
 /// What it takes to tell: the kernel's tick, per second, and the clock.
@@ -31,17 +31,24 @@ pub struct Teller {
 
 impl Teller {
     /// The first record of a socket. If keepalive was on already, that is worth an event.
-    pub fn meet(self, socket: &Socket, record: &Record, events: &mut Vec<Observation>) {
+    pub fn meet(self, socket: &Socket, kind: Kind, record: &Record, events: &mut Vec<Observation>) {
         // One that never got its connection is no older than its SYN.
         let connecting = matches!(record.from_state, state::SYN_SENT | state::SYN_RECV);
         let older = record.id.keepopen != 0
             && !connecting
-            && !matches!(record.kind, KIND_SETSOCKOPT | KIND_ESTABLISHED);
+            && !matches!(kind, Kind::Setsockopt | Kind::Established);
         if older {
-            let next_ms = match record.kind {
-                KIND_KEEPALIVE_TIMER => Some(0),
-                KIND_WINDOW_PROBE => None,
-                _ => rearmed(&record.after).map(|jiffies| self.millis(jiffies)),
+            let next_ms = match kind {
+                Kind::KeepaliveTimer => Some(0),
+                Kind::WindowProbe => None,
+                Kind::Setsockopt
+                | Kind::Established
+                | Kind::Close
+                | Kind::Ack
+                | Kind::Closing
+                | Kind::Looked
+                | Kind::Owner
+                | Kind::Listed => rearmed(&record.after).map(|jiffies| self.millis(jiffies)),
             };
             let what = Armed {
                 cause: ArmedCause::Seen,
@@ -168,19 +175,27 @@ impl Teller {
     pub fn report_answer(
         self,
         socket: &mut Socket,
+        kind: Kind,
         record: &Record,
         events: &mut Vec<Observation>,
     ) {
         let Some(probe) = socket.outstanding else {
             return;
         };
-        let answered = if record.kind == KIND_ACK {
+        let answered = if kind == Kind::Ack {
             // Seen at the exit of `tcp_ack`, live.
             Some(probe.answered_at(record.after.time))
         } else {
-            let seen = match record.kind {
-                KIND_KEEPALIVE_TIMER | KIND_WINDOW_PROBE => &record.before,
-                _ => &record.after,
+            let seen = match kind {
+                Kind::KeepaliveTimer | Kind::WindowProbe => &record.before,
+                Kind::Setsockopt
+                | Kind::Established
+                | Kind::Close
+                | Kind::Ack
+                | Kind::Closing
+                | Kind::Looked
+                | Kind::Owner
+                | Kind::Listed => &record.after,
             };
             probe
                 .is_answered(seen)

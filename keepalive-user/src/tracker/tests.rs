@@ -1,6 +1,9 @@
 //! What the tracker keeps between records: reuse of addresses, eviction, live answers.
 
-use keepalive_ebpf::{FLAG_PROCESS_CONTEXT, FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, KIND_ACK};
+use keepalive_ebpf::{
+    FLAG_PROCESS_CONTEXT, FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, KIND_ACK, KIND_CLOSE,
+    KIND_CLOSING, KIND_KEEPALIVE_TIMER, KIND_WINDOW_PROBE, WITHIN_KEEPALIVE_TIMER,
+};
 
 use super::*;
 use crate::{

@@ -101,17 +101,6 @@ pub fn backend_excuse(backend: &str, kernel: Option<&str>, error: &str) -> Optio
     }
 }
 
-/// How often a scenario may be tried: what the tool does wrong it does three times. Every failure is
-/// printed.
-///
-/// The kernels of the matrix run on an emulated processor, which stands still when the machine is
-/// busy elsewhere; then a kernel timer runs late, or a socket is seen too late. The running kernel
-/// may be a hardened one that runs no BPF program while an interrupt is taken from a protected task:
-/// measured on a 6.18.44, where every tracer missed whole buckets of the timer wheel (10 of 300
-/// sockets), always and only when the interrupted task was process 1, while ftrace saw them. No
-/// counter of the kernel shows it.
-pub const ATTEMPTS: u32 = 3;
-
 fn on_tracepoint(facts: Facts) -> bool {
     !facts.fentry
 }

@@ -2,9 +2,7 @@
 //! probes and the time and cause of death must be what `explain` predicts.
 //!
 //! Timers run as late as the timer wheel makes them, which the prediction knows; a machine that
-//! stalls makes them later, which `late_ms` shows. What stalled is tried again, and its time judged
-//! without the stall. So is what was not seen, as on kernels that do not run every BPF program
-//! (`applicability::ATTEMPTS`): but once it must be seen.
+//! stalls makes them later, by what `late_ms` shows: the time of death is judged without it.
 
 use std::process::Command;
 
@@ -50,8 +48,6 @@ const SETTINGS: [Settings; 19] = [
     (1, 3, 9, 3500),
     (1, 3, 9, 4600),
 ];
-/// How often what stalled is tried.
-const ROUNDS: usize = 4;
 /// A timer is set again a little after it ran, which no number shows (`expect::Facts::about`).
 const STALL_MS: u64 = 60;
 
@@ -62,32 +58,29 @@ fn arithmetic(bench: &Bench) -> Result<()> {
     sysctl("tcp_keepalive_intvl", interval)?;
     sysctl("tcp_keepalive_probes", count)?;
     let tracer = bench.trace(&["-N", &netns])?;
-    let mut left: Vec<(Settings, Again)> =
-        SETTINGS.map(|settings| (settings, Again::Stalled)).into();
-    for _ in 0..ROUNDS {
-        let settings: Vec<Settings> = left.iter().map(|(settings, _)| *settings).collect();
-        left = round(bench, &tracer, &settings)?;
-    }
-    for (settings, again) in left {
-        ensure!(again == Again::Stalled, "{settings:?}: never seen to die");
+    let dying = begin_to_die(bench)?;
+    for one in &dying {
+        one.expect_end(&tracer)
+            .with_context(|| format!("{:?}, planned {}", one.settings, one.plan))?;
     }
     tracer.interrupt()?.end()?;
     Ok(())
 }
 
-/// Why settings are tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Again {
-    /// All is as planned, but for what stalls explain.
-    Stalled,
-    /// Not all events came.
-    Unseen,
+/// A connection whose peer is dead.
+struct Dying {
+    settings: Settings,
+    _pair: Pair,
+    /// Of the client's end and its peer: a dead socket has none any more.
+    ports: (u16, u16),
+    /// What `explain` says of such a connection.
+    plan: Event,
 }
 
-/// Lets a connection die of each of the settings; those to be tried again.
-fn round(bench: &Bench, tracer: &Tracer, settings: &[Settings]) -> Result<Vec<(Settings, Again)>> {
+/// One of each of the settings.
+fn begin_to_die(bench: &Bench) -> Result<Vec<Dying>> {
     let mut dying = Vec::new();
-    for &settings in settings {
+    for settings in SETTINGS {
         // Asked of one that does not die, so that there is time.
         let twin = Pair::over(LOCALHOST)?;
         arm(&twin, settings)?;
@@ -98,19 +91,17 @@ fn round(bench: &Bench, tracer: &Tracer, settings: &[Settings]) -> Result<Vec<(S
             calculated.expect(&field, plan.get(&field).clone())?;
         }
         let pair = Pair::over(LOCALHOST)?;
-        // A port alone may have been that of one that died before.
         let ports = (pair.client.local()?.port(), pair.client.peer()?.port());
         pair.server.deafen()?;
         arm(&pair, settings)?;
-        dying.push((settings, ports, plan, pair));
+        dying.push(Dying {
+            settings,
+            _pair: pair,
+            ports,
+            plan,
+        });
     }
-    let mut left = Vec::new();
-    for (settings, ports, plan, _pair) in &dying {
-        let again = expect_end(tracer, *settings, *ports, plan)
-            .with_context(|| format!("{settings:?}, planned {plan}"))?;
-        left.extend(again.map(|again| (*settings, again)));
-    }
-    Ok(left)
+    Ok(dying)
 }
 
 fn arm(pair: &Pair, settings: Settings) -> Result<()> {
@@ -126,71 +117,73 @@ fn arm(pair: &Pair, settings: Settings) -> Result<()> {
     })
 }
 
-/// The connection dies as planned, as far as that was seen.
-fn expect_end(
-    tracer: &Tracer,
-    settings: Settings,
-    ports: (u16, u16),
-    plan: &Event,
-) -> Result<Option<Again>> {
-    let is_ours = |event: &Event| {
-        event
-            .key()
-            .is_some_and(|key| (key.local_port, key.peer_port) == ports)
-    };
-    let closed = tracer.wait_for_line(PATIENCE, |event| event.is("closed") && is_ours(event));
-    let Some(closed) = closed else {
-        return Ok(Some(Again::Unseen));
-    };
-    let key = closed.key().context("no socket")?;
-    let runs: Vec<Event> = tracer
-        .events_of(key)
-        .into_iter()
-        .filter(|event| event.is("timer"))
-        .collect();
-    // Those since the peer was last heard: the probes, and the one that killed.
-    let sent = closed.number("probes_out")?;
-    let Some(last) = runs.len().checked_sub(usize::try_from(sent)? + 1) else {
-        return Ok(Some(Again::Unseen));
-    };
-    let (idle, interval, ..) = settings;
-    let hz = tracer.start.number("hz")?;
-    let mut stall_ms = 0;
-    for (number, run) in runs[last..].iter().enumerate() {
-        let seconds = if number == 0 { idle } else { interval };
-        let allowed = wheel_ms(u64::from(seconds) * 1000, hz);
-        stall_ms += run.number("late_ms")?.saturating_sub(allowed);
+impl Dying {
+    /// By how much its timers ran later than the timer wheel makes them, since the peer was last heard:
+    /// those of the probes, and the one that killed.
+    fn stall_ms(&self, tracer: &Tracer, closed: &Event) -> Result<u64> {
+        let events = tracer.events_of(closed.key().context("no socket")?);
+        let runs: Vec<&Event> = events.iter().filter(|event| event.is("timer")).collect();
+        let sent = usize::try_from(closed.number("probes_out")?)?;
+        let last = runs
+            .len()
+            .checked_sub(sent + 1)
+            .with_context(|| format!("{} timer runs and {sent} probes out", runs.len()))?;
+        let (idle, interval, ..) = self.settings;
+        let hz = tracer.start.number("hz")?;
+        let mut stall_ms = 0;
+        for (number, run) in runs[last..].iter().enumerate() {
+            let seconds = if number == 0 { idle } else { interval };
+            let allowed = wheel_ms(u64::from(seconds) * 1000, hz);
+            stall_ms += run.number("late_ms")?.saturating_sub(allowed);
+        }
+        Ok(stall_ms)
     }
-    let slack = STALL_MS * (sent + 1);
-    closed.expect("cause", plan.text("plan.rule"))?;
-    let (least, most) = (
-        plan.number("plan.dead_after_ms.least")?,
-        plan.number("plan.dead_after_ms.most")?,
-    );
-    let schedule = plan
-        .get("plan.schedule")
-        .as_array()
-        .context("no schedule")?;
-    let on_time = schedule.last().and_then(|run| run["after_ms"].as_u64());
-    let on_time = on_time.context("an empty schedule")?;
-    let probes = plan.number("plan.probes.most")?;
-    ensure!(schedule.len() as u64 == probes + 1, "{schedule:?}");
-    if interval <= idle {
-        plan.expect("plan.probes.least", probes)?;
-    }
-    let idle_ms = closed.expect_within("idle_ms", least..=most + stall_ms + slack)?;
-    // Late runs see more silence, and may need a probe less.
-    if stall_ms == 0 || settings.3 == 0 {
-        closed.expect("probes_out", probes)?;
-        let most = most.min(on_time + u64::from(interval) * 500);
-        ensure!(
-            (on_time..=most + stall_ms + slack).contains(&idle_ms),
-            "dead after {idle_ms} ms, planned {on_time} to {most}: {closed}"
+
+    /// The connection dies as planned.
+    fn expect_end(&self, tracer: &Tracer) -> Result<()> {
+        let plan = &self.plan;
+        let (idle, interval, _, user_timeout_ms) = self.settings;
+        let is_ours = |event: &Event| {
+            event
+                .key()
+                .is_some_and(|key| (key.local_port, key.peer_port) == self.ports)
+        };
+        let closed = tracer
+            .wait_for_line(PATIENCE, |event| event.is("closed") && is_ours(event))
+            .context("not seen to die")?;
+        let sent = closed.number("probes_out")?;
+        let stall_ms = self.stall_ms(tracer, &closed)?;
+        let slack = STALL_MS * (sent + 1);
+        closed.expect("cause", plan.text("plan.rule"))?;
+        let (least, most) = (
+            plan.number("plan.dead_after_ms.least")?,
+            plan.number("plan.dead_after_ms.most")?,
         );
-    } else {
-        ensure!((1..=probes).contains(&sent), "{sent} probes: {closed}");
+        let schedule = plan
+            .get("plan.schedule")
+            .as_array()
+            .context("no schedule")?;
+        let on_time = schedule.last().and_then(|run| run["after_ms"].as_u64());
+        let on_time = on_time.context("an empty schedule")?;
+        let probes = plan.number("plan.probes.most")?;
+        ensure!(schedule.len() as u64 == probes + 1, "{schedule:?}");
+        if interval <= idle {
+            plan.expect("plan.probes.least", probes)?;
+        }
+        let idle_ms = closed.expect_within("idle_ms", least..=most + stall_ms + slack)?;
+        // Late runs see more silence, and may need a probe less.
+        if stall_ms == 0 || user_timeout_ms == 0 {
+            closed.expect("probes_out", probes)?;
+            let most = most.min(on_time + u64::from(interval) * 500);
+            ensure!(
+                (on_time..=most + stall_ms + slack).contains(&idle_ms),
+                "dead after {idle_ms} ms, planned {on_time} to {most}: {closed}"
+            );
+        } else {
+            ensure!((1..=probes).contains(&sent), "{sent} probes: {closed}");
+        }
+        Ok(())
     }
-    Ok((stall_ms > 0).then_some(Again::Stalled))
 }
 
 /// How late the timer wheel makes a timer, and a tick: level n begins at 63 × 8^(n-1) ticks and has

@@ -7,10 +7,11 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::event::Event;
+use crate::stalls;
 use crate::watch::{Settings, Watch};
 
 /// Reading `next_ms` takes place a little after the kernel computed it: 13 ticks of 4 ms were
-/// measured when a virtual CPU stalled (kernel-facts.md, 4.2).
+/// measured when a virtual CPU stalled (kernel-facts.md, 4.2). Longer stalls are measured.
 const STALL_MS: u64 = 60;
 
 /// How late a timer of a few seconds may run: an eighth of its time by the wheel's design, the
@@ -41,14 +42,20 @@ impl Facts {
         })
     }
 
+    /// How late a timer may run here and now.
+    fn latest_ms(&self) -> u64 {
+        LATE_MS + stalls::longest_ms()
+    }
+
     /// A remaining time that was `milliseconds` when the kernel set it.
     pub fn about(&self, milliseconds: u64) -> RangeInclusive<u64> {
-        milliseconds.saturating_sub(STALL_MS)..=milliseconds + self.tick_ms
+        let stall = STALL_MS.max(stalls::longest_ms());
+        milliseconds.saturating_sub(stall)..=milliseconds + self.tick_ms
     }
 
     /// A silence that the timer was set to find after `milliseconds`.
     pub fn at_least(&self, milliseconds: u64) -> RangeInclusive<u64> {
-        milliseconds.saturating_sub(self.tick_ms)..=milliseconds + LATE_MS
+        milliseconds.saturating_sub(self.tick_ms)..=milliseconds + self.latest_ms()
     }
 
     /// A keepalive probe: everything that follows from its number and the settings.
@@ -63,7 +70,7 @@ impl Facts {
         event.expect("unsent_bytes", 0)?;
         self.expect_sent(event)?;
         event.expect_within("next_ms", self.about(settings.interval_ms))?;
-        event.expect_within("late_ms", 0..=LATE_MS)?;
+        event.expect_within("late_ms", 0..=self.latest_ms())?;
         let attempts = if settings.user_timeout_ms == 0 {
             Value::from(settings.probes)
         } else {

@@ -52,7 +52,10 @@ fn explain(bench: &Bench) -> Result<()> {
     for deaf in [&probing, &dying, &stuck] {
         deaf.server.deafen()?;
     }
-    probing.client.arm(Keepalive::EVERY_SECOND.probes(100))?;
+    // Lives for the quarter of an hour that a busy guest may take for all this.
+    probing
+        .client
+        .arm(Keepalive::EVERY_SECOND.interval(10).probes(100))?;
     dying
         .client
         .arm(Keepalive::EVERY_SECOND.interval(600).probes(1))?;

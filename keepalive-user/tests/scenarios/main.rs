@@ -14,10 +14,12 @@ mod arming;
 mod audit;
 mod bench;
 mod bench_list;
+mod bench_load;
 mod browser;
 mod cgroups;
 mod classics;
 mod connecting;
+mod cookies;
 mod death;
 mod diag;
 mod ending;
@@ -27,6 +29,7 @@ mod explain;
 mod families;
 mod filters;
 mod hard_cases;
+mod in_step;
 mod leftovers;
 mod link;
 mod list;
@@ -35,13 +38,18 @@ mod list_timers;
 mod listing;
 mod net;
 mod owners;
+mod quarantine;
 mod recording;
 mod refusals;
 mod report;
 mod report_page;
+mod sandbox;
 mod scale;
+mod shutdown;
+mod silent;
 mod socket;
 mod ss;
+mod stalls;
 mod states;
 mod stopping;
 mod suite;
@@ -52,6 +60,7 @@ mod tracer;
 mod watch;
 mod window;
 mod witness;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -65,7 +74,12 @@ use crate::tracer::Tracer;
 /// How to call this.
 const USAGE: &str = "usage: scenarios --keepalive PATH --backend fentry|tracepoint \
                      [--only NAME]... [--kernel LABEL]\n       \
-                     scenarios --keepalive PATH --bench-list SOCKETS,SOCKETS...";
+                     scenarios --keepalive PATH --bench-list SOCKETS,SOCKETS...\n       \
+                     scenarios --keepalive PATH --backend NAME --bench-load full|quick \
+                     [--only WORKLOAD]... [--format table|json]";
+
+/// The label of the running kernel.
+const LIVE: &str = "live";
 
 struct Arguments {
     keepalive: String,
@@ -74,6 +88,8 @@ struct Arguments {
     kernel: Option<String>,
     /// Numbers of sockets to measure `list` with, instead of the suite.
     bench_list: Vec<usize>,
+    /// The load benchmark, instead of the suite.
+    bench_load: Option<bench_load::Options>,
 }
 
 fn main() -> ExitCode {
@@ -89,7 +105,7 @@ fn main() -> ExitCode {
 
 fn arguments() -> Result<Arguments> {
     let (mut keepalive, mut backend, mut kernel, mut only) = (None, None, None, Vec::new());
-    let mut bench_list = Vec::new();
+    let (mut bench_list, mut bench_load, mut json) = (Vec::new(), None, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().context(USAGE)?;
@@ -103,15 +119,23 @@ fn arguments() -> Result<Arguments> {
                 bench_list = sizes.collect::<Result<_, _>>().context(USAGE)?;
                 backend = Some(String::new());
             }
+            "--bench-load" => bench_load = Some(value == "quick"),
+            "--format" => json = value == "json",
             _ => bail!("{USAGE}"),
         }
     }
+    let bench_load = bench_load.map(|quick| bench_load::Options {
+        quick,
+        only: only.clone(),
+        json,
+    });
     Ok(Arguments {
         keepalive: keepalive.context(USAGE)?,
         backend: backend.context(USAGE)?,
         only,
         kernel,
         bench_list,
+        bench_load,
     })
 }
 
@@ -126,6 +150,7 @@ fn beside_one_tracer() -> impl Iterator<Item = &'static Scenario> {
         answered::SCENARIOS,
         families::SCENARIOS,
         states::SCENARIOS,
+        cookies::SCENARIOS,
     ]
     .into_iter()
     .flatten()
@@ -153,12 +178,15 @@ fn alone() -> impl Iterator<Item = &'static HardCase> {
         filters::CASES,
         cgroups::CASES,
         owners::CASES,
+        in_step::CASES,
+        shutdown::CASES,
         hard_cases::CASES,
         stopping::CASES,
         refusals::CASES,
         list_timers::CASES,
         list::CASES,
         list_namespaces::CASES,
+        sandbox::CASES,
     ]
     .into_iter()
     .flatten()
@@ -173,8 +201,13 @@ fn run(arguments: &Arguments) -> Result<bool> {
     if !arguments.bench_list.is_empty() {
         return bench_list::run(&arguments.keepalive, &arguments.bench_list).map(|()| true);
     }
+    if let Some(options) = &arguments.bench_load {
+        bench_load::run(&arguments.keepalive, &arguments.backend, options)?;
+        return Ok(true);
+    }
     // One name for all threads: it is what events must say.
     sys::set_process_name(b"ka-scenarios")?;
+    stalls::watch();
     if let Some(kernel) = &arguments.kernel {
         println!("note\tkernel\t{kernel}");
     }
@@ -194,6 +227,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         }
     };
     let facts = Facts::from_start(&tracer.start)?;
+    let live = arguments.kernel.as_deref() == Some(LIVE);
     let mut ready = Vec::new();
     for scenario in beside_one_tracer().filter(wanted) {
         match applicability::excuse(scenario.name, facts) {
@@ -201,21 +235,29 @@ fn run(arguments: &Arguments) -> Result<bool> {
             None => ready.push(scenario),
         }
     }
-    suite::run_all(&ready, &tracer, facts, |report| {
+    suite::run_all(&ready, &tracer, facts, live, |report| {
         printer.print(report);
     });
     for scenario in scale::SCENARIOS.iter().filter(wanted) {
-        printer.print(suite::persist(|| suite::run(scenario, &tracer, facts)));
+        let missed = tracer::missed();
+        printer.print(suite::run(scenario, &tracer, facts).judged(live, missed));
     }
     printer.print(ending::end_of_trace(tracer, facts));
+    run_cases(arguments, &printer, facts, live);
+    Ok(printer.summary())
+}
+
+/// Runs what has tracers of its own.
+fn run_cases(arguments: &Arguments, printer: &report::Printer, facts: Facts, live: bool) {
     let bench = Bench {
         keepalive: arguments.keepalive.clone(),
         backend: arguments.backend.clone(),
     };
     let run_case = |case: &HardCase| {
+        let missed = tracer::missed();
         printer.print(match applicability::excuse(case.name, facts) {
             Some(reason) => Report::not_applicable(case.name, reason),
-            None => suite::persist(|| bench.run(case)),
+            None => bench.run(case).judged(live, missed),
         });
     };
     // Mostly waiting, each in a namespace of its own.
@@ -227,7 +269,6 @@ fn run(arguments: &Arguments) -> Result<bool> {
     for case in alone().filter(|case| is_wanted(arguments, case.name)) {
         run_case(case);
     }
-    Ok(printer.summary())
 }
 
 /// The backend does not load: fine where the table says it cannot.

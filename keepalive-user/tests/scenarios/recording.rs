@@ -13,7 +13,7 @@ use crate::bench::{Bench, HardCase, Refused};
 use crate::net::Namespace;
 use crate::socket::{Keepalive, LOCALHOST, Pair};
 use crate::sys;
-use crate::tracer::PATIENCE;
+use crate::tracer::{PATIENCE, START};
 
 pub const CASES: &[HardCase] = &[HardCase {
     name: "recording",
@@ -36,8 +36,6 @@ impl Trace {
             ))
         };
         let (lines, recording) = (file("jsonl"), file("kar"));
-        // From an attempt before.
-        let _ = fs::remove_file(&recording);
         let mut command = bench.command(&["--json", "-N", &netns.to_string()]);
         command.args(options).arg("-o").arg(&lines);
         command.arg("--record").arg(&recording);
@@ -46,13 +44,13 @@ impl Trace {
             lines,
             recording,
         };
-        trace.await_text("\n")?;
+        trace.await_text("\n", START)?;
         Ok(trace)
     }
 
     /// Waits until it has written this.
-    fn await_text(&self, text: &str) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+    fn await_text(&self, text: &str, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
         while !fs::read_to_string(&self.lines).is_ok_and(|lines| lines.contains(text)) {
             if Instant::now() > deadline {
                 bail!("{text:?} is not in {}", self.lines.display());
@@ -96,8 +94,8 @@ fn recording(bench: &Bench) -> Result<()> {
     dying.client.arm(Keepalive::EVERY_SECOND.probes(2))?;
     dying.server.deafen()?;
     for trace in [&plain, &packed, &killed] {
-        trace.await_text("\"cause\":\"keepalive_probes\"")?;
-        trace.await_text("\"event\":\"answer\"")?;
+        trace.await_text("\"cause\":\"keepalive_probes\"", PATIENCE)?;
+        trace.await_text("\"event\":\"answer\"", PATIENCE)?;
     }
     killed.end(libc::SIGKILL)?;
     for trace in [&mut plain, &mut packed] {

@@ -10,6 +10,7 @@ pub struct Printer {
     backend: String,
     passed: AtomicU32,
     failed: AtomicU32,
+    quarantined: AtomicU32,
     not_applicable: AtomicU32,
 }
 
@@ -19,6 +20,7 @@ impl Printer {
             backend: backend.to_owned(),
             passed: AtomicU32::new(0),
             failed: AtomicU32::new(0),
+            quarantined: AtomicU32::new(0),
             not_applicable: AtomicU32::new(0),
         }
     }
@@ -28,6 +30,10 @@ impl Printer {
         let (counter, verdict, reason, details) = match report.verdict {
             Verdict::Passed => (&self.passed, "ok", String::new(), Vec::new()),
             Verdict::Failed { reason, details } => (&self.failed, "FAIL", reason, details),
+            Verdict::Quarantined { reason, failure } => {
+                let details = vec![format!("quarantined, it failed with: {failure}")];
+                (&self.quarantined, "QUAR", reason.to_owned(), details)
+            }
             Verdict::NotApplicable(reason) => (&self.not_applicable, "n/a", reason, Vec::new()),
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -52,8 +58,9 @@ impl Printer {
     pub fn summary(&self) -> bool {
         let failed = self.failed.load(Ordering::Relaxed);
         println!(
-            "scenarios: {} passed, {failed} failed, {} not applicable",
+            "scenarios: {} passed, {failed} failed, {} quarantined, {} not applicable",
             self.passed.load(Ordering::Relaxed),
+            self.quarantined.load(Ordering::Relaxed),
             self.not_applicable.load(Ordering::Relaxed)
         );
         failed == 0

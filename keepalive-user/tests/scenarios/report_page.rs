@@ -172,9 +172,12 @@ fn report(bench: &Bench) -> Result<()> {
         svg.contains("TCP_USER_TIMEOUT 3 s"),
         "no certificate: {svg}"
     );
-    make(bench, &[&recording, "-o", &one, "--socket", ":1"])?
-        .expect_code(2)?
-        .expect_sentence(&["such a socket"])?;
+    make(
+        bench,
+        &[&recording, "-o", &one, "--force", "--socket", ":1"],
+    )?
+    .expect_code(2)?
+    .expect_sentence(&["such a socket"])?;
     make(bench, &[&recording, "-o", &directory.path("report.pdf")])?
         .expect_code(2)?
         .expect_sentence(&["report.pdf", ".html"])?;

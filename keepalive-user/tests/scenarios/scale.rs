@@ -53,10 +53,9 @@ fn two_thousand_sockets(stage: &Stage<'_>) -> Result<()> {
 /// Waits until every socket has such an event.
 fn await_of_all(stage: &Stage<'_>, keys: &[Key], what: &str) -> Result<()> {
     let mut missing = keys.to_vec();
-    let waited = stage.until(&format!("{what} of every socket"), || {
+    let waited = stage.until_none(&format!("{what} of every socket"), || {
         missing.retain(|key| !has(&stage.tracer.events_of(*key), what));
-        thread::sleep(Duration::from_millis(100));
-        Ok(missing.is_empty())
+        Ok(missing.len())
     });
     if let Some(key) = missing.first() {
         stage.show(*key);

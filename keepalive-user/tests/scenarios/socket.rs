@@ -12,6 +12,8 @@ use crate::sys;
 const TCP_REPAIR: c_int = 19;
 const IPPROTO_MPTCP: c_int = 262;
 const SO_COOKIE: c_int = 57;
+/// More than the narrow server takes, so that something waits.
+const NARROW_SENDER: c_int = 32 << 10;
 /// Bytes written and not sent yet.
 const SIOCOUTQNSD: libc::Ioctl = 0x894B;
 
@@ -89,7 +91,11 @@ impl Tcp {
 
     /// Binds to any free port of `address`.
     pub fn bind(&self, address: IpAddr) -> Result<()> {
-        let (storage, length) = raw_address(SocketAddr::new(address, 0));
+        self.bind_to(SocketAddr::new(address, 0))
+    }
+
+    pub fn bind_to(&self, address: SocketAddr) -> Result<()> {
+        let (storage, length) = raw_address(address);
         // SAFETY: the pointer and the length describe `storage`, which outlives the call.
         sys::check(unsafe { libc::bind(self.as_raw_fd(), (&raw const storage).cast(), length) })
             .context("bind")?;
@@ -156,13 +162,19 @@ impl Tcp {
 
     /// Sets the numbers first and switches keepalive on last: one arming.
     pub fn arm(&self, keepalive: Keepalive) -> Result<()> {
+        self.set_times(keepalive)?;
+        self.switch_keepalive(true)
+    }
+
+    /// Sets the numbers alone, which arms nothing while keepalive is off.
+    pub fn set_times(&self, keepalive: Keepalive) -> Result<()> {
         self.set_idle(keepalive.idle)?;
         self.tcp_option(libc::TCP_KEEPINTVL, keepalive.interval)?;
         self.tcp_option(libc::TCP_KEEPCNT, keepalive.probes)?;
         if keepalive.user_timeout_ms > 0 {
             self.tcp_option(libc::TCP_USER_TIMEOUT, keepalive.user_timeout_ms)?;
         }
-        self.switch_keepalive(true)
+        Ok(())
     }
 
     pub fn switch_keepalive(&self, on: bool) -> Result<()> {
@@ -185,6 +197,10 @@ impl Tcp {
 
     pub fn set_receive_buffer(&self, bytes: c_int) -> Result<()> {
         sys::set_option(self, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes).context("SO_RCVBUF")
+    }
+
+    pub fn set_send_buffer(&self, bytes: c_int) -> Result<()> {
+        sys::set_option(self, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes).context("SO_SNDBUF")
     }
 
     /// Beyond the system's limit, which takes CAP_NET_ADMIN.
@@ -324,7 +340,10 @@ impl Pair {
     pub fn with_narrow_server() -> Result<Self> {
         let listener = Tcp::new(LOCALHOST)?;
         listener.set_receive_buffer(4096)?;
-        Self::from(Tcp::new(LOCALHOST)?, listener, LOCALHOST, LOCALHOST)
+        // It takes little either: filled within a moment, long before the first zero-window probe.
+        let client = Tcp::new(LOCALHOST)?;
+        client.set_send_buffer(NARROW_SENDER)?;
+        Self::from(client, listener, LOCALHOST, LOCALHOST)
     }
 
     /// Connects a prepared client to a prepared listener.

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::applicability::ATTEMPTS;
 use crate::event::{Event, Key};
 use crate::expect::Facts;
 use crate::net::Namespace;
+use crate::quarantine::{self, Evidence};
 use crate::socket::Tcp;
 use crate::sys;
-use crate::tracer::{PATIENCE, Tracer};
+use crate::tracer::{self, PATIENCE, Tracer};
 use crate::watch::Watch;
 
 /// How many at a time: they mostly wait for timers.
@@ -72,6 +72,24 @@ impl<'t> Stage<'t> {
         lock(&self.notes).push(text);
     }
 
+    /// Waits until a number of things to come is zero, however slowly, as long as it falls.
+    pub fn until_none(&self, what: &str, mut left: impl FnMut() -> Result<usize>) -> Result<()> {
+        let mut latest = (usize::MAX, Instant::now());
+        loop {
+            let now = left()?;
+            if now == 0 {
+                return Ok(());
+            }
+            if now < latest.0 {
+                latest = (now, Instant::now());
+            }
+            if latest.1.elapsed() > PATIENCE {
+                bail!("{now} are left of {what}, and no more came for {PATIENCE:?}");
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Waits until something is true.
     pub fn until(&self, what: &str, mut happened: impl FnMut() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
@@ -92,6 +110,11 @@ pub enum Verdict {
         reason: String,
         details: Vec<String>,
     },
+    /// Failed for a reason of the quarantine list.
+    Quarantined {
+        reason: &'static str,
+        failure: String,
+    },
     NotApplicable(String),
 }
 
@@ -103,11 +126,33 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+impl Report {
+    /// The same, quarantined if it failed and there is evidence for it. `missed` is what had been
+    /// missed before the scenario began.
+    pub fn judged(mut self, live: bool, missed: u64) -> Self {
+        if let Verdict::Failed { reason, details } = self.verdict {
+            let evidence = Evidence {
+                live,
+                missed: tracer::missed().saturating_sub(missed),
+            };
+            self.verdict = match quarantine::reason(&evidence) {
+                Some(cause) => Verdict::Quarantined {
+                    reason: cause,
+                    failure: reason,
+                },
+                None => Verdict::Failed { reason, details },
+            };
+        }
+        self
+    }
+}
+
 /// Runs scenarios, so many at a time, and hands over each report as it comes.
 pub fn run_all(
     scenarios: &[&'static Scenario],
     tracer: &Tracer,
     facts: Facts,
+    live: bool,
     report: impl Fn(Report) + Sync,
 ) {
     let queue: Mutex<VecDeque<_>> = Mutex::new(scenarios.iter().copied().collect());
@@ -115,7 +160,8 @@ pub fn run_all(
         for _ in 0..AT_A_TIME.min(scenarios.len()) {
             scope.spawn(|| {
                 while let Some(scenario) = next(&queue) {
-                    report(persist(|| run(scenario, tracer, facts)));
+                    let missed = tracer::missed();
+                    report(run(scenario, tracer, facts).judged(live, missed));
                 }
             });
         }
@@ -124,26 +170,6 @@ pub fn run_all(
 
 fn next(queue: &Mutex<VecDeque<&'static Scenario>>) -> Option<&'static Scenario> {
     lock(queue).pop_front()
-}
-
-/// Tries again what failed, as often as `applicability::ATTEMPTS` allows, and notes every failure.
-pub fn persist(mut run: impl FnMut() -> Report) -> Report {
-    let mut notes = Vec::new();
-    for _ in 1..ATTEMPTS {
-        let report = run();
-        let Verdict::Failed { reason, .. } = &report.verdict else {
-            return Report {
-                notes: [notes, report.notes].concat(),
-                ..report
-            };
-        };
-        notes.push(format!("{} tried again after: {reason}", report.name));
-    }
-    let report = run();
-    Report {
-        notes: [notes, report.notes].concat(),
-        ..report
-    }
 }
 
 /// Runs one scenario in a fresh namespace.

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::diag;
 use crate::event::Event;
 use crate::expect::expect_no_probe;
 use crate::link::{self, Link};
 use crate::socket::{Keepalive, LOCALHOST, Pair, Tcp};
 use crate::suite::{Scenario, Stage};
+use crate::sys;
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -58,27 +60,59 @@ fn data_in_flight(stage: &Stage<'_>) -> Result<()> {
 fn data_unsent(stage: &Stage<'_>) -> Result<()> {
     let pair = Pair::with_narrow_server()?;
     let watch = stage.watch(&pair.client)?;
-    let unsent = stall(stage, &pair.client)?;
+    let stalled = stall(stage, &pair.client)?;
     watch.arm(&pair.client, Keepalive::EVERY_SECOND)?;
 
     for _ in 0..2 {
         let timer = watch.timer()?;
         timer.expect("decision", "data_unsent")?;
         timer.expect("packets_out", 0)?;
-        timer.expect("unsent_bytes", unsent)?;
+        timer.expect("unsent_bytes", stalled.unsent)?;
         stage.facts.expect_full_wait(&watch, &timer)?;
     }
     Ok(())
 }
 
-/// Writes until the peer's window is closed and nothing is on the way; gives what waits.
-pub fn stall(stage: &Stage<'_>, client: &Tcp) -> Result<u64> {
-    client.fill()?;
-    stage.until("the window to close", || {
-        Ok(client.info()?.tcpi_unacked == 0 && client.unsent()? > 0)
-    })?;
-    client.unsent()
+/// A connection whose peer's window is closed.
+pub struct Stalled {
+    /// What waits to be sent, bytes.
+    unsent: u64,
+    /// When the last of it was written, CLOCK_MONOTONIC nanoseconds.
+    written_ns: u64,
 }
+
+impl Stalled {
+    /// All of it waits, unless the event is from while it was written: the window closes long before
+    /// that, and on a slow machine the first zero-window probe too leaves before.
+    pub fn expect_unsent(&self, event: &Event) -> Result<()> {
+        if event.at_ns() >= self.written_ns {
+            return event.expect("unsent_bytes", self.unsent);
+        }
+        event.expect_within("unsent_bytes", 1..=self.unsent)?;
+        Ok(())
+    }
+}
+
+/// Writes until the peer's window is closed and nothing is on the way. The window is closed when the
+/// kernel has armed the timer of zero-window probes: before, what is on the way may be none for a
+/// moment.
+pub fn stall(stage: &Stage<'_>, client: &Tcp) -> Result<Stalled> {
+    client.fill()?;
+    let written_ns = sys::monotonic_ns();
+    let local = client.local()?;
+    stage.until("the window to close", || {
+        let timers = diag::timers(libc::AF_INET as u8)?;
+        let is_probing = |timer: &diag::Timer| timer.local == local && timer.kind == WINDOW_PROBE;
+        Ok(timers.iter().any(is_probing) && client.info()?.tcpi_unacked == 0)
+    })?;
+    Ok(Stalled {
+        unsent: client.unsent()?,
+        written_ns,
+    })
+}
+
+/// `idiag_timer` of `inet_csk(sk)->icsk_pending == ICSK_TIME_PROBE0`.
+const WINDOW_PROBE: u8 = 4;
 
 fn not_idle(stage: &Stage<'_>) -> Result<()> {
     let pair = Pair::over(LOCALHOST)?;

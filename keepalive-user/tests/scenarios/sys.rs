@@ -117,12 +117,17 @@ pub fn signal(pid: u32, signal: c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// Raises the limit of open files to the hard limit, or to `wanted` if the hard limit allows none such.
+/// Allows so many open files, beyond the hard limit too where we may raise that. The hard limit is never
+/// lowered: a hardened machine does not let us raise it again.
 pub fn allow_open_files(wanted: u64) -> io::Result<()> {
-    let limit = libc::rlimit {
-        rlim_cur: wanted,
-        rlim_max: wanted,
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
     };
+    // SAFETY: the pointer is to a local.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_cur.max(wanted);
+    limit.rlim_max = limit.rlim_max.max(wanted);
     // SAFETY: the pointer describes `limit`, which outlives the call.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
     Ok(())

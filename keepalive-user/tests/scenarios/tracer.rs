@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,6 +15,16 @@ use crate::sys;
 
 /// How long anything may take that should come by itself. Kernels under test are often emulated.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a tracer may take until its first line: it parses the kernel's types and has its programs
+/// verified, and in an emulated guest up to ten do so at once.
+pub const START: Duration = Duration::from_secs(120);
+
+/// What all tracers of this process reported as missed so far.
+static MISSED: AtomicU64 = AtomicU64::new(0);
+
+pub fn missed() -> u64 {
+    MISSED.load(Ordering::Relaxed)
+}
 
 /// What has come so far.
 #[derive(Default)]
@@ -244,6 +255,9 @@ fn collect(stdout: ChildStdout, shared: &Shared) {
         }
         match Event::parse(&line) {
             Ok(event) => {
+                if event.is("missed") {
+                    MISSED.fetch_add(event.number("count").unwrap_or(0), Ordering::Relaxed);
+                }
                 if let Some(key) = event.key() {
                     log.by_socket.entry(key).or_default().push(event.clone());
                 }
@@ -260,7 +274,7 @@ fn collect(stdout: ChildStdout, shared: &Shared) {
 }
 
 fn await_first_line(shared: &Shared) -> Option<Event> {
-    let deadline = Instant::now() + PATIENCE + PATIENCE;
+    let deadline = Instant::now() + START;
     let mut log = shared.lock();
     while log.lines.is_empty() && !log.ended {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -31,7 +31,7 @@ fn zero_window_opened(stage: &Stage<'_>) -> Result<()> {
     let before = Counters::read()?.window_probes();
     let pair = Pair::with_narrow_server()?;
     let watch = stage.watch(&pair.client)?;
-    let unsent = stall(stage, &pair.client)?;
+    let stalled = stall(stage, &pair.client)?;
 
     let mut interval = 0;
     // No process acts on a socket without keepalive: its owner is found by the pass that the first
@@ -43,7 +43,7 @@ fn zero_window_opened(stage: &Stage<'_>) -> Result<()> {
         }
         let probe = watch.window_probe()?;
         probe.expect("backoff", backoff)?;
-        probe.expect("unsent_bytes", unsent)?;
+        stalled.expect_unsent(&probe)?;
         expect_counted(stage, &probe)?;
         let next = probe.number("next_ms")?;
         ensure!(

@@ -24,6 +24,8 @@ const MOMENTS: usize = 60_000;
 const ROOM: (usize, usize) = (16, 240);
 /// Findings kept of each rule.
 const FINDINGS: usize = 500;
+/// Bytes of text that kept findings may have together.
+const FINDING_BYTES: usize = 4 << 20;
 /// Rules there may be; audit has fewer.
 const RULES: usize = 100;
 
@@ -43,6 +45,7 @@ pub struct Model {
     pub sentences: Sentences,
     /// By rule.
     pub findings: BTreeMap<String, Findings>,
+    finding_bytes: usize,
 }
 
 /// What `audit` found by one rule.
@@ -68,6 +71,7 @@ impl Model {
             silence_ms: Histogram::default(),
             sentences: Sentences::default(),
             findings: BTreeMap::new(),
+            finding_bytes: 0,
         }
     }
 
@@ -115,7 +119,17 @@ impl Model {
             kept: Vec::new(),
         });
         findings.number += 1;
-        if findings.kept.len() < FINDINGS {
+        let Finding {
+            rule,
+            evidence,
+            consequence,
+            remedy,
+            ..
+        } = finding;
+        let texts = [rule, evidence, consequence, remedy];
+        let bytes: usize = texts.iter().map(|text| text.len()).sum();
+        if findings.kept.len() < FINDINGS && self.finding_bytes + bytes <= FINDING_BYTES {
+            self.finding_bytes += bytes;
             findings.kept.push(finding.clone());
         }
     }

@@ -6,6 +6,10 @@ use rustc_hash::FxHashMap;
 
 /// Stands for a number. No event's words contain it.
 pub const NUMBER: char = '\u{1}';
+/// Sentences that are told apart; events make a few hundred.
+const SENTENCES: usize = 1 << 12;
+/// Stands for all others.
+const OTHER: &str = "(not kept: too many different events)";
 /// More digits than a JSON number keeps stay in the sentence.
 const DIGITS: usize = 15;
 
@@ -58,6 +62,9 @@ impl Sentences {
         if let Some(number) = self.numbers.get(sentence) {
             return *number;
         }
+        if self.all.len() >= SENTENCES && sentence != OTHER {
+            return self.number(OTHER);
+        }
         let number = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
         let shared: Arc<str> = sentence.into();
         self.all.push(Arc::clone(&shared));
@@ -83,6 +90,22 @@ impl Sentences {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sentences_are_bounded() {
+        let mut sentences = Sentences::default();
+        let words = |number: u32| -> String {
+            number
+                .to_string()
+                .bytes()
+                .map(|it| char::from(it + 32))
+                .collect()
+        };
+        let phrases: Vec<Phrase> = (0..10_000).map(|it| sentences.learn(&words(it))).collect();
+        assert_eq!(sentences.all.len(), SENTENCES + 1);
+        assert_eq!(sentences.say(&phrases[0]), words(0));
+        assert_eq!(sentences.say(&phrases[9_999]), OTHER);
+    }
 
     #[test]
     fn says_what_it_was_told() {

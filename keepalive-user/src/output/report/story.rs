@@ -92,6 +92,18 @@ pub struct Phase {
     due: u64,
 }
 
+/// Longest path of a cgroup that is shown, bytes.
+const PATH: usize = 512;
+
+/// A path, without its beginning where it is too long: the end tells paths apart.
+fn shortened(path: &str) -> String {
+    if path.len() <= PATH {
+        return path.to_owned();
+    }
+    let start = path.ceil_char_boundary(path.len() - PATH);
+    format!("…{}", &path[start..])
+}
+
 #[derive(Clone, Debug)]
 pub struct Story {
     pub socket: Socket,
@@ -174,7 +186,7 @@ impl Story {
             self.pid = Some(process.pid);
         }
         if let Some(cgroup) = &event.cgroup {
-            self.cgroup.clone_from(&cgroup.path);
+            self.cgroup = cgroup.path.as_deref().map(shortened);
         }
         self.container = event.container_id.as_deref().map(str::to_owned);
     }

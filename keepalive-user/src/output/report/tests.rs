@@ -421,7 +421,7 @@ fn a_long_trace_has_no_more_buckets_than_a_short_one() {
 #[test]
 fn a_suffix_that_says_nothing_is_a_usage_error() {
     for name in ["report", "report.pdf", ".html", "report.html.gz"] {
-        let error = Report::open(Path::new(name), None).err().unwrap();
+        let error = Report::open(Path::new(name), None, false).err().unwrap();
         assert_eq!(crate::exit::code(&error), Exit::Usage, "{name}");
         assert!(error.to_string().contains(".svg or .png"), "{error}");
     }
@@ -445,7 +445,7 @@ fn a_report_is_whole_or_not_there() {
         let path = directory.join(name);
         fs::write(&path, "older").unwrap();
         let before = there();
-        let mut report = Report::open(&path, None).unwrap();
+        let mut report = Report::open(&path, None, true).unwrap();
         report.event(&start()).unwrap();
         told.iter().for_each(|event| report.event(event).unwrap());
         assert_eq!(
@@ -457,11 +457,11 @@ fn a_report_is_whole_or_not_there() {
         assert_eq!(there(), before);
     }
     let nowhere = directory.join("none").join("report.html");
-    let error = Report::open(&nowhere, None).err().unwrap();
+    let error = Report::open(&nowhere, None, false).err().unwrap();
     assert!(error.to_string().contains("none/report.html"), "{error}");
-    assert!(Report::open(&directory.join("d.html"), None).is_ok());
+    assert!(Report::open(&directory.join("d.html"), None, false).is_ok());
     fs::create_dir(directory.join("d.html")).unwrap();
-    assert!(Report::open(&directory.join("d.html"), None).is_err());
+    assert!(Report::open(&directory.join("d.html"), None, false).is_err());
     fs::remove_dir_all(&directory).unwrap();
 }
 

@@ -5,17 +5,20 @@ use std::{
     fs,
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream},
     os::{fd::AsRawFd, unix::fs::MetadataExt},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
 use keepalive_ebpf::{Identity, Numbers, Settings};
 
 use super::{IDLE_SECONDS, INTERVAL_SECONDS, PROBES, USER_TIMEOUT_MS};
+use crate::files;
 
 /// The state when `shutdown` is about to change it, which is when the socket is read.
 const ESTABLISHED: u8 = 1;
-/// How old a time stamp of the connection may be, seconds, on the slowest machine.
-const RECENT: u32 = 10;
+/// How long setting the options and exchanging two bytes may take, seconds: much longer than a busy
+/// machine stalls, and a small part of the idle time.
+const SET_UP: u32 = 60;
 
 /// The socket as it is.
 pub struct Truth {
@@ -29,6 +32,8 @@ pub struct Truth {
     /// `None` where /proc/sys does not show them.
     sysctls: Option<[u32; 4]>,
     info: libc::tcp_info,
+    /// Before `info` was asked for.
+    asked: Instant,
 }
 
 impl Truth {
@@ -36,6 +41,7 @@ impl Truth {
     pub fn of(socket: &TcpStream, netns: u32) -> Result<Self> {
         let fd = socket.as_raw_fd();
         let inode = fs::metadata(format!("/proc/thread-self/fd/{fd}"));
+        let asked = Instant::now();
         Ok(Self {
             local: socket.local_addr()?,
             peer: socket.peer_addr()?,
@@ -45,6 +51,7 @@ impl Truth {
             cgroup: own_cgroup(),
             sysctls: sysctls(),
             info: option(fd, libc::IPPROTO_TCP, libc::TCP_INFO).context("TCP_INFO")?,
+            asked,
         })
     }
 
@@ -61,7 +68,7 @@ impl Truth {
         self.compare_identity(id)?;
         self.compare_settings(settings, hz)?;
         self.compare_numbers(numbers, hz)?;
-        compare_clocks(settings, numbers, hz)?;
+        self.compare_clocks(settings, numbers, hz)?;
         Ok(hz)
     }
 
@@ -137,6 +144,47 @@ impl Truth {
         );
         Ok(())
     }
+
+    /// Nothing was received since TCP_INFO was asked: the time stamps are as old as it reported, and
+    /// as long as it took since.
+    fn compare_clocks(&self, settings: &Settings, numbers: &Numbers, hz: u32) -> Result<()> {
+        let since = self.asked.elapsed();
+        let jiffies = numbers.jiffies as u32;
+        // Its milliseconds are whole ticks, and the stamp and the reading are rounded to ticks.
+        let oldest = |reported_ms: u32| {
+            let milliseconds = u128::from(reported_ms) + since.as_millis();
+            milliseconds * u128::from(hz) / 1000 + 3
+        };
+        for (field, stamp, reported_ms) in [
+            (
+                "rcv_tstamp",
+                numbers.rcv_tstamp,
+                self.info.tcpi_last_ack_recv,
+            ),
+            ("lrcvtime", numbers.lrcvtime, self.info.tcpi_last_data_recv),
+        ] {
+            let age = jiffies.wrapping_sub(stamp);
+            let oldest = oldest(reported_ms);
+            ensure!(
+                u128::from(age) <= oldest,
+                "wrong kernel layout: {field} is {age} ticks old, and cannot be older than {oldest}"
+            );
+        }
+        let age = numbers.time.saturating_sub(numbers.clock_cache);
+        let set_up = u64::from(SET_UP) * 1_000_000_000;
+        ensure!(
+            u128::from(age) < u128::from(set_up) + since.as_nanos(),
+            "wrong kernel layout: tcp_clock_cache is {age} ns old"
+        );
+        let due = numbers.expires.saturating_sub(numbers.jiffies);
+        let idle = u64::from(settings.time);
+        let passed = u64::from(SET_UP * hz) + since.as_secs() * u64::from(hz);
+        ensure!(
+            numbers.timer_pending == 1 && due <= idle && due + passed > idle,
+            "wrong kernel layout: the keepalive timer is due in {due} ticks, but {idle} were set"
+        );
+        Ok(())
+    }
 }
 
 fn same<T: Into<u64>, U: Into<u64>>(field: &str, read: T, is: U) -> Result<()> {
@@ -157,37 +205,10 @@ fn same_address(which: &str, read: [u8; 16], is: IpAddr) -> Result<()> {
     Ok(())
 }
 
-/// The socket has just received: its time stamps must be of the last seconds.
-fn compare_clocks(settings: &Settings, numbers: &Numbers, hz: u32) -> Result<()> {
-    let jiffies = numbers.jiffies as u32;
-    for (field, stamp) in [
-        ("rcv_tstamp", numbers.rcv_tstamp),
-        ("lrcvtime", numbers.lrcvtime),
-    ] {
-        let age = jiffies.wrapping_sub(stamp);
-        ensure!(
-            age < RECENT * hz,
-            "wrong kernel layout: {field} is {age} ticks old"
-        );
-    }
-    let age = numbers.time.saturating_sub(numbers.clock_cache);
-    ensure!(
-        age < u64::from(RECENT) * 1_000_000_000,
-        "wrong kernel layout: tcp_clock_cache is {age} ns old"
-    );
-    let due = numbers.expires.saturating_sub(numbers.jiffies);
-    let idle = u64::from(settings.time);
-    ensure!(
-        numbers.timer_pending == 1 && due <= idle && due + u64::from(RECENT * hz) > idle,
-        "wrong kernel layout: the keepalive timer is due in {due} ticks, but {idle} were set"
-    );
-    Ok(())
-}
-
 /// `net.ipv4` of the calling thread's network namespace.
 fn sysctls() -> Option<[u32; 4]> {
     let read = |name: &str| {
-        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?;
+        let text = files::read_kernel(&format!("/proc/sys/net/ipv4/{name}")).ok()?;
         text.trim().parse().ok()
     };
     Some([
@@ -200,14 +221,14 @@ fn sysctls() -> Option<[u32; 4]> {
 
 /// Id of the calling thread's cgroup. Only a mount of the root we see has the paths we see.
 fn own_cgroup() -> Option<u64> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounts = files::read_kernel("/proc/self/mountinfo").ok()?;
     let root = mounts.lines().find_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
         let (root, at) = (fields.next()?, fields.next()?);
         (kind.starts_with("cgroup2 ") && root == "/").then_some(at)
     })?;
-    let groups = fs::read_to_string("/proc/thread-self/cgroup").ok()?;
+    let groups = files::read_kernel("/proc/thread-self/cgroup").ok()?;
     let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     Some(fs::metadata(format!("{root}{path}")).ok()?.ino())
 }

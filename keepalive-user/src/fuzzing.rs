@@ -1,0 +1,209 @@
+//! # Entry points for fuzzing
+//!
+//! Each takes any bytes where the program takes bytes from somebody: it must come back, in bounded
+//! time and memory, and what it makes of them must be as harmless as the assertions here say.
+
+use std::{cell::RefCell, io, rc::Rc};
+
+use anyhow::Result;
+use keepalive_ebpf::{KNOWN_SETTINGS, Settings};
+
+pub use crate::replay::fold;
+use crate::{
+    cli,
+    clock::Clock,
+    kernel::{btf::Btf, layout},
+    listing,
+    output::{Output, Report},
+    pipeline::Sink,
+    replay,
+};
+
+/// Contents of a block of a recording, after the header of a sound one.
+pub fn as_recording(block: &[u8]) -> Vec<u8> {
+    const SOUND: &[u8] = include_bytes!("../tests/recordings/v1.kar");
+    // Magic, version, length and checksum.
+    const PREFIX: usize = 20;
+    let header = SOUND[12..16].first_chunk().copied().map(u32::from_le_bytes);
+    let end = PREFIX + header.unwrap_or_default() as usize;
+    let length = (block.len() as u32).to_le_bytes();
+    let checksum = crc32fast::hash(block).to_le_bytes();
+    [&SOUND[..end], &length, &length, &checksum, block].concat()
+}
+
+/// A sink that keeps what it is given.
+#[derive(Clone, Default)]
+struct Kept(Rc<RefCell<Vec<u8>>>);
+
+impl io::Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A recording as text: no character of it does anything to a terminal.
+///
+/// # Errors
+/// What is wrong with the recording.
+pub fn text(bytes: &[u8]) -> Result<()> {
+    let kept = Kept::default();
+    let outputs = vec![Output::text(Box::new(kept.clone()) as Sink)];
+    let outcome = replay::fold_into(bytes, outputs);
+    let text = String::from_utf8(kept.0.take())?;
+    let harmful =
+        |c: char| c != '\n' && crate::output::escape(c.encode_utf8(&mut [0; 4])).len() > 4;
+    assert!(!text.contains(harmful), "a terminal obeys this: {text:?}");
+    outcome.map(drop)
+}
+
+/// A recording as JSON lines, each of which is JSON.
+///
+/// # Errors
+/// What is wrong with the recording.
+pub fn json(bytes: &[u8]) -> Result<()> {
+    let kept = Kept::default();
+    let outputs = vec![Output::json(Box::new(kept.clone()) as Sink)];
+    let outcome = replay::fold_into(bytes, outputs);
+    for line in kept.0.take().split(|byte| *byte == b'\n') {
+        if !line.is_empty() {
+            let line: serde_json::Result<serde::de::IgnoredAny> = serde_json::from_slice(line);
+            assert!(line.is_ok(), "not JSON: {line:?}");
+        }
+    }
+    outcome.map(drop)
+}
+
+/// A recording as a page and as pictures: nothing in it becomes markup.
+///
+/// # Errors
+/// What is wrong with the recording.
+pub fn report(bytes: &[u8]) -> Result<()> {
+    let outputs = vec![Output::Report(Box::new(Report::rehearsal()))];
+    replay::fold_into(bytes, outputs).map(drop)
+}
+
+/// A datagram of sock_diag, and what `list` shows of the sockets in it.
+pub fn netlink(datagram: &[u8]) {
+    let moment = listing::Moment {
+        time: u64::MAX / 2,
+        netns: 1,
+    };
+    let clock = Clock { offset_ns: 0 };
+    for mut socket in listing::sockets_of(datagram, moment) {
+        // What copies of the socket say, from what is at hand.
+        socket.known |= KNOWN_SETTINGS;
+        socket.settings = Settings {
+            time: socket.receive_queue,
+            interval: socket.send_queue,
+            user_timeout: socket.uid & 0xffff,
+            sysctl_retries2: socket.uid >> 24,
+            ..Settings::default()
+        };
+        let row = listing::row::row(&socket, 1, 1000, &clock);
+        let json = serde_json::to_vec(&row);
+        assert!(json.is_ok(), "{json:?}");
+    }
+}
+
+/// BTF, and the layout in it.
+///
+/// # Errors
+/// Whatever is wrong with it.
+pub fn btf(bytes: &[u8]) -> Result<()> {
+    let btf = Btf::parse(bytes)?;
+    layout::resolve(&btf).map(drop)
+}
+
+/// An ignore file of `audit`.
+///
+/// # Errors
+/// The first line that is none.
+pub fn ignore_file(bytes: &[u8]) -> Result<()> {
+    cli::ignore_lines(bytes).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is kept of a target's corpus.
+    fn corpus(target: &str) -> Vec<Vec<u8>> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        let entries = fs::read_dir(directory.join(target)).unwrap();
+        entries
+            .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+            .collect()
+    }
+
+    fn all(target: &str, bytes: &[u8]) {
+        match target {
+            "recording" => {
+                let _ = fold(bytes);
+            }
+            "frames" => {
+                let recording = as_recording(bytes);
+                let _ = (json(&recording), text(&recording), report(&recording));
+            }
+            "netlink" => netlink(bytes),
+            "btf" => {
+                let _ = btf(bytes);
+            }
+            _ => {
+                let _ = ignore_file(bytes);
+            }
+        }
+    }
+
+    const TARGETS: [&str; 5] = ["recording", "frames", "netlink", "btf", "ignore_file"];
+
+    /// What fuzzing found once is not found again.
+    #[test]
+    fn the_kept_corpus_passes() {
+        for target in TARGETS {
+            let kept = corpus(target);
+            assert!(!kept.is_empty(), "{target}");
+            kept.iter().for_each(|bytes| all(target, bytes));
+        }
+        let seeds = corpus("netlink");
+        let moment = listing::Moment {
+            time: 1 << 40,
+            netns: 1,
+        };
+        let most = seeds
+            .iter()
+            .map(|seed| listing::sockets_of(seed, moment).count());
+        assert!(most.max() >= Some(8), "the seeds are sockets");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// The fuzzer in small: kept inputs with some bytes changed.
+        #[test]
+        fn changed_inputs_pass(
+            seed: prop::sample::Index,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..9),
+        ) {
+            for target in TARGETS {
+                let kept = corpus(target);
+                let mut bytes = seed.get(&kept).clone();
+                if !bytes.is_empty() {
+                    for (at, value) in &changes {
+                        let at = at.index(bytes.len());
+                        bytes[at] = *value;
+                    }
+                }
+                all(target, &bytes);
+            }
+        }
+    }
+}

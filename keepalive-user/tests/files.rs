@@ -1,0 +1,233 @@
+//! # Files on the command line
+//!
+//! What is refused, with which exit code, and that nothing is destroyed by it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const RECORDING: &[u8] = include_bytes!("recordings/v1.kar");
+
+/// A directory with a recording in it, which goes with the test.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let name = format!("keepalive-cli-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("x.kar"), RECORDING).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let command = Command::new(env!("CARGO_BIN_EXE_keepalive"))
+            .args(arguments)
+            .current_dir(&self.0)
+            .output();
+        command.expect("keepalive does not start")
+    }
+
+    /// Runs it, expects this exit code, nothing on standard output, and these words in one sentence.
+    fn refuses(&self, code: i32, arguments: &[&str], words: &[&str]) {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert_eq!(output.stdout, b"", "{arguments:?}");
+        assert_eq!(stderr.lines().count(), 1, "{arguments:?}: {stderr}");
+        for word in words {
+            assert!(stderr.contains(word), "{arguments:?}: {word:?}: {stderr}");
+        }
+    }
+
+    fn succeeds(&self, arguments: &[&str]) {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
+    }
+
+    /// All names in it.
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn fifo(path: &Path) {
+    let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: a C string.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+}
+
+#[test]
+fn a_recording_is_not_replayed_onto_itself() {
+    let directory = Directory::new("itself");
+    fs::hard_link(directory.path("x.kar"), directory.path("hard")).unwrap();
+    symlink("x.kar", directory.path("link")).unwrap();
+    for output in ["x.kar", "./x.kar", "hard", "link"] {
+        for json in [&["--json"][..], &[]] {
+            let arguments = [&["replay", "x.kar", "-o", output], json].concat();
+            directory.refuses(2, &arguments, &["same file", "x.kar", "another file"]);
+        }
+        directory.refuses(2, &["replay", output, "-o", "x.kar"], &["same file"]);
+    }
+    // Nor onto another recording; onto anything else, as any tool does.
+    fs::write(directory.path("y.kar"), RECORDING).unwrap();
+    directory.refuses(1, &["replay", "x.kar", "-o", "y.kar"], &["is a recording"]);
+    fs::write(directory.path("old.txt"), "old").unwrap();
+    directory.succeeds(&["replay", "x.kar", "-o", "old.txt"]);
+    directory.succeeds(&["replay", "x.kar", "-o", "/dev/null"]);
+    assert_ne!(fs::read(directory.path("old.txt")).unwrap(), b"old");
+    for name in ["x.kar", "y.kar", "hard"] {
+        assert_eq!(fs::read(directory.path(name)).unwrap(), RECORDING, "{name}");
+    }
+}
+
+#[test]
+fn a_report_overwrites_only_what_it_may() {
+    let directory = Directory::new("report");
+    directory.succeeds(&["report", "x.kar", "-o", "r.html"]);
+    let report = fs::read(directory.path("r.html")).unwrap();
+    let again = ["report", "x.kar", "-o", "r.html"];
+    directory.refuses(1, &again, &["r.html exists", "--force"]);
+    fs::write(directory.path("r.html"), "old").unwrap();
+    directory.refuses(1, &again, &["r.html exists"]);
+    assert_eq!(fs::read(directory.path("r.html")).unwrap(), b"old");
+    directory.succeeds(&[&again[..], &["--force"]].concat());
+    assert_eq!(fs::read(directory.path("r.html")).unwrap(), report);
+    // The recording by another name.
+    fs::hard_link(directory.path("x.kar"), directory.path("x.html")).unwrap();
+    let itself = ["report", "x.kar", "-o", "x.html", "--force"];
+    directory.refuses(2, &itself, &["same file"]);
+    symlink("r.html", directory.path("link.html")).unwrap();
+    fs::create_dir(directory.path("dir.html")).unwrap();
+    fifo(&directory.path("fifo.html"));
+    for (name, kind) in [
+        ("link.html", "a symbolic link"),
+        ("dir.html", "a directory"),
+        ("fifo.html", "a FIFO"),
+    ] {
+        for force in [&["--force"][..], &[]] {
+            let arguments = [&["report", "x.kar", "-o", name], force].concat();
+            directory.refuses(1, &arguments, &[name, kind, "does not exist"]);
+        }
+    }
+    assert_eq!(fs::read(directory.path("x.kar")).unwrap(), RECORDING);
+    assert_eq!(fs::read(directory.path("r.html")).unwrap(), report);
+    let kept = [
+        "dir.html",
+        "fifo.html",
+        "link.html",
+        "r.html",
+        "x.html",
+        "x.kar",
+    ];
+    assert_eq!(directory.names(), kept);
+}
+
+/// Before anything is attached, and so without root.
+#[test]
+fn a_trace_records_to_a_new_file_only() {
+    let directory = Directory::new("trace");
+    directory.refuses(
+        1,
+        &["trace", "--record", "x.kar"],
+        &["x.kar exists", "--force"],
+    );
+    symlink("nowhere", directory.path("link")).unwrap();
+    fifo(&directory.path("fifo"));
+    for (name, kind) in [
+        ("link", "a symbolic link"),
+        ("fifo", "a FIFO"),
+        ("/dev/null", "a device"),
+        (".", "a directory"),
+    ] {
+        for force in [&["--force"][..], &[]] {
+            let arguments = [&["trace", "--record", name], force].concat();
+            directory.refuses(1, &arguments, &[name, kind]);
+        }
+    }
+    fs::write(directory.path("r.html"), "old").unwrap();
+    directory.refuses(
+        1,
+        &["trace", "--report", "r.html"],
+        &["r.html exists", "--force"],
+    );
+    let nowhere = ["trace", "--record", "none/x.kar"];
+    directory.refuses(1, &nowhere, &["none/x.kar", "No such file"]);
+    // What it would be rotated to.
+    fs::write(directory.path("new.kar.2"), "another's").unwrap();
+    let rotated = ["trace", "--record", "new.kar", "--record-size", "1M"];
+    directory.refuses(1, &rotated, &["new.kar.2 exists", "--force"]);
+    for (output, other) in [("--record", "a.html"), ("--report", "a.html")] {
+        let twice = ["trace", output, other, "-o", "./a.html"];
+        directory.refuses(2, &twice, &["same file", "a.html"]);
+    }
+    directory.refuses(1, &["trace", "-o", "x.kar"], &["is a recording"]);
+    assert_eq!(fs::read(directory.path("x.kar")).unwrap(), RECORDING);
+    let kept = ["fifo", "link", "new.kar.2", "r.html", "x.kar"];
+    assert_eq!(directory.names(), kept);
+}
+
+#[test]
+fn what_has_no_end_is_not_read() {
+    let directory = Directory::new("endless");
+    for (code, arguments) in [
+        (1, &["replay", "/dev/zero"][..]),
+        (1, &["replay", "--check", "/dev/urandom"]),
+        (1, &["report", "/dev/zero", "-o", "r.html"]),
+        (2, &["audit", "--ignore-file", "/dev/zero"]),
+        (1, &["trace", "--btf", "/dev/zero"]),
+    ] {
+        directory.refuses(code, arguments, &["cannot read /dev/", "a device"]);
+    }
+    directory.refuses(1, &["replay", "."], &["a directory"]);
+    let long = "suppressed # and no reason\n".repeat(50_000);
+    fs::write(directory.path("ignore"), long).unwrap();
+    let ignore = ["audit", "--ignore-file", "ignore"];
+    directory.refuses(2, &ignore, &["more than 1048576 bytes"]);
+    assert!(!directory.path("r.html").exists());
+}
+
+/// A pipe has an end, and is how a recording comes from elsewhere.
+#[test]
+fn a_recording_can_come_from_a_pipe() {
+    let directory = Directory::new("pipe");
+    let binary = env!("CARGO_BIN_EXE_keepalive");
+    for script in [
+        "cat x.kar | $0 replay --check -",
+        "cat x.kar | $0 replay --check /dev/stdin",
+    ] {
+        let output = Command::new("sh")
+            .args(["-c", script, binary])
+            .current_dir(&directory.0)
+            .output()
+            .unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert!(stdout.ends_with("whole\n"), "{script}: {stdout}");
+    }
+    let onto = "$0 replay -o x.kar - < x.kar";
+    let output = Command::new("sh")
+        .args(["-c", onto, binary])
+        .current_dir(&directory.0)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(fs::read(directory.path("x.kar")).unwrap(), RECORDING);
+}
