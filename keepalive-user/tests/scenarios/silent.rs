@@ -23,6 +23,7 @@ impl Silent {
             let server = listener.accept()?;
             for end in [&client, &server] {
                 end.set_times(keepalive)?;
+                end.reset_on_close()?;
                 end.deafen()?;
             }
             Ok((client, server))

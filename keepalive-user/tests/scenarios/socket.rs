@@ -245,11 +245,16 @@ impl Tcp {
 
     /// Closes with a reset.
     pub fn abort(self) -> Result<()> {
+        self.reset_on_close()
+    }
+
+    /// Whoever closes it, or kills its process, leaves no orphan that goes on for its user timeout.
+    pub fn reset_on_close(&self) -> Result<()> {
         let linger = libc::linger {
             l_onoff: 1,
             l_linger: 0,
         };
-        sys::set_option(&self, libc::SOL_SOCKET, libc::SO_LINGER, linger).context("SO_LINGER")
+        sys::set_option(self, libc::SOL_SOCKET, libc::SO_LINGER, linger).context("SO_LINGER")
     }
 
     /// Sends FIN and keeps the socket.
