@@ -129,7 +129,7 @@ impl Attribution {
             let is_end = matches!(observation.event, Event::Closed(_));
             // Whoever closed it is the last that held it.
             if inode != 0 && !(is_end && observation.acting.is_some()) {
-                let settled = is_end || observation.orphan;
+                let settled = is_end || observation.settled;
                 let resolved = self.owners.resolve(inode, now, settled, &mut Proc);
                 want = resolved.or(want);
             }

@@ -40,8 +40,9 @@ pub struct Observation {
     pub cgroup: u64,
     /// The process that acted on the socket, if one did: its id and name.
     pub acting: Option<(u32, [u8; 16])>,
-    /// Whether no process holds it any more.
-    pub orphan: bool,
+    /// Whether its owner can change no more: it is dead, or no process holds it. Whoever held it last
+    /// may have let go of it by now.
+    pub settled: bool,
 }
 
 /// Most ends that wait for their timer run: more than a machine has CPUs.

@@ -8,6 +8,7 @@ use rustc_hash::FxBuildHasher;
 use super::{Observation, continuity::Continuity, probe::Outstanding};
 use crate::{
     event::{Event, Totals},
+    numbers::state,
     wire::Kind,
 };
 
@@ -140,7 +141,7 @@ impl Socket {
             inode: keep(self.inode, record.id.inode),
             cgroup: keep(self.cgroup, record.id.cgroup),
             acting: None,
-            orphan: record.id.orphan != 0,
+            settled: record.id.orphan != 0 || record.id.state == state::CLOSE,
         }
     }
 }
