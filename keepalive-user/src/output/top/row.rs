@@ -10,8 +10,10 @@ use crate::{
     output::words::{name, owner},
 };
 
-/// Events remembered of one socket.
+/// Most events remembered of one socket …
 const HISTORY: usize = 16;
+/// … and of all together, beyond the last of each.
+const ALL_HISTORY: usize = 1 << 15;
 /// Probes whose fate is remembered.
 const PROBES: usize = 16;
 
@@ -117,8 +119,18 @@ impl Row {
         }
     }
 
-    pub fn remember(&mut self, when: When, event: &Event) {
-        keep(&mut self.history, HISTORY, (when, event.clone()));
+    /// Remembers an event of one of so many sockets.
+    pub fn remember(&mut self, when: When, event: &Event, sockets: usize) {
+        let most = (ALL_HISTORY / sockets.max(1)).clamp(1, HISTORY);
+        while self.history.len() >= most {
+            self.history.pop_front();
+        }
+        // An event takes 400 bytes: no room that is not used.
+        if self.history.capacity() > most {
+            self.history.shrink_to(most);
+        }
+        self.history.reserve_exact(1);
+        self.history.push_back((when, event.clone()));
     }
 
     pub fn armed(&mut self, when: When, armed: &Armed) {

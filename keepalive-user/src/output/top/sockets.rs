@@ -16,6 +16,9 @@ const LINGER: u64 = 10_000_000_000;
 /// record was lost.
 const OVERDUE: u64 = 60_000_000_000;
 
+/// How often what is over is forgotten, nanoseconds: it takes a look at every row.
+const SWEEP: u64 = 500_000_000;
+
 /// What has been seen.
 #[derive(Clone, Default)]
 pub struct Sockets {
@@ -26,6 +29,8 @@ pub struct Sockets {
     pub died: u64,
     /// Everything that was reported lost.
     pub lost: u64,
+    /// When what is over was forgotten last.
+    swept: Option<u64>,
 }
 
 /// The numbers of the head line.
@@ -61,13 +66,14 @@ impl Sockets {
         if self.rows.len() >= ROWS && !self.rows.contains_key(&id) {
             self.make_room();
         }
+        let sockets = self.rows.len();
         let row = self
             .rows
             .entry(id)
             .or_insert_with(|| Rc::new(Row::new(about)));
         let row = Rc::make_mut(row);
         row.identify(about);
-        row.remember(about.when, event);
+        row.remember(about.when, event, sockets);
         row
     }
 
@@ -87,6 +93,13 @@ impl Sockets {
 
     /// Forgets what is over, except for the socket that is looked at.
     pub fn forget(&mut self, now: u64, open: Option<u64>) {
+        if self
+            .swept
+            .is_some_and(|swept| now.wrapping_sub(swept) < SWEEP)
+        {
+            return;
+        }
+        self.swept = Some(now);
         self.rows
             .retain(|id, row| Some(*id) == open || !is_over(row, now));
     }
