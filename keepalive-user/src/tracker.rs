@@ -18,7 +18,7 @@ use keepalive_ebpf::{Identity, Numbers, Record};
 
 pub use self::continuity::Unseen;
 use self::{
-    continuity::{Continuity, Gap, beginning},
+    continuity::{Continuity, Gap, beginning, may_be_running},
     socket::Socket,
     table::Table,
     tell::Teller,
@@ -240,8 +240,11 @@ impl Tracker {
             self.gone(key);
             return;
         }
-        self.compare(record);
         let teller = self.teller;
+        if may_be_running(record, teller.hz) {
+            return;
+        }
+        self.compare(record);
         let Some(socket) = self.sockets.get(key) else {
             return;
         };

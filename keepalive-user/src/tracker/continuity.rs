@@ -193,6 +193,19 @@ impl Gap {
     }
 }
 
+/// Whether the keepalive timer of a socket that was read on request may be running right then: its own
+/// record may still be under way, and what it did is not unseen. It is out of the wheel until its run
+/// arms it again, from then on for an interval or the full time.
+pub fn may_be_running(record: &Record, hz: u32) -> bool {
+    const UNDER_WAY: u64 = 2;
+    let now = &record.after;
+    let effective = Effective::of(record, hz);
+    let just_armed = [effective.interval, effective.time]
+        .iter()
+        .any(|&time| now.expires.saturating_add(UNDER_WAY) >= now.jiffies + u64::from(time));
+    now.state != state::CLOSE && (now.timer_pending == 0 || just_armed)
+}
+
 /// Whether the kernel arms the timer for the full time right after what this record observed.
 fn is_armed_next(record: &Record) -> bool {
     let pending = record.after.timer_pending != 0;

@@ -213,6 +213,27 @@ fn an_unseen_run_without_a_probe_is_found() {
     assert_eq!((unseen.probes.total, unseen.timers.total), (0, 1));
 }
 
+/// A socket is read on one CPU while its timer runs on another: the run's own record is under way.
+#[test]
+fn a_run_that_is_not_over_is_not_missed() {
+    let mut kernel = Kernel::new();
+    let mut tracker = Tracker::new(HZ, Clock { offset_ns: 0 }, 10, 0);
+    let mut seen = Vec::new();
+    tracker.observe(&kernel.record(KIND_LISTED, Numbers::default()), &mut seen);
+    let run = kernel.run(1, Peer::Silent);
+    let mut within = kernel.record(KIND_LOOKED, Numbers::default());
+    within.after.timer_pending = 0;
+    tracker.observe(&within, &mut seen);
+    kernel.at(kernel.numbers.jiffies + 1);
+    tracker.observe(&kernel.record(KIND_LOOKED, Numbers::default()), &mut seen);
+    for record in &run {
+        tracker.observe(record, &mut seen);
+    }
+    kernel.at(kernel.numbers.jiffies + 9);
+    tracker.observe(&kernel.record(KIND_LOOKED, Numbers::default()), &mut seen);
+    assert_eq!(tracker.unseen().probes.total, 0);
+}
+
 #[test]
 fn a_deadline_that_passed_is_overdue_less_and_less_often() {
     let mut kernel = Kernel::new();
