@@ -1,3 +1,5 @@
+//! The whole of attribution, against sockets of this process.
+
 use std::{
     net::TcpListener,
     os::{fd::AsRawFd, unix::fs::MetadataExt},

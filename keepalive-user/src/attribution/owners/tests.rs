@@ -1,3 +1,5 @@
+//! What is remembered of owners, verified and evicted, with looks that are made up.
+
 use super::*;
 
 /// /proc as a table: the one holder of each socket there is, and the names.
