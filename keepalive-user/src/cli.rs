@@ -41,7 +41,7 @@ Examples:
   keepalive trace                         every keepalive timer and zero-window probe, explained
   keepalive trace -R 5432 -d 10m          only connections to PostgreSQL, for ten minutes
   keepalive trace --json | jq .           one JSON object per line
-  keepalive trace --record FILE           and keep it: `keepalive replay FILE` tells it again
+  keepalive trace --record FILE           and keep it: `keepalive replay FILE` replays it
   keepalive report FILE -o report.html    and shows it: a page to look at
   keepalive top                           a live screen: closest to death first
   keepalive list                          every TCP socket, its timers and settings

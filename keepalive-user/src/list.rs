@@ -32,6 +32,7 @@ use crate::{
     output::list::{self, Columns, Shown, Style, Text},
     sandbox::Needs,
     source::Options,
+    stop,
 };
 
 /// Rows that decide how wide columns are; longer ones among the rest stand out.
@@ -150,6 +151,8 @@ impl Making<'_> {
 impl Command<'_> {
     /// Lists again and again until a signal ends it.
     fn watch(&mut self, seconds: u32) -> Result<()> {
+        // The second signal ends it even while nobody reads what it writes.
+        stop::install()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -178,6 +181,8 @@ impl Command<'_> {
         let begin = Instant::now();
         let mut listing = self.list(&namespaces)?;
         log::debug!("listed in {:?}", begin.elapsed());
+        // Reading the paths of cgroups takes privileges, too.
+        let places = self.places(&listing);
         self.only_print();
         listing.incomplete.extend(missing);
         let mut counts: FxHashMap<u32, u64> = FxHashMap::default();
@@ -186,7 +191,7 @@ impl Command<'_> {
         }
         let making = Making {
             clock,
-            places: self.places(&listing),
+            places,
             first: arguments.select.pid,
             listing: &listing,
         };

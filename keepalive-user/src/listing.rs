@@ -311,7 +311,7 @@ fn by_sock_diag(
         incomplete(
             "sockets",
             unsound,
-            "in this many namespaces the list changed while the kernel told it".to_owned(),
+            "in this many namespaces the list changed while it was read".to_owned(),
         ),
         incomplete("settings", unknown.settings, unknown_settings(with_owners)),
         incomplete(
@@ -346,7 +346,7 @@ fn unknown_settings(with_owners: bool) -> String {
         return "without owners (--no-owner) sockets cannot be asked for their settings".to_owned();
     }
     format!(
-        "sock_diag tells no settings, and these sockets could not be copied to ask them (orphans, \
+        "sock_diag reports no settings, and these sockets could not be copied to ask them (orphans, \
          not yet accepted, MPTCP, or of processes we may not look into){}",
         privileges::hint()
     )

@@ -150,7 +150,7 @@ impl Namespace {
         }
         Err(io::Error::last_os_error()).with_context(|| {
             format!(
-                "cannot enter network namespace {} (takes CAP_SYS_ADMIN: run as root)",
+                "cannot enter network namespace {} (needs CAP_SYS_ADMIN: run as root)",
                 self.inode
             )
         })

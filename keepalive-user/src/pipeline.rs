@@ -248,6 +248,20 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Sockets that were due at the end and could not be read again.
+    pub fn unread(&mut self, count: u64) -> Result<()> {
+        if count == 0 {
+            return Ok(());
+        }
+        let when = self.clock.when()?;
+        self.missed(Missed {
+            when,
+            count,
+            since: when,
+            place: MissedWhere::Unread,
+        })
+    }
+
     /// As [`Tracker::overdue`].
     pub fn overdue(&self, time: u64, grace: Option<u32>) -> impl Iterator<Item = u64> {
         self.tracker.overdue(time, grace)

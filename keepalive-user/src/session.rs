@@ -223,13 +223,17 @@ impl Session {
                 LAST.as_millis()
             );
         }
-        self.report_losses()?;
+        self.count_losses()?;
         self.report_lost(LostWhere::Ring, left, probes)
     }
 
-    /// Says what was lost since it was last said.
+    /// Reports what was lost since this was last done, and looks at sockets that are overdue.
     pub fn report_losses(&mut self) -> Result<()> {
         self.look_for_missed()?;
+        self.count_losses()
+    }
+
+    fn count_losses(&mut self) -> Result<()> {
         let kernel = self.source.losses()?;
         let said = self.pipeline.losses();
         let evicted = self.pipeline.evicted() + kernel.reported;
@@ -256,7 +260,7 @@ impl Session {
             .overdue(now, Some(GRACE))
             .take(LOOKS)
             .collect();
-        self.look(&overdue)
+        self.look(&overdue).map(drop)
     }
 
     /// Looks at all sockets that may have done something unseen, so that the totals are right.
@@ -266,33 +270,35 @@ impl Session {
         }
         let deadline = Instant::now() + LAST_LOOK;
         let due: Vec<u64> = self.pipeline.overdue(monotonic_ns()?, None).collect();
+        let mut unread = due.len();
         for some in due.chunks(LOOKS) {
-            self.look(some)?;
-            while let Some(record) = self.source.next() {
+            unread -= self.look(some)?;
+            while Instant::now() < deadline
+                && let Some(record) = self.source.next()
+            {
                 self.take(record)?;
-                if Instant::now() > deadline {
-                    log::warn!("not all sockets were read once more: `missed` may be too low");
-                    return Ok(());
-                }
+            }
+            if Instant::now() >= deadline {
+                break;
             }
         }
-        Ok(())
+        self.pipeline.unread(unread as u64)
     }
 
-    /// Has these sockets reported.
-    fn look(&mut self, sockets: &[u64]) -> Result<()> {
-        for &sk in sockets {
+    /// Has these sockets reported; how many could be.
+    fn look(&mut self, sockets: &[u64]) -> Result<usize> {
+        for (done, &sk) in sockets.iter().enumerate() {
             match self.source.look(sk) {
                 Ok(Looked::Reported) => {}
                 Ok(Looked::Gone) => self.pipeline.gone(sk),
-                Ok(Looked::RingFull) => break,
+                Ok(Looked::RingFull) => return Ok(done),
                 Err(error) => {
                     log::debug!("cannot look at a socket: {error:#}");
-                    break;
+                    return Ok(done);
                 }
             }
         }
-        Ok(())
+        Ok(sockets.len())
     }
 
     fn report_lost(&mut self, place: LostWhere, count: u64, probes: u64) -> Result<()> {
@@ -317,15 +323,17 @@ impl Session {
             // Nothing more can be written there, or it is of no use without an end.
             self.pipeline.close_failed();
         }
-        let drained = self
-            .look_at_last()
-            .and_then(|()| self.drain_before(monotonic_ns()?));
+        let looked = self.look_at_last();
+        if looked.is_err() {
+            self.pipeline.close_failed();
+        }
+        let drained = monotonic_ns().and_then(|stop| self.drain_before(stop));
         let when = self.pipeline.clock().when()?;
         let finished = self.pipeline.finish(when);
         for cost in self.source.costs().into_iter().flatten() {
             diagnostics::line(&cost.to_string());
         }
-        worst([outcome, drained, finished])
+        worst([outcome, looked, drained, finished])
     }
 
     /// Hands the programs' diagnostics to our log as they come.

@@ -213,7 +213,7 @@ fn keyboard() -> Result<AsyncFd<std::os::fd::OwnedFd>> {
 
 fn saved(path: &std::path::Path) -> String {
     let path = path.display();
-    format!("recorded to {path}: `keepalive replay {path}` tells it again")
+    format!("recorded to {path}: `keepalive replay {path}` replays it")
 }
 
 /// A name by the time of day.

@@ -177,9 +177,12 @@ impl Tracker {
         // Its records may have come first.
         if let Some(known) = self.sockets.get(id.sk)
             && !known.is_seed
-            && known.is_same(id)
+            && (known.is_same(id) || known.last_seen >= time)
         {
             return;
+        }
+        if let Some(numbers) = numbers {
+            self.now = self.now.max((numbers.time, numbers.jiffies));
         }
         let mut socket = Socket::new(0, id, time);
         socket.learn(id, time);
@@ -225,7 +228,8 @@ impl Tracker {
 
     /// There is no such socket any more, and its end was not seen.
     pub fn gone(&mut self, key: u64) {
-        if let Some(socket) = self.sockets.remove(key) {
+        // Of one that was only listed the end may have been seen before the listing was taken.
+        if let Some(socket) = self.sockets.remove(key).filter(|socket| !socket.is_seed) {
             self.unseen.closes.add(1, socket.last_seen);
         }
     }
@@ -236,7 +240,8 @@ impl Tracker {
         let Some(socket) = self.sockets.get(key).filter(|socket| socket.end.is_none()) else {
             return;
         };
-        if socket.is_another(record) {
+        let is_closed = record.id.state == state::CLOSE;
+        if socket.is_another(record) || (socket.is_seed && is_closed) {
             self.gone(key);
             return;
         }
@@ -252,7 +257,7 @@ impl Tracker {
         socket.advance(record, teller.hz);
         socket.learn(&record.id, record.after.time);
         teller.report_answer(socket, Kind::Looked, record, events);
-        if record.id.state == state::CLOSE {
+        if is_closed {
             self.unseen.closes.add(1, since);
             socket.end = Some(Box::new(*record));
             teller.report_end(socket, events);
@@ -329,6 +334,8 @@ impl Tracker {
         let before = self.sockets.len();
         self.sockets.retain(|socket| socket.last_seen > limit);
         self.evicted += (before - self.sockets.len()) as u64;
+        // What was seen of them before is forgotten, not missed.
+        self.start = self.start.max(limit);
     }
 }
 

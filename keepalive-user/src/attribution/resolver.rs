@@ -82,8 +82,13 @@ struct State {
     /// More was wanted than there is room for.
     overflow: bool,
     cgroups: FxHashSet<u64>,
-    /// When the thread wakes by itself; 0 while it works or waits for its budget.
+    /// When the thread wakes by itself; 0 while it works.
     sleeps_until: Nanoseconds,
+    /// When the budgets allow the next pass and the next scan.
+    passes_at: Nanoseconds,
+    scans_at: Nanoseconds,
+    /// Whether the first pass has ended, or there is none.
+    passed: bool,
     news: News,
 }
 
@@ -136,6 +141,7 @@ impl Resolver {
         let thread = thread::Builder::new().name("owners".to_owned());
         if let Err(error) = thread.spawn(move || worker.run()) {
             log::warn!("owners are not resolved: cannot start a thread: {error}");
+            shared.lock().passed = true;
         }
         Self { shared }
     }
@@ -148,7 +154,12 @@ impl Resolver {
             let known = state.wants.entry(subject).or_insert(want);
             known.due = known.due.min(want.due);
         }
-        if want.due < state.sleeps_until {
+        // What the budget does not allow yet is no reason to wake the thread.
+        let allowed = match want.pid {
+            Some(_) => state.scans_at,
+            None => state.passes_at,
+        };
+        if want.due.max(allowed) < state.sleeps_until {
             self.shared.asked.notify_one();
         }
     }
@@ -181,7 +192,7 @@ impl Resolver {
         let waited = self
             .shared
             .answered
-            .wait_timeout_while(state, patience, |state| state.news.snapshot.is_none());
+            .wait_timeout_while(state, patience, |state| !state.passed);
         drop(waited);
     }
 }
@@ -250,6 +261,7 @@ impl Worker {
                 return job;
             }
             state.sleeps_until = next;
+            (state.passes_at, state.scans_at) = (self.passes.ready_at(), self.scans.ready_at());
             let pause = Duration::from_nanos(next.saturating_sub(now).max(MILLISECOND));
             state = self
                 .shared
@@ -320,7 +332,7 @@ impl Worker {
         let snapshot = Arc::new(snapshot.finish());
         let mut state = self.shared.lock();
         state.wants.retain(|_, want| want.due > start);
-        state.overflow = false;
+        (state.overflow, state.passed) = (false, true);
         state.news.snapshot = Some(snapshot);
         self.shared.publish(&mut state);
     }

@@ -12,7 +12,7 @@ Examples:
 
 Keys: up/down choose, Enter explain, s sort, / filter, p pause, r record, q quit.
 r begins a recording in the current directory, and r again ends it: `keepalive replay FILE`
-tells it again.";
+replays it.";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]

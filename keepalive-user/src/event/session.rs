@@ -92,7 +92,8 @@ pub struct Lost {
     pub probes: u64,
 }
 
-/// The kernel acted and no program saw it. Inferred from what was seen before and after:
+/// The kernel acted and no program saw it, or its record was lost (then, but for probes, it is in
+/// `lost` as well). Inferred from what was seen before and after:
 /// `icsk_probes_out` jumped, an armed deadline passed, a socket disappeared.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Missed {
@@ -116,6 +117,9 @@ pub enum MissedWhere {
     Timer,
     /// The end of a socket.
     Close,
+    /// Sockets whose timer was due when the trace ended and that could not be read again: whether they
+    /// did anything unseen is not known.
+    Unread,
 }
 
 /// Everything that was missed, by place.
@@ -127,6 +131,8 @@ pub struct MissedCounts {
     pub window_probe: u64,
     pub timer: u64,
     pub close: u64,
+    /// Sockets of which it is not known whether anything was missed.
+    pub unread: u64,
 }
 
 /// Last line of a trace.
@@ -216,6 +222,7 @@ impl MissedCounts {
             MissedWhere::WindowProbe => &mut self.window_probe,
             MissedWhere::Timer => &mut self.timer,
             MissedWhere::Close => &mut self.close,
+            MissedWhere::Unread => &mut self.unread,
         };
         *total = total.saturating_add(missed.count);
     }

@@ -97,6 +97,10 @@ fn missed_text(missed: &Missed, zone: &TimeZone) -> String {
         MissedWhere::WindowProbe => plural(missed.count, "zero-window probe"),
         MissedWhere::Timer => plural(missed.count, "timer run"),
         MissedWhere::Close => plural(missed.count, "socket end"),
+        MissedWhere::Unread => {
+            let sockets = plural(missed.count, "socket");
+            return format!("{sockets} not read again at the end: what they did unseen is unknown");
+        }
     };
     let since = clock_ms(missed.since.timestamp, zone);
     format!("{what} missed since {since}: the kernel acted and ran no program")

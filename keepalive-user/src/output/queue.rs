@@ -202,6 +202,10 @@ impl Queue {
         while state.bytes > 0 && !state.failed {
             let left = patience.saturating_sub(begin.elapsed());
             if left.is_zero() {
+                // Of a file nothing is left out: what is not written in time is abandoned, and said.
+                if matches!(self.policy, Policy::Wait) {
+                    break;
+                }
                 for chunk in std::mem::take(&mut state.waiting) {
                     state.bytes -= chunk.bytes.len();
                     state.lines -= chunk.lines;

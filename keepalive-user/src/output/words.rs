@@ -138,6 +138,7 @@ pub fn losses_text(losses: &Losses, missed: &MissedCounts) -> Option<String> {
         window_probe,
         timer,
         close,
+        unread,
     } = *missed;
     let reasons = [
         (ring, "record", "lost to a full ring buffer"),
@@ -154,6 +155,7 @@ pub fn losses_text(losses: &Losses, missed: &MissedCounts) -> Option<String> {
         (window_probe, "zero-window probe", "missed"),
         (timer, "timer run", "missed"),
         (close, "socket end", "missed"),
+        (unread, "socket", "not read again at the end"),
     ]
     .into_iter()
     .filter(|(number, _, _)| *number > 0)

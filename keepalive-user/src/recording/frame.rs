@@ -81,11 +81,12 @@ const PLACES: [LostWhere; 9] = [
 ];
 
 /// As [`PLACES`], of what was missed.
-const MISSED_PLACES: [MissedWhere; 4] = [
+const MISSED_PLACES: [MissedWhere; 5] = [
     MissedWhere::Probe,
     MissedWhere::WindowProbe,
     MissedWhere::Timer,
     MissedWhere::Close,
+    MissedWhere::Unread,
 ];
 
 /// Longest name of a process, bytes: in /proc it has at most 63 (a worker's). Others have 15

@@ -202,7 +202,7 @@ impl Source {
         bail!(Refusal::new(
             Exit::Unsupported,
             format!(
-                "this kernel refuses to be traced: {}. `keepalive doctor` tells more",
+                "this kernel refuses to be traced: {}. `keepalive doctor` shows each hook",
                 reasons.join("; ")
             )
         ))

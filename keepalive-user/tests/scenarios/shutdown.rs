@@ -1,7 +1,6 @@
 //! The end of a trace beside short connections whose owners are gone before anybody can look, and
 //! descriptors that others hold: it comes at once, with the totals, however it is asked for.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,8 +89,8 @@ fn ends_in_time(bench: &Bench, ask: &Ask) -> Result<()> {
 
 /// A second. An emulated processor, of which a guest has less than one, is some ten times slower.
 fn allowed() -> Duration {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    Duration::from_secs(if cpu.contains("QEMU TCG") { 10 } else { 1 })
+    let is_emulated = sys::is_emulated().unwrap_or(false);
+    Duration::from_secs(if is_emulated { 10 } else { 1 })
 }
 
 fn hold_descriptors(mut line: Line) -> Result<()> {

@@ -93,12 +93,8 @@ impl Trace {
 
 /// How soon a trace must have ended: within a second, where processors are not emulated.
 fn soon() -> Duration {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    if cpu.contains("QEMU TCG") {
-        Duration::from_secs(5)
-    } else {
-        Duration::from_secs(1)
-    }
+    let is_emulated = sys::is_emulated().unwrap_or(false);
+    Duration::from_secs(if is_emulated { 5 } else { 1 })
 }
 
 /// Changes the idle time of an armed socket so many times, by so much that its timer moves: an event

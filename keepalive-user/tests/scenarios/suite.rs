@@ -132,6 +132,7 @@ impl Report {
     pub fn judged(mut self, live: bool, missed: u64) -> Self {
         if let Verdict::Failed { reason, details } = self.verdict {
             let evidence = Evidence {
+                name: self.name,
                 live,
                 missed: tracer::missed().saturating_sub(missed),
             };

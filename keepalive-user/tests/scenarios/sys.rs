@@ -244,3 +244,9 @@ impl Drop for Child {
         }
     }
 }
+
+/// Whether the processors are QEMU's emulation, which is some ten times slower.
+pub fn is_emulated() -> io::Result<bool> {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo")?;
+    Ok(cpu.contains("QEMU TCG"))
+}
