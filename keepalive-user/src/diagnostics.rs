@@ -1,13 +1,13 @@
 //! # Diagnostics
 //!
-//! What goes to standard error. A live session does not wait for whoever reads it: from
-//! [`start`] on a thread writes, and what is not read is dropped and counted.
+//! What goes to standard error. A live session does not wait for whoever reads it: it holds its
+//! lines at first, and from [`start`] on a thread writes; what is not read is dropped and counted.
 
 use std::{
     fs::File,
     io::{self, Write},
     os::fd::AsFd,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -21,40 +21,75 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// Bytes that may wait to be written.
 const LIMIT: usize = 1 << 16;
 
-static QUEUE: Mutex<Option<Queue>> = Mutex::new(None);
+/// Where lines go.
+enum To {
+    /// To standard error, and whoever reads it is waited for.
+    Direct,
+    /// To memory, until there is a thread that writes.
+    Held(Vec<u8>),
+    Queue(Queue),
+}
 
-/// From now on nobody waits for the reader of standard error.
+static TO: Mutex<To> = Mutex::new(To::Direct);
+
+fn to() -> MutexGuard<'static, To> {
+    TO.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on nobody waits for the reader of standard error. What there is to write is kept until
+/// [`start`]: the thread that writes is to have no more privileges than it needs.
+pub fn hold() {
+    let mut to = to();
+    if matches!(*to, To::Direct) {
+        *to = To::Held(Vec::new());
+    }
+}
+
+/// Starts to write what was held.
 ///
 /// # Errors
 /// If the descriptor cannot be copied.
 pub fn start() -> Result<()> {
-    let stderr = io::stderr().as_fd().try_clone_to_owned()?;
-    let mut queue = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
-    let file = File::from(stderr);
+    let file = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let policy = Policy::of(&file);
-    *queue = Some(Queue::with_limit(file, policy, LIMIT));
+    let mut queue = Queue::with_limit(file, policy, LIMIT);
+    let mut to = to();
+    if let To::Held(lines) = &*to {
+        let _ = queue.offer(lines);
+        let _ = queue.flush();
+    }
+    *to = To::Queue(queue);
     Ok(())
 }
 
 /// Writes one line. There is nowhere to report that it cannot be written.
 pub fn line(text: &str) {
-    let mut queue = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(queue) = &mut *queue else {
-        let _ = writeln!(io::stderr(), "{text}");
-        return;
-    };
-    let (missed, _) = queue.take_missed();
-    if missed > 0 {
-        let _ =
-            queue.offer(format!("keepalive: {missed} diagnostics are missing here\n").as_bytes());
+    let text = format!("{text}\n");
+    match &mut *to() {
+        To::Direct => {
+            let _ = io::stderr().write_all(text.as_bytes());
+        }
+        To::Held(lines) if lines.len() + text.len() <= LIMIT => lines.extend(text.as_bytes()),
+        To::Held(_) => {}
+        To::Queue(queue) => {
+            let (missed, _) = queue.take_missed();
+            if missed > 0 {
+                let missed = format!("keepalive: {missed} diagnostics are missing here\n");
+                let _ = queue.offer(missed.as_bytes());
+            }
+            let _ = queue.offer(text.as_bytes());
+            let _ = queue.flush();
+        }
     }
-    let _ = queue.offer(format!("{text}\n").as_bytes());
-    let _ = queue.flush();
 }
 
 /// Waits until all is written, as long as that is bearable.
 pub fn finish() {
-    if let Some(queue) = &mut *QUEUE.lock().unwrap_or_else(PoisonError::into_inner) {
+    if matches!(*to(), To::Held(_)) {
+        // The session never got so far.
+        let _ = start();
+    }
+    if let To::Queue(queue) = &mut *to() {
         let _ = queue.finish(PATIENCE);
     }
 }

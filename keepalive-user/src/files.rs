@@ -9,7 +9,7 @@
 use std::{
     ffi::OsStr,
     fmt,
-    fs::{self, File, FileType, Metadata, OpenOptions},
+    fs::{self, File, FileType, Metadata, OpenOptions, TryLockError},
     io::{self, Read},
     os::unix::{
         ffi::OsStrExt,
@@ -103,6 +103,15 @@ pub fn check_new(path: &Path, force: bool) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whether another process holds a lock on this regular file; false if that cannot be found out.
+pub fn is_locked(path: &Path) -> bool {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open(path);
+    opened.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// Makes a file that was not there.

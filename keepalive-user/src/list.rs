@@ -24,12 +24,15 @@ use crate::{
     cli::{List, SortKey, Switch},
     clock::Clock,
     event::{Cgroup, Incomplete, ListEnd, ListedNamespace, ListedSocket},
-    exit::{Exit, Refusal, is_broken_pipe},
+    exit::{Exit, Refusal, is_broken_pipe, worst},
     filter,
     listing::{Lister, Listing, row},
     namespace::Namespace,
     numbers::silence,
-    output::list::{self, Columns, Shown, Style, Text},
+    output::{
+        self, Queued,
+        list::{self, Columns, Shown, Style, Text},
+    },
     sandbox::Needs,
     source::Options,
     stop,
@@ -41,7 +44,51 @@ const FITTED: usize = 1000;
 /// Lines that one thread makes before they are written.
 const AT_ONCE: usize = 4096;
 
-type Writer = BufWriter<io::StdoutLock<'static>>;
+/// How long the reader of the last listing is waited for, once the command has to end.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// Where the lines go.
+enum Writer {
+    /// One listing: whoever reads it is waited for.
+    Direct(BufWriter<io::StdoutLock<'static>>),
+    /// One after the other, each whole or not at all: nobody is waited for.
+    Live { gathered: Vec<u8>, queued: Queued },
+}
+
+impl Writer {
+    /// Waits for the reader of what was written last, but not for long.
+    fn finish(&mut self) -> Result<()> {
+        match self {
+            Self::Direct(_) => Ok(()),
+            Self::Live { queued, .. } => queued.finish(PATIENCE),
+        }
+    }
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Direct(writer) => writer.write(bytes),
+            Self::Live { gathered, .. } => gathered.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Direct(writer) => writer.flush(),
+            Self::Live { gathered, queued } => {
+                let listing = std::mem::take(gathered);
+                let taken = queued.text(|line| {
+                    line.extend(&listing);
+                    Ok(())
+                });
+                taken
+                    .and_then(|()| queued.flush())
+                    .map_err(io::Error::other)
+            }
+        }
+    }
+}
 
 /// Runs the command.
 pub fn run(arguments: &List) -> Result<Exit> {
@@ -60,7 +107,13 @@ pub fn run(arguments: &List) -> Result<Exit> {
         attribution: Attribution::of_cgroups(),
         colour: io::stdout().is_terminal()
             && anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never,
-        writer: BufWriter::with_capacity(1 << 16, io::stdout().lock()),
+        writer: match arguments.watch {
+            None => Writer::Direct(BufWriter::with_capacity(1 << 16, io::stdout().lock())),
+            Some(_) => Writer::Live {
+                gathered: Vec::new(),
+                queued: output::stdout_live()?,
+            },
+        },
         filter,
         arguments,
     };
@@ -71,7 +124,10 @@ pub fn run(arguments: &List) -> Result<Exit> {
     }
     let outcome = match arguments.watch {
         None => command.show(false),
-        Some(seconds) => command.watch(seconds),
+        Some(seconds) => {
+            let watched = command.watch(seconds);
+            worst([watched, command.writer.finish()])
+        }
     };
     match outcome {
         Err(error) if is_broken_pipe(&error) => Ok(Exit::Success),
@@ -151,7 +207,7 @@ impl Making<'_> {
 impl Command<'_> {
     /// Lists again and again until a signal ends it.
     fn watch(&mut self, seconds: u32) -> Result<()> {
-        // The second signal ends it even while nobody reads what it writes.
+        // The second signal ends it at once, whatever it is at.
         stop::install()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

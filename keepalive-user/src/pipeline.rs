@@ -262,6 +262,11 @@ impl Pipeline {
         })
     }
 
+    /// As [`Tracker::knows`].
+    pub fn knows(&mut self, id: &Identity) -> bool {
+        self.tracker.knows(id)
+    }
+
     /// As [`Tracker::overdue`].
     pub fn overdue(&self, time: u64, grace: Option<u32>) -> impl Iterator<Item = u64> {
         self.tracker.overdue(time, grace)

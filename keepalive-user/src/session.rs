@@ -30,7 +30,7 @@ use crate::{
     privileges,
     recording::{Header, Recorder},
     sandbox::{Needs, Owners},
-    source::{Kernel, Looked, Options, Source, hooks::Need},
+    source::{Kernel, Looked, Options, Source, hooks::Need, self_test::is_of_a_self_test},
     stop,
 };
 
@@ -108,6 +108,7 @@ impl Session {
         outputs: Vec<Output<Sink>>,
     ) -> Result<Self> {
         let options = &request.options;
+        diagnostics::hold();
         stop::check()?;
         let kernel = Kernel::read(options)?;
         stop::check()?;
@@ -188,6 +189,14 @@ impl Session {
 
     fn take(&mut self, record: Result<Record>) -> Result<()> {
         match record {
+            // Of this or another instance. A socket that was shown before stays shown: anyone may set
+            // these options.
+            Ok(record)
+                if is_of_a_self_test(&record.id, &record.settings)
+                    && !self.pipeline.knows(&record.id) =>
+            {
+                Ok(())
+            }
             Ok(record) => self.pipeline.record(&record),
             Err(error) => {
                 log::warn!("cannot decode {error:#}");

@@ -193,6 +193,12 @@ impl Tracker {
         self.sockets.insert(id.sk, socket);
     }
 
+    /// Whether events were made of this very socket.
+    pub fn knows(&mut self, id: &Identity) -> bool {
+        let known = self.sockets.get(id.sk);
+        known.is_some_and(|known| !known.is_seed && known.is_same(id))
+    }
+
     /// What no program saw so far.
     pub fn unseen(&self) -> Unseen {
         self.unseen

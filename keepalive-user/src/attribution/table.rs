@@ -2,11 +2,12 @@
 
 use std::hash::Hash;
 
+use foldhash::fast::RandomState;
 use lru::LruCache;
-use rustc_hash::FxBuildHasher;
 
 pub struct Table<K: Hash + Eq, V> {
-    entries: LruCache<K, V, FxBuildHasher>,
+    /// Keys come from files, too: their hashes are not to be foreseen.
+    entries: LruCache<K, V, RandomState>,
     capacity: usize,
 }
 
@@ -14,7 +15,7 @@ impl<K: Hash + Eq, V> Table<K, V> {
     pub fn new(capacity: usize) -> Self {
         Self {
             // Bounded by us: a bounded one takes its whole memory at once.
-            entries: LruCache::unbounded_with_hasher(FxBuildHasher),
+            entries: LruCache::unbounded_with_hasher(RandomState::default()),
             capacity: capacity.max(1),
         }
     }

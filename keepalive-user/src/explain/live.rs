@@ -23,7 +23,7 @@ use crate::{
     numbers::last_data,
     output::{self, Queued, explain},
     session,
-    source::{Kernel, Options, Source},
+    source::{Kernel, Options, Source, self_test::is_of_a_self_test},
     stop,
     tracker::{Observation, Tracker},
 };
@@ -197,6 +197,7 @@ impl Live {
                 && let Some(record) = self.source.next()
             {
                 match record {
+                    Ok(record) if is_of_a_self_test(&record.id, &record.settings) => {}
                     Ok(record) => records.push(record),
                     Err(error) => log::warn!("cannot decode {error:#}"),
                 }

@@ -29,7 +29,7 @@ use crate::{
     cli::Target,
     event::{Event, Socket},
     exit::{Exit, Refusal},
-    files,
+    files, recording,
 };
 
 /// What a file's suffix asks for.
@@ -74,6 +74,7 @@ impl Report {
         };
         // Now, so that a bad path fails before the work is done; nothing stays if we are killed.
         files::check_new(path, force)?;
+        recording::check_output(path, &[])?;
         files::check_directory(path)?;
         Ok(Self {
             path: Some(path.to_owned()),
@@ -194,14 +195,14 @@ fn only<'a>(stories: &[&'a Story], target: &Target) -> Result<&'a Story> {
             let choices: Vec<String> = meant.iter().take(10).map(|it| choice(&it.socket)).collect();
             let more = meant.len().saturating_sub(choices.len());
             let more = if more > 0 {
-                format!("\n  and {more} more")
+                format!("; and {more} more")
             } else {
                 String::new()
             };
             format!(
-                "{} such sockets were seen; name one:\n  {}{more}",
+                "{} such sockets were seen; name one: {}{more}",
                 meant.len(),
-                choices.join("\n  ")
+                choices.join("; ")
             )
         }
     };

@@ -18,7 +18,6 @@ const SHOWN: usize = 20;
 #[derive(Default)]
 pub struct Summary {
     rows: FxHashMap<u64, Row>,
-    dropped: u64,
 }
 
 /// What one socket did.
@@ -162,25 +161,25 @@ impl Summary {
         ids.sort_by_key(|(_, weight)| Reverse(*weight));
         for (id, _) in ids.drain(ROWS..) {
             self.rows.remove(&id);
-            self.dropped += 1;
         }
     }
 
     /// The table at the end.
     pub fn table(&self, end: &End, writer: &mut impl Write) -> Result<()> {
-        self.rows_to(writer)
+        self.rows_to(end, writer)
             .and_then(|()| totals(end, writer))
             .context("cannot write")
     }
 
-    fn rows_to(&self, writer: &mut impl Write) -> std::io::Result<()> {
+    fn rows_to(&self, end: &End, writer: &mut impl Write) -> std::io::Result<()> {
         let mut rows: Vec<&Row> = self.rows.values().collect();
         rows.sort_by(|a, b| {
             b.weight()
                 .cmp(&a.weight())
                 .then_with(|| a.connection.cmp(&b.connection))
         });
-        let more = self.dropped + rows.len().saturating_sub(SHOWN) as u64;
+        let all = end.sockets.max(rows.len() as u64);
+        let more = all.saturating_sub(SHOWN as u64);
         rows.truncate(SHOWN);
         if rows.is_empty() {
             return writeln!(writer, "\nNo keepalive timer ran and nothing was armed.");

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use keepalive_ebpf::{Identity, Record};
 use rustc_hash::FxHashMap;
 
@@ -57,7 +57,14 @@ impl Recorder {
     /// If the file, or one of those it will be rotated to, exists and `force` is not given, or is
     /// no regular file; or if no file can be made there.
     pub fn check(path: &Path, limits: &Limits, force: bool) -> Result<()> {
-        names(path, limits).try_for_each(|name| files::check_new(&name, force))?;
+        for name in names(path, limits) {
+            files::check_new(&name, force)?;
+            ensure!(
+                !files::is_locked(&name),
+                "{} is being written by another keepalive: name another file",
+                name.display()
+            );
+        }
         files::check_directory(path)
     }
 
@@ -271,6 +278,8 @@ fn names(path: &Path, limits: &Limits) -> impl Iterator<Item = PathBuf> {
 
 fn begin(path: &Path, limits: &Limits, header: &Header, force: bool) -> Result<(Writer<File>, Id)> {
     let file = files::create(path, files::PRIVATE, force)?;
+    // Whoever would overwrite it sees that it is in use; some file systems have no locks.
+    let _ = file.try_lock();
     let id = Id::from(&file.metadata()?);
     let writer = Writer::new(file, header, limits.compressed);
     Ok((writer.with_context(|| files::cannot_write(path))?, id))

@@ -318,6 +318,18 @@ fn what_the_rate_leaves_out_is_counted() {
     assert_eq!(recorder.take_dropped(), 0);
 }
 
+/// Nobody overwrites what another trace is still writing, `--force` or not.
+#[test]
+fn a_recording_in_the_making_is_not_overwritten() {
+    let directory = Directory::new("locked");
+    let path = directory.file("a.kar");
+    let recorder = Recorder::create(&path, ANY, false, header()).unwrap();
+    let error = Recorder::check(&path, &ANY, true).unwrap_err().to_string();
+    assert!(error.contains("being written by another"), "{error}");
+    drop(recorder);
+    Recorder::create(&path, ANY, true, header()).unwrap();
+}
+
 /// A file of each version there was is kept, and told as it was.
 #[test]
 fn older_versions_stay_readable() {

@@ -115,6 +115,7 @@ const FILES: &[c_long] = &[
     libc::SYS_unlinkat,
     libc::SYS_linkat,
     libc::SYS_fchmod,
+    libc::SYS_flock,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_rename,
     #[cfg(target_arch = "x86_64")]

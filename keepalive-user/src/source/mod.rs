@@ -260,21 +260,13 @@ impl Source {
             && !self.missing.iter().any(|missing| is_accept(&missing.hook))
     }
 
-    /// The next record that is not of a self-test, an error for bytes that are none. `None` if the
-    /// ring is empty.
+    /// The next record, an error for bytes that are none. `None` if the ring is empty.
     pub fn next(&mut self) -> Option<Result<Record>> {
-        loop {
-            let item = self.ring.next()?;
-            match Record::read_from_bytes(&item) {
-                // Ours, or of another instance.
-                Ok(record) if self_test::is_of_a_self_test(&record.id, &record.settings) => {}
-                Ok(record) => {
-                    let checked = wire::check(&record).context("a record");
-                    return Some(checked.map(|()| record));
-                }
-                Err(_) => return Some(Err(anyhow::anyhow!("a record of {} bytes", item.len()))),
-            }
-        }
+        let item = self.ring.next()?;
+        Some(match Record::read_from_bytes(&item) {
+            Ok(record) => wire::check(&record).context("a record").map(|()| record),
+            Err(_) => Err(anyhow::anyhow!("a record of {} bytes", item.len())),
+        })
     }
 
     /// Has the socket at this address reported as a record of kind `KIND_LOOKED`.

@@ -1,8 +1,8 @@
 //! The sockets by the address of their `struct sock`: an index of 32-bit places into one dense
 //! array, because there may be a million.
 
+use foldhash::fast::RandomState;
 use hashbrown::{HashTable, hash_table::Entry};
-use rustc_hash::FxBuildHasher;
 use std::hash::BuildHasher;
 
 use super::socket::Socket;
@@ -13,6 +13,8 @@ pub struct Table {
     /// Places in `sockets`, by the key there.
     index: HashTable<u32>,
     sockets: Vec<Keyed>,
+    /// Keys come from files, too: their hashes are not to be foreseen.
+    seed: RandomState,
 }
 
 struct Keyed {
@@ -27,19 +29,19 @@ impl Table {
 
     pub fn get(&mut self, key: u64) -> Option<&mut Socket> {
         let sockets = &self.sockets;
-        let place = *self
-            .index
-            .find(hash(key), |&place| sockets[place as usize].key == key)?;
+        let place = *self.index.find(hash(&self.seed, key), |&place| {
+            sockets[place as usize].key == key
+        })?;
         Some(&mut self.sockets[place as usize].socket)
     }
 
     /// Adds a socket, in place of one with the same key.
     pub fn insert(&mut self, key: u64, socket: Socket) -> &mut Socket {
-        let sockets = &self.sockets;
+        let (sockets, seed) = (&self.sockets, &self.seed);
         let entry = self.index.entry(
-            hash(key),
+            hash(seed, key),
             |&place| sockets[place as usize].key == key,
-            |&place| hash(sockets[place as usize].key),
+            |&place| hash(seed, sockets[place as usize].key),
         );
         let place = match entry {
             Entry::Occupied(entry) => {
@@ -62,7 +64,9 @@ impl Table {
         let sockets = &self.sockets;
         let entry = self
             .index
-            .find_entry(hash(key), |&place| sockets[place as usize].key == key)
+            .find_entry(hash(&self.seed, key), |&place| {
+                sockets[place as usize].key == key
+            })
             .ok()?;
         let (place, _) = entry.remove();
         let removed = self.sockets.swap_remove(place as usize);
@@ -71,7 +75,7 @@ impl Table {
             let last = self.sockets.len();
             if let Some(entry) = self
                 .index
-                .find_mut(hash(moved.key), |&there| there as usize == last)
+                .find_mut(hash(&self.seed, moved.key), |&there| there as usize == last)
             {
                 *entry = place;
             }
@@ -96,14 +100,15 @@ impl Table {
         self.sockets.retain(|keyed| keep(&keyed.socket));
         self.index.clear();
         for (place, keyed) in (0u32..).zip(&self.sockets) {
-            let sockets = &self.sockets;
-            self.index.insert_unique(hash(keyed.key), place, |&place| {
-                hash(sockets[place as usize].key)
-            });
+            let (sockets, seed) = (&self.sockets, &self.seed);
+            self.index
+                .insert_unique(hash(seed, keyed.key), place, |&place| {
+                    hash(seed, sockets[place as usize].key)
+                });
         }
     }
 }
 
-fn hash(key: u64) -> u64 {
-    FxBuildHasher.hash_one(key)
+fn hash(seed: &RandomState, key: u64) -> u64 {
+    seed.hash_one(key)
 }

@@ -25,6 +25,10 @@ pub const CASES: &[HardCase] = &[
         run: blocked_reader,
     },
     HardCase {
+        name: "list_blocked_reader",
+        run: list_blocked_reader,
+    },
+    HardCase {
         name: "slow_reader_is_counted",
         run: slow_reader_is_counted,
     },
@@ -147,6 +151,30 @@ fn blocked_reader(bench: &Bench) -> Result<()> {
             "{probes} probes in the recording: {}",
             told.stdout
         );
+    }
+    Ok(())
+}
+
+/// `list --watch` into a pipe that nobody reads and that holds less than one listing.
+fn list_blocked_reader(bench: &Bench) -> Result<()> {
+    let _netns = Namespace::create()?;
+    let _pairs: Vec<Pair> = (0..200)
+        .map(|_| Pair::over(LOCALHOST))
+        .collect::<Result<_>>()?;
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let mut command = Command::new(&bench.keepalive);
+        command.args(["list", "--watch", "1", "--json", "--no-owner"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot start list")?;
+        let stdout = child.stdout.take().context("no stdout")?;
+        let mut reader = BufReader::with_capacity(4096, stdout);
+        reader.read_line(&mut String::new())?;
+        thread::sleep(Duration::from_secs(2));
+        let begin = Instant::now();
+        sys::signal(child.id(), signal)?;
+        let (status, stderr) = Trace { child, reader }.end(begin, soon())?;
+        ensure!(status.code() == Some(1), "{status}, stderr: {stderr}");
+        ensure!(stderr.contains("abandoned"), "stderr: {stderr}");
     }
     Ok(())
 }

@@ -48,6 +48,7 @@ fn rotation_moves_only_files_of_its_own() {
         "{error}"
     );
     assert_eq!(fs::read(&first).unwrap(), b"another");
+    drop(recorder);
     // In the place of the file itself.
     let mut recorder = begin(true).unwrap();
     fs::remove_file(&path).unwrap();
