@@ -239,8 +239,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
         printer.print(report);
     });
     for scenario in scale::SCENARIOS.iter().filter(wanted) {
-        let missed = tracer::missed();
-        printer.print(suite::run(scenario, &tracer, facts).judged(live, missed));
+        let before = tracer::unseen();
+        printer.print(suite::run(scenario, &tracer, facts).judged(live, before));
     }
     printer.print(ending::end_of_trace(tracer, facts));
     run_cases(arguments, &printer, facts, live);
@@ -254,10 +254,10 @@ fn run_cases(arguments: &Arguments, printer: &report::Printer, facts: Facts, liv
         backend: arguments.backend.clone(),
     };
     let run_case = |case: &HardCase| {
-        let missed = tracer::missed();
+        let before = tracer::unseen();
         printer.print(match applicability::excuse(case.name, facts) {
             Some(reason) => Report::not_applicable(case.name, reason),
-            None => bench.run(case).judged(live, missed),
+            None => bench.run(case).judged(live, before),
         });
     };
     // Mostly waiting, each in a namespace of its own.

@@ -25,6 +25,8 @@ pub struct Evidence {
     pub live: bool,
     /// What tracers of this suite reported as missed while the scenario ran.
     pub missed: u64,
+    /// Programs that the kernel skipped or that collided meanwhile, as tracers of this suite reported.
+    pub skipped: u64,
 }
 
 struct Quarantine {
@@ -32,10 +34,16 @@ struct Quarantine {
     reason: &'static str,
 }
 
-const QUARANTINE: &[Quarantine] = &[Quarantine {
-    applies: |evidence| evidence.live && evidence.missed > 0,
-    reason: "the running kernel did not run BPF programs for some timers, and the tracer reported so: `missed`",
-}];
+const QUARANTINE: &[Quarantine] = &[
+    Quarantine {
+        applies: |evidence| evidence.live && evidence.missed > 0,
+        reason: "the running kernel did not run BPF programs for some timers, and the tracer reported so: `missed`",
+    },
+    Quarantine {
+        applies: |evidence| evidence.skipped > 0,
+        reason: "the kernel skipped a program that a preempted one kept from running, and the tracer reported so: `lost` (recursion, scratch)",
+    },
+];
 
 /// Why this failure is quarantined; `None` if it is a failure.
 pub fn reason(evidence: &Evidence) -> Option<&'static str> {

@@ -15,7 +15,7 @@ use crate::net::Namespace;
 use crate::quarantine::{self, Evidence};
 use crate::socket::Tcp;
 use crate::sys;
-use crate::tracer::{self, PATIENCE, Tracer};
+use crate::tracer::{self, PATIENCE, Tracer, Unseen};
 use crate::watch::Watch;
 
 /// How many at a time: they mostly wait for timers.
@@ -127,14 +127,16 @@ pub struct Report {
 }
 
 impl Report {
-    /// The same, quarantined if it failed and there is evidence for it. `missed` is what had been
-    /// missed before the scenario began.
-    pub fn judged(mut self, live: bool, missed: u64) -> Self {
+    /// The same, quarantined if it failed and there is evidence for it. `before` is what had not
+    /// been seen before the scenario began.
+    pub fn judged(mut self, live: bool, before: Unseen) -> Self {
         if let Verdict::Failed { reason, details } = self.verdict {
+            let now = tracer::unseen();
             let evidence = Evidence {
                 name: self.name,
                 live,
-                missed: tracer::missed().saturating_sub(missed),
+                missed: now.missed - before.missed,
+                skipped: now.skipped - before.skipped,
             };
             self.verdict = match quarantine::reason(&evidence) {
                 Some(cause) => Verdict::Quarantined {
@@ -161,8 +163,8 @@ pub fn run_all(
         for _ in 0..AT_A_TIME.min(scenarios.len()) {
             scope.spawn(|| {
                 while let Some(scenario) = next(&queue) {
-                    let missed = tracer::missed();
-                    report(run(scenario, tracer, facts).judged(live, missed));
+                    let before = tracer::unseen();
+                    report(run(scenario, tracer, facts).judged(live, before));
                 }
             });
         }

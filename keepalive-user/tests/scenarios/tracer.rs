@@ -19,11 +19,24 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// verified, and in an emulated guest up to ten do so at once.
 pub const START: Duration = Duration::from_secs(120);
 
-/// What all tracers of this process reported as missed so far.
 static MISSED: AtomicU64 = AtomicU64::new(0);
+static SKIPPED: AtomicU64 = AtomicU64::new(0);
 
-pub fn missed() -> u64 {
-    MISSED.load(Ordering::Relaxed)
+/// What all tracers of this process reported as not seen so far.
+#[derive(Clone, Copy)]
+pub struct Unseen {
+    /// The kernel acted and ran no program.
+    pub missed: u64,
+    /// The kernel skipped a program that was already running on that CPU, or two collided there: both
+    /// take preemption within a program, as PREEMPT_RT does it.
+    pub skipped: u64,
+}
+
+pub fn unseen() -> Unseen {
+    Unseen {
+        missed: MISSED.load(Ordering::Relaxed),
+        skipped: SKIPPED.load(Ordering::Relaxed),
+    }
 }
 
 /// What has come so far.
@@ -255,8 +268,12 @@ fn collect(stdout: ChildStdout, shared: &Shared) {
         }
         match Event::parse(&line) {
             Ok(event) => {
+                let count = event.number("count").unwrap_or(0);
                 if event.is("missed") {
-                    MISSED.fetch_add(event.number("count").unwrap_or(0), Ordering::Relaxed);
+                    MISSED.fetch_add(count, Ordering::Relaxed);
+                } else if event.is("lost") && matches!(event.text("where"), "recursion" | "scratch")
+                {
+                    SKIPPED.fetch_add(count, Ordering::Relaxed);
                 }
                 if let Some(key) = event.key() {
                     log.by_socket.entry(key).or_default().push(event.clone());
