@@ -131,6 +131,8 @@ impl Report {
     /// been seen before the scenario began.
     pub fn judged(mut self, live: bool, before: Unseen) -> Self {
         if let Verdict::Failed { reason, details } = self.verdict {
+            // A tracer reports what it did not see once a second.
+            thread::sleep(Duration::from_millis(2500));
             let now = tracer::unseen();
             let evidence = Evidence {
                 name: self.name,
