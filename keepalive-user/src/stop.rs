@@ -60,14 +60,6 @@ pub fn after(duration: Duration) {
     DEADLINE.store(now().saturating_add(nanoseconds), Ordering::SeqCst);
 }
 
-/// When the session had to stop, CLOCK_MONOTONIC, nanoseconds; `None` if it goes on.
-pub fn requested_at() -> Option<u64> {
-    let at = SIGNALLED
-        .load(Ordering::Relaxed)
-        .min(DEADLINE.load(Ordering::Relaxed));
-    (at != NEVER && at <= now()).then_some(at)
-}
-
 /// How long until the end of `-d`; `None` without one.
 pub fn deadline() -> Option<Duration> {
     let at = DEADLINE.load(Ordering::Relaxed);
@@ -76,7 +68,10 @@ pub fn deadline() -> Option<Duration> {
 
 /// Whether the session has to stop.
 pub fn is_requested() -> bool {
-    requested_at().is_some()
+    let at = SIGNALLED
+        .load(Ordering::Relaxed)
+        .min(DEADLINE.load(Ordering::Relaxed));
+    at != NEVER && at <= now()
 }
 
 /// Between two steps of start-up.

@@ -6,6 +6,7 @@ use keepalive_ebpf::{
 
 use super::{
     Observation,
+    continuity::beginning,
     probe::{Answered, Outstanding},
     socket::Socket,
 };
@@ -186,17 +187,7 @@ impl Teller {
             // Seen at the exit of `tcp_ack`, live.
             Some(probe.answered_at(record.after.time))
         } else {
-            let seen = match kind {
-                Kind::KeepaliveTimer | Kind::WindowProbe => &record.before,
-                Kind::Setsockopt
-                | Kind::Established
-                | Kind::Close
-                | Kind::Ack
-                | Kind::Closing
-                | Kind::Looked
-                | Kind::Owner
-                | Kind::Listed => &record.after,
-            };
+            let seen = beginning(record);
             probe
                 .is_answered(seen)
                 .then(|| probe.answered(seen, self.hz))
