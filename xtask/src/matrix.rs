@@ -31,6 +31,8 @@ struct Scenario {
     name: String,
     verdict: Verdict,
     reason: String,
+    /// The lines that followed a failure.
+    details: Vec<String>,
     millis: u64,
 }
 
@@ -69,6 +71,13 @@ impl Suite {
         }
         let fields: Vec<&str> = line.split('\t').collect();
         let ["scenario", backend, name, verdict, millis, rest @ ..] = fields.as_slice() else {
+            let failed = self
+                .results
+                .last_mut()
+                .filter(|scenario| scenario.verdict == Verdict::Fail);
+            if let Some(failed) = failed.filter(|_| line.starts_with(' ')) {
+                failed.details.push(line.to_owned());
+            }
             return (!line.trim().is_empty()).then(|| line.to_owned());
         };
         let verdict = match *verdict {
@@ -83,6 +92,7 @@ impl Suite {
             name: (*name).to_owned(),
             verdict,
             reason,
+            details: Vec::new(),
             millis: millis.parse().unwrap_or(0),
         });
         Some(shown.trim_end().to_owned())
@@ -208,8 +218,20 @@ impl fmt::Display for Matrix {
             let (longest, millis) = suite.longest();
             let (took, seconds) = (suite.took.as_secs(), millis / 1000);
             writeln!(f, "{} s {}, {longest} {seconds} s", took, suite.name())?;
+        }
+        // Last, where whoever looks at the end of a long log finds them.
+        for suite in &self.suites {
+            let name = suite.name();
             if let Some(reason) = &suite.broken {
-                writeln!(f, "✗ {}: {reason}", suite.name())?;
+                writeln!(f, "✗ {name}: {reason}")?;
+            }
+            for scenario in &suite.results {
+                if scenario.verdict == Verdict::Fail {
+                    writeln!(f, "✗ {name}: {}: {}", scenario.name, scenario.reason)?;
+                    for line in &scenario.details {
+                        writeln!(f, "{line}")?;
+                    }
+                }
             }
         }
         Ok(())
@@ -278,6 +300,12 @@ mod tests {
             "dead guest"
         );
         let failed = "scenario\tfentry\tipv6\tFAIL\t1\twrong";
-        assert_eq!(suite(&[failed, CLOSING], Ok(1)).counts(), (0, 1));
+        let matrix = suite(&[failed, "    3, not 4", CLOSING], Ok(1));
+        assert_eq!(matrix.counts(), (0, 1));
+        let shown = matrix.to_string();
+        assert!(
+            shown.ends_with("✗ 6.1 fentry: ipv6: wrong\n    3, not 4\n"),
+            "{shown}"
+        );
     }
 }
