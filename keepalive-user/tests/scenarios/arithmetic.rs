@@ -14,6 +14,7 @@ use crate::explain::command;
 use crate::net::{Namespace, sysctl};
 use crate::socket::{Keepalive, LOCALHOST, Pair};
 use crate::stalls;
+use crate::sys;
 use crate::tracer::{PATIENCE, Tracer};
 
 pub const CASES: &[HardCase] = &[HardCase {
@@ -62,7 +63,7 @@ fn arithmetic(bench: &Bench) -> Result<()> {
     let dying = begin_to_die(bench)?;
     for one in &dying {
         one.expect_end(&tracer)
-            .with_context(|| format!("{:?}, planned {}", one.settings, one.plan))?;
+            .with_context(|| one.story(&tracer))?;
     }
     tracer.interrupt()?.end()?;
     Ok(())
@@ -71,6 +72,8 @@ fn arithmetic(bench: &Bench) -> Result<()> {
 /// A connection whose peer is dead.
 struct Dying {
     settings: Settings,
+    /// When its timer was set, CLOCK_MONOTONIC nanoseconds.
+    armed_ns: u64,
     _pair: Pair,
     /// Of the client's end and its peer: a dead socket has none any more.
     ports: (u16, u16),
@@ -94,9 +97,11 @@ fn begin_to_die(bench: &Bench) -> Result<Vec<Dying>> {
         let pair = Pair::over(LOCALHOST)?;
         let ports = (pair.client.local()?.port(), pair.client.peer()?.port());
         pair.server.deafen()?;
+        let armed_ns = sys::monotonic_ns();
         arm(&pair, settings)?;
         dying.push(Dying {
             settings,
+            armed_ns,
             _pair: pair,
             ports,
             plan,
@@ -140,22 +145,33 @@ impl Dying {
         Ok(stall_ms)
     }
 
+    fn is_ours(&self, event: &Event) -> bool {
+        event
+            .key()
+            .is_some_and(|key| (key.local_port, key.peer_port) == self.ports)
+    }
+
+    /// What was planned and what came, for a failure.
+    fn story(&self, tracer: &Tracer) -> String {
+        let events = tracer.events_where(|event| self.is_ours(event));
+        let events: Vec<String> = events.iter().map(Event::to_string).collect();
+        let stall_ms = stalls::longest_ms_since(self.armed_ns);
+        let (settings, plan) = (self.settings, &self.plan);
+        format!("{settings:?}, stalled {stall_ms} ms, planned {plan}, came {events:?}")
+    }
+
     /// The connection dies as planned.
     fn expect_end(&self, tracer: &Tracer) -> Result<()> {
         let plan = &self.plan;
         let (idle, interval, _, user_timeout_ms) = self.settings;
-        let is_ours = |event: &Event| {
-            event
-                .key()
-                .is_some_and(|key| (key.local_port, key.peer_port) == self.ports)
-        };
         let closed = tracer
-            .wait_for_line(PATIENCE, |event| event.is("closed") && is_ours(event))
+            .wait_for_line(PATIENCE, |event| event.is("closed") && self.is_ours(event))
             .context("not seen to die")?;
         let sent = closed.number("probes_out")?;
         let stall_ms = self.stall_ms(tracer, &closed)?;
-        // A stall in the middle of a run makes the next one later, and no `late_ms` shows it.
-        let slack = STALL_MS * (sent + 1) + stalls::longest_ms();
+        // A stall in the middle of a run makes the next one later, and no `late_ms` shows it. It may be
+        // long ago: the first of these sockets die while the last are still made.
+        let slack = STALL_MS * (sent + 1) + stalls::longest_ms_since(self.armed_ns);
         closed.expect("cause", plan.text("plan.rule"))?;
         let (least, most) = (
             plan.number("plan.dead_after_ms.least")?,

@@ -35,7 +35,11 @@ pub fn watch() {
 
 /// The longest stall of late, milliseconds.
 pub fn longest_ms() -> u64 {
-    let since = sys::monotonic_ns().saturating_sub(LATELY_NS);
+    longest_ms_since(sys::monotonic_ns().saturating_sub(LATELY_NS))
+}
+
+/// The longest stall since a moment (CLOCK_MONOTONIC nanoseconds), milliseconds.
+pub fn longest_ms_since(since: u64) -> u64 {
     let stalls = STALLS.lock().unwrap_or_else(|broken| broken.into_inner());
     let late = stalls.iter().rev().take_while(|(at, _)| *at >= since);
     late.map(|(_, ms)| *ms).max().unwrap_or(0)

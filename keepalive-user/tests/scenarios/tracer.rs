@@ -140,11 +140,16 @@ impl Tracer {
     /// Events of all sockets of a network namespace since a moment, in the order of their arrival.
     /// The kernel gives the number of a namespace that is gone to a new one.
     pub fn events_in(&self, netns: u64, since_ns: u64) -> Vec<Event> {
-        let log = self.shared.lock();
-        let is_there = |line: &&Event| {
+        self.events_where(|line| {
             line.get("socket.netns").as_u64() == Some(netns) && line.at_ns() >= since_ns
-        };
-        log.lines.iter().filter(is_there).cloned().collect()
+        })
+    }
+
+    /// Events that are wanted, in the order of their arrival.
+    pub fn events_where(&self, is_wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
+        let log = self.shared.lock();
+        let wanted = log.lines.iter().filter(|line| is_wanted(line));
+        wanted.cloned().collect()
     }
 
     /// Waits for an event of a socket, beginning with the one numbered `from`; gives it and its number.
