@@ -54,6 +54,8 @@ struct Owner {
     /// The descriptor, where a look found it.
     fd: Option<RawFd>,
     checked: Nanoseconds,
+    /// From then on `process` does not hold it any more: a scan found so. 0 = nothing is known.
+    lost: Nanoseconds,
     /// When a pass was asked for since it was last resolved; 0 = not.
     asked: Nanoseconds,
     /// Passes in a row that found no holder.
@@ -129,7 +131,7 @@ impl Owners {
         }
         owner.process = Some(process);
         owner.checked = owner.checked.max(now);
-        (owner.failures, owner.pause) = (0, 0);
+        (owner.lost, owner.failures, owner.pause) = (0, 0, 0);
         owner.fd.is_none().then_some(Want {
             pid: Some(pid),
             due: now + VERIFY_AFTER,
@@ -148,6 +150,9 @@ impl Owners {
     ) -> Option<Want> {
         self.consult(inode, now, settled, looks);
         let owner = self.sockets.get_mut(&inode)?;
+        if !settled && owner.lost != 0 && owner.lost <= now {
+            owner.lose();
+        }
         if let Some(process) = &mut owner.process {
             let pid = process.pid;
             let name = self.names.get_mut(&pid);
@@ -193,8 +198,9 @@ impl Owners {
         let current = owner.process.as_ref().map(|process| process.pid);
         match snapshot.holder(inode, [self.preferred, current]) {
             Some(found) => self.found(&found, snapshot.started, looks, now),
-            // The last holder has let go of it, or there are too many to be sure.
-            None if settled || snapshot.is_cut() => {}
+            // The last holder has let go of it, or there are too many to be sure, or the event is
+            // older than the pass: it may have been closed in between.
+            None if settled || snapshot.is_cut() || now < snapshot.started => {}
             None => {
                 owner.lose();
                 owner.checked = snapshot.started;
@@ -237,7 +243,8 @@ impl Owners {
         };
     }
 
-    /// What a scan of one process found of sockets it was said to hold.
+    /// What a scan of one process found of sockets it was said to hold. Events older than the scan may
+    /// be still to come: for these it stays the owner, and for the end of the socket.
     pub fn take_scan(&mut self, scan: &Scan, looks: &mut impl Looks, now: Nanoseconds) {
         for found in &scan.held {
             let owner = self.sockets.peek(&found.inode);
@@ -251,7 +258,7 @@ impl Owners {
                 && owner.checked <= scan.started
                 && owner.process.as_ref().map(|process| process.pid) == Some(scan.pid)
             {
-                owner.lose();
+                owner.lost = scan.started;
                 owner.asked = scan.started;
             }
         }
@@ -278,8 +285,7 @@ impl Owners {
 impl Owner {
     /// The process that was the owner is none any more.
     fn lose(&mut self) {
-        self.process = None;
-        self.fd = None;
+        (self.process, self.fd, self.lost) = (None, None, 0);
     }
 }
 

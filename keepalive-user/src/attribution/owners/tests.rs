@@ -81,6 +81,7 @@ fn a_fork_moves_the_socket_to_the_child() {
         ..Scan::default()
     };
     owners.take_scan(&scan, &mut looks, due);
+    owners.resolve(INODE, due, false, &mut looks);
     assert_eq!(owner(&owners), None);
     let snapshot = pass(due + 1, &[held(CHILD, 9)]);
     owners.take_snapshot(snapshot);
@@ -176,6 +177,35 @@ fn a_dead_socket_keeps_its_last_holder() {
     owners.take_snapshot(pass(9 * SECOND, &[]));
     assert_eq!(owners.resolve(INODE, 9 * SECOND, true, &mut looks), None);
     assert_eq!(owner(&owners), Some(PARENT));
+}
+
+/// A record may be read long after it was written, and its socket be closed by then.
+#[test]
+fn what_was_found_later_is_for_later_events() {
+    let later = 2 * SECOND;
+    let missing = Scan {
+        pid: PARENT,
+        started: later,
+        missing: vec![INODE],
+        ..Scan::default()
+    };
+    for by_scan in [true, false] {
+        let (mut owners, mut looks) = (Owners::new(None), looks());
+        owners.acted(INODE, process(PARENT, "postgres"), SECOND);
+        if by_scan {
+            owners.take_scan(&missing, &mut looks, SECOND);
+        } else {
+            owners.take_snapshot(pass(later, &[]));
+        }
+        for (time, settled, expected) in [
+            (later - 1, false, Some(PARENT)),
+            (later, true, Some(PARENT)),
+            (later, false, None),
+        ] {
+            owners.resolve(INODE, time, settled, &mut looks);
+            assert_eq!(owner(&owners), expected);
+        }
+    }
 }
 
 #[test]
