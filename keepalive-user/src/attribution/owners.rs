@@ -150,7 +150,7 @@ impl Owners {
     ) -> Option<Want> {
         self.consult(inode, now, settled, looks);
         let owner = self.sockets.get_mut(&inode)?;
-        if !settled && owner.lost != 0 && owner.lost <= now {
+        if owner.lost != 0 && owner.lost <= now {
             owner.lose();
         }
         if let Some(process) = &mut owner.process {
@@ -244,7 +244,7 @@ impl Owners {
     }
 
     /// What a scan of one process found of sockets it was said to hold. Events older than the scan may
-    /// be still to come: for these it stays the owner, and for the end of the socket.
+    /// be still to come, for these it stays the owner; so it does if one of them is its close.
     pub fn take_scan(&mut self, scan: &Scan, looks: &mut impl Looks, now: Nanoseconds) {
         for found in &scan.held {
             let owner = self.sockets.peek(&found.inode);

@@ -197,15 +197,18 @@ fn what_was_found_later_is_for_later_events() {
         } else {
             owners.take_snapshot(pass(later, &[]));
         }
-        for (time, settled, expected) in [
-            (later - 1, false, Some(PARENT)),
-            (later, true, Some(PARENT)),
-            (later, false, None),
-        ] {
-            owners.resolve(INODE, time, settled, &mut looks);
+        for (time, expected) in [(later - 1, Some(PARENT)), (later, None)] {
+            owners.resolve(INODE, time, false, &mut looks);
             assert_eq!(owner(&owners), expected);
         }
     }
+    // It had closed the socket before the scan, which is read only now: it was the last holder.
+    let (mut owners, mut looks) = (Owners::new(None), looks());
+    owners.acted(INODE, process(PARENT, "postgres"), SECOND);
+    owners.take_scan(&missing, &mut looks, SECOND);
+    owners.acted(INODE, process(PARENT, "postgres"), later - 1);
+    owners.resolve(INODE, later, true, &mut looks);
+    assert_eq!(owner(&owners), Some(PARENT));
 }
 
 #[test]
