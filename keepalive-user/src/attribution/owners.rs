@@ -195,12 +195,16 @@ impl Owners {
         if owner.checked >= snapshot.started {
             return;
         }
+        // The socket may have been closed or handed over between the event and the pass.
+        let is_older = now < snapshot.started;
+        if is_older && owner.process.is_some() {
+            return;
+        }
         let current = owner.process.as_ref().map(|process| process.pid);
         match snapshot.holder(inode, [self.preferred, current]) {
             Some(found) => self.found(&found, snapshot.started, looks, now),
-            // The last holder has let go of it, or there are too many to be sure, or the event is
-            // older than the pass: it may have been closed in between.
-            None if settled || snapshot.is_cut() || now < snapshot.started => {}
+            // The last holder has let go of it, or there are too many to be sure.
+            None if is_older || settled || snapshot.is_cut() => {}
             None => {
                 owner.lose();
                 owner.checked = snapshot.started;

@@ -189,15 +189,20 @@ fn what_was_found_later_is_for_later_events() {
         missing: vec![INODE],
         ..Scan::default()
     };
-    for by_scan in [true, false] {
+    let handed_over = [held(CHILD, 9)];
+    for (by_scan, holders, after) in [
+        (true, &[][..], None),
+        (false, &[][..], None),
+        (false, &handed_over[..], Some(CHILD)),
+    ] {
         let (mut owners, mut looks) = (Owners::new(None), looks());
         owners.acted(INODE, process(PARENT, "postgres"), SECOND);
         if by_scan {
             owners.take_scan(&missing, &mut looks, SECOND);
         } else {
-            owners.take_snapshot(pass(later, &[]));
+            owners.take_snapshot(pass(later, holders));
         }
-        for (time, expected) in [(later - 1, Some(PARENT)), (later, None)] {
+        for (time, expected) in [(later - 1, Some(PARENT)), (later, after)] {
             owners.resolve(INODE, time, false, &mut looks);
             assert_eq!(owner(&owners), expected);
         }
