@@ -97,7 +97,7 @@ impl Attribution {
     /// Waits for the owners of older sockets, but not for long: a pass may take seconds.
     pub fn await_first_pass(&self, patience: Duration) {
         if let Some(resolver) = &self.resolver {
-            resolver.await_news(patience);
+            resolver.await_first_pass(patience);
         }
     }
 

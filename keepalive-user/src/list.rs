@@ -44,23 +44,20 @@ const FITTED: usize = 1000;
 /// Lines that one thread makes before they are written.
 const AT_ONCE: usize = 4096;
 
-/// How long the reader of the last listing is waited for, once the command has to end.
-const PATIENCE: Duration = Duration::from_millis(400);
-
 /// Where the lines go.
 enum Writer {
-    /// One listing: whoever reads it is waited for.
+    /// One listing: a slow reader delays it.
     Direct(BufWriter<io::StdoutLock<'static>>),
-    /// One after the other, each whole or not at all: nobody is waited for.
+    /// One listing after the other: a slow reader misses whole ones, and delays none.
     Live { gathered: Vec<u8>, queued: Queued },
 }
 
 impl Writer {
-    /// Waits for the reader of what was written last, but not for long.
+    /// Waits until the reader has taken the last listing, but not for long.
     fn finish(&mut self) -> Result<()> {
         match self {
             Self::Direct(_) => Ok(()),
-            Self::Live { queued, .. } => queued.finish(PATIENCE),
+            Self::Live { queued, .. } => queued.finish(output::PATIENCE),
         }
     }
 }
@@ -207,7 +204,7 @@ impl Making<'_> {
 impl Command<'_> {
     /// Lists again and again until a signal ends it.
     fn watch(&mut self, seconds: u32) -> Result<()> {
-        // The second signal ends it at once, whatever it is at.
+        // The second signal ends it at once, also in the middle of a listing.
         stop::install()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -237,7 +234,7 @@ impl Command<'_> {
         let begin = Instant::now();
         let mut listing = self.list(&namespaces)?;
         log::debug!("listed in {:?}", begin.elapsed());
-        // Reading the paths of cgroups takes privileges, too.
+        // Before privileges are dropped: reading the paths of cgroups needs them.
         let places = self.places(&listing);
         self.only_print();
         listing.incomplete.extend(missing);

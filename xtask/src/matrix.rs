@@ -71,12 +71,11 @@ impl Suite {
         }
         let fields: Vec<&str> = line.split('\t').collect();
         let ["scenario", backend, name, verdict, millis, rest @ ..] = fields.as_slice() else {
-            let failed = self
-                .results
-                .last_mut()
-                .filter(|scenario| scenario.verdict == Verdict::Fail);
-            if let Some(failed) = failed.filter(|_| line.starts_with(' ')) {
-                failed.details.push(line.to_owned());
+            if line.starts_with(' ')
+                && let Some(latest) = self.results.last_mut()
+                && latest.verdict == Verdict::Fail
+            {
+                latest.details.push(line.to_owned());
             }
             return (!line.trim().is_empty()).then(|| line.to_owned());
         };
@@ -219,7 +218,7 @@ impl fmt::Display for Matrix {
             let (took, seconds) = (suite.took.as_secs(), millis / 1000);
             writeln!(f, "{} s {}, {longest} {seconds} s", took, suite.name())?;
         }
-        // Last, where whoever looks at the end of a long log finds them.
+        // Last, so that the end of a long log shows them.
         for suite in &self.suites {
             let name = suite.name();
             if let Some(reason) = &suite.broken {

@@ -87,7 +87,7 @@ struct State {
     /// When the budgets allow the next pass and the next scan.
     passes_at: Nanoseconds,
     scans_at: Nanoseconds,
-    /// Whether the first pass has ended, or there is none.
+    /// Whether the first pass has ended, or will never run.
     passed: bool,
     news: News,
 }
@@ -154,7 +154,7 @@ impl Resolver {
             let known = state.wants.entry(subject).or_insert(want);
             known.due = known.due.min(want.due);
         }
-        // What the budget does not allow yet is no reason to wake the thread.
+        // Do not wake the thread for work that its budget does not allow yet.
         let allowed = match want.pid {
             Some(_) => state.scans_at,
             None => state.passes_at,
@@ -187,7 +187,7 @@ impl Resolver {
     }
 
     /// Waits for the first pass, but not for long.
-    pub fn await_news(&self, patience: Duration) {
+    pub fn await_first_pass(&self, patience: Duration) {
         let state = self.shared.lock();
         let waited = self
             .shared

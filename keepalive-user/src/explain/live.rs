@@ -32,8 +32,6 @@ use crate::{
 const POLL: Duration = Duration::from_millis(50);
 /// How often the socket itself is.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long the reader of the last lines is waited for.
-const PATIENCE: Duration = Duration::from_millis(400);
 /// Records taken before the socket is looked at again.
 const AT_ONCE: usize = 4096;
 /// Sockets that are tracked at once.
@@ -46,7 +44,7 @@ pub fn follow(target: &Target, arguments: &Explain, options: &Options) -> Result
     stop::install()?;
     let mut output = output::stdout_live()?;
     let outcome = follow_to(&mut output, &mut finder, &first, options, arguments.sandbox);
-    worst([outcome, output.finish(PATIENCE)]).map(|()| Exit::Success)
+    worst([outcome, output.finish(output::PATIENCE)]).map(|()| Exit::Success)
 }
 
 fn follow_to(

@@ -24,6 +24,7 @@ use std::{
     os::fd::AsFd,
     path::Path,
     rc::Rc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -155,6 +156,9 @@ pub fn open_live(json: bool, path: Option<&Path>) -> Result<Output<Sink>> {
         }
     })))
 }
+
+/// How long the reader of [`stdout_live`] may take for the last lines, once the command has to end.
+pub const PATIENCE: Duration = Duration::from_millis(400);
 
 /// Text on standard output, of a live session.
 ///

@@ -66,24 +66,27 @@ fn check(ended: &Ended, facts: Facts, notes: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
+/// The events of sockets.
+const KINDS: [&str; 5] = ["armed", "timer", "window_probe", "answer", "closed"];
+
 /// The totals of the last line are those of the lines before it, and of those that the reader was too
 /// slow for.
 pub fn expect_counts(end: &Event, lines: &[Event]) -> Result<()> {
     let unread = end.number("lost.output")?;
     if unread > 0 {
-        let mut told = 0;
-        for kind in ["armed", "timer", "window_probe", "answer", "closed"] {
-            told += end.number(&format!("events.{kind}"))?;
+        let mut reported = 0;
+        for kind in KINDS {
+            reported += end.number(&format!("events.{kind}"))?;
         }
         let printed = lines.iter().filter(|line| line.key().is_some()).count() as u64;
         // Lines of another kind may be among the missing ones.
         ensure!(
-            (told.saturating_sub(unread)..=told).contains(&printed),
-            "{printed} lines and {unread} missing, of {told}"
+            (reported.saturating_sub(unread)..=reported).contains(&printed),
+            "{printed} lines and {unread} missing, of {reported}"
         );
         return Ok(());
     }
-    for kind in ["armed", "timer", "window_probe", "answer", "closed"] {
+    for kind in KINDS {
         let printed = lines.iter().filter(|line| line.is(kind)).count();
         end.expect(&format!("events.{kind}"), printed)?;
     }

@@ -89,8 +89,7 @@ fn ends_in_time(bench: &Bench, ask: &Ask) -> Result<()> {
 
 /// A second. An emulated processor, of which a guest has less than one, is some ten times slower.
 fn allowed() -> Duration {
-    let is_emulated = sys::is_emulated().unwrap_or(false);
-    Duration::from_secs(if is_emulated { 10 } else { 1 })
+    sys::second_or(10)
 }
 
 fn hold_descriptors(mut line: Line) -> Result<()> {

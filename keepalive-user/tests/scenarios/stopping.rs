@@ -97,8 +97,7 @@ impl Trace {
 
 /// How soon a trace must have ended: within a second, where processors are not emulated.
 fn soon() -> Duration {
-    let is_emulated = sys::is_emulated().unwrap_or(false);
-    Duration::from_secs(if is_emulated { 5 } else { 1 })
+    sys::second_or(5)
 }
 
 /// Changes the idle time of an armed socket so many times, by so much that its timer moves: an event
@@ -155,7 +154,7 @@ fn blocked_reader(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// `list --watch` into a pipe that nobody reads and that holds less than one listing.
+/// `list --watch` into a pipe that is not read and holds less than one listing.
 fn list_blocked_reader(bench: &Bench) -> Result<()> {
     let _netns = Namespace::create()?;
     let _pairs: Vec<Pair> = (0..200)

@@ -250,3 +250,9 @@ pub fn is_emulated() -> io::Result<bool> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo")?;
     Ok(cpu.contains("QEMU TCG"))
 }
+
+/// A second, or so many where processors are emulated.
+pub fn second_or(emulated: u64) -> Duration {
+    let is_emulated = is_emulated().unwrap_or(false);
+    Duration::from_secs(if is_emulated { emulated } else { 1 })
+}

@@ -122,15 +122,10 @@ impl Row {
     /// Remembers an event of one of so many sockets.
     pub fn remember(&mut self, when: When, event: &Event, sockets: usize) {
         let most = (ALL_HISTORY / sockets.max(1)).clamp(1, HISTORY);
-        while self.history.len() >= most {
-            self.history.pop_front();
-        }
-        // An event takes 400 bytes: no room that is not used.
+        keep(&mut self.history, most, (when, event.clone()));
         if self.history.capacity() > most {
             self.history.shrink_to(most);
         }
-        self.history.reserve_exact(1);
-        self.history.push_back((when, event.clone()));
     }
 
     pub fn armed(&mut self, when: When, armed: &Armed) {
@@ -264,10 +259,12 @@ fn nanos(millis: u64) -> u64 {
     millis.saturating_mul(1_000_000)
 }
 
-/// Adds to the newest end, and drops what is too old.
+/// Adds to the newest end, and drops what is too old. Takes no more memory than that: an event has
+/// 400 bytes, and there may be 100,000 sockets.
 fn keep<T>(all: &mut VecDeque<T>, most: usize, new: T) {
-    if all.len() >= most {
+    while all.len() >= most {
         all.pop_front();
     }
+    all.reserve_exact(1);
     all.push_back(new);
 }
