@@ -1,7 +1,7 @@
 //! # Diagnostics
 //!
-//! What goes to standard error. A live session does not wait for whoever reads it: it holds its
-//! lines at first, and from [`start`] on a thread writes; what is not read is dropped and counted.
+//! What goes to standard error. A live session does not wait for its reader: it holds its lines at
+//! first, and from [`start`] on a thread writes; what is not read is dropped and counted.
 
 use std::{
     fs::File,
@@ -23,10 +23,11 @@ const LIMIT: usize = 1 << 16;
 
 /// Where lines go.
 enum To {
-    /// To standard error, and whoever reads it is waited for.
+    /// To standard error: a slow reader delays us.
     Direct,
     /// To memory, until there is a thread that writes.
     Held(Vec<u8>),
+    /// To that thread: a slow reader misses lines.
     Queue(Queue),
 }
 
@@ -36,8 +37,8 @@ fn to() -> MutexGuard<'static, To> {
     TO.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on nobody waits for the reader of standard error. What there is to write is kept until
-/// [`start`]: the thread that writes is to have no more privileges than it needs.
+/// From now on a slow reader of standard error delays nothing. Lines are held until [`start`], for the
+/// thread that writes them must not start before privileges are dropped.
 pub fn hold() {
     let mut to = to();
     if matches!(*to, To::Direct) {

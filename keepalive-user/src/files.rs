@@ -105,7 +105,7 @@ pub fn check_new(path: &Path, force: bool) -> Result<()> {
     Ok(())
 }
 
-/// Whether another process holds a lock on this regular file; false if that cannot be found out.
+/// Whether another process holds a lock on this regular file; false if that cannot be determined.
 pub fn is_locked(path: &Path) -> bool {
     let opened = OpenOptions::new()
         .read(true)

@@ -40,8 +40,8 @@ pub struct Observation {
     pub cgroup: u64,
     /// The process that acted on the socket, if one did: its id and name.
     pub acting: Option<(u32, [u8; 16])>,
-    /// Whether its owner can change no more: it is dead, or no process holds it. Whoever held it last
-    /// may have let go of it by now.
+    /// Whether its owner can change no more: it is dead, or no process holds it. Its last holder may
+    /// have closed it by now.
     pub settled: bool,
 }
 

@@ -54,7 +54,7 @@ struct Owner {
     /// The descriptor, where a look found it.
     fd: Option<RawFd>,
     checked: Nanoseconds,
-    /// From then on `process` does not hold it any more: a scan found so. 0 = nothing is known.
+    /// From then on `process` does not hold it any more, as a scan found. 0 = no scan did.
     lost: Nanoseconds,
     /// When a pass was asked for since it was last resolved; 0 = not.
     asked: Nanoseconds,
@@ -247,8 +247,8 @@ impl Owners {
         };
     }
 
-    /// What a scan of one process found of sockets it was said to hold. Events older than the scan may
-    /// be still to come, for these it stays the owner; so it does if one of them is its close.
+    /// The result of a scan of one process for sockets that it held. Events older than the scan may
+    /// still be in the ring: for these the process stays the owner, and for good if one is its close.
     pub fn take_scan(&mut self, scan: &Scan, looks: &mut impl Looks, now: Nanoseconds) {
         for found in &scan.held {
             let owner = self.sockets.peek(&found.inode);

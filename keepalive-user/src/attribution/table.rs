@@ -6,7 +6,7 @@ use foldhash::fast::RandomState;
 use lru::LruCache;
 
 pub struct Table<K: Hash + Eq, V> {
-    /// Keys come from files, too: their hashes are not to be foreseen.
+    /// Keys come from recordings, too: their hashes must not be predictable.
     entries: LruCache<K, V, RandomState>,
     capacity: usize,
 }

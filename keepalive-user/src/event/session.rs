@@ -117,8 +117,8 @@ pub enum MissedWhere {
     Timer,
     /// The end of a socket.
     Close,
-    /// Sockets whose timer was due when the trace ended and that could not be read again: whether they
-    /// did anything unseen is not known.
+    /// Sockets whose timer was due when the trace ended and that could not be read again: their unseen
+    /// actions, if any, are not counted.
     Unread,
 }
 
@@ -131,7 +131,7 @@ pub struct MissedCounts {
     pub window_probe: u64,
     pub timer: u64,
     pub close: u64,
-    /// Sockets of which it is not known whether anything was missed.
+    /// Sockets that could not be read again at the end: what was missed of them is unknown.
     pub unread: u64,
 }
 

@@ -202,7 +202,8 @@ impl Queue {
         while state.bytes > 0 && !state.failed {
             let left = patience.saturating_sub(begin.elapsed());
             if left.is_zero() {
-                // Of a file nothing is left out: what is not written in time is abandoned, and said.
+                // Lines for a file are never dropped: what is not written in time is abandoned and
+                // reported by `finish`.
                 if matches!(self.policy, Policy::Wait) {
                     break;
                 }

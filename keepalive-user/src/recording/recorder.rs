@@ -278,7 +278,7 @@ fn names(path: &Path, limits: &Limits) -> impl Iterator<Item = PathBuf> {
 
 fn begin(path: &Path, limits: &Limits, header: &Header, force: bool) -> Result<(Writer<File>, Id)> {
     let file = files::create(path, files::PRIVATE, force)?;
-    // Whoever would overwrite it sees that it is in use; some file systems have no locks.
+    // Seen by [`Recorder::check`] of other instances. Some file systems have no locks.
     let _ = file.try_lock();
     let id = Id::from(&file.metadata()?);
     let writer = Writer::new(file, header, limits.compressed);

@@ -318,9 +318,9 @@ fn what_the_rate_leaves_out_is_counted() {
     assert_eq!(recorder.take_dropped(), 0);
 }
 
-/// Nobody overwrites what another trace is still writing, `--force` or not.
+/// A recording that another trace is still writing is not overwritten, with `--force` either.
 #[test]
-fn a_recording_in_the_making_is_not_overwritten() {
+fn a_recording_in_use_is_not_overwritten() {
     let directory = Directory::new("locked");
     let path = directory.file("a.kar");
     let recorder = Recorder::create(&path, ANY, false, header()).unwrap();

@@ -13,7 +13,7 @@ pub struct Table {
     /// Places in `sockets`, by the key there.
     index: HashTable<u32>,
     sockets: Vec<Keyed>,
-    /// Keys come from files, too: their hashes are not to be foreseen.
+    /// Keys come from recordings, too: their hashes must not be predictable.
     seed: RandomState,
 }
 

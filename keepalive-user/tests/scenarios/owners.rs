@@ -196,7 +196,7 @@ fn churn_of_short_connections(bench: &Bench) -> Result<()> {
     }
     let ticks = cpu_ticks(tracer.pid())? - before;
     // Ticks of 10 ms. A tenth of a CPU is for all that a tracer does; an emulated processor is some ten
-    // times slower, and there a third of it tells a tracer that goes through all descriptors.
+    // times slower. A tracer that walked all descriptors would take more than a third of that, too.
     let share = if sys::is_emulated()? { 3 } else { 10 };
     let most = begin.elapsed().as_millis() as u64 / 10 / share;
     ensure!(ticks <= most, "{ticks} ticks of CPU, at most {most}");

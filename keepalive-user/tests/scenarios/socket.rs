@@ -248,7 +248,7 @@ impl Tcp {
         self.reset_on_close()
     }
 
-    /// Whoever closes it, or kills its process, leaves no orphan that goes on for its user timeout.
+    /// Makes its close, or the end of its process, a reset: no orphan stays for its user timeout.
     pub fn reset_on_close(&self) -> Result<()> {
         let linger = libc::linger {
             l_onoff: 1,

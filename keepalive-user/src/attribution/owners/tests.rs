@@ -1,4 +1,4 @@
-//! What is remembered of owners, verified and evicted, with looks that are made up.
+//! How owners are learned, verified and evicted, with a made-up /proc.
 
 use super::*;
 
@@ -179,9 +179,9 @@ fn a_dead_socket_keeps_its_last_holder() {
     assert_eq!(owner(&owners), Some(PARENT));
 }
 
-/// A record may be read long after it was written, and its socket be closed by then.
+/// A record may be read long after it was written, when its socket is closed or handed over already.
 #[test]
-fn what_was_found_later_is_for_later_events() {
+fn later_scans_and_passes_do_not_change_older_events() {
     let later = 2 * SECOND;
     let missing = Scan {
         pid: PARENT,
@@ -207,7 +207,7 @@ fn what_was_found_later_is_for_later_events() {
             assert_eq!(owner(&owners), expected);
         }
     }
-    // It had closed the socket before the scan, which is read only now: it was the last holder.
+    // Its close is older than the scan and read after it: the process was the last holder.
     let (mut owners, mut looks) = (Owners::new(None), looks());
     owners.acted(INODE, process(PARENT, "postgres"), SECOND);
     owners.take_scan(&missing, &mut looks, SECOND);

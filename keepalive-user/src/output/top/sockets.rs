@@ -16,7 +16,7 @@ const LINGER: u64 = 10_000_000_000;
 /// record was lost.
 const OVERDUE: u64 = 60_000_000_000;
 
-/// How often what is over is forgotten, nanoseconds: it takes a look at every row.
+/// How often the rows of ended sockets are dropped, nanoseconds: that visits every row.
 const SWEEP: u64 = 500_000_000;
 
 /// What has been seen.
@@ -29,7 +29,7 @@ pub struct Sockets {
     pub died: u64,
     /// Everything that was reported lost.
     pub lost: u64,
-    /// When what is over was forgotten last.
+    /// When they were dropped last, CLOCK_MONOTONIC nanoseconds.
     swept: Option<u64>,
 }
 
