@@ -8,15 +8,20 @@ use std::{cell::RefCell, io, rc::Rc};
 use anyhow::Result;
 use keepalive_ebpf::{KNOWN_SETTINGS, Settings};
 
-pub use crate::replay::fold;
 use crate::{
-    cli,
-    clock::Clock,
-    kernel::{btf::Btf, layout},
-    listing,
-    output::{Output, Report},
-    pipeline::Sink,
-    replay,
+    core::{
+        clock::Clock,
+        pipeline::{Output, Wanted},
+        recording::Reader,
+        replay::{Recording, play},
+        rows,
+        rules::Ignore,
+    },
+    machine::{
+        bpf::{btf::Btf, layout},
+        listing,
+    },
+    output::{Format, Lines, Report},
 };
 
 /// Contents of a block of a recording, after the header of a sound one.
@@ -46,17 +51,39 @@ impl io::Write for Kept {
     }
 }
 
+fn lines(json: bool, writer: impl io::Write + 'static) -> Vec<Box<dyn Output>> {
+    let format = Format::of(json, false);
+    vec![Box::new(Lines { format, writer })]
+}
+
+/// Replays any bytes as a recording, and shows nothing of it; how many records they were.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn fold(bytes: &[u8]) -> Result<u64> {
+    fold_into(bytes, lines(true, io::sink()))
+}
+
+fn fold_into(bytes: &[u8], outputs: Vec<Box<dyn Output>>) -> Result<u64> {
+    let recording = Recording {
+        name: "recording".to_owned(),
+        reader: Reader::new(bytes)?,
+        length: None,
+    };
+    let stats = play(vec![recording], Wanted::default(), outputs, &mut |_| {})?;
+    Ok(stats.records)
+}
+
 /// A recording as text: no character of it does anything to a terminal.
 ///
 /// # Errors
 /// What is wrong with the recording.
 pub fn text(bytes: &[u8]) -> Result<()> {
     let kept = Kept::default();
-    let outputs = vec![Output::text(Box::new(kept.clone()) as Sink)];
-    let outcome = replay::fold_into(bytes, outputs);
+    let outcome = fold_into(bytes, lines(false, kept.clone()));
     let text = String::from_utf8(kept.0.take())?;
     let harmful =
-        |c: char| c != '\n' && crate::output::escape(c.encode_utf8(&mut [0; 4])).len() > 4;
+        |c: char| c != '\n' && crate::core::words::escape(c.encode_utf8(&mut [0; 4])).len() > 4;
     assert!(!text.contains(harmful), "a terminal obeys this: {text:?}");
     outcome.map(drop)
 }
@@ -67,8 +94,7 @@ pub fn text(bytes: &[u8]) -> Result<()> {
 /// What is wrong with the recording.
 pub fn json(bytes: &[u8]) -> Result<()> {
     let kept = Kept::default();
-    let outputs = vec![Output::json(Box::new(kept.clone()) as Sink)];
-    let outcome = replay::fold_into(bytes, outputs);
+    let outcome = fold_into(bytes, lines(true, kept.clone()));
     for line in kept.0.take().split(|byte| *byte == b'\n') {
         if !line.is_empty() {
             let line: serde_json::Result<serde::de::IgnoredAny> = serde_json::from_slice(line);
@@ -83,8 +109,7 @@ pub fn json(bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// What is wrong with the recording.
 pub fn report(bytes: &[u8]) -> Result<()> {
-    let outputs = vec![Output::Report(Box::new(Report::rehearsal()))];
-    replay::fold_into(bytes, outputs).map(drop)
+    fold_into(bytes, vec![Box::new(Report::rehearsal())]).map(drop)
 }
 
 /// A datagram of sock_diag, and what `list` shows of the sockets in it.
@@ -104,7 +129,7 @@ pub fn netlink(datagram: &[u8]) {
             sysctl_retries2: socket.uid >> 24,
             ..Settings::default()
         };
-        let row = listing::row::row(&socket, 1, 1000, &clock);
+        let row = rows::row(&socket, 1, 1000, &clock);
         let json = serde_json::to_vec(&row);
         assert!(json.is_ok(), "{json:?}");
     }
@@ -124,7 +149,7 @@ pub fn btf(bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// The first line that is none.
 pub fn ignore_file(bytes: &[u8]) -> Result<()> {
-    cli::ignore_lines(bytes).map(drop)
+    Ignore::lines(bytes).map(drop)
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ fn audit_says_what_it_does_not_know() {
     );
     expect_usage_error(
         &["audit", "--rule", "zombie_suspct"],
-        &["did you mean \"zombie_suspect\"?"],
+        &["a similar value exists: 'zombie_suspect'"],
     );
     expect_usage_error(
         &["audit", "--fail-on", "worst"],

@@ -1,15 +1,21 @@
 //! What `audit` can be asked.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use anyhow::{Context, Result};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 
-use super::{Sandbox, Selection, Target, Trace, duration};
+use super::{Sandbox, Selection, Trace, duration};
 use crate::{
-    audit::{Named, RULES, middlebox_help, rule_names, suggestion},
-    event::Severity,
-    files,
+    core::{
+        event::Severity,
+        exit::{Exit, Refusal},
+        rules::{Ignore, Named, RULES, Wanted, middlebox_help, rule_names},
+    },
+    machine::files,
 };
 
 const EXAMPLES: &str = "\
@@ -47,22 +53,22 @@ pub struct Audit {
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "middlebox")]
     pub idle_timeout: Option<Duration>,
     /// What is between the ends, by name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = middlebox)]
     pub middlebox: Option<Named>,
     /// Silence from which a connection without keepalive is suspect
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
     pub silent: Duration,
     /// Only these rules (comma-separated)
-    #[arg(long, value_name = "RULE", value_delimiter = ',', value_parser = rule)]
+    #[arg(long, value_name = "RULE", value_delimiter = ',', value_parser = rules(), hide_possible_values = true)]
     pub rule: Vec<String>,
     /// Not these rules (comma-separated)
-    #[arg(long, value_name = "RULE", value_delimiter = ',', value_parser = rule)]
+    #[arg(long, value_name = "RULE", value_delimiter = ',', value_parser = rules(), hide_possible_values = true)]
     pub ignore: Vec<String>,
     /// Not what this file names
     #[arg(long, value_name = "FILE")]
     pub ignore_file: Option<PathBuf>,
     /// Exit with 5 if a finding is of this rule, or at least as severe: info, warning, critical
-    #[arg(long, value_name = "RULE|SEVERITY")]
+    #[arg(long, value_name = "RULE|SEVERITY", value_parser = rules_or_severities(), hide_possible_values = true)]
     pub fail_on: Option<FailOn>,
     /// Sockets of all network namespaces (takes root)
     #[arg(long, conflicts_with = "netns")]
@@ -82,6 +88,25 @@ pub struct Audit {
     pub select: Selection,
 }
 
+fn rules() -> PossibleValuesParser {
+    PossibleValuesParser::new(rule_names())
+}
+
+fn rules_or_severities() -> impl TypedValueParser<Value = FailOn> {
+    let severities = ["info", "warning", "critical"];
+    PossibleValuesParser::new(rule_names().chain(severities)).map(|name| fail_on(&name))
+}
+
+fn middlebox(name: &str) -> Result<Named> {
+    Named::of(name).with_context(|| {
+        let known: Vec<&str> = Named::names().collect();
+        format!(
+            "known are {}; for others give --idle-timeout",
+            known.join(", ")
+        )
+    })
+}
+
 /// What makes the exit code 5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FailOn {
@@ -89,64 +114,34 @@ pub enum FailOn {
     Rule(String),
 }
 
-impl FromStr for FailOn {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        Ok(match text {
-            "info" => Self::Severity(Severity::Info),
-            "warning" => Self::Severity(Severity::Warning),
-            "critical" => Self::Severity(Severity::Critical),
-            _ => Self::Rule(rule(text).map_err(|error| {
-                anyhow::anyhow!("{error}; severities are info, warning, critical")
-            })?),
-        })
+fn fail_on(name: &str) -> FailOn {
+    match name {
+        "info" => FailOn::Severity(Severity::Info),
+        "warning" => FailOn::Severity(Severity::Warning),
+        "critical" => FailOn::Severity(Severity::Critical),
+        rule => FailOn::Rule(rule.to_owned()),
     }
-}
-
-fn rule(name: &str) -> Result<String> {
-    let known = rule_names();
-    ensure!(
-        known.contains(&name),
-        "{name:?} is no rule; rules are {}{}",
-        known.join(", "),
-        suggestion(name, known.iter().copied())
-    );
-    Ok(name.to_owned())
-}
-
-/// A line of an ignore file: a rule, and for which sockets; all if none is named.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ignore {
-    pub rule: String,
-    pub target: Option<Target>,
 }
 
 impl Audit {
-    /// Of the sockets that a trace is about, in all network namespaces unless it is of one.
-    pub fn of_trace(trace: &Trace) -> Self {
-        Self {
-            idle_timeout: None,
-            middlebox: None,
-            silent: SILENT,
-            rule: Vec::new(),
-            ignore: Vec::new(),
-            ignore_file: None,
-            fail_on: None,
-            all_netns: trace.select.netns.is_none(),
-            json: false,
-            btf: trace.loading.btf.clone(),
-            sandbox: trace.loading.sandbox,
-            verbose: trace.verbose,
-            select: trace.select.clone(),
-        }
+    /// What is to be reported; what is between the ends is up to the command.
+    ///
+    /// # Errors
+    /// A usage error, if the ignore file cannot be read.
+    pub fn wanted(&self) -> Result<Wanted> {
+        let usage = |error: anyhow::Error| Refusal::new(Exit::Usage, format!("{error:#}"));
+        Ok(Wanted {
+            rules: self.rule.clone(),
+            ignored: self.ignored().map_err(usage)?,
+            pid: self.select.pid,
+            silent_ms: millis(self.silent),
+            middleboxes: BTreeMap::new(),
+        })
     }
 
-    /// What is not to be reported.
-    pub fn ignored(&self) -> Result<Vec<Ignore>> {
-        let mut ignored: Vec<Ignore> = self
-            .ignore
-            .iter()
+    fn ignored(&self) -> Result<Vec<Ignore>> {
+        let rules = self.ignore.iter();
+        let mut ignored: Vec<Ignore> = rules
             .map(|rule| Ignore {
                 rule: rule.clone(),
                 target: None,
@@ -154,63 +149,36 @@ impl Audit {
             .collect();
         if let Some(path) = &self.ignore_file {
             let text = files::read(path, IGNORE_FILE)?;
-            let lines = ignore_lines(&text).with_context(|| path.display().to_string())?;
+            let lines = Ignore::lines(&text).with_context(|| path.display().to_string())?;
             ignored.extend(lines);
         }
         Ok(ignored)
     }
 }
 
+/// What a trace reports (`trace --audit`).
+pub fn wanted_of_trace(trace: &Trace) -> Wanted {
+    Wanted {
+        pid: trace.select.pid,
+        silent_ms: millis(SILENT),
+        ..Wanted::default()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Longest ignore file, bytes.
 const IGNORE_FILE: u64 = 1 << 20;
-
-/// What an ignore file names.
-pub fn ignore_lines(text: &[u8]) -> Result<Vec<Ignore>> {
-    let text = std::str::from_utf8(text).context("it is not UTF-8")?;
-    let mut ignored = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        ignored.extend(ignore(line).with_context(|| format!("line {}", index + 1))?);
-    }
-    Ok(ignored)
-}
-
-fn ignore(line: &str) -> Result<Option<Ignore>> {
-    let content = line.split('#').next().unwrap_or_default();
-    let words: Vec<&str> = content.split_whitespace().collect();
-    let (name, target) = match words[..] {
-        [] => return Ok(None),
-        [name] => (name, None),
-        [name, target] => (name, Some(target.parse()?)),
-        _ => bail!("a rule and a socket, and no more"),
-    };
-    Ok(Some(Ignore {
-        rule: rule(name)?,
-        target,
-    }))
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ignore_lines() {
-        assert_eq!(ignore("  # nothing").unwrap(), None);
-        let all = ignore("suppressed").unwrap().unwrap();
-        assert_eq!((all.rule.as_str(), all.target), ("suppressed", None));
-        let one = ignore("no_keepalive :9000 # why").unwrap().unwrap();
-        assert_eq!(one.target, Some(Target::Port(9000)));
-        for bad in ["nonsense", "suppressed :x", "suppressed :1 :2"] {
-            assert!(ignore(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn fail_on() {
-        let warning = "warning".parse::<FailOn>().unwrap();
-        assert_eq!(warning, FailOn::Severity(Severity::Warning));
-        let rule = "suppressed".parse::<FailOn>().unwrap();
-        assert_eq!(rule, FailOn::Rule("suppressed".to_owned()));
-        assert!("worst".parse::<FailOn>().is_err());
+    fn fail_on_a_rule_or_a_severity() {
+        assert_eq!(fail_on("warning"), FailOn::Severity(Severity::Warning));
+        assert_eq!(fail_on("suppressed"), FailOn::Rule("suppressed".to_owned()));
     }
 }

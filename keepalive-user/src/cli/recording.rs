@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::{Selection, Target};
-use crate::recording::{Header, Limits, Recorder};
+use super::Selection;
+use crate::{
+    core::{recording::Limits, target::Target},
+    machine::recorder::Plan,
+};
 
 /// Whether and how to record.
 #[derive(Args, Debug, Default)]
@@ -35,27 +38,19 @@ pub struct Recording {
 }
 
 impl Recording {
-    fn limits(&self) -> Limits {
-        Limits {
+    /// The recording that is asked for.
+    pub fn plan(&self) -> Option<Plan> {
+        let limits = Limits {
             size: self.record_size,
             files: self.record_files,
             rate: self.record_rate,
             compressed: self.record_zstd,
-        }
-    }
-
-    /// Whether the recording that is asked for could begin.
-    pub fn check(&self) -> Result<()> {
-        let path = self.record.as_ref();
-        path.map_or(Ok(()), |path| {
-            Recorder::check(path, &self.limits(), self.force)
+        };
+        self.record.as_ref().map(|path| Plan {
+            path: path.clone(),
+            limits,
+            force: self.force,
         })
-    }
-
-    /// Begins the recording that is asked for.
-    pub fn create(&self, header: impl FnOnce() -> Header) -> Option<Result<Recorder>> {
-        let path = self.record.as_ref()?;
-        Some(Recorder::create(path, self.limits(), self.force, header()))
     }
 }
 

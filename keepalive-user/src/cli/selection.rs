@@ -1,15 +1,19 @@
 //! Which sockets a command is about.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use keepalive_ebpf::Filter;
 
-use crate::namespace::Namespace;
+use crate::{
+    core::{
+        event::Incomplete,
+        exit::{Exit, Refusal},
+        filter::Prefix,
+    },
+    machine::{namespace::Namespace, owners::cgroup2_root},
+};
 
 /// Which sockets.
 #[derive(Args, Clone, Debug, Default)]
@@ -44,7 +48,14 @@ pub struct Selection {
 
 impl Selection {
     /// The part of the filter that the kernel decides.
+    ///
+    /// # Errors
+    /// A usage error, if a namespace or a cgroup does not exist.
     pub fn filter(&self) -> Result<Filter> {
+        self.resolve().map_err(|error| usage(&error))
+    }
+
+    fn resolve(&self) -> Result<Filter> {
         let (prefix, prefix_mask) = self.address.map_or(([0; 2], [0; 2]), Prefix::words);
         Ok(Filter {
             prefix,
@@ -62,6 +73,23 @@ impl Selection {
         })
     }
 
+    /// The network namespaces to look in, and what of them cannot be seen: all, the one that is named,
+    /// or this process's.
+    ///
+    /// # Errors
+    /// A usage error, if the one that is named does not exist.
+    pub fn namespaces(&self, all: bool) -> Result<(Vec<Namespace>, Vec<Incomplete>)> {
+        if all {
+            let (all, unseen) = Namespace::all()?;
+            return Ok((all.into_values().collect(), unseen));
+        }
+        let one = match &self.netns {
+            None => Namespace::current()?,
+            Some(name) => Namespace::named(name).map_err(|error| usage(&error))?,
+        };
+        Ok((vec![one], Vec::new()))
+    }
+
     /// The filters in force, for the `start` event.
     pub fn described(&self) -> std::collections::BTreeMap<String, String> {
         let family = match (self.ipv4, self.ipv6) {
@@ -73,11 +101,7 @@ impl Selection {
             ("pid", self.pid.map(|pid| pid.to_string())),
             ("local_port", self.local_port.map(|port| port.to_string())),
             ("remote_port", self.remote_port.map(|port| port.to_string())),
-            (
-                "address",
-                self.address
-                    .map(|prefix| format!("{}/{}", prefix.address, prefix.length)),
-            ),
+            ("address", self.address.map(|prefix| prefix.to_string())),
             ("family", family),
             ("netns", self.netns.clone()),
             (
@@ -91,57 +115,9 @@ impl Selection {
     }
 }
 
-/// An address and how many of its leading bits count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prefix {
-    address: IpAddr,
-    length: u32,
-}
-
-impl std::str::FromStr for Prefix {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let (address, length) = text
-            .split_once('/')
-            .map_or((text, None), |(a, l)| (a, Some(l)));
-        let address: IpAddr = address.parse().with_context(|| {
-            format!("{address:?} is no IPv4 or IPv6 address; names are not looked up")
-        })?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let length = length
-            .map_or(Ok(most), str::parse)
-            .context("the prefix length is no number")?;
-        ensure!(
-            length <= most,
-            "a prefix length of at most {most}, not {length}"
-        );
-        Ok(Self { address, length })
-    }
-}
-
-impl Prefix {
-    /// Prefix and mask as the programs compare them: IPv4 as IPv4-mapped IPv6, in memory order.
-    pub fn words(self) -> ([u64; 2], [u64; 2]) {
-        let (address, length) = match self.address {
-            IpAddr::V4(address) => (address.to_ipv6_mapped(), self.length + 96),
-            IpAddr::V6(address) => (address, self.length),
-        };
-        let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
-        let prefix = address.to_bits() & mask;
-        (
-            halves(Ipv6Addr::from_bits(prefix)),
-            halves(Ipv6Addr::from_bits(mask)),
-        )
-    }
-}
-
-fn halves(address: Ipv6Addr) -> [u64; 2] {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = address.octets();
-    [
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-        u64::from_ne_bytes(rest),
-    ]
+/// What the command line names does not exist.
+fn usage(error: &anyhow::Error) -> anyhow::Error {
+    Refusal::new(Exit::Usage, format!("{error:#}")).into()
 }
 
 /// No namespace has the number 0, and the filter takes it for any.
@@ -157,8 +133,8 @@ fn netns_inode(text: &str) -> Result<u32> {
 
 fn cgroup_id(path: &std::path::Path) -> Result<u64> {
     use std::os::unix::fs::MetadataExt;
-    let root = crate::attribution::cgroup2_root()
-        .context("no cgroup2 is mounted here, sockets cannot be told by cgroup")?;
+    let root =
+        cgroup2_root().context("no cgroup2 is mounted here, sockets cannot be told by cgroup")?;
     let below = root.join(path.strip_prefix("/").unwrap_or(path));
     let metadata = std::fs::metadata(path)
         .ok()
@@ -166,29 +142,4 @@ fn cgroup_id(path: &std::path::Path) -> Result<u64> {
         .map_or_else(|| std::fs::metadata(&below), Ok)
         .with_context(|| format!("no cgroup {}", below.display()))?;
     Ok(metadata.ino())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes() {
-        let (prefix, mask) = "10.1.2.3/8".parse::<Prefix>().unwrap().words();
-        let inside = halves("::ffff:10.200.0.1".parse().unwrap());
-        let outside = halves("::ffff:11.0.0.1".parse().unwrap());
-        assert_eq!([inside[0] & mask[0], inside[1] & mask[1]], prefix);
-        assert_ne!([outside[0] & mask[0], outside[1] & mask[1]], prefix);
-        assert_eq!("::/0".parse::<Prefix>().unwrap().words(), ([0; 2], [0; 2]));
-        for bad in [
-            "10.0.0.0/33",
-            "::/129",
-            "localhost",
-            "10.0.0.0/x",
-            "10.0.0.0/",
-            "",
-        ] {
-            assert!(bad.parse::<Prefix>().is_err(), "{bad}");
-        }
-    }
 }

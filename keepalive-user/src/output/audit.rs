@@ -5,11 +5,11 @@ use std::io::Write;
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 
-use super::{
-    escape, json_line,
-    words::{owner, plural},
+use super::{json_line, words::owner};
+use crate::core::{
+    event::{AuditEnd, AuditLine, Finding, Severity},
+    words::{escape, plural},
 };
-use crate::event::{AuditEnd, AuditLine, Finding, Severity};
 
 /// How findings are shown.
 pub enum AuditOutput<W: Write> {

@@ -19,7 +19,7 @@ use serde::{
     },
 };
 
-use super::is_harmful;
+use crate::core::words::is_harmful;
 
 /// A line that needs no more is built without moving.
 const USUAL: usize = 1024;

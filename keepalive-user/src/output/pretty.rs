@@ -6,10 +6,13 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
-use super::words::{bytes, certificate, clock_ms, micros, millis, moment, owner, plural, settings};
-use crate::event::{
-    Answer, Armed, ArmedCause, Cause, Death, Decision, Event, Lost, LostWhere, Missed, MissedWhere,
-    Precision, ProbeKind, SocketEvent, Start, TimerRun, WindowProbe,
+use super::words::{certificate, clock_ms, moment, owner, settings};
+use crate::core::{
+    event::{
+        Answer, Armed, ArmedCause, Cause, Death, Decision, Event, Lost, LostWhere, Missed,
+        MissedWhere, Precision, ProbeKind, SocketEvent, Start, TimerRun, WindowProbe,
+    },
+    words::{bytes, escape, micros, millis, plural},
 };
 
 /// Writes the line of one event; `end` has none, the summary speaks for it.
@@ -132,7 +135,7 @@ fn started(start: &Start) -> String {
         .iter()
         .map(|(name, value)| format!(", {name} {value}"))
         .collect();
-    super::escape(&format!(
+    escape(&format!(
         "Tracing TCP keepalive on Linux {}, {} backend{}{}. Ctrl-C ends.",
         start.kernel,
         start.backend.name(),

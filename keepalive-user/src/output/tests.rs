@@ -9,10 +9,12 @@ use proptest::prelude::*;
 use zerocopy::FromBytes;
 
 use super::*;
-use crate::{
+use crate::core::{
     clock::Clock,
     event::{End, EventCounts, Losses, Process},
+    ledger::Counts,
     tracker::Tracker,
+    words::{escape, is_harmful},
 };
 
 pub const HZ: u32 = 250;
@@ -172,7 +174,7 @@ fn sums_up() {
             owner: 7,
             ..Losses::default()
         },
-        missed: crate::event::MissedCounts::default(),
+        missed: crate::core::event::MissedCounts::default(),
     };
     assert_eq!(
         counts.events,
@@ -331,7 +333,7 @@ fn a_probe_still_out_is_not_lost() {
         decisions: std::collections::BTreeMap::new(),
         causes: std::collections::BTreeMap::new(),
         lost: Losses::default(),
-        missed: crate::event::MissedCounts::default(),
+        missed: crate::core::event::MissedCounts::default(),
     };
     let mut text = Vec::new();
     summary.table(&end, &mut text).unwrap();

@@ -1,7 +1,7 @@
 //! The calculator's sentences, letter by letter; those about sockets are the scenario suite's.
 
 use super::*;
-use crate::{arithmetic, event::PlannedSettings};
+use crate::core::{arithmetic, event::PlannedSettings};
 
 fn calculated(time_s: u64, interval_s: u64, probes: u32, user_timeout_ms: u64) -> String {
     let settings = PlannedSettings {

@@ -3,7 +3,7 @@
 
 use std::{io::Write, net::IpAddr};
 
-use crate::event::Endpoint;
+use crate::core::event::Endpoint;
 
 /// Lines that grow at their end.
 #[derive(Default)]

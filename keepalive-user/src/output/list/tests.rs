@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::event::{
+use crate::core::event::{
     Endpoint, Family, Incomplete, ListedNamespace, Process, RefusedSource, Socket, Sysctls, When,
 };
 
@@ -187,7 +187,7 @@ fn the_wide_table() {
         inode: None,
         next_probe: None,
         silence_ms: None,
-        cgroup: Some(std::sync::Arc::new(crate::event::Cgroup {
+        cgroup: Some(std::sync::Arc::new(crate::core::event::Cgroup {
             id: 7,
             path: Some("/system.slice/\u{7}".to_owned()),
         })),

@@ -7,9 +7,9 @@ use super::{
     svg::Svg,
     time::Scale,
 };
-use crate::{
+use crate::core::{
     event::Decision,
-    output::words::{count, grouped, micros, millis, name},
+    words::{count, grouped, micros, millis, name},
 };
 
 /// A chart, and how high it is.

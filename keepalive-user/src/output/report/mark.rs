@@ -1,7 +1,7 @@
 //! What is drawn of an event: a shape and a colour each, the colour never alone. In order of how
 //! much they matter: of those at one place the last is seen.
 
-use crate::event::{Cause, Decision, Event, TimerRun};
+use crate::core::event::{Cause, Decision, Event, TimerRun};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]

@@ -13,7 +13,7 @@ use super::{
     time::{BUCKETS, Scale, fold},
 };
 use crate::{
-    event::{Decision, End, Event, Finding, Severity, Socket, SocketEvent, Start},
+    core::event::{Decision, End, Event, Finding, Severity, Socket, SocketEvent, Start},
     output::pretty::sentence,
 };
 

@@ -7,8 +7,11 @@ use super::{
     story::{Fate, Story},
 };
 use crate::{
-    event::{Cause, Severity},
-    output::words::{count, grouped, losses_text, micros, name},
+    core::{
+        event::{Cause, Severity},
+        words::{count, grouped, micros, name},
+    },
+    output::words::losses_text,
 };
 
 /// How a piece of news is taken.

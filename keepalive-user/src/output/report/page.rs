@@ -18,11 +18,11 @@ use super::{
     theme,
 };
 use crate::{
-    event::Finding,
-    output::{
-        escape,
-        words::{losses_text, name, owner, plural},
+    core::{
+        event::Finding,
+        words::{escape, name, plural},
     },
+    output::words::{losses_text, owner},
 };
 
 const SHELL: &str = include_str!("page.html");

@@ -13,7 +13,7 @@ use super::{
     svg::{Svg, cut, definitions},
     theme, timeline,
 };
-use crate::output::words::count;
+use crate::core::words::count;
 
 const WIDTH: f64 = 1280.0;
 const MARGIN: f64 = 40.0;

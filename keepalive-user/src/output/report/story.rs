@@ -8,8 +8,11 @@ use super::{
     time::{Scale, fold},
 };
 use crate::{
-    event::{Cause, Closed, Event, Keepalive, Socket, SocketEvent, Totals},
-    output::words::{certificate, owner, plural, settings},
+    core::{
+        event::{Cause, Closed, Event, Keepalive, Socket, SocketEvent, Totals},
+        words::plural,
+    },
+    output::words::{certificate, owner, settings},
 };
 
 /// First events that are kept; the rest of the room is for the last ones.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::mark::{LOOKS, Mark};
-use crate::output::escape;
+use crate::core::words::escape;
 
 /// A picture, or a part of one.
 #[derive(Default)]

@@ -10,13 +10,14 @@ use sha2::{Digest, Sha256};
 
 use super::{mark::Mark, story::Fate, *};
 use crate::{
-    event::{
-        Backend, Cgroup, End, Finding, Losses, Process, Severity, SocketEvent, Start, WindowProbe,
+    core::{
+        event::{
+            Backend, Cgroup, End, Finding, Losses, Process, Severity, SocketEvent, Start,
+            WindowProbe,
+        },
+        ledger::Counts,
     },
-    output::{
-        Counts,
-        tests::{CLOCK, SECOND, events, story},
-    },
+    output::tests::{CLOCK, SECOND, events, story},
 };
 
 fn start() -> Event {
@@ -48,7 +49,7 @@ fn end(events: &[Event], seconds: u64) -> Event {
         decisions: counts.decisions(),
         causes: counts.causes(),
         lost: Losses::default(),
-        missed: crate::event::MissedCounts::default(),
+        missed: crate::core::event::MissedCounts::default(),
     })
 }
 
@@ -421,10 +422,17 @@ fn a_long_trace_has_no_more_buckets_than_a_short_one() {
 #[test]
 fn a_suffix_that_says_nothing_is_a_usage_error() {
     for name in ["report", "report.pdf", ".html", "report.html.gz"] {
-        let error = Report::open(Path::new(name), None, false).err().unwrap();
-        assert_eq!(crate::exit::code(&error), Exit::Usage, "{name}");
+        let error = Report::format(Path::new(name)).err().unwrap();
+        assert_eq!(crate::core::exit::code(&error), Exit::Usage, "{name}");
         assert!(error.to_string().contains(".svg or .png"), "{error}");
     }
+}
+
+fn open(path: &Path, force: bool) -> Result<Report> {
+    let format = Report::format(path)?;
+    let file = crate::machine::files::NewFile::plan(path, force)?;
+    let save = Box::new(move |contents: &[u8]| file.write(contents));
+    Ok(Report::begin(format, None, save))
 }
 
 /// The file is written at the end, whole, and nothing else is left.
@@ -445,7 +453,7 @@ fn a_report_is_whole_or_not_there() {
         let path = directory.join(name);
         fs::write(&path, "older").unwrap();
         let before = there();
-        let mut report = Report::open(&path, None, true).unwrap();
+        let mut report = open(&path, true).unwrap();
         report.event(&start()).unwrap();
         told.iter().for_each(|event| report.event(event).unwrap());
         assert_eq!(
@@ -457,11 +465,11 @@ fn a_report_is_whole_or_not_there() {
         assert_eq!(there(), before);
     }
     let nowhere = directory.join("none").join("report.html");
-    let error = Report::open(&nowhere, None, false).err().unwrap();
+    let error = open(&nowhere, false).err().unwrap();
     assert!(error.to_string().contains("none/report.html"), "{error}");
-    assert!(Report::open(&directory.join("d.html"), None, false).is_ok());
+    assert!(open(&directory.join("d.html"), false).is_ok());
     fs::create_dir(directory.join("d.html")).unwrap();
-    assert!(Report::open(&directory.join("d.html"), None, false).is_err());
+    assert!(open(&directory.join("d.html"), false).is_err());
     fs::remove_dir_all(&directory).unwrap();
 }
 

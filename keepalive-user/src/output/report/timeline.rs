@@ -8,7 +8,7 @@ use super::{
     svg::Svg,
     time::Scale,
 };
-use crate::output::words::{count, micros, millis};
+use crate::core::words::{count, micros, millis};
 
 /// Where time begins and ends within a picture by itself.
 const LEFT: f64 = 116.0;

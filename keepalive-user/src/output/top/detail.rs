@@ -14,12 +14,15 @@ use super::{
     theme::Theme,
 };
 use crate::{
-    arithmetic,
-    event::{Cause, Event, Keepalive, PlannedSettings, ProbeKind, When},
+    core::{
+        arithmetic,
+        event::{Cause, Event, Keepalive, PlannedSettings, ProbeKind, When},
+        words::{escape, millis, name},
+    },
     output::{
-        escape, explain,
+        explain,
         pretty::sentence,
-        words::{clock_ms, millis, moment, name, owner},
+        words::{clock_ms, moment, owner},
     },
 };
 

@@ -3,7 +3,7 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::Top;
-use crate::event::When;
+use crate::core::event::When;
 
 /// What a key asks of the world outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

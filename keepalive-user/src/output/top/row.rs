@@ -3,11 +3,14 @@
 use std::{cmp::Reverse, collections::VecDeque, sync::Arc};
 
 use crate::{
-    event::{
-        Answer, Armed, Cause, Cgroup, Closed, Death, Decision, Event, Keepalive, ProbeKind,
-        Process, Socket, SocketEvent, TimerRun, When, WindowProbe,
+    core::{
+        event::{
+            Answer, Armed, Cause, Cgroup, Closed, Death, Decision, Event, Keepalive, ProbeKind,
+            Process, Socket, SocketEvent, TimerRun, When, WindowProbe,
+        },
+        words::name,
     },
-    output::words::{name, owner},
+    output::words::owner,
 };
 
 /// Most events remembered of one socket …

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use super::row::{DYING, Row, is_violent};
-use crate::event::{Event, SocketEvent, Start};
+use crate::core::event::{Event, SocketEvent, Start};
 
 /// Rows kept; of more, the least urgent half is dropped.
 const ROWS: usize = 100_000;

@@ -13,11 +13,8 @@ use super::{
     theme::Theme,
 };
 use crate::{
-    event::ProbeKind,
-    output::{
-        list::in_brief,
-        words::{micros, owner},
-    },
+    core::{event::ProbeKind, words::micros},
+    output::{list::in_brief, words::owner},
 };
 
 /// What a column shows.

@@ -17,14 +17,14 @@ use zerocopy::FromBytes;
 
 use super::*;
 use crate::{
-    event::{Backend, SCHEMA_VERSION, Start},
-    output::{
-        Output, is_harmful,
-        tests::{CLOCK, HZ, SECOND, probe, record, story},
+    core::{
+        event::{Backend, SCHEMA_VERSION, Start},
+        pipeline::{Output, Wanted},
+        recording::{Frame, Header, Reader, Writer},
+        replay::{Recording, play},
+        words::is_harmful,
     },
-    pipeline::Wanted,
-    recording::{Frame, Header, Reader, Writer},
-    replay::{Recording, play},
+    output::tests::{CLOCK, HZ, SECOND, probe, record, story},
 };
 
 /// The owners of the sockets below.
@@ -143,6 +143,15 @@ fn recording(records: &[Record]) -> Vec<u8> {
     bytes
 }
 
+struct Shared(Rc<RefCell<Top>>);
+
+impl Output for Shared {
+    fn event(&mut self, event: &Event) -> anyhow::Result<()> {
+        self.0.borrow_mut().event(event);
+        Ok(())
+    }
+}
+
 /// A screen at the end of these records.
 fn top_of(records: &[Record], colour: bool) -> Top {
     let top = Rc::new(RefCell::new(Top::new(colour, TimeZone::UTC)));
@@ -152,8 +161,8 @@ fn top_of(records: &[Record], colour: bool) -> Top {
         reader: Reader::new(&bytes[..]).unwrap(),
         length: None,
     };
-    let outputs = vec![Output::Screen(Rc::clone(&top))];
-    play(vec![recording], Wanted::default(), outputs).unwrap();
+    let outputs: Vec<Box<dyn Output>> = vec![Box::new(Shared(Rc::clone(&top)))];
+    play(vec![recording], Wanted::default(), outputs, &mut |_| {}).unwrap();
     Rc::into_inner(top).unwrap().into_inner()
 }
 
@@ -305,11 +314,11 @@ fn a_pause_stops_the_clock_and_the_events() {
     let mut top = top();
     let before = screen(&mut top);
     press(&mut top, &[KeyCode::Char('p')]);
-    let news = Event::Lost(crate::event::Lost {
+    let news = Event::Lost(crate::core::event::Lost {
         probes: 0,
         when: after(NOW),
         count: 5,
-        place: crate::event::LostWhere::Ring,
+        place: crate::core::event::LostWhere::Ring,
     });
     top.event(&news);
     let paused = text(&mut top, after(NOW + 60_000), 80, 24);

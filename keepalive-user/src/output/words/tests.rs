@@ -1,7 +1,7 @@
 //! Death certificates, letter by letter.
 
 use super::*;
-use crate::event::{TcpState, Totals};
+use crate::core::event::{TcpState, Totals};
 
 /// Idle 60 s, interval 75 s, count 9, TCP_USER_TIMEOUT 20 s; silent for 735 s.
 fn told(cause: Cause, change: impl FnOnce(&mut Closed, &mut Keepalive)) -> String {
@@ -20,6 +20,7 @@ fn told(cause: Cause, change: impl FnOnce(&mut Closed, &mut Keepalive)) -> Strin
         error: None,
         from_state: TcpState::Established,
         idle_ms: Some(735_000),
+        last_data_ms: None,
         lifetime_ms: None,
         watched_ms: 0,
         probes_out: 0,

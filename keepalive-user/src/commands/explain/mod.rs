@@ -1,0 +1,115 @@
+//! `keepalive explain`: one socket, or none: what its settings mean, what stands between now and a
+//! probe, and what the kernel will do when.
+
+mod find;
+mod live;
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result, bail};
+
+use self::find::{Finder, Found};
+use crate::{
+    cli::Explain,
+    core::{
+        arithmetic,
+        event::{Explanation, OwnerCloses, PlannedSettings},
+        exit::{Exit, Refusal, is_broken_pipe},
+        outlook,
+        target::Target,
+    },
+    machine::{bpf::Options, clock, namespace, sandbox::Needs},
+    output::explain,
+};
+
+/// Runs the command.
+pub fn run(arguments: &Explain) -> Result<Exit> {
+    let outcome = match &arguments.target {
+        Some(target) => explain_socket(target, arguments),
+        None if arguments.settings.is_given() => calculate(arguments).map(|()| Exit::Success),
+        None => Err(Refusal::new(
+            Exit::Usage,
+            "which socket? give a PID, :PORT, ADDR:PORT, LOCAL-PEER or sk:COOKIE, as in \
+             `keepalive explain :5432`; or settings to calculate with, as in `keepalive explain \
+             --idle 60`; see `keepalive explain --help`",
+        )
+        .into()),
+    };
+    match outcome {
+        Err(error) if is_broken_pipe(&error) => Ok(Exit::Success),
+        outcome => outcome,
+    }
+}
+
+/// What settings mean, without a socket.
+fn calculate(arguments: &Explain) -> Result<()> {
+    let given = &arguments.settings;
+    let sysctls = namespace::sysctls()
+        .context("/proc/sys/net/ipv4 does not show this namespace's defaults")?;
+    let seconds = |given: Option<u32>, default: u64| given.map_or(default, |s| u64::from(s) * 1000);
+    let settings = PlannedSettings {
+        time_ms: seconds(given.idle, sysctls.time_ms),
+        interval_ms: seconds(given.interval, sysctls.interval_ms),
+        probes: given.count.unwrap_or(sysctls.probes),
+        user_timeout_ms: given.user_timeout.unwrap_or(0).into(),
+        retries2: given.retries2.unwrap_or(sysctls.retries2),
+        rto_max_ms: arithmetic::RTO_MAX_MS,
+    };
+    let explanation = Explanation {
+        plan: Some(arithmetic::plan(settings, clock::hz())),
+        ..Explanation::default()
+    };
+    show(&explanation, arguments.json)
+}
+
+fn explain_socket(target: &Target, arguments: &Explain) -> Result<Exit> {
+    let options = Options {
+        btf: arguments.btf.clone(),
+        verbose: arguments.verbose,
+        ..Options::default()
+    };
+    let mut finder = Finder::open(arguments, &options)?;
+    let found = finder.find(target)?;
+    let confinement = arguments.sandbox.confinement();
+    if arguments.follow {
+        return live::follow(&mut finder, found, &options, confinement);
+    }
+    let Some(time) = arguments.watch else {
+        let explanation = explanation(&found);
+        confinement.enter(&Needs::printing());
+        show(&explanation, arguments.json)?;
+        return Ok(Exit::Success);
+    };
+    let closes = live::watch(&finder, &found, time, &options, confinement)?;
+    let with = |found: &Found, owner_closes: Option<OwnerCloses>| Explanation {
+        owner_closes,
+        ..explanation(found)
+    };
+    match finder.again(&found)? {
+        Some(found) => {
+            show(&with(&found, closes), arguments.json)?;
+            Ok(Exit::Success)
+        }
+        None => {
+            show(&with(&found, closes), arguments.json)?;
+            bail!("the socket ended while it was watched; this is how it was before");
+        }
+    }
+}
+
+fn show(explanation: &Explanation, json: bool) -> Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        explain::json(explanation, &mut out)?;
+    } else {
+        explain::text(explanation, &mut out)?;
+    }
+    out.flush().context("cannot write")
+}
+
+fn explanation(found: &Found) -> Explanation {
+    let host = namespace::host();
+    let elsewhere = host.filter(|(netns, _)| *netns != found.row.socket.netns);
+    let host = elsewhere.map(|(_, sysctls)| sysctls);
+    outlook::explain(&found.row, found.sysctls, host, clock::hz())
+}

@@ -1,0 +1,244 @@
+//! # `keepalive top`
+//!
+//! The live screen: what `trace` tells, as a table that counts down. Records go through the same
+//! pipeline, a few times a second; the model they end in is drawn, and takes the keys.
+
+use std::{
+    cell::RefCell,
+    io::{self, IsTerminal},
+    path::PathBuf,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use jiff::{Timestamp, tz::TimeZone};
+use ratatui::crossterm::event::{self, Event};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::unix::{Signal, SignalKind, signal},
+    time::sleep_until,
+};
+
+use crate::{
+    cli::Top as Arguments,
+    core::{
+        event::Event as KeepaliveEvent,
+        exit::{Exit, Refusal, worst},
+        pipeline::Output,
+        recording::Limits,
+    },
+    machine::{
+        recorder::Plan,
+        sandbox::{Needs, Owners},
+        screen::Screen,
+        session::{self, Live, Pace, Session, Turn},
+        stop, terminal,
+    },
+    output::top::{Action, Top},
+};
+
+/// The screen is drawn at every tick, and after keys.
+const PACE: Pace = Pace {
+    tick: Duration::from_millis(250),
+    gather: Duration::from_millis(100),
+};
+/// No two frames are closer than this.
+const FRAME: Duration = Duration::from_millis(100);
+/// What one recording may take: nobody looks after it.
+const LIMITS: Limits = Limits {
+    size: None,
+    files: 1,
+    rate: None,
+    compressed: true,
+};
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> Result<Exit> {
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        return Err(Refusal::new(
+            Exit::Usage,
+            "`top` draws on a terminal, and this is none: use `keepalive trace`",
+        )
+        .into());
+    }
+    let mut request = arguments.loading.request(&arguments.select)?;
+    request.options.live_answers = arguments.live_answers;
+    request.tell_older = true;
+    request.needs = Needs::screen(Owners::Proc);
+    let model = Top::new(terminal::wants_colour(), TimeZone::system());
+    let top = Rc::new(RefCell::new(model));
+    let outputs: Vec<Box<dyn Output>> = vec![Box::new(Shared(Rc::clone(&top)))];
+    stop::install()?;
+    let recorded = session::block_on(async {
+        let session = Session::open(&request, None, outputs)?;
+        let running = Running {
+            live: Live::new(session, PACE)?,
+            top,
+            screen: Screen::open()?,
+            file: None,
+            drawn: None,
+            stale: true,
+        };
+        running.run().await
+    })?;
+    if let Some(path) = recorded {
+        anstream::println!("{}", saved(&path));
+    }
+    Ok(Exit::Success)
+}
+
+/// The model, shared by the pipeline that feeds it and the screen that draws it.
+struct Shared(Rc<RefCell<Top>>);
+
+impl Output for Shared {
+    fn event(&mut self, event: &KeepaliveEvent) -> Result<()> {
+        self.0.borrow_mut().event(event);
+        Ok(())
+    }
+}
+
+/// The running screen.
+struct Running {
+    /// First, and so given back first: to let go of the kernel takes a while.
+    screen: Screen,
+    live: Live,
+    top: Rc<RefCell<Top>>,
+    /// The recording that is being made.
+    file: Option<PathBuf>,
+    /// When a frame was drawn last.
+    drawn: Option<Instant>,
+    /// Something has changed since.
+    stale: bool,
+}
+
+impl Running {
+    /// The loop; gives the recording that was still being made at the end.
+    async fn run(mut self) -> Result<Option<PathBuf>> {
+        let outcome = self.watch().await;
+        let closed = self.screen.close();
+        let finished = self.live.session.finish(Ok(()));
+        worst([outcome, closed, finished])?;
+        Ok(self.file)
+    }
+
+    async fn watch(&mut self) -> Result<()> {
+        let keyboard = keyboard()?;
+        let mut resized: Signal = signal(SignalKind::window_change())?;
+        loop {
+            let next = self.drawn.map_or_else(Instant::now, |drawn| drawn + FRAME);
+            tokio::select! {
+                // Keys first, then the screen: a flood of records must delay neither.
+                biased;
+                ready = keyboard.readable() => {
+                    // Cleared before the keys are read: what comes meanwhile wakes us again.
+                    ready?.clear_ready();
+                    if !self.keys()? {
+                        return Ok(());
+                    }
+                }
+                // Taken at once: crossterm reports it before the next key, and leaves that unread.
+                _ = resized.recv() => if !self.keys()? {
+                    return Ok(());
+                },
+                () = sleep_until(next.into()), if self.stale => self.draw()?,
+                turn = self.live.turn() => match turn? {
+                    Turn::Stop => return Ok(()),
+                    Turn::Tick => self.stale = true,
+                    Turn::Work => {}
+                },
+            }
+        }
+    }
+
+    fn draw(&mut self) -> Result<()> {
+        let now = self.live.session.now()?;
+        let mut top = self.top.borrow_mut();
+        // What the terminal has not taken is tried again.
+        self.stale = !self.screen.draw(|frame| top.draw(now, frame))?;
+        self.drawn = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Does what the keys say that were pressed; false if that is to end.
+    fn keys(&mut self) -> Result<bool> {
+        self.stale = true;
+        while event::poll(Duration::ZERO).context("cannot read keys")? {
+            let Event::Key(key) = event::read().context("cannot read keys")? else {
+                continue;
+            };
+            let now = self.live.session.now()?;
+            let action = self.top.borrow_mut().key(key, now);
+            match action {
+                Action::Nothing => {}
+                Action::Record => self.record()?,
+                Action::Quit => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Begins a recording, as if the trace began now, or ends it.
+    fn record(&mut self) -> Result<()> {
+        let now = self.live.session.now()?;
+        let recorder = &mut self.live.session.pipeline.recorder;
+        let message = match self.file.take() {
+            Some(path) => {
+                if let Some(mut recorder) = recorder.take() {
+                    recorder.finish(now.monotonic_ns)?;
+                }
+                saved(&path)
+            }
+            None => {
+                let path = file_of(now.timestamp, &TimeZone::system());
+                let mut header = self.live.session.header.clone();
+                header.start.when = now;
+                let plan = Plan {
+                    path: path.clone(),
+                    limits: LIMITS,
+                    force: false,
+                };
+                match plan.begin(header) {
+                    Ok(begun) => {
+                        *recorder = Some(begun);
+                        let message = format!("recording to {}; r ends it", path.display());
+                        self.file = Some(path);
+                        message
+                    }
+                    Err(error) => format!("{error:#}"),
+                }
+            }
+        };
+        let mut top = self.top.borrow_mut();
+        top.recording(self.file.is_some(), message);
+        Ok(())
+    }
+}
+
+/// Standard input, to wait on.
+fn keyboard() -> Result<AsyncFd<std::os::fd::OwnedFd>> {
+    use std::os::fd::AsFd;
+    let keyboard = io::stdin().as_fd().try_clone_to_owned()?;
+    // SAFETY: the descriptor is the `AsyncFd`'s own and never replaced, so it stays open
+    // for as long as it is registered.
+    unsafe { AsyncFd::register_with_interest(keyboard, Interest::READABLE) }
+        .context("cannot wait for keys")
+}
+
+fn saved(path: &std::path::Path) -> String {
+    let path = path.display();
+    format!("recorded to {path}: `keepalive replay {path}` replays it")
+}
+
+/// A name by the time of day.
+fn file_of(now: Timestamp, zone: &TimeZone) -> PathBuf {
+    let now = zone.to_datetime(now);
+    let (date, time) = (now.date(), now.time());
+    format!(
+        "keepalive-{date}-{:02}{:02}{:02}.kar",
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
+    .into()
+}

@@ -1,0 +1,136 @@
+//! # `keepalive trace`
+//!
+//! The data path as one straight line: source → tracker → attribution → output. One thread, one
+//! loop ([`Live`]); what is printed is written by a thread of its own, so that no reader delays it.
+
+use std::{io, time::Duration};
+
+use anyhow::{Context, Result};
+
+use super::outputs;
+use crate::{
+    cli::{Trace, wanted_of_trace},
+    core::{
+        event::Finding,
+        exit::{Exit, is_broken_pipe},
+    },
+    machine::{
+        audit::audit,
+        bpf::Options,
+        files,
+        recorder::Plan,
+        sandbox::{Needs, Owners},
+        session::{self, Live, Pace, Request, Session, Turn},
+        stop,
+    },
+};
+
+const PACE: Pace = Pace {
+    tick: Duration::from_secs(1),
+    gather: Duration::from_millis(10),
+};
+
+/// Runs a trace until it is told to stop.
+pub fn run(arguments: &Trace) -> Result<Exit> {
+    let mut request = arguments.loading.request(&arguments.select)?;
+    request.options.live_answers = arguments.live_answers;
+    request.options.verbose = arguments.verbose;
+    request.options.cost = arguments.cost;
+    request.wanted.count = arguments.count;
+    request.needs = needs(arguments);
+    let recording = arguments.record.plan();
+    // First, so that a bad path fails before anything is attached.
+    check_files(arguments)?;
+    recording.as_ref().map_or(Ok(()), Plan::check)?;
+    let mut outputs = vec![outputs::live(arguments.json, arguments.output.as_deref())?];
+    if let Some(path) = &arguments.report {
+        outputs.push(outputs::report(path, None, arguments.record.force)?);
+    }
+    // Before anything is attached: it makes sockets of its own, to learn from.
+    let findings = if arguments.audit {
+        findings(arguments, &request).context("the audit failed")?
+    } else {
+        Vec::new()
+    };
+    stop::install()?;
+    let outcome = session::block_on(async {
+        let mut session = Session::open(&request, recording.as_ref(), outputs)?;
+        if let Some(duration) = arguments.duration {
+            stop::after(duration);
+        }
+        for finding in findings {
+            session.pipeline.finding(finding)?;
+        }
+        watch(session, arguments).await
+    });
+    match outcome {
+        Err(error) if is_broken_pipe(&error) => Ok(Exit::Success),
+        outcome => outcome.map(|()| Exit::Success),
+    }
+}
+
+/// What is to be written can be, and nothing twice.
+fn check_files(arguments: &Trace) -> Result<()> {
+    let others: Vec<_> = [&arguments.record.record, &arguments.report]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
+    if let Some(output) = &arguments.output {
+        files::check_output(output, &others)?;
+    }
+    Ok(())
+}
+
+/// What is wrong when the trace begins.
+fn findings(arguments: &Trace, request: &Request) -> Result<Vec<Finding>> {
+    let everywhere = arguments.select.netns.is_none();
+    let (namespaces, _) = arguments.select.namespaces(everywhere)?;
+    let (wanted, options) = (wanted_of_trace(arguments), &request.options);
+    let options = Options {
+        btf: options.btf.clone(),
+        ..Options::default()
+    };
+    Ok(audit(&wanted, &request.options.filter, &namespaces, &options)?.0)
+}
+
+/// What a trace does once it is attached: a recording that rotates and a report are files to come.
+fn needs(arguments: &Trace) -> Needs {
+    let rotates = arguments.record.record_size.is_some();
+    let recording = arguments.record.record.as_deref().filter(|_| rotates);
+    Needs::tracing(Owners::Proc)
+        .writes_beside(recording)
+        .writes_beside(arguments.report.as_deref())
+}
+
+/// The loop.
+async fn watch(mut session: Session, arguments: &Trace) -> Result<()> {
+    if arguments.verbose {
+        session.spawn_logger()?;
+    }
+    let mut live = Live::new(session, PACE)?;
+    let to_stdout = arguments.output.is_none();
+    let outcome = loop {
+        match live.turn().await {
+            Ok(Turn::Stop) => break Ok(()),
+            Ok(Turn::Tick) if to_stdout && reader_has_gone() => {
+                break Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+            }
+            Ok(Turn::Tick | Turn::Work) => {}
+            Err(error) => break Err(error),
+        }
+    };
+    live.session.finish(outcome)
+}
+
+/// Whether nobody can read our standard output any more.
+fn reader_has_gone() -> bool {
+    let mut poll = libc::pollfd {
+        fd: libc::STDOUT_FILENO,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one element, which is a local.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready == 1 && poll.revents & libc::POLLERR != 0
+}

@@ -1,0 +1,194 @@
+//! # Decisions and causes
+//!
+//! What the kernel decided, read off what it did: pure functions of one record. Each rule names
+//! the kernel function it comes from (`net/ipv4/tcp_timer.c` unless said otherwise).
+
+use keepalive_ebpf::{FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, Record};
+
+use crate::core::{
+    arithmetic::Effective,
+    event::{Cause, Decision},
+    numbers::{rearmed, silence, state, unsent},
+    wire::{Kind, Within},
+};
+
+/// How the local send of a probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Send {
+    /// `tcp_write_wakeup` returned 0: it left for the device.
+    Sent,
+    /// It returned a negative errno: counted by the kernel, but nothing left the host.
+    Failed(u32),
+    /// It returned a positive value: dropped by the qdisc, not counted by the keepalive timer.
+    Dropped,
+    /// The backend does not see it.
+    Unknown,
+}
+
+/// How the send ended, if `tcp_write_wakeup` may have run.
+pub fn send(record: &Record) -> Send {
+    match (record.flags & FLAG_WAKEUP_SEEN != 0, record.wakeup_result) {
+        (false, _) => Send::Unknown,
+        (true, 0) => Send::Sent,
+        (true, result @ ..0) => Send::Failed(result.unsigned_abs()),
+        (true, _) => Send::Dropped,
+    }
+}
+
+/// Which way `tcp_keepalive_timer` was left.
+pub fn decision(record: &Record, hz: u32) -> Decision {
+    let (before, after) = (&record.before, &record.after);
+    if let Some(probe) = probed(record, hz) {
+        return probe;
+    }
+    // `sock_owned_by_user`: tried again after HZ/20. The flag is checked at both ends because a
+    // remainder can be as short, the length because the socket may have been free in between.
+    let retried = rearmed(after).is_some_and(|length| length <= u64::from(hz / 20) + 1);
+    if before.owned != 0 && after.owned != 0 && retried {
+        return Decision::SocketBusy;
+    }
+    if before.state == state::FIN_WAIT2 && before.orphan != 0 {
+        return Decision::FinWait2;
+    }
+    if record.id.state == state::CLOSE && before.state != state::CLOSE {
+        return Decision::Killed;
+    }
+    let Some(length) = rearmed(after) else {
+        return Decision::Stopped;
+    };
+    // The entry is seen before the lock is taken, so a segment may have slipped in between; the
+    // numbers at exit decide then, and a re-arm of less than the full time means `not_idle`.
+    let time = Effective::of(record, hz).time;
+    let wait = after.expires.saturating_sub(before.jiffies);
+    let full = wait.saturating_add(1) >= u64::from(time);
+    match (before.packets_out > 0, unsent(before) > 0) {
+        (true, _) => Decision::DataInFlight,
+        (_, true) => Decision::DataUnsent,
+        _ if full && after.packets_out > 0 => Decision::DataInFlight,
+        _ if full && unsent(after) > 0 => Decision::DataUnsent,
+        // Owned for a moment only, but an idle socket that is not owned gets a probe.
+        _ if length <= u64::from(hz / 20)
+            && silence(before).is_some_and(|silence| silence >= time) =>
+        {
+            Decision::SocketBusy
+        }
+        _ => Decision::NotIdle,
+    }
+}
+
+/// Whether a probe was made. Where `tcp_write_wakeup` is watched its return says so; elsewhere
+/// the count does, which the timer raises for every probe but one dropped by the qdisc.
+fn probed(record: &Record, hz: u32) -> Option<Decision> {
+    if record.flags & FLAG_WAKEUP_WATCHED != 0 {
+        return match send(record) {
+            Send::Unknown => None,
+            Send::Dropped => Some(Decision::ProbeFailed),
+            Send::Sent | Send::Failed(_) => Some(Decision::ProbeSent),
+        };
+    }
+    let (before, after) = (&record.before, &record.after);
+    let counted = after.probes_out.wrapping_sub(before.probes_out);
+    let killed = record.id.state == state::CLOSE;
+    if counted == 1 && !killed {
+        return Some(Decision::ProbeSent);
+    }
+    // Answered before the exit was seen: the count is 0 again, but a segment left, an ACK came, no
+    // data did, and the timer was armed for the interval.
+    let effective = Effective::of(record, hz);
+    let answered = after.probes_out == 0
+        && after.segs_out != before.segs_out
+        && after.rcv_tstamp != before.rcv_tstamp
+        && after.lrcvtime == before.lrcvtime
+        && rearmed(after).is_some_and(|length| length.abs_diff(effective.interval.into()) <= 1);
+    if answered && !killed {
+        return Some(Decision::ProbeSent);
+    }
+    // `TCP_RESOURCE_PROBE_INTERVAL`: HZ/2 until the next try.
+    let idle = silence(before).is_some_and(|silence| silence >= effective.time);
+    let quiet = before.packets_out == 0 && unsent(before) == 0 && before.owned == 0;
+    let retry = rearmed(after).is_some_and(|length| length.abs_diff(u64::from(hz / 2)) <= 1);
+    let built = after.segs_out != before.segs_out;
+    (counted == 0 && idle && quiet && retry && built && !killed).then_some(Decision::ProbeFailed)
+}
+
+/// Why a socket reached CLOSE.
+pub fn cause(record: &Record, hz: u32) -> Cause {
+    // Seen only after the end: nobody can say what the kernel was doing.
+    if Kind::of(record) == Some(Kind::Looked) {
+        return Cause::Unknown;
+    }
+    let orphan = record.id.orphan != 0;
+    match Within::of(record) {
+        Some(Within::KeepaliveTimer) if record.from_state == state::FIN_WAIT2 && orphan => {
+            Cause::LocalClose
+        }
+        // `tcp_keepalive_timer`: with TCP_USER_TIMEOUT set the count is not looked at.
+        Some(Within::KeepaliveTimer) if record.settings.user_timeout != 0 => {
+            Cause::KeepaliveUserTimeout
+        }
+        Some(Within::KeepaliveTimer) => Cause::KeepaliveProbes,
+        // An orphan was closed before: its last segments ran out of retries.
+        Some(Within::RetransmitTimer | Within::ProbeTimer) if orphan => {
+            closed_by(record.from_state)
+        }
+        Some(Within::RetransmitTimer) => retransmit(record),
+        Some(Within::ProbeTimer) => window_probe(record, hz),
+        Some(Within::Nothing) | None => outside_timers(record, hz),
+    }
+}
+
+/// Ends that no timer of this CPU made, by the error the kernel set before.
+fn outside_timers(record: &Record, hz: u32) -> Cause {
+    let orphan = record.id.orphan != 0;
+    match i32::try_from(record.id.error).unwrap_or(i32::MAX) {
+        0 => closed_by(record.from_state),
+        // `tcp_reset` (tcp_input.c): EPIPE in CLOSE_WAIT, ECONNREFUSED in SYN_SENT.
+        libc::ECONNRESET | libc::EPIPE | libc::ECONNREFUSED => Cause::PeerReset,
+        // `tcp_abort` (tcp.c): `ss -K`.
+        libc::ECONNABORTED => Cause::LocalAbort,
+        // A write timer deferred to `release_sock`, which the tracepoint backend does not see.
+        libc::ETIMEDOUT if orphan => closed_by(record.from_state),
+        libc::ETIMEDOUT if record.after.retransmits > 0 => retransmit(record),
+        libc::ETIMEDOUT => window_probe(record, hz),
+        _ => Cause::NetworkError,
+    }
+}
+
+/// `tcp_write_timeout`: with TCP_USER_TIMEOUT set `tcp_retries2` is not looked at. A SYN has a
+/// count of its own, which is looked at as well.
+fn retransmit(record: &Record) -> Cause {
+    match (record.from_state, record.settings.user_timeout) {
+        (state::SYN_SENT | state::SYN_RECV, _) => Cause::ConnectTimeout,
+        (_, 0) => Cause::RetransmitTimeout,
+        _ => Cause::RetransmitUserTimeout,
+    }
+}
+
+/// `tcp_probe_timer`: the user timeout first, its clock being `icsk_probes_tstamp`, then the count.
+fn window_probe(record: &Record, hz: u32) -> Cause {
+    let timeout = Effective::of(record, hz).user_timeout;
+    let since = (record.after.jiffies as u32).wrapping_sub(record.after.probes_tstamp);
+    if timeout != 0 && record.after.probes_tstamp != 0 && since >= timeout {
+        Cause::WindowProbeUserTimeout
+    } else {
+        Cause::WindowProbeTimeout
+    }
+}
+
+/// Who closed, by the state the socket left. From a state with both directions open it was cut off:
+/// `tcp_disconnect`, or `close` with unread data.
+fn closed_by(from: u8) -> Cause {
+    match from {
+        state::LAST_ACK => Cause::PeerFin,
+        state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSING | state::TIME_WAIT => {
+            Cause::LocalClose
+        }
+        state::ESTABLISHED | state::CLOSE_WAIT | state::SYN_SENT | state::SYN_RECV => {
+            Cause::LocalAbort
+        }
+        _ => Cause::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests;

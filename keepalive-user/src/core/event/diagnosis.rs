@@ -1,0 +1,114 @@
+//! What `keepalive doctor` prints.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Backend, ListSource};
+
+/// The whole finding, the JSON of `doctor --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "Doctor")]
+pub struct Diagnosis {
+    pub version: &'static str,
+    pub kernel: String,
+    /// The backend `trace` will use; null = it will not work.
+    pub backend: Option<Backend>,
+    pub verdict: String,
+    pub lockdown: Option<String>,
+    pub kptr_restrict: Option<String>,
+    pub capabilities: Vec<CapabilityReport>,
+    /// What each command gives up after its start.
+    pub sandbox: SandboxReport,
+    pub layout: LayoutReport,
+    pub backends: Vec<BackendReport>,
+    pub list: ListReport,
+    pub sysctls: Vec<(&'static str, Option<String>)>,
+    pub ring_bytes: u32,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CapabilityReport {
+    pub name: &'static str,
+    pub held: bool,
+    pub required: bool,
+    pub purpose: &'static str,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct LayoutReport {
+    pub status: Status,
+    pub error: Option<String>,
+    pub keepalive_timer: Option<&'static str>,
+    pub write_timer: Option<&'static str>,
+    /// Optional fields this kernel does not have.
+    pub absent: Vec<&'static str>,
+    /// Whether this kernel runs no program while process 1 is the current task; what timers do then
+    /// is counted as missed. Null if unknown.
+    pub withholds_from_init: Option<bool>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BackendReport {
+    pub backend: Backend,
+    pub status: Status,
+    pub error: Option<String>,
+    pub self_test: Status,
+    pub hz: Option<u32>,
+    pub hooks: Vec<HookReport>,
+}
+
+/// How `list` fares.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ListReport {
+    pub status: Status,
+    pub source: Option<ListSource>,
+    /// Why not a better source, or none.
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct HookReport {
+    pub at: String,
+    pub status: Status,
+    pub reason: Option<String>,
+    pub lost: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Ok,
+    /// Works, but something is not seen.
+    Degraded,
+    Refused,
+}
+
+/// What the sandbox does here.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct SandboxReport {
+    pub status: Status,
+    pub commands: Vec<CommandReport>,
+    /// All that may be kept, for what, and when.
+    pub capabilities: Vec<KeptReport>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CommandReport {
+    pub commands: Vec<&'static str>,
+    /// Kept after attaching, or after listing.
+    pub capabilities: Vec<String>,
+    /// How many system calls are allowed; null = all, there is no filter.
+    pub system_calls: Option<usize>,
+    /// How far Landlock is applied; null = not at all.
+    pub landlock: Option<String>,
+    /// What could not be applied, with the reason.
+    pub not_applied: Vec<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct KeptReport {
+    pub name: &'static str,
+    pub purpose: &'static str,
+    /// Empty = always.
+    pub only: &'static str,
+}

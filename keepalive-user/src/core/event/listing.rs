@@ -1,0 +1,226 @@
+//! What `keepalive list` says: a line for each socket, and one at the end.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Cause, Cgroup, Keepalive, Process, Socket, When};
+
+/// One line of `keepalive list --json`.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum ListLine {
+    Socket(Box<ListedSocket>),
+    /// Last line: where it comes from, and what it may not say.
+    ListEnd(ListEnd),
+}
+
+/// One TCP socket.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct ListedSocket {
+    #[serde(flatten)]
+    pub when: When,
+    pub socket: Socket,
+    /// The process that holds the socket: if several do the one that was asked for (`-p`), else
+    /// that with the lowest id. Null if unknown or none.
+    pub process: Option<Arc<Process>>,
+    /// All processes that hold it.
+    pub pids: Vec<u32>,
+    /// The cgroup the socket was created in; null if unknown.
+    pub cgroup: Option<Arc<Cgroup>>,
+    pub container_id: Option<Arc<str>>,
+    /// Null if unknown, and for TIME_WAIT and SYN_RECV, which have none.
+    pub keepalive: Option<Keepalive>,
+    /// `net.ipv4.tcp_retries2` of the socket's namespace: retransmissions of unacknowledged data
+    /// before the connection is ended. Null where `keepalive` is.
+    pub retries2: Option<u32>,
+    /// The longest retransmission timeout (`icsk_rto_max`, else `TCP_RTO_MAX`), milliseconds. Null
+    /// where `keepalive` is.
+    pub rto_max_ms: Option<u64>,
+    /// User id of the owner; null in TIME_WAIT, and by sock_diag in SYN_RECV.
+    pub uid: Option<u32>,
+    /// Inode number of the socket file; null for orphans and not yet accepted connections.
+    pub inode: Option<u64>,
+    /// Whether no process holds the socket any more, and it only lives to end the connection.
+    pub orphan: bool,
+    /// The timers that run.
+    pub timers: Vec<RunningTimer>,
+    /// Whether the kernel told of one timer only and may hide others (`inet_diag`: retransmit
+    /// before zero-window probe before keepalive).
+    pub one_timer_only: bool,
+    /// The next keepalive probe; null if the keepalive timer does not run or is hidden.
+    pub next_probe: Option<NextProbe>,
+    /// The end, if nothing more is received; null if nothing would end it, or that is unknown.
+    pub death: Option<ListedDeath>,
+    /// Since data or an ACK last came in, milliseconds: what keepalive calls idle. Null if
+    /// unknown.
+    pub silence_ms: Option<u64>,
+    /// Since data last came in, milliseconds.
+    pub last_data_ms: Option<u64>,
+    /// Since an ACK last came in, milliseconds.
+    pub last_ack_ms: Option<u64>,
+    /// `icsk_probes_out`: unanswered probes.
+    pub probes_out: u32,
+    /// Bytes not read by the application; connections not accepted, of a listener.
+    pub receive_queue: u32,
+    /// Bytes not acknowledged by the peer; the most connections that may wait, of a listener.
+    pub send_queue: u32,
+}
+
+/// A timer of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct RunningTimer {
+    pub kind: TimerKind,
+    /// Until it runs, milliseconds; 0 if it is overdue.
+    pub in_ms: u64,
+    /// Retransmissions or unanswered probes so far.
+    pub retries: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TimerKind {
+    /// Retransmission of unacknowledged data (`ICSK_TIME_RETRANS`).
+    Retransmit,
+    /// Tail loss probe (`ICSK_TIME_LOSS_PROBE`).
+    LossProbe,
+    /// RACK reordering (`ICSK_TIME_REO_TIMEOUT`).
+    Reorder,
+    /// Zero-window probe (`ICSK_TIME_PROBE0`).
+    WindowProbe,
+    Keepalive,
+    /// An orphan's FIN_WAIT2, which shares the keepalive timer.
+    FinWait2,
+    DelayedAck,
+    TimeWait,
+    /// Retransmission of the SYN-ACK of a connection that is not established yet.
+    SynAck,
+}
+
+/// The next run of the keepalive timer, and what it can lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct NextProbe {
+    /// Until the timer runs, milliseconds. The kernel leaves this deadline as it is while traffic
+    /// goes on, and looks only then whether the connection was idle.
+    pub timer_ms: u64,
+    /// Until a probe can leave at the earliest, milliseconds, if nothing more is received; null
+    /// if it is blocked.
+    pub earliest_ms: Option<u64>,
+    pub blocked_by: Option<Blocker>,
+}
+
+/// When and why the kernel ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ListedDeath {
+    /// From now, milliseconds; a lower bound, the timer wheel rounds up. With unacknowledged data
+    /// about: nobody remembers the timeouts so far.
+    pub in_ms: u64,
+    /// The rule that ends it first.
+    pub rule: Cause,
+}
+
+/// What keeps keepalive from probing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Blocker {
+    /// Segments are unacknowledged: retransmission decides.
+    DataInFlight,
+    /// Data waits to be sent.
+    DataUnsent,
+    /// The next run ends the connection.
+    ConnectionEnds,
+    /// The next run stops the timer: keepalive is off, or the connection is not established yet.
+    TimerStops,
+}
+
+/// The last line of a listing.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct ListEnd {
+    #[serde(flatten)]
+    pub when: When,
+    pub source: ListSource,
+    /// Better sources that were tried.
+    pub refused: Vec<RefusedSource>,
+    /// How many were listed.
+    pub sockets: u64,
+    pub namespaces: Vec<ListedNamespace>,
+    /// What could not be found out, and why.
+    pub incomplete: Vec<Incomplete>,
+}
+
+/// How sockets are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ListSource {
+    /// The BPF iterator over TCP sockets: everything the kernel has.
+    Iterator,
+    /// Netlink `sock_diag`, and `getsockopt` on copies of the sockets (`pidfd_getfd`).
+    SockDiag,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct RefusedSource {
+    pub source: ListSource,
+    pub reason: String,
+}
+
+/// A network namespace and its defaults.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ListedNamespace {
+    /// Inode number.
+    pub netns: u32,
+    /// How many of its sockets were listed.
+    pub sockets: u64,
+    /// Null where /proc/sys does not show them.
+    pub sysctl: Option<Sysctls>,
+}
+
+/// `net.ipv4.tcp_*` of a network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Sysctls {
+    /// `tcp_keepalive_time`, milliseconds.
+    pub time_ms: u64,
+    /// `tcp_keepalive_intvl`, milliseconds.
+    pub interval_ms: u64,
+    /// `tcp_keepalive_probes`.
+    pub probes: u32,
+    /// `tcp_retries2`.
+    pub retries2: u32,
+}
+
+impl Sysctls {
+    /// Sysctls that differ, as one would read them: their name, the value here and the value there.
+    pub fn differences(&self, there: &Self) -> Vec<(&'static str, u64, u64)> {
+        let seconds = |ms: u64| ms / 1000;
+        let mut all = vec![
+            (
+                "tcp_keepalive_time",
+                seconds(self.time_ms),
+                seconds(there.time_ms),
+            ),
+            (
+                "tcp_keepalive_intvl",
+                seconds(self.interval_ms),
+                seconds(there.interval_ms),
+            ),
+            (
+                "tcp_keepalive_probes",
+                self.probes.into(),
+                there.probes.into(),
+            ),
+            ("tcp_retries2", self.retries2.into(), there.retries2.into()),
+        ];
+        all.retain(|(_, here, there)| here != there);
+        all
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Incomplete {
+    /// `owner`, `settings`, `namespace`, `sockets`, `sysctls`.
+    pub what: String,
+    /// Of how many.
+    pub count: u64,
+    pub reason: String,
+}

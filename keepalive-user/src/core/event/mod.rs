@@ -1,0 +1,492 @@
+//! # Events: what `keepalive` says
+//!
+//! The typed events that every output renders, and their JSON form: one object per line,
+//! snake_case, `null` where the kernel or the backend did not tell. `keepalive schema` prints the
+//! JSON Schema made from these types.
+//!
+//! Nothing here knows where an event comes from or how it is shown.
+
+mod audit;
+mod diagnosis;
+mod explanation;
+mod listing;
+mod session;
+mod text;
+
+use std::{net::IpAddr, sync::Arc};
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::audit::{AuditEnd, AuditLine, Finding, Severity};
+pub use self::diagnosis::{
+    BackendReport, CapabilityReport, CommandReport, Diagnosis, HookReport, KeptReport,
+    LayoutReport, ListReport, SandboxReport, Status,
+};
+pub use self::explanation::{
+    DeadLetter, Explanation, LastAction, LastRun, Outlook, OwnerCloses, Plan, PlannedAction,
+    PlannedEnd, PlannedRun, PlannedSettings, Span,
+};
+pub use self::listing::{
+    Blocker, Incomplete, ListEnd, ListLine, ListSource, ListedDeath, ListedNamespace, ListedSocket,
+    NextProbe, RefusedSource, RunningTimer, Sysctls, TimerKind,
+};
+pub use self::session::{
+    Backend, End, EventCounts, Losses, Lost, LostWhere, Missed, MissedCounts, MissedWhere, Refused,
+    SCHEMA_VERSION, Start,
+};
+
+/// One line of output.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// First line: what runs, on what, and what it may not see.
+    Start(Box<Start>),
+    /// Keepalive was switched on, off or retimed, or inherited at accept.
+    Armed(SocketEvent<Armed>),
+    /// The keepalive timer of a socket ran (`tcp_keepalive_timer`).
+    Timer(SocketEvent<TimerRun>),
+    /// A zero-window probe (`tcp_send_probe0`, RFC 9293 section 3.8.6.1).
+    WindowProbe(SocketEvent<WindowProbe>),
+    /// An outstanding probe was answered.
+    Answer(SocketEvent<Answer>),
+    /// A tracked socket ended: its death certificate.
+    Closed(SocketEvent<Closed>),
+    /// What `audit` found when the trace began (`--audit`).
+    Finding(Box<Finding>),
+    /// Observations were lost since the last such line.
+    Lost(Lost),
+    /// The kernel acted and no program saw it, since the last such line.
+    Missed(Missed),
+    /// Last line: totals.
+    End(End),
+}
+
+/// When an event happened.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct When {
+    /// Wall-clock time, RFC 3339, UTC, nanoseconds.
+    #[schemars(with = "String")]
+    pub timestamp: Timestamp,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub monotonic_ns: u64,
+}
+
+/// What every event about a socket carries, around its own fields.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct SocketEvent<T> {
+    #[serde(flatten)]
+    pub when: When,
+    pub socket: Socket,
+    /// The socket's owner (never the task the softirq interrupted); null if unknown.
+    pub process: Option<Arc<Process>>,
+    /// The cgroup the socket was created in; null if unknown.
+    pub cgroup: Option<Arc<Cgroup>>,
+    /// Container id, where the cgroup path contains one.
+    pub container_id: Option<Arc<str>>,
+    pub keepalive: Keepalive,
+    #[serde(flatten)]
+    pub what: T,
+}
+
+/// Whose a socket is: the part of an event that is found out last.
+pub struct OwnerFields<'a> {
+    pub process: &'a mut Option<Arc<Process>>,
+    pub cgroup: &'a mut Option<Arc<Cgroup>>,
+    pub container_id: &'a mut Option<Arc<str>>,
+}
+
+impl Event {
+    /// When it happened.
+    pub fn when(&self) -> When {
+        match self {
+            Self::Start(start) => start.when,
+            Self::Armed(event) => event.when,
+            Self::Timer(event) => event.when,
+            Self::WindowProbe(event) => event.when,
+            Self::Answer(event) => event.when,
+            Self::Closed(event) => event.when,
+            Self::Finding(finding) => finding.when,
+            Self::Lost(lost) => lost.when,
+            Self::Missed(missed) => missed.when,
+            Self::End(end) => end.when,
+        }
+    }
+
+    /// The owner's fields, of an event about a socket.
+    pub fn owner(&mut self) -> Option<OwnerFields<'_>> {
+        match self {
+            Self::Armed(event) => Some(event.owner()),
+            Self::Timer(event) => Some(event.owner()),
+            Self::WindowProbe(event) => Some(event.owner()),
+            Self::Answer(event) => Some(event.owner()),
+            Self::Closed(event) => Some(event.owner()),
+            Self::Start(_) | Self::Finding(_) | Self::Lost(_) | Self::Missed(_) | Self::End(_) => {
+                None
+            }
+        }
+    }
+}
+
+impl<T> SocketEvent<T> {
+    fn owner(&mut self) -> OwnerFields<'_> {
+        OwnerFields {
+            process: &mut self.process,
+            cgroup: &mut self.cgroup,
+            container_id: &mut self.container_id,
+        }
+    }
+}
+
+/// Who the socket is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Socket {
+    /// Number of the socket in this trace, from 1: the identity to group events by.
+    pub id: u64,
+    /// The kernel's socket cookie (SO_COOKIE), hexadecimal; null until the kernel has made one,
+    /// which it does when somebody asks (the BPF iterator does not).
+    pub cookie: Option<Cookie>,
+    pub family: Family,
+    pub local: Endpoint,
+    pub peer: Endpoint,
+    pub state: TcpState,
+    /// Inode number of the network namespace (`ls -L -i /proc/PID/ns/net`).
+    pub netns: u32,
+    /// Whether the socket is a subflow of an MPTCP connection; null on kernels without MPTCP.
+    pub mptcp: Option<bool>,
+}
+
+/// A socket cookie; hexadecimal in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie(pub u64);
+
+/// An errno; its name in JSON (`ETIMEDOUT`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub u32);
+
+/// Address family of the addresses; IPv4-mapped IPv6 is `ipv4`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Endpoint {
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+/// TCP state, RFC 9293 section 3.3.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TcpState {
+    Established,
+    SynSent,
+    SynRecv,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    Close,
+    CloseWait,
+    LastAck,
+    Listen,
+    Closing,
+    NewSynRecv,
+    BoundInactive,
+    /// A number this version has no name for.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Process {
+    pub pid: u32,
+    /// Untrusted: any bytes a process chose, made valid UTF-8.
+    pub comm: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Cgroup {
+    /// Inode number of its directory.
+    pub id: u64,
+    /// Path below the cgroup2 mount; null if it is gone or not visible from here. Untrusted.
+    pub path: Option<String>,
+}
+
+/// The settings the kernel uses for this socket now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Keepalive {
+    /// SO_KEEPALIVE.
+    pub enabled: bool,
+    /// Idle time before the first probe (TCP_KEEPIDLE), milliseconds.
+    pub time_ms: u64,
+    pub time_origin: Option<Origin>,
+    /// Time between probes (TCP_KEEPINTVL), milliseconds.
+    pub interval_ms: u64,
+    pub interval_origin: Option<Origin>,
+    /// Unanswered probes before the connection is ended (TCP_KEEPCNT).
+    pub probes: u32,
+    pub probes_origin: Option<Origin>,
+    /// TCP_USER_TIMEOUT, milliseconds; 0 = none. If set, the kernel ignores `probes`.
+    pub user_timeout_ms: u64,
+}
+
+/// Where a setting comes from; null where that cannot be told (`list` without BPF).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Set on this socket (or inherited from its listener, where it was set).
+    Socket,
+    /// Default of the socket's network namespace (`net.ipv4.tcp_keepalive_*`).
+    Sysctl,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Armed {
+    pub cause: ArmedCause,
+    /// Until the keepalive timer is due, milliseconds; null if it is not armed.
+    pub next_ms: Option<u64>,
+    /// How long the peer has been silent, milliseconds; null if nothing was ever received.
+    pub idle_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ArmedCause {
+    /// SO_KEEPALIVE or TCP_KEEPIDLE was set; `keepalive.enabled` says whether it is on now.
+    Setsockopt,
+    /// It was on before `connect`, and the connection is established now.
+    Connect,
+    /// Inherited from the listener.
+    Accept,
+    /// The socket is older than the tracer.
+    Seen,
+}
+
+/// One run of the keepalive timer.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct TimerRun {
+    pub decision: Decision,
+    /// How long the peer had been silent, milliseconds (`keepalive_time_elapsed`): the number the
+    /// kernel compares with `time_ms` and `user_timeout_ms`. Null if nothing was ever received.
+    pub idle_ms: Option<u64>,
+    /// How late the timer ran after its deadline, milliseconds: the timer wheel rounds up.
+    pub late_ms: Option<u64>,
+    /// Segments sent and not acknowledged, before.
+    pub packets_out: u32,
+    /// Bytes written by the application and not sent yet, before.
+    pub unsent_bytes: u32,
+    /// `icsk_probes_out`: unanswered probes.
+    pub probes_out: BeforeAfter,
+    /// Number of the probe sent by this run, from 1; null if none was.
+    pub attempt: Option<u32>,
+    /// Of how many: `keepalive.probes`; null without a probe, or if the user timeout decides alone.
+    pub attempts: Option<u32>,
+    /// Result of the local send: false if the probe was counted but did not leave the host (no
+    /// route, firewall); null if no probe was made or the backend cannot tell.
+    pub sent: Option<bool>,
+    /// Errno name of that failure (`EHOSTUNREACH`).
+    pub send_error: Option<Errno>,
+    /// Until the timer runs next, milliseconds; null if it stopped.
+    pub next_ms: Option<u64>,
+    pub death: Option<Death>,
+}
+
+/// When the kernel ends the connection unless an answer comes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Death {
+    /// From this event, milliseconds; a lower bound, the timer wheel rounds up.
+    pub in_ms: u64,
+    /// The wall-clock time of that.
+    #[schemars(with = "String")]
+    pub at: Timestamp,
+    /// The rule that ends it first.
+    pub rule: Cause,
+}
+
+/// Every way out of `tcp_keepalive_timer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// A probe was made and counted.
+    ProbeSent,
+    /// The probe was dropped locally (qdisc): not counted, tried again after 500 ms.
+    ProbeFailed,
+    /// Segments are unacknowledged: retransmission decides, keepalive waits a full time.
+    DataInFlight,
+    /// Data waits to be sent (zero window, congestion): keepalive waits a full time.
+    DataUnsent,
+    /// The peer was heard less than `time_ms` ago: armed for the remainder.
+    NotIdle,
+    /// A process owned the socket: tried again after HZ/20.
+    SocketBusy,
+    /// Keepalive is off, or the state is CLOSE, LISTEN or SYN_SENT: not armed again.
+    Stopped,
+    /// Not keepalive: the FIN_WAIT2 timer of an orphan, which shares the timer.
+    FinWait2,
+    /// The connection was ended.
+    Killed,
+}
+
+impl Decision {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 9] = [
+        Self::ProbeSent,
+        Self::ProbeFailed,
+        Self::DataInFlight,
+        Self::DataUnsent,
+        Self::NotIdle,
+        Self::SocketBusy,
+        Self::Stopped,
+        Self::FinWait2,
+        Self::Killed,
+    ];
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct BeforeAfter {
+    pub before: u32,
+    pub after: u32,
+}
+
+/// One zero-window probe.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct WindowProbe {
+    /// `icsk_probes_out`: unanswered probes.
+    pub probes_out: BeforeAfter,
+    /// `icsk_backoff` after it: the timeout doubles with each.
+    pub backoff: u32,
+    /// Bytes waiting for the window to open.
+    pub unsent_bytes: u32,
+    /// As for `timer`, and so `send_error`.
+    pub sent: Option<bool>,
+    pub send_error: Option<Errno>,
+    /// Until the next probe, milliseconds; null if the connection was ended or the window opened.
+    pub next_ms: Option<u64>,
+    /// The earliest end; null if unknown (count alone, with a growing interval: see `keepalive`).
+    pub death: Option<Death>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Answer {
+    pub probe: ProbeKind,
+    /// Which of the unanswered probes in a row was answered, from 1.
+    pub attempt: u32,
+    /// From the probe to its answer, microseconds; null if it was answered but later traffic
+    /// hides when, and `timestamp` is then the latest it can have been.
+    pub rtt_us: Option<u64>,
+    pub precision: Option<Precision>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeKind {
+    Keepalive,
+    Window,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// To the microsecond.
+    Exact,
+    /// To one tick of the kernel (1/`hz` s).
+    Jiffy,
+}
+
+/// The death certificate of a tracked socket.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Closed {
+    pub cause: Cause,
+    /// Errno name the application is told (`ETIMEDOUT`); null if none.
+    pub error: Option<Errno>,
+    /// State before CLOSE.
+    pub from_state: TcpState,
+    /// Silence of the peer at the end, milliseconds; null if it was never heard.
+    pub idle_ms: Option<u64>,
+    /// How long no data had come in when a process of this side closed it, milliseconds; null if none
+    /// did, that was not seen, or no data ever came. An answered probe is no data.
+    pub last_data_ms: Option<u64>,
+    /// Since the connection was established, milliseconds; null unless that was seen, which takes
+    /// SO_KEEPALIVE to be on already then.
+    pub lifetime_ms: Option<u64>,
+    /// Since the first event about this socket, milliseconds.
+    pub watched_ms: u64,
+    /// Unanswered probes at the end.
+    pub probes_out: u32,
+    /// Retransmissions in a row at the end (`icsk_retransmits`).
+    pub retransmits: u32,
+    #[serde(flatten)]
+    pub totals: Totals,
+}
+
+/// What one socket did while it was watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Totals {
+    /// Runs of the keepalive timer.
+    pub timers: u64,
+    /// Keepalive probes counted by the kernel.
+    pub keepalive_probes: u64,
+    /// Of these, answered.
+    pub keepalive_answers: u64,
+    /// Zero-window probes.
+    pub window_probes: u64,
+    /// Of these, answered.
+    pub window_answers: u64,
+    /// Slowest answer, microseconds.
+    pub worst_rtt_us: Option<u64>,
+}
+
+/// Why a socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// TCP_KEEPCNT probes unanswered.
+    KeepaliveProbes,
+    /// TCP_USER_TIMEOUT, looked at by the keepalive timer.
+    KeepaliveUserTimeout,
+    /// Retransmissions of unacknowledged data ran out (`tcp_retries2`).
+    RetransmitTimeout,
+    /// TCP_USER_TIMEOUT, looked at by the retransmission timer.
+    RetransmitUserTimeout,
+    /// It never connected: no answer to its SYN (`tcp_syn_retries` or TCP_SYNCNT, or
+    /// TCP_USER_TIMEOUT if that is shorter).
+    ConnectTimeout,
+    /// Zero-window probes ran out.
+    WindowProbeTimeout,
+    /// TCP_USER_TIMEOUT, looked at by the zero-window probe timer.
+    WindowProbeUserTimeout,
+    /// The peer sent a RST.
+    PeerReset,
+    /// The peer closed first.
+    PeerFin,
+    /// This side closed first.
+    LocalClose,
+    /// This side aborted: close with unread data or SO_LINGER 0, or `ss -K`.
+    LocalAbort,
+    /// An ICMP or local error the kernel took as final.
+    NetworkError,
+    Unknown,
+}
+
+impl Cause {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 13] = [
+        Self::KeepaliveProbes,
+        Self::KeepaliveUserTimeout,
+        Self::RetransmitTimeout,
+        Self::RetransmitUserTimeout,
+        Self::ConnectTimeout,
+        Self::WindowProbeTimeout,
+        Self::WindowProbeUserTimeout,
+        Self::PeerReset,
+        Self::PeerFin,
+        Self::LocalClose,
+        Self::LocalAbort,
+        Self::NetworkError,
+        Self::Unknown,
+    ];
+}

@@ -1,0 +1,234 @@
+//! Events about the trace itself: its beginning, its losses, its end.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::When;
+
+/// Version of the JSON form. The major number changes when a field changes meaning or goes away.
+pub const SCHEMA_VERSION: &str = "1.2";
+
+/// First line of a trace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Start {
+    #[serde(flatten)]
+    pub when: When,
+    pub schema_version: String,
+    /// Version of `keepalive`.
+    pub version: String,
+    /// `uname -n`; not there in recordings older than this field. Untrusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// `uname -r`.
+    pub kernel: String,
+    pub backend: Backend,
+    /// Better backends that were tried, and the reason each was refused.
+    pub refused: Vec<Refused>,
+    /// The kernel's tick, per second.
+    pub hz: u32,
+    /// CLOCK_REALTIME − CLOCK_MONOTONIC at the start, nanoseconds: added to `monotonic_ns` it gives
+    /// `timestamp`. It stays the same throughout, whatever is done to the wall clock meanwhile.
+    pub clock_offset_ns: i64,
+    /// Where this kernel keeps the keepalive timer.
+    pub keepalive_timer: String,
+    /// Size of the ring buffer, bytes.
+    pub ring_bytes: u64,
+    /// Whether answers are reported when they arrive (`--live-answers`).
+    pub live_answers: bool,
+    /// The filters in force, by option name.
+    pub filters: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// BPF trampolines on the kernel's functions.
+    Fentry,
+    /// Raw tracepoints, reading the socket at entry and exit of the timer.
+    Tracepoint,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Refused {
+    pub backend: Backend,
+    pub reason: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LostWhere {
+    /// The ring buffer was full.
+    Ring,
+    /// A record that this version cannot decode.
+    Decode,
+    /// A table was full: the tracker's, whose least recently seen socket was dropped, or the
+    /// programs' own of sockets reported with keepalive off, whose end will not be told.
+    Tracker,
+    /// A program could not take its per-CPU scratch buffer.
+    Scratch,
+    /// A program could not read kernel memory that must be there.
+    Unreadable,
+    /// More came than the recording may take (`--record-rate`); the trace itself has them.
+    Recording,
+    /// The kernel did not run a program because the same program was already running on that CPU
+    /// (`bpf_prog_inc_misses_counter`).
+    Recursion,
+    /// Lines that the reader of standard output did not take in time.
+    Output,
+    /// Events that `-p` could not decide on, because the owner of the socket is unresolved.
+    Filter,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Lost {
+    #[serde(flatten)]
+    pub when: When,
+    pub count: u64,
+    #[serde(rename = "where")]
+    pub place: LostWhere,
+    /// Of these, keepalive probes that the kernel counted (TCPKeepAlive).
+    pub probes: u64,
+}
+
+/// The kernel acted and no program saw it, or its record was lost (then, but for probes, it is in
+/// `lost` as well). Inferred from what was seen before and after:
+/// `icsk_probes_out` jumped, an armed deadline passed, a socket disappeared.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Missed {
+    #[serde(flatten)]
+    pub when: When,
+    pub count: u64,
+    /// The last time at which these sockets were seen before: the earliest it can have happened.
+    pub since: When,
+    #[serde(rename = "where")]
+    pub place: MissedWhere,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MissedWhere {
+    /// A keepalive probe that the kernel counted.
+    Probe,
+    /// A zero-window probe that the kernel counted.
+    WindowProbe,
+    /// A run of the keepalive timer that sent no probe, or of which that is not known.
+    Timer,
+    /// The end of a socket.
+    Close,
+    /// Sockets whose timer was due when the trace ended and that could not be read again: their unseen
+    /// actions, if any, are not counted.
+    Unread,
+}
+
+/// Everything that was missed, by place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct MissedCounts {
+    /// Keepalive probes: with those of the `timer` events and `lost.probes`, all that the kernel
+    /// counted (TCPKeepAlive) of these sockets.
+    pub probe: u64,
+    pub window_probe: u64,
+    pub timer: u64,
+    pub close: u64,
+    /// Sockets that could not be read again at the end: what was missed of them is unknown.
+    pub unread: u64,
+}
+
+/// Last line of a trace.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct End {
+    #[serde(flatten)]
+    pub when: When,
+    pub duration_ms: u64,
+    /// Sockets seen.
+    pub sockets: u64,
+    /// Events by kind.
+    pub events: EventCounts,
+    /// Timer runs by decision.
+    pub decisions: BTreeMap<String, u64>,
+    /// Ended sockets by cause.
+    pub causes: BTreeMap<String, u64>,
+    pub lost: Losses,
+    pub missed: MissedCounts,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct EventCounts {
+    pub armed: u64,
+    pub timer: u64,
+    pub window_probe: u64,
+    pub answer: u64,
+    pub closed: u64,
+}
+
+/// Everything that was lost, by place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Losses {
+    /// Records the full ring buffer refused.
+    pub ring: u64,
+    /// Records that could not be decoded.
+    pub decode: u64,
+    /// Sockets forgotten because a table was full: the tracker's, or the programs' own of sockets
+    /// reported with keepalive off.
+    pub tracker: u64,
+    /// Observations given up because the per-CPU scratch buffer was taken over.
+    pub scratch: u64,
+    /// Observations given up because kernel memory could not be read.
+    pub unreadable: u64,
+    /// Records the recording did not take.
+    pub recording: u64,
+    /// Program runs the kernel skipped because the program was already running on that CPU.
+    pub recursion: u64,
+    /// Lines that the reader of standard output did not take.
+    pub output: u64,
+    /// Events that `-p` left out because the owner of the socket is unresolved.
+    pub filter: u64,
+    /// Keepalive probes among the records that were lost.
+    pub probes: u64,
+    /// Events whose owner was looked for and not found.
+    pub owner: u64,
+}
+
+impl Losses {
+    /// The total of one place.
+    pub fn at(&mut self, place: LostWhere) -> &mut u64 {
+        match place {
+            LostWhere::Ring => &mut self.ring,
+            LostWhere::Decode => &mut self.decode,
+            LostWhere::Tracker => &mut self.tracker,
+            LostWhere::Scratch => &mut self.scratch,
+            LostWhere::Unreadable => &mut self.unreadable,
+            LostWhere::Recording => &mut self.recording,
+            LostWhere::Recursion => &mut self.recursion,
+            LostWhere::Output => &mut self.output,
+            LostWhere::Filter => &mut self.filter,
+        }
+    }
+
+    /// Adds what a `lost` event reports.
+    pub fn add(&mut self, lost: &Lost) {
+        let total = self.at(lost.place);
+        *total = total.saturating_add(lost.count);
+        self.probes = self.probes.saturating_add(lost.probes);
+    }
+}
+
+impl MissedCounts {
+    /// Adds what a `missed` event reports.
+    pub fn add(&mut self, missed: &Missed) {
+        let total = match missed.place {
+            MissedWhere::Probe => &mut self.probe,
+            MissedWhere::WindowProbe => &mut self.window_probe,
+            MissedWhere::Timer => &mut self.timer,
+            MissedWhere::Close => &mut self.close,
+            MissedWhere::Unread => &mut self.unread,
+        };
+        *total = total.saturating_add(missed.count);
+    }
+
+    /// Whether anything was missed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

@@ -1,0 +1,28 @@
+//! # Core
+//!
+//! The pure half of the program: records in, events out, and everything that can be decided from
+//! them. The clock, the file system and the kernel come in as arguments. No libc, no files, no
+//! threads, no aya, no tokio; and nothing of the other layers.
+
+#![forbid(unsafe_code)]
+
+pub mod arithmetic;
+pub mod clock;
+pub mod convert;
+pub mod decisions;
+pub mod event;
+pub mod exit;
+pub mod filter;
+pub mod ledger;
+pub mod numbers;
+pub mod outlook;
+pub mod owners;
+pub mod pipeline;
+pub mod recording;
+pub mod replay;
+pub mod rows;
+pub mod rules;
+pub mod target;
+pub mod tracker;
+pub mod wire;
+pub mod words;

@@ -1,0 +1,116 @@
+//! # The outlook of one socket
+//!
+//! What stands between now and a keepalive probe, what the timer last did, and what its settings mean.
+
+use std::net::IpAddr;
+
+use super::{
+    arithmetic,
+    event::{
+        Blocker, Explanation, LastAction, LastRun, ListedSocket, Outlook, Sysctls, TcpState,
+        TimerKind,
+    },
+};
+
+/// Explains a socket. `sysctls` are its namespace's defaults, `host` those of the host if that is
+/// another namespace; `hz` is the kernel's ticks per second. What is unknown is `None`.
+pub fn explain(
+    socket: &ListedSocket,
+    sysctls: Option<Sysctls>,
+    host: Option<Sysctls>,
+    hz: Option<u32>,
+) -> Explanation {
+    let plan = arithmetic::plan_of(socket, hz);
+    let connected = !matches!(
+        socket.socket.state,
+        TcpState::Listen | TcpState::Close | TcpState::TimeWait | TcpState::SynRecv
+    );
+    Explanation {
+        outlook: Some(outlook(socket)),
+        last_run: last_run(socket),
+        sysctl: sysctls,
+        host_sysctl: host,
+        owner_closes: None,
+        plan: plan.filter(|_| connected),
+        capture_filter: connected.then(|| capture_filter(socket)),
+        socket: Some(Box::new(socket.clone())),
+    }
+}
+
+/// What the timer last did, read off its deadline: a probe is followed by the interval, all else by
+/// the idle time or what is left of it.
+fn last_run(socket: &ListedSocket) -> Option<LastRun> {
+    /// An answer takes a round trip.
+    const AT_ONCE_MS: u64 = 1000;
+    let keepalive = socket.keepalive.filter(|keepalive| keepalive.enabled)?;
+    let timer = |kind| socket.timers.iter().find(|timer| timer.kind == kind);
+    let left = timer(TimerKind::Keepalive)?.in_ms;
+    let (time, interval) = (keepalive.time_ms, keepalive.interval_ms);
+    let after_probe = interval.checked_sub(left);
+    let run = |action| move |ago_ms| LastRun { ago_ms, action };
+    if timer(TimerKind::WindowProbe).is_some() {
+        None
+    } else if socket.probes_out > 0 {
+        after_probe.map(run(LastAction::ProbeSent))
+    } else if left > interval {
+        time.checked_sub(left).map(run(LastAction::Armed))
+    } else if interval < time {
+        let silence = socket.silence_ms?;
+        after_probe
+            .filter(|ago| ago.checked_sub(silence).is_some_and(|rtt| rtt < AT_ONCE_MS))
+            .map(run(LastAction::ProbeAnswered))
+    } else {
+        None
+    }
+}
+
+/// What stands between now and a probe: the first that applies, in the kernel's own order.
+fn outlook(socket: &ListedSocket) -> Outlook {
+    let runs = |kind| socket.timers.iter().any(|timer| timer.kind == kind);
+    match socket.socket.state {
+        TcpState::Listen
+        | TcpState::Close
+        | TcpState::SynSent
+        | TcpState::SynRecv
+        | TcpState::TimeWait => return Outlook::NotConnected,
+        _ if runs(TimerKind::FinWait2) => return Outlook::FinWait2,
+        _ => {}
+    }
+    let Some(keepalive) = &socket.keepalive else {
+        return Outlook::Unknown;
+    };
+    let blocked = socket.next_probe.and_then(|next| next.blocked_by);
+    if runs(TimerKind::WindowProbe) {
+        Outlook::ZeroWindow
+    } else if !keepalive.enabled {
+        Outlook::KeepaliveOff
+    } else if blocked == Some(Blocker::DataInFlight) || runs(TimerKind::Retransmit) {
+        Outlook::DataInFlight
+    } else if blocked == Some(Blocker::DataUnsent) {
+        Outlook::DataUnsent
+    } else if socket.probes_out > 0 {
+        Outlook::Probing
+    } else {
+        Outlook::NotIdle
+    }
+}
+
+/// A probe is an ACK without data: no flag and no port of its own.
+fn capture_filter(socket: &ListedSocket) -> String {
+    let (local, peer) = (&socket.socket.local, &socket.socket.peer);
+    let (family, length) = match peer.address {
+        IpAddr::V4(_) => (
+            "ip",
+            "ip[2:2] - ((ip[0] & 0xf) << 2) - ((tcp[12] & 0xf0) >> 2) == 0",
+        ),
+        // tcpdump cannot look behind IPv6 extension headers; there are none on a probe.
+        IpAddr::V6(_) => ("ip6", "ip6[4:2] - ((ip6[52] & 0xf0) >> 2) == 0"),
+    };
+    format!(
+        "{family} and tcp and host {} and host {} and port {} and port {} and {length}",
+        local.address, peer.address, local.port, peer.port
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! What a socket still shows of its past, and in words of its future.
+
+use keepalive_ebpf::{
+    Identity, KNOWN_ALL_TIMERS, KNOWN_ORIGINS, KNOWN_SETTINGS, KNOWN_TRAFFIC, Numbers,
+    SNAPSHOT_SOCKET, Settings, Snapshot,
+};
+
+use super::*;
+use crate::core::{
+    clock::Clock,
+    event::{OwnerCloses, Span, Sysctls},
+    numbers::{pending, state},
+    rows,
+};
+use crate::output::explain as output;
+
+const HZ: u32 = 250;
+const NOW: u32 = 100_000;
+
+/// Idle 10 s by sysctl, interval 2 s, count 3; the timer is due in some ticks, the peer was heard
+/// some ticks ago.
+fn socket(due: u32, silent: u32, change: impl FnOnce(&mut Snapshot)) -> ListedSocket {
+    let mut socket = Snapshot {
+        id: Identity {
+            state: state::ESTABLISHED,
+            keepopen: 1,
+            netns: 7,
+            ..Identity::default()
+        },
+        settings: Settings {
+            interval: 2 * HZ,
+            sysctl_time: 10 * HZ,
+            sysctl_interval: 75 * HZ,
+            sysctl_probes: 3,
+            sysctl_retries2: 15,
+            ..Settings::default()
+        },
+        numbers: Numbers {
+            jiffies: NOW.into(),
+            expires: (NOW + due).into(),
+            timer_pending: 1,
+            rcv_tstamp: NOW - silent,
+            rto: HZ / 5,
+            ..Numbers::default()
+        },
+        kind: SNAPSHOT_SOCKET,
+        known: KNOWN_SETTINGS | KNOWN_ORIGINS | KNOWN_ALL_TIMERS | KNOWN_TRAFFIC,
+        ..Snapshot::default()
+    };
+    change(&mut socket);
+    rows::row(&socket, 1, HZ, &Clock { offset_ns: 0 })
+}
+
+fn sysctls(time_ms: u64) -> Sysctls {
+    Sysctls {
+        time_ms,
+        interval_ms: 75_000,
+        probes: 3,
+        retries2: 15,
+    }
+}
+
+fn text(found: &ListedSocket) -> String {
+    text_with(found, None)
+}
+
+fn text_with(found: &ListedSocket, owner_closes: Option<OwnerCloses>) -> String {
+    let told = Explanation {
+        owner_closes,
+        ..explain(
+            found,
+            Some(sysctls(10_000)),
+            Some(sysctls(60_000)),
+            crate::machine::clock::hz(),
+        )
+    };
+    let mut bytes = Vec::new();
+    output::text(&told, &mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn the_last_run() {
+    let last = |found: &ListedSocket| last_run(found).map(|run| (run.ago_ms, run.action));
+    let probing = socket(HZ, 15 * HZ, |socket| socket.numbers.probes_out = 2);
+    assert_eq!(last(&probing), Some((1000, LastAction::ProbeSent)));
+    let answered = socket(HZ, HZ, |_| {});
+    assert_eq!(last(&answered), Some((1000, LastAction::ProbeAnswered)));
+    let armed = socket(4 * HZ, HZ, |_| {});
+    assert_eq!(last(&armed), Some((6000, LastAction::Armed)));
+    // Set for what was left of the idle time, or for an interval: who knows.
+    let either = socket(HZ, 9 * HZ, |_| {});
+    assert_eq!(last(&either), None);
+    let off = socket(HZ, HZ, |socket| socket.id.keepopen = 0);
+    assert_eq!(last(&off), None);
+}
+
+#[test]
+fn the_end_in_words() {
+    let idle = text(&socket(4 * HZ, HZ, |_| {}));
+    // First probe in 9 s, three in all.
+    let sentence = "Unless the peer is heard the connection ends in 15 s, by TCP_KEEPCNT 3.";
+    assert!(idle.contains(sentence), "{idle}");
+    let dying = text(&socket(HZ, 15 * HZ, |socket| socket.numbers.probes_out = 3));
+    let sentence =
+        "3 probes of 3 unanswered; the next run of the timer, in 1 s, ends the connection.";
+    assert!(dying.contains(sentence), "{dying}");
+    let stuck = text(&socket(HZ, HZ, |socket| {
+        (socket.numbers.packets_out, socket.numbers.pending) = (1, pending::RETRANS);
+        socket.write_expires = u64::from(NOW + HZ / 5);
+        socket.settings.user_timeout = 20_000;
+    }));
+    let sentence =
+        "Unless it is acknowledged the connection ends in 20.2 s, by TCP_USER_TIMEOUT 20 s.";
+    assert!(stuck.contains(sentence), "{stuck}");
+    let orphan = text(&socket(HZ, HZ, |socket| {
+        (socket.numbers.packets_out, socket.numbers.pending) = (1, pending::RETRANS);
+        socket.id.orphan = 1;
+    }));
+    assert!(orphan.contains("tcp_orphan_retries"), "{orphan}");
+    assert!(!orphan.contains("by tcp_retries2"), "{orphan}");
+}
+
+/// Only where a sysctl is in force.
+#[test]
+fn the_hosts_sysctls_are_not_these() {
+    let sentence = "tcp_keepalive_time here is 10, the host's is 60: the host's has no effect";
+    let told = text(&socket(HZ, HZ, |_| {}));
+    assert!(told.contains(sentence), "{told}");
+    let own = text(&socket(HZ, HZ, |socket| socket.settings.time = 10 * HZ));
+    assert!(!own.contains("the host's"), "{own}");
+}
+
+#[test]
+fn a_socket_without_settings_needs_no_root() {
+    let request = socket(HZ, HZ, |socket| {
+        socket.kind = keepalive_ebpf::SNAPSHOT_TIME_WAIT;
+        socket.id.state = state::TIME_WAIT;
+    });
+    let told = text(&request);
+    assert!(
+        told.contains("In this state a socket has no settings"),
+        "{told}"
+    );
+    let unknown = text(&socket(HZ, HZ, |socket| socket.known = KNOWN_TRAFFIC));
+    assert!(unknown.contains("takes root"), "{unknown}");
+}
+
+/// Idle 10 s: an owner that closes sooner is why no probe is seen.
+#[test]
+fn the_owner_closes_first() {
+    let after = |least, most| {
+        let closes = OwnerCloses {
+            watched_ms: 30_000,
+            closed: 2,
+            idle_ms: Some(Span { least, most }),
+        };
+        text_with(&socket(HZ, HZ, |_| {}), Some(closes))
+    };
+    let sentence = "Watched for 30 s: this side closed 2 such connections first, 3 s to 5 s after data \
+                    last came in, before a first probe is due (10 s): that is why none is seen.";
+    let soon = after(3_000, 5_000);
+    assert!(soon.contains(sentence), "{soon}");
+    let late = after(3_000, 15_000);
+    assert!(!late.contains("that is why"), "{late}");
+    let closes = OwnerCloses {
+        watched_ms: 30_000,
+        closed: 0,
+        idle_ms: None,
+    };
+    let never = text_with(&socket(HZ, HZ, |_| {}), Some(closes));
+    assert!(never.contains("closed no such connection"), "{never}");
+}

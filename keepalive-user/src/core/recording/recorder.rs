@@ -1,0 +1,216 @@
+//! What a running trace records: every record, and what was known of owners by then.
+
+use std::{io::Write, sync::Arc};
+
+use anyhow::{Context, Result};
+use keepalive_ebpf::{Identity, Record};
+use rustc_hash::FxHashMap;
+
+use super::{Frame, Header, Writer, frame::FINDING_MAX};
+use crate::core::{
+    event::{Finding, Lost, Missed, Process},
+    owners::{CGROUPS, SOCKETS},
+};
+
+/// How much a recording may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Start a new file after so many bytes.
+    pub size: Option<u64>,
+    /// Files to keep, the one being written included.
+    pub files: u32,
+    /// Records a second; what comes beyond them is counted and left out.
+    pub rate: Option<u64>,
+    pub compressed: bool,
+}
+
+/// Where the files of a recording are written, one after the other.
+pub trait Storage {
+    /// Begins the next file, after moving those before it out of its way.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    fn begin(&mut self) -> Result<Box<dyn Write>>;
+
+    /// What failed, for the context of an error: "cannot write to FILE".
+    fn failure(&self) -> String;
+}
+
+/// A recording in the making. Owners are written once: beyond the [`SOCKETS`] and [`CGROUPS`] that a
+/// replay remembers, everything is written anew.
+pub struct Recorder {
+    storage: Box<dyn Storage>,
+    limits: Limits,
+    header: Header,
+    writer: Writer<Box<dyn Write>>,
+    /// What the file has of each inode and cgroup so far.
+    processes: FxHashMap<u64, Arc<Process>>,
+    cgroups: FxHashMap<u64, String>,
+    /// The second being counted, CLOCK_MONOTONIC, and its records.
+    second: (u64, u64),
+    dropped: u64,
+}
+
+impl Recorder {
+    /// Begins a recording.
+    ///
+    /// # Errors
+    /// If its first file cannot be written.
+    pub fn new(mut storage: Box<dyn Storage>, limits: Limits, header: Header) -> Result<Self> {
+        let writer = begin(&mut *storage, &limits, &header)?;
+        Ok(Self {
+            storage,
+            limits,
+            header,
+            writer,
+            processes: FxHashMap::default(),
+            cgroups: FxHashMap::default(),
+            second: (0, 0),
+            dropped: 0,
+        })
+    }
+
+    pub fn seed(&mut self, id: &Identity, time: u64) -> Result<()> {
+        self.frame(&Frame::Seed { id: *id, time })
+    }
+
+    /// Whether this record is to be written, by the rate.
+    pub fn admits(&mut self, record: &Record) -> bool {
+        let Some(rate) = self.limits.rate else {
+            return true;
+        };
+        let second = record.after.time / 1_000_000_000;
+        if second != self.second.0 {
+            self.second = (second, 0);
+        }
+        self.second.1 += 1;
+        let admitted = self.second.1 <= rate;
+        self.dropped += u64::from(!admitted);
+        admitted
+    }
+
+    pub fn record(&mut self, record: &Record) -> Result<()> {
+        self.frame(&Frame::Record(record))
+    }
+
+    /// Whose a socket is now: written if the file says otherwise.
+    pub fn process(&mut self, inode: u64, process: Option<&Arc<Process>>) -> Result<()> {
+        let known = &mut self.processes;
+        if inode == 0 || known.get(&inode) == process {
+            return Ok(());
+        }
+        if known.len() >= SOCKETS {
+            known.clear();
+        }
+        match process {
+            Some(process) => known.insert(inode, Arc::clone(process)),
+            None => known.remove(&inode),
+        };
+        self.frame(&Frame::Process {
+            inode,
+            process: process.map(|process| (process.pid, process.comm.as_str())),
+        })
+    }
+
+    /// The socket has ended, which is when a replay forgets its owner too.
+    pub fn forget(&mut self, inode: u64) {
+        self.processes.remove(&inode);
+    }
+
+    /// The path of a cgroup now: written if the file says otherwise.
+    pub fn cgroup(&mut self, id: u64, path: Option<&str>) -> Result<()> {
+        let known = &mut self.cgroups;
+        if id == 0 || known.get(&id).map(String::as_str) == path {
+            return Ok(());
+        }
+        // A replay remembers as many.
+        if known.len() >= CGROUPS {
+            known.clear();
+        }
+        match path {
+            Some(path) => known.insert(id, path.to_owned()),
+            None => known.remove(&id),
+        };
+        self.frame(&Frame::Cgroup { id, path })
+    }
+
+    pub fn lost(&mut self, lost: &Lost) -> Result<()> {
+        self.frame(&Frame::Lost {
+            place: lost.place,
+            count: lost.count,
+            probes: lost.probes,
+            time: lost.when.monotonic_ns,
+        })
+    }
+
+    pub fn missed(&mut self, missed: &Missed) -> Result<()> {
+        self.frame(&Frame::Missed {
+            place: missed.place,
+            count: missed.count,
+            since: missed.since.monotonic_ns,
+            time: missed.when.monotonic_ns,
+        })
+    }
+
+    pub fn finding(&mut self, finding: &Finding) -> Result<()> {
+        let json = serde_json::to_string(finding)?;
+        if json.len() > FINDING_MAX {
+            self.dropped += 1;
+            return Ok(());
+        }
+        self.frame(&Frame::Finding(&json))
+    }
+
+    /// Records left out since this was last asked.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// Writes what has gathered, and goes on in a new file if this one is full.
+    pub fn flush(&mut self) -> Result<()> {
+        self.flushed()?;
+        let is_full = self
+            .limits
+            .size
+            .is_some_and(|size| self.writer.length() >= size);
+        if is_full { self.rotate() } else { Ok(()) }
+    }
+
+    /// The end of the trace.
+    pub fn finish(&mut self, time: u64) -> Result<()> {
+        self.frame(&Frame::End { time })?;
+        self.flushed()
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>) -> Result<()> {
+        let written = self.writer.frame(frame);
+        written.with_context(|| self.storage.failure())
+    }
+
+    fn flushed(&mut self) -> Result<()> {
+        let flushed = self.writer.flush();
+        flushed.with_context(|| self.storage.failure())
+    }
+
+    /// Goes on in another file.
+    fn rotate(&mut self) -> Result<()> {
+        self.frame(&Frame::Continued)?;
+        self.flushed()?;
+        self.header.sequence += 1;
+        self.writer = begin(&mut *self.storage, &self.limits, &self.header)?;
+        // Each file can be read alone.
+        self.processes.clear();
+        self.cgroups.clear();
+        Ok(())
+    }
+}
+
+fn begin(
+    storage: &mut dyn Storage,
+    limits: &Limits,
+    header: &Header,
+) -> Result<Writer<Box<dyn Write>>> {
+    let file = storage.begin()?;
+    let writer = Writer::new(file, header, limits.compressed);
+    writer.with_context(|| storage.failure())
+}

@@ -1,0 +1,202 @@
+//! # Replay
+//!
+//! A recording, replayed: what `trace` printed when it was made, byte for byte, on any machine.
+
+use std::io::Read;
+
+use anyhow::{Context, Result};
+use keepalive_ebpf::Filter;
+
+use super::{
+    clock::Clock,
+    event::{Finding, Lost, LostWhere, Missed, Process},
+    owners::Recorded,
+    pipeline::{Output, Pipeline, Wanted},
+    recording::{End, Frame, Header, Reader},
+};
+
+/// Frames between two reports of progress.
+const FRAMES: u64 = 1 << 14;
+
+/// A recording and its name.
+pub struct Recording<R> {
+    pub name: String,
+    pub reader: Reader<R>,
+    /// Bytes, as far as that is known.
+    pub length: Option<u64>,
+}
+
+/// What a replay amounted to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplayStats {
+    pub records: u64,
+    pub bytes: u64,
+    /// Where the last file ended, if that was not the end of the trace.
+    pub cut: Option<String>,
+}
+
+/// Tells recordings again, as far as they go.
+///
+/// # Errors
+/// If a file is damaged, after all that was before the damage; or if an output fails.
+pub fn play<R: Read>(
+    recordings: Vec<Recording<R>>,
+    own: Wanted,
+    outputs: Vec<Box<dyn Output>>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<ReplayStats> {
+    let Some(first) = recordings.first() else {
+        return Ok(ReplayStats::default());
+    };
+    let Header {
+        start, pid, count, ..
+    } = first.reader.header.clone();
+    let wanted = Wanted {
+        pid: own.pid.or(pid),
+        count: own.count.or(count),
+        ..own
+    };
+    let mut player = Player {
+        stats: ReplayStats::default(),
+        last: start.when.monotonic_ns,
+        frames: 0,
+        undecoded: 0,
+        pipeline: Pipeline::start(start, Recorded::default(), wanted, outputs, None)?,
+        filtered: own.filter != Filter::default(),
+    };
+    let mut damage = Ok(());
+    for recording in recordings {
+        damage = player.file(recording, progress);
+        if damage.is_err() || player.pipeline.is_done() {
+            break;
+        }
+    }
+    player.report_undecoded()?;
+    let when = player.pipeline.clock().at(player.last);
+    player.pipeline.finish(when)?;
+    damage.map(|()| player.stats)
+}
+
+struct Player {
+    pipeline: Pipeline<Recorded>,
+    stats: ReplayStats,
+    /// The latest moment that was told of, CLOCK_MONOTONIC.
+    last: u64,
+    frames: u64,
+    /// Frames that could not be decoded since that was last reported.
+    undecoded: u64,
+    filtered: bool,
+}
+
+impl Player {
+    fn file<R: Read>(
+        &mut self,
+        mut recording: Recording<R>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let clock = self.pipeline.clock();
+        let reader = &mut recording.reader;
+        while !self.pipeline.is_done() {
+            let Some(frame) = reader.frame().with_context(|| recording.name.clone())? else {
+                break;
+            };
+            self.frame(frame, clock)?;
+            self.frames += 1;
+            if self.frames.is_multiple_of(FRAMES) {
+                progress(self.stats.bytes + reader.position());
+            }
+        }
+        self.stats.bytes += reader.position();
+        self.stats.cut = match reader.end() {
+            _ if self.pipeline.is_done() => None,
+            End::Whole => None,
+            End::Continued => Some(format!("{} goes on in another file", recording.name)),
+            End::Cut(byte) => Some(format!(
+                "{} ends at byte {byte}, without an end",
+                recording.name
+            )),
+        };
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: Frame<'_>, clock: Clock) -> Result<()> {
+        if !matches!(frame, Frame::Undecodable(_)) {
+            self.report_undecoded()?;
+        }
+        let owners = &mut self.pipeline.owners;
+        match frame {
+            Frame::Record(record) => {
+                self.stats.records += 1;
+                self.last = self.last.max(record.after.time);
+                self.pipeline.record(record)?;
+            }
+            Frame::Seed { id, time } => self.pipeline.seed(&id, time, None)?,
+            Frame::Process { inode, process } => {
+                let process = process.map(|(pid, comm)| Process {
+                    pid,
+                    comm: comm.to_owned(),
+                });
+                owners.set_process(inode, process);
+            }
+            Frame::Cgroup { id, path } => owners.set_cgroup(id, path),
+            Frame::Lost {
+                place,
+                count,
+                probes,
+                time,
+            } => {
+                self.last = self.last.max(time);
+                self.pipeline.lost(Lost {
+                    when: clock.at(time),
+                    count,
+                    place,
+                    probes,
+                })?;
+            }
+            Frame::Missed {
+                place,
+                count,
+                since,
+                time,
+            } => {
+                self.last = self.last.max(time);
+                self.pipeline.missed(Missed {
+                    when: clock.at(time),
+                    count,
+                    since: clock.at(since),
+                    place,
+                })?;
+            }
+            Frame::Finding(json) => {
+                let finding: Option<Finding> = serde_json::from_str(json).ok();
+                match finding {
+                    None => self.undecoded += 1,
+                    Some(finding) if !self.filtered => self.pipeline.finding(finding)?,
+                    Some(_) => {}
+                }
+            }
+            Frame::Undecodable(unknown) => {
+                log::debug!("a frame is passed over: {unknown}");
+                self.undecoded += 1;
+            }
+            Frame::Continued => {}
+            Frame::End { time } => self.last = time,
+        }
+        Ok(())
+    }
+
+    /// Reports frames that could not be decoded, those in a row together.
+    fn report_undecoded(&mut self) -> Result<()> {
+        let count = std::mem::take(&mut self.undecoded);
+        if count == 0 {
+            return Ok(());
+        }
+        let when = self.pipeline.clock().at(self.last);
+        self.pipeline.lost(Lost {
+            when,
+            count,
+            place: LostWhere::Decode,
+            probes: 0,
+        })
+    }
+}

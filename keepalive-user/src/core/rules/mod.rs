@@ -1,0 +1,419 @@
+//! # The rules of the audit
+//!
+//! One row each. A rule is a pure function of one case: what it finds, or nothing. To add one, write
+//! the function and its row; the tests want an example that fires it and one that does not.
+
+mod judge;
+mod middlebox;
+mod remedy;
+
+use self::remedy::Advice;
+pub use self::{
+    judge::{Ignore, Judge, Wanted},
+    middlebox::{Middlebox, Named, help as middlebox_help},
+};
+use super::{
+    arithmetic,
+    event::{
+        Cause, Keepalive, ListedSocket, Plan, PlannedSettings, Severity, Span, Sysctls, TcpState,
+        TimerKind,
+    },
+    words::{bytes, millis, name, plural},
+};
+
+/// One row of the table.
+pub struct Rule {
+    pub name: &'static str,
+    pub severity: Severity,
+    /// For `--help`.
+    pub summary: &'static str,
+    pub check: fn(&Case<'_>) -> Option<Found>,
+}
+
+/// What a rule looks at.
+pub struct Case<'a> {
+    pub socket: &'a ListedSocket,
+    pub plan: Option<&'a Plan>,
+    /// What is between the ends, if that was said.
+    pub middlebox: Option<&'a Middlebox>,
+    /// Silence from which a connection is suspect, milliseconds.
+    pub silent_ms: u64,
+}
+
+/// What a rule found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub evidence: String,
+    pub consequence: String,
+    pub remedy: String,
+}
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        name: "zombie_suspect",
+        severity: Severity::Critical,
+        summary: "silent for long, and nothing will ever notice if the peer is gone",
+        check: zombie_suspect,
+    },
+    Rule {
+        name: "late_for_middlebox",
+        severity: Severity::Warning,
+        summary: "what is between the ends drops the connection before the first probe",
+        check: late_for_middlebox,
+    },
+    Rule {
+        name: "suppressed",
+        severity: Severity::Warning,
+        summary: "data is retransmitted in vain, so keepalive does not run",
+        check: suppressed,
+    },
+    Rule {
+        name: "count_ignored",
+        severity: Severity::Warning,
+        summary: "TCP_USER_TIMEOUT ends the connection, not TCP_KEEPCNT probes",
+        check: count_ignored,
+    },
+    Rule {
+        name: "no_keepalive",
+        severity: Severity::Warning,
+        summary: "idle, without keepalive",
+        check: no_keepalive,
+    },
+    Rule {
+        name: "user_timeout_late",
+        severity: Severity::Info,
+        summary: "TCP_USER_TIMEOUT is not kept while the connection is idle",
+        check: user_timeout_late,
+    },
+    Rule {
+        name: "interval_above_idle",
+        severity: Severity::Info,
+        summary: "the interval between probes is longer than the idle time before them",
+        check: interval_above_idle,
+    },
+    Rule {
+        name: "listener_without_keepalive",
+        severity: Severity::Info,
+        summary: "accepted connections inherit keepalive off",
+        check: listener_without_keepalive,
+    },
+];
+
+/// The rule about a namespace: its name, to be chosen and ignored like the others.
+pub const NAMESPACE_RULE: &str = "namespace_sysctls";
+
+/// The names of all rules.
+pub fn rule_names() -> impl Iterator<Item = &'static str> {
+    let rules = RULES.iter().map(|rule| rule.name);
+    rules.chain([NAMESPACE_RULE])
+}
+
+impl Case<'_> {
+    fn keepalive(&self) -> Option<&Keepalive> {
+        self.socket.keepalive.as_ref()
+    }
+
+    /// Connected, and in a state that can last.
+    fn lasts(&self) -> bool {
+        matches!(
+            self.socket.socket.state,
+            TcpState::Established | TcpState::CloseWait | TcpState::FinWait2
+        ) && !self.socket.orphan
+    }
+
+    /// The peer may vanish, or be cut off: on the same host the kernel closes for it.
+    fn leaves_the_host(&self) -> bool {
+        let socket = &self.socket.socket;
+        !socket.peer.address.is_loopback() && socket.peer.address != socket.local.address
+    }
+
+    /// Nothing but keepalive would notice a dead peer.
+    fn is_idle(&self) -> bool {
+        let active = [
+            TimerKind::Retransmit,
+            TimerKind::LossProbe,
+            TimerKind::Reorder,
+            TimerKind::WindowProbe,
+        ];
+        let timers = &self.socket.timers;
+        !timers.iter().any(|timer| active.contains(&timer.kind))
+    }
+
+    fn advice(&self) -> Advice {
+        self.middlebox.map_or(Advice::ORDINARY, |middlebox| {
+            Advice::within(middlebox.timeout_ms)
+        })
+    }
+
+    fn is_off(&self) -> bool {
+        self.keepalive().is_some_and(|keepalive| !keepalive.enabled)
+    }
+
+    /// Lasting, idle, keepalive known to be off: for how long.
+    fn unguarded(&self) -> Option<u64> {
+        (self.is_off() && self.lasts() && self.is_idle() && self.leaves_the_host())
+            .then_some(self.socket.silence_ms)
+            .flatten()
+    }
+}
+
+fn zombie_suspect(case: &Case<'_>) -> Option<Found> {
+    let silence = case
+        .unguarded()
+        .filter(|&silence| silence >= case.silent_ms)?;
+    Some(Found {
+        evidence: format!(
+            "{}, silent for {}, SO_KEEPALIVE off, nothing in flight",
+            name(&case.socket.socket.state),
+            millis(silence)
+        ),
+        consequence: "if the peer is gone, nothing will ever notice".to_owned(),
+        remedy: case.advice().switch_on(case.socket),
+    })
+}
+
+fn no_keepalive(case: &Case<'_>) -> Option<Found> {
+    /// Shorter silences are ordinary.
+    const IDLE_MS: u64 = 60_000;
+    // With something in between `late_for_middlebox` says more.
+    let silence = case
+        .unguarded()
+        .filter(|silence| (IDLE_MS..case.silent_ms).contains(silence))
+        .filter(|_| case.middlebox.is_none())?;
+    Some(Found {
+        evidence: format!("silent for {}, SO_KEEPALIVE off", millis(silence)),
+        consequence: "a peer that is gone is noticed only when something is sent".to_owned(),
+        remedy: case.advice().switch_on(case.socket),
+    })
+}
+
+fn late_for_middlebox(case: &Case<'_>) -> Option<Found> {
+    let middlebox = case.middlebox?;
+    let keepalive = case.keepalive()?;
+    if !case.lasts() || !case.leaves_the_host() {
+        return None;
+    }
+    let timeout = middlebox.timeout_ms;
+    if !keepalive.enabled {
+        return Some(Found {
+            evidence: format!("SO_KEEPALIVE off, {}", middlebox.forgets()),
+            consequence: format!(
+                "dropped when it was silent for {}, and nobody is told",
+                millis(timeout)
+            ),
+            remedy: case.advice().switch_on(case.socket),
+        });
+    }
+    let first = case.plan?.first_probe_ms;
+    if first.most < timeout {
+        return None;
+    }
+    let idle = case.advice().idle;
+    Some(Found {
+        evidence: format!(
+            "first probe after {} to {} of silence, {}",
+            millis(first.least),
+            millis(first.most),
+            middlebox.forgets()
+        ),
+        consequence: match first.least.checked_sub(timeout) {
+            Some(early) => format!("dropped {} before the first probe", millis(early)),
+            None => format!(
+                "dropped up to {} before the first probe, if the timer runs late",
+                millis(first.most - timeout)
+            ),
+        },
+        remedy: remedy::option(
+            case.socket,
+            "TCP_KEEPIDLE",
+            "tcp_keepalive_time",
+            idle,
+            keepalive.time_origin,
+        ),
+    })
+}
+
+fn suppressed(case: &Case<'_>) -> Option<Found> {
+    /// Fewer are an ordinary loss.
+    const RETRIES: u32 = 3;
+    let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
+    let stuck = case
+        .socket
+        .timers
+        .iter()
+        .find(|timer| timer.kind == TimerKind::Retransmit && timer.retries >= RETRIES)?;
+    let timeout = keepalive.user_timeout_ms;
+    let (end, remedy) = if case.socket.orphan {
+        (
+            "ends by tcp_orphan_retries (0 counts as 8)".to_owned(),
+            format!(
+                "sysctl net.ipv4.tcp_orphan_retries in network namespace {}",
+                case.socket.socket.netns
+            ),
+        )
+    } else if timeout > 0 {
+        let left = case.socket.death.map_or(timeout, |death| death.in_ms);
+        (
+            format!("ends in {}, by TCP_USER_TIMEOUT", millis(left)),
+            format!("setsockopt TCP_USER_TIMEOUT below {timeout} (ms) ends it sooner"),
+        )
+    } else {
+        let left = case.socket.death.map(|death| millis(death.in_ms));
+        (
+            format!(
+                "ends in about {}, by tcp_retries2 {}",
+                left.unwrap_or_else(|| "?".to_owned()),
+                case.socket.retries2.unwrap_or_default()
+            ),
+            "setsockopt TCP_USER_TIMEOUT = 60000 ends it 60 s after the first retransmission"
+                .to_owned(),
+        )
+    };
+    Some(Found {
+        evidence: format!(
+            "{} sent and not acknowledged, {} so far",
+            bytes(case.socket.send_queue),
+            plural(stuck.retries.into(), "retransmission")
+        ),
+        consequence: format!("keepalive does not run; the connection {end}"),
+        remedy,
+    })
+}
+
+fn count_ignored(case: &Case<'_>) -> Option<Found> {
+    let plan = case.plan?;
+    let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
+    let count = u64::from(keepalive.probes);
+    let is_kept = (plan.probes.least, plan.probes.most) == (count, count);
+    if plan.rule != Cause::KeepaliveUserTimeout || is_kept {
+        return None;
+    }
+    let ends = if plan.probes.most > count {
+        "only after"
+    } else {
+        "already after"
+    };
+    // The timeout that is nearest to the count's own end.
+    let timeout = keepalive.time_ms + keepalive.interval_ms * count;
+    let kept = arithmetic::plan(
+        PlannedSettings {
+            user_timeout_ms: timeout,
+            ..plan.settings
+        },
+        None,
+    );
+    let remedy = if kept.probes == Span::exactly(count) {
+        format!("setsockopt TCP_USER_TIMEOUT = {timeout} (idle + interval × count) keeps the count")
+    } else {
+        format!(
+            "setsockopt TCP_USER_TIMEOUT = 0: timers this long run too late for one that keeps the \
+             count ({timeout} needs {} to {} probes)",
+            kept.probes.least, kept.probes.most
+        )
+    };
+    Some(Found {
+        evidence: format!(
+            "TCP_USER_TIMEOUT {}, TCP_KEEPCNT {count}",
+            millis(keepalive.user_timeout_ms)
+        ),
+        consequence: format!(
+            "the count is a dead letter: dead {ends} {}, {} after the peer was last heard",
+            match plan.probes {
+                Span { least, most } if least == most => plural(most, "probe"),
+                Span { least, most } => format!("{least} to {most} probes"),
+            },
+            millis(plan.dead_after_ms.least)
+        ),
+        remedy,
+    })
+}
+
+fn user_timeout_late(case: &Case<'_>) -> Option<Found> {
+    /// As a share of the timeout: what timers may be late is not worth a word.
+    const MARGIN: u64 = 8;
+    let plan = case.plan?;
+    let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
+    let timeout = keepalive.user_timeout_ms;
+    let dead = plan.dead_after_ms.least;
+    if timeout == 0 || dead <= timeout + timeout / MARGIN {
+        return None;
+    }
+    // The first run probes, the second can end it.
+    let (idle, interval) = (timeout * 2 / 3000, timeout / 3000);
+    Some(Found {
+        evidence: format!(
+            "TCP_USER_TIMEOUT {}, idle {}, interval {}",
+            millis(timeout),
+            millis(keepalive.time_ms),
+            millis(keepalive.interval_ms)
+        ),
+        consequence: format!(
+            "while idle a dead peer is noticed only after {}",
+            millis(dead)
+        ),
+        remedy: if interval == 0 {
+            "setsockopt TCP_USER_TIMEOUT of at least 3000: keepalive counts in seconds".to_owned()
+        } else {
+            format!(
+                "setsockopt TCP_KEEPIDLE = {idle}, TCP_KEEPINTVL = {interval}: together at most \
+                 TCP_USER_TIMEOUT"
+            )
+        },
+    })
+}
+
+fn interval_above_idle(case: &Case<'_>) -> Option<Found> {
+    let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
+    let dead = case.plan?.dead_after_ms.least;
+    (keepalive.interval_ms > keepalive.time_ms && case.lasts()).then(|| Found {
+        evidence: format!(
+            "probes every {}, the first after {}",
+            millis(keepalive.interval_ms),
+            millis(keepalive.time_ms)
+        ),
+        consequence: format!("a dead peer is noticed after {}", millis(dead)),
+        remedy: remedy::option(
+            case.socket,
+            "TCP_KEEPINTVL",
+            "tcp_keepalive_intvl",
+            (keepalive.time_ms / 6000).max(1),
+            keepalive.interval_origin,
+        ),
+    })
+}
+
+fn listener_without_keepalive(case: &Case<'_>) -> Option<Found> {
+    (case.socket.socket.state == TcpState::Listen && case.is_off()).then(|| Found {
+        evidence: "listens with SO_KEEPALIVE off".to_owned(),
+        consequence: "accepted connections have none unless the application sets it on each"
+            .to_owned(),
+        remedy: format!(
+            "on the listener, to be inherited: {}",
+            case.advice().switch_on(case.socket)
+        ),
+    })
+}
+
+/// A namespace whose defaults are not the host's: what was tuned there has no effect here.
+pub fn namespace_sysctls(here: &Sysctls, host: &Sysctls) -> Option<Found> {
+    let differences = here.differences(host);
+    let settings: Vec<String> = differences
+        .iter()
+        .map(|(name, _, host)| format!("net.ipv4.{name}={host}"))
+        .collect();
+    let differences: Vec<String> = differences
+        .into_iter()
+        .map(|(name, here, host)| format!("{name} is {here}, the host's is {host}"))
+        .collect();
+    (!differences.is_empty()).then(|| Found {
+        evidence: differences.join("; "),
+        consequence: "the host's sysctls have no effect in this namespace".to_owned(),
+        remedy: format!(
+            "in the namespace (nsenter --net=… sysctl -w {}), or by the pod's securityContext.sysctls",
+            settings.join(" ")
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests;

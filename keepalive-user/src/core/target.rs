@@ -1,0 +1,111 @@
+//! Which socket a user means: by owner, port, ends or cookie.
+
+use std::{net::SocketAddr, str::FromStr};
+
+use anyhow::{Context, Result, bail};
+
+use super::event::{Cookie, Endpoint, ListedSocket, Socket};
+
+/// Which socket is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Pid(u32),
+    /// At either end.
+    Port(u16),
+    /// At either end.
+    Endpoint(SocketAddr),
+    /// Local and peer end.
+    Pair(SocketAddr, SocketAddr),
+    /// As in JSON.
+    Cookie(Cookie),
+}
+
+impl FromStr for Target {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if let Some(cookie) = text.strip_prefix("sk:") {
+            let cookie = u64::from_str_radix(cookie, 16)
+                .with_context(|| format!("{cookie:?} is no hexadecimal cookie"))?;
+            return Ok(Self::Cookie(Cookie(cookie)));
+        }
+        if let Some(port) = text.strip_prefix(':') {
+            let port = port
+                .parse()
+                .with_context(|| format!("{port:?} is no port"))?;
+            return Ok(Self::Port(port));
+        }
+        if let Ok(pid) = text.parse() {
+            return Ok(Self::Pid(pid));
+        }
+        let address = |text: &str| {
+            text.parse::<SocketAddr>().with_context(|| {
+                format!("{text:?} is no ADDR:PORT (of IPv6: [ADDR]:PORT); names are not looked up")
+            })
+        };
+        match text.split_once('-') {
+            Some((local, peer)) => Ok(Self::Pair(address(local)?, address(peer)?)),
+            None if text.contains(':') => Ok(Self::Endpoint(address(text)?)),
+            None => bail!("give a PID, :PORT, ADDR:PORT, LOCAL-PEER or sk:COOKIE"),
+        }
+    }
+}
+
+impl Target {
+    /// Whether this socket is meant.
+    pub fn is(&self, row: &ListedSocket) -> bool {
+        match self {
+            Self::Pid(pid) => row.pids.contains(pid),
+            _ => self.names(&row.socket),
+        }
+    }
+
+    /// Whether this socket is meant, by its ends or its cookie.
+    pub fn names(&self, socket: &Socket) -> bool {
+        let Socket {
+            local,
+            peer,
+            cookie,
+            ..
+        } = socket;
+        let is = |end: &Endpoint, address: &SocketAddr| {
+            (end.address, end.port) == (address.ip().to_canonical(), address.port())
+        };
+        match self {
+            Self::Pid(_) => false,
+            Self::Port(port) => local.port == *port || peer.port == *port,
+            Self::Endpoint(address) => is(local, address) || is(peer, address),
+            Self::Pair(ours, theirs) => is(local, ours) && is(peer, theirs),
+            Self::Cookie(wanted) => *cookie == Some(*wanted),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets() {
+        let of = |text: &str| text.parse::<Target>();
+        assert_eq!(of("4711").unwrap(), Target::Pid(4711));
+        assert_eq!(of(":22").unwrap(), Target::Port(22));
+        assert_eq!(of("sk:00ff").unwrap(), Target::Cookie(Cookie(0xff)));
+        let v6 = "[::1]:22".parse().unwrap();
+        assert_eq!(of("[::1]:22").unwrap(), Target::Endpoint(v6));
+        assert_eq!(of("[::1]:22-[::1]:22").unwrap(), Target::Pair(v6, v6));
+        for bad in [
+            "",
+            ":",
+            ":99999",
+            "sk:xyz",
+            "host:22",
+            "1.2.3.4",
+            "1.2.3.4:1-x",
+            "-1",
+            "x",
+        ] {
+            assert!(of(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Whether the kernel acted between two observations of a socket: it may, without running our
+//! programs, and then it counts no miss.
+//!
+//! Three things betray it. `icsk_probes_out` is raised by every probe and reset by an answer, so a jump
+//! is a probe. The timer keeps the deadline that its last run armed, so another deadline is a run. And
+//! a deadline that passed without either is a reason to look at the socket.
+
+use keepalive_ebpf::{
+    FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, KIND_ACK, KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED,
+    KIND_KEEPALIVE_TIMER, KIND_LOOKED, KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Numbers, Record,
+};
+
+use crate::core::{
+    arithmetic::Effective,
+    numbers::{pending, silence, state, unsent},
+};
+
+/// What the next observation of a socket is compared with. Jiffies are their low 32 bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Continuity {
+    /// When this was.
+    jiffies: u32,
+    /// Last data or ACK of the peer, as of then.
+    heard: u32,
+    /// Deadline of the keepalive timer, if there is one.
+    expires: u32,
+    /// `tp->segs_out`.
+    segs_out: u32,
+    /// Changes with data in either direction.
+    traffic: u32,
+    probes_out: u8,
+    deadline: Deadline,
+}
+
+/// What is known of the keepalive timer's deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deadline {
+    /// The timer is not armed, or that is not known.
+    None,
+    /// Read after the timer was armed.
+    Exact,
+    /// Computed: the programs saw the socket just before the timer was armed.
+    About,
+}
+
+/// What happened between two observations, beyond what is known of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gap {
+    pub probes: u64,
+    pub window_probes: u64,
+    /// Runs of the keepalive timer that sent no probe, or of which that is not known.
+    pub timers: u64,
+}
+
+/// The numbers at the beginning of what a record observed.
+pub fn beginning(record: &Record) -> &Numbers {
+    match record.kind {
+        KIND_KEEPALIVE_TIMER | KIND_WINDOW_PROBE | KIND_ACK => &record.before,
+        _ => &record.after,
+    }
+}
+
+impl Continuity {
+    /// What to compare the next observation with, after this record.
+    pub fn after(record: &Record, previous: Option<Self>, hz: u32) -> Self {
+        let now = Self::of(&record.after);
+        let (expires, deadline) = match record.kind {
+            // Its numbers are about the write timer.
+            KIND_WINDOW_PROBE => previous.map_or((0, Deadline::None), |previous| {
+                (previous.expires, previous.deadline)
+            }),
+            KIND_SETSOCKOPT if record.flags & FLAG_SWITCHING_OFF != 0 => (0, Deadline::None),
+            // Seen before `tcp_set_keepalive`, `tcp_finish_connect` or `tcp_create_openreq_child` arms
+            // the timer for the full time.
+            KIND_SETSOCKOPT | KIND_ESTABLISHED if is_armed_next(record) => {
+                let time = Effective::of(record, hz).time;
+                (now.jiffies.wrapping_add(time), Deadline::About)
+            }
+            _ => (now.expires, now.deadline),
+        };
+        Self {
+            expires,
+            deadline,
+            ..now
+        }
+    }
+
+    /// As of these numbers, which are about the keepalive timer.
+    pub fn of(numbers: &Numbers) -> Self {
+        let jiffies = numbers.jiffies as u32;
+        Self {
+            jiffies,
+            heard: silence(numbers).map_or(0, |silence| jiffies.wrapping_sub(silence)),
+            expires: numbers.expires as u32,
+            segs_out: numbers.segs_out,
+            traffic: traffic(numbers),
+            probes_out: numbers.probes_out,
+            deadline: if numbers.timer_pending == 0 {
+                Deadline::None
+            } else {
+                Deadline::Exact
+            },
+        }
+    }
+
+    /// What happened between then and this record.
+    pub fn gap(&self, record: &Record, hz: u32) -> Gap {
+        let now = beginning(record);
+        let probes = self.jump(now);
+        if probes > 0 {
+            return Gap::probes(probes, now);
+        }
+        if !self.is_rearmed(record, now, hz) {
+            return Gap::default();
+        }
+        // An idle socket was probed, and the answer reset the count.
+        let idle = self.expires.wrapping_sub(self.heard) >= Effective::of(record, hz).time;
+        let quiet = self.heard != 0 && traffic(now) == self.traffic && unsent(now) == 0;
+        if idle && quiet && now.segs_out != self.segs_out {
+            return Gap::probes(1, now);
+        }
+        Gap {
+            timers: 1,
+            ..Gap::default()
+        }
+    }
+
+    /// Probes that raised `icsk_probes_out`. An acceptable ACK resets it, and leaves its time.
+    fn jump(&self, now: &Numbers) -> u64 {
+        let answered = now.rcv_tstamp != 0 && is_since(self.jiffies, now.rcv_tstamp);
+        let base = if answered || now.probes_out < self.probes_out {
+            0
+        } else {
+            self.probes_out
+        };
+        (now.probes_out - base).into()
+    }
+
+    /// Whether the keepalive timer ran since: it has another deadline than the one that was armed.
+    fn is_rearmed(&self, record: &Record, now: &Numbers, hz: u32) -> bool {
+        let comparable = match record.kind {
+            KIND_KEEPALIVE_TIMER | KIND_ACK | KIND_CLOSE | KIND_CLOSING | KIND_LOOKED => true,
+            // They arm it themselves, or are about another timer.
+            _ => false,
+        };
+        // An orphan's timer is for FIN_WAIT2: `__tcp_close` and `tcp_rcv_state_process` arm it.
+        if !comparable || now.orphan != 0 {
+            return false;
+        }
+        let moved = (now.expires as u32).wrapping_sub(self.expires);
+        match self.deadline {
+            Deadline::None => false,
+            Deadline::Exact => moved != 0,
+            // Armed a little later than it was seen; a run moves it by an interval, a second at least.
+            Deadline::About => moved > hz / 2 && moved < 1 << 31,
+        }
+    }
+
+    /// Whether the deadline passed more than `grace` jiffies ago, the timer wheel's rounding aside
+    /// (at most an eighth of the time), and nothing was seen. A socket that was looked at in vain is
+    /// overdue again when as much time has passed again.
+    pub fn is_overdue(&self, now: u32, grace: u32) -> bool {
+        if self.deadline == Deadline::None {
+            return false;
+        }
+        let late = now.wrapping_sub(self.expires).cast_signed();
+        let seen = self.jiffies.wrapping_sub(self.expires).cast_signed();
+        let rounding = self.expires.wrapping_sub(self.jiffies).cast_signed().max(0) / 8;
+        let wait = i64::from(grace) + i64::from(rounding) + 2 * i64::from(seen.max(0));
+        i64::from(late) > wait
+    }
+
+    /// Whether the deadline has passed.
+    pub fn is_due(&self, now: u32) -> bool {
+        self.deadline != Deadline::None && now.wrapping_sub(self.expires).cast_signed() > 0
+    }
+}
+
+impl Gap {
+    /// Probes, of the kind that the socket makes now: `tcp_keepalive_timer` makes none while data waits.
+    pub fn probes(count: u64, now: &Numbers) -> Self {
+        if unsent(now) > 0 || now.pending == pending::PROBE0 {
+            Self {
+                window_probes: count,
+                ..Self::default()
+            }
+        } else {
+            Self {
+                probes: count,
+                ..Self::default()
+            }
+        }
+    }
+}
+
+/// Whether the keepalive timer of a socket that was read on request may be running right then: its own
+/// record may still be under way, and what it did is not unseen. It is out of the wheel until its run
+/// arms it again, from then on for an interval or the full time.
+pub fn may_be_running(record: &Record, hz: u32) -> bool {
+    const UNDER_WAY: u64 = 2;
+    let now = &record.after;
+    let effective = Effective::of(record, hz);
+    let just_armed = [effective.interval, effective.time]
+        .iter()
+        .any(|&time| now.expires.saturating_add(UNDER_WAY) >= now.jiffies + u64::from(time));
+    now.state != state::CLOSE && (now.timer_pending == 0 || just_armed)
+}
+
+/// Whether the kernel arms the timer for the full time right after what this record observed.
+fn is_armed_next(record: &Record) -> bool {
+    let pending = record.after.timer_pending != 0;
+    match record.kind {
+        // Whatever was armed while it connected is armed anew (`tcp_finish_connect`).
+        KIND_ESTABLISHED => record.from_state == state::SYN_SENT || !pending,
+        _ => record.flags & FLAG_SWITCHING_ON != 0 && !pending,
+    }
+}
+
+fn traffic(numbers: &Numbers) -> u32 {
+    numbers.snd_una ^ numbers.write_seq.rotate_left(11) ^ numbers.lrcvtime.rotate_left(22)
+}
+
+/// Whether `stamp` is at or after `start`, both low 32 bits of jiffies.
+pub fn is_since(start: u32, stamp: u32) -> bool {
+    stamp.wrapping_sub(start) < 1 << 31
+}
+
+/// What no program saw, of all sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unseen {
+    pub probes: Count,
+    pub window_probes: Count,
+    pub timers: Count,
+    pub closes: Count,
+}
+
+/// How often, and since when.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Count {
+    pub total: u64,
+    /// CLOCK_MONOTONIC of the earliest observation before those not yet reported, nanoseconds.
+    pub since: Option<u64>,
+}
+
+impl Unseen {
+    /// Adds what happened after an observation.
+    pub fn add(&mut self, gap: Gap, since: u64) {
+        self.probes.add(gap.probes, since);
+        self.window_probes.add(gap.window_probes, since);
+        self.timers.add(gap.timers, since);
+    }
+}
+
+impl Count {
+    /// Adds some, which happened after an observation.
+    pub fn add(&mut self, count: u64, since: u64) {
+        if count > 0 {
+            self.total += count;
+            self.since = Some(self.since.map_or(since, |earliest| earliest.min(since)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! A kernel in miniature makes the records of a socket, some of which get lost: what the tracker saw
+//! and what it found missing must add up to what that kernel did.
+
+use keepalive_ebpf::{Identity, KIND_LISTED, Settings, WITHIN_KEEPALIVE_TIMER};
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::{
+    clock::Clock,
+    event::{Decision, Event},
+    tracker::{Observation, Tracker},
+};
+
+const HZ: u32 = 250;
+const JIFFY: u64 = 1_000_000_000 / HZ as u64;
+const IDLE: u32 = 3 * HZ;
+const INTERVAL: u32 = 2 * HZ;
+const COUNT: u8 = 5;
+
+/// What the peer does with a probe.
+#[derive(Clone, Copy, Debug)]
+enum Peer {
+    Answers,
+    /// Answers, and then sends data.
+    Talks,
+    Silent,
+}
+
+/// One socket of `tcp_keepalive_timer`.
+struct Kernel {
+    numbers: Numbers,
+    probes: u64,
+    is_closed: bool,
+}
+
+impl Kernel {
+    fn new() -> Self {
+        let start = 1 << 20;
+        let mut kernel = Self {
+            numbers: Numbers {
+                expires: start + u64::from(IDLE),
+                rcv_tstamp: start as u32,
+                lrcvtime: start as u32,
+                timer_pending: 1,
+                state: state::ESTABLISHED,
+                keepopen: 1,
+                segs_out: 3,
+                write_seq: 100,
+                snd_nxt: 100,
+                snd_una: 100,
+                ..Numbers::default()
+            },
+            probes: 0,
+            is_closed: false,
+        };
+        kernel.at(start);
+        kernel
+    }
+
+    fn at(&mut self, jiffies: u64) {
+        self.numbers.jiffies = jiffies;
+        self.numbers.time = jiffies * JIFFY;
+    }
+
+    fn record(&self, kind: u8, before: Numbers) -> Record {
+        let mut record = Record {
+            kind,
+            before,
+            after: self.numbers,
+            settings: Settings {
+                time: IDLE,
+                interval: INTERVAL,
+                probes: COUNT.into(),
+                ..Settings::default()
+            },
+            id: Identity {
+                sk: 1,
+                cookie: 1,
+                state: self.numbers.state,
+                keepopen: 1,
+                ..Identity::default()
+            },
+            ..Record::default()
+        };
+        if kind == KIND_CLOSE {
+            record.within = WITHIN_KEEPALIVE_TIMER;
+            record.from_state = state::ESTABLISHED;
+        }
+        record
+    }
+
+    /// The timer runs, a little late; the records of that, in order.
+    fn run(&mut self, late: u64, peer: Peer) -> Vec<Record> {
+        self.at(self.numbers.expires + late);
+        self.numbers.timer_pending = 0;
+        let before = self.numbers;
+        let now = before.jiffies;
+        let idle = silence(&before).unwrap_or(0);
+        if idle >= IDLE && before.probes_out >= COUNT {
+            self.numbers.state = state::CLOSE;
+            self.is_closed = true;
+            let closed = self.record(KIND_CLOSE, Numbers::default());
+            return vec![closed, self.record(KIND_KEEPALIVE_TIMER, before)];
+        }
+        let next = if idle >= IDLE {
+            self.probes += 1;
+            self.numbers.probes_out += 1;
+            self.numbers.segs_out += 1;
+            INTERVAL
+        } else {
+            IDLE - idle
+        };
+        self.numbers.expires = now + u64::from(next);
+        self.numbers.timer_pending = 1;
+        let record = self.record(KIND_KEEPALIVE_TIMER, before);
+        if idle >= IDLE && !matches!(peer, Peer::Silent) {
+            self.numbers.probes_out = 0;
+            self.numbers.rcv_tstamp = now as u32 + 1;
+            if matches!(peer, Peer::Talks) {
+                self.numbers.lrcvtime = now as u32 + 2;
+            }
+        }
+        vec![record]
+    }
+}
+
+/// How often the kernel probed, how many of these the tracker saw, and what it found missing.
+fn watch(runs: &[(u64, Peer, bool)]) -> (u64, u64, Unseen, bool) {
+    let mut kernel = Kernel::new();
+    let mut tracker = Tracker::new(HZ, Clock { offset_ns: 0 }, 10, 0);
+    let mut seen: Vec<Observation> = Vec::new();
+    tracker.observe(&kernel.record(KIND_LISTED, Numbers::default()), &mut seen);
+    for &(late, peer, is_seen) in runs {
+        if kernel.is_closed {
+            break;
+        }
+        for record in kernel.run(late, peer) {
+            if is_seen {
+                tracker.observe(&record, &mut seen);
+            }
+        }
+    }
+    kernel.at(kernel.numbers.jiffies + 3);
+    tracker.observe(&kernel.record(KIND_LOOKED, Numbers::default()), &mut seen);
+    let probes = seen.iter().filter(|observation| {
+        matches!(&observation.event, Event::Timer(run) if run.what.decision == Decision::ProbeSent)
+    });
+    (
+        kernel.probes,
+        probes.count() as u64,
+        tracker.unseen(),
+        kernel.is_closed,
+    )
+}
+
+fn any_peer() -> impl Strategy<Value = Peer> {
+    prop_oneof![
+        1 => Just(Peer::Answers),
+        3 => Just(Peer::Silent),
+        1 => Just(Peer::Talks)
+    ]
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_missed_where_everything_was_seen(
+        runs in proptest::collection::vec((0..9u64, any_peer(), Just(true)), 0..30),
+    ) {
+        let (probes, seen, unseen, _) = watch(&runs);
+        prop_assert_eq!(probes, seen);
+        for count in [unseen.probes, unseen.window_probes, unseen.timers, unseen.closes] {
+            prop_assert_eq!(count.total, 0);
+        }
+    }
+
+    /// A peer that is silent: every probe leaves its mark.
+    #[test]
+    fn probes_to_a_dead_peer_add_up(
+        runs in proptest::collection::vec((0..9u64, Just(Peer::Silent), any::<bool>()), 0..9),
+    ) {
+        let (probes, seen, unseen, is_closed) = watch(&runs);
+        prop_assert_eq!(seen + unseen.probes.total, probes);
+        // The run that killed it, if that was not seen.
+        let killed_unseen = is_closed && !runs[usize::from(COUNT)].2;
+        prop_assert_eq!(unseen.closes.total, u64::from(killed_unseen));
+    }
+
+    /// A peer that answers, or not: never more than there were.
+    #[test]
+    fn no_probe_is_invented(
+        runs in proptest::collection::vec((0..9u64, any_peer(), any::<bool>()), 0..30),
+    ) {
+        let (probes, seen, unseen, _) = watch(&runs);
+        prop_assert!(seen + unseen.probes.total <= probes, "{seen} + {unseen:?} > {probes}");
+    }
+}
+
+/// The answer to an unseen probe resets the count: the deadline has moved, and a segment left.
+#[test]
+fn a_single_unseen_probe_that_was_answered_is_found() {
+    let run = |is_seen| (1, Peer::Answers, is_seen);
+    // Probe, `not_idle`, probe (unseen), `not_idle`.
+    let (probes, seen, unseen, _) = watch(&[run(true), run(true), run(false), run(true)]);
+    assert_eq!((probes, seen), (2, 1));
+    assert_eq!((unseen.probes.total, unseen.timers.total), (1, 0));
+}
+
+#[test]
+fn an_unseen_run_without_a_probe_is_found() {
+    let run = |is_seen| (1, Peer::Answers, is_seen);
+    let (probes, seen, unseen, _) = watch(&[run(true), run(false), run(true)]);
+    assert_eq!((probes, seen), (2, 2));
+    assert_eq!((unseen.probes.total, unseen.timers.total), (0, 1));
+}
+
+/// A socket is read on one CPU while its timer runs on another: the run's own record is under way.
+#[test]
+fn a_run_that_is_not_over_is_not_missed() {
+    let mut kernel = Kernel::new();
+    let mut tracker = Tracker::new(HZ, Clock { offset_ns: 0 }, 10, 0);
+    let mut seen = Vec::new();
+    tracker.observe(&kernel.record(KIND_LISTED, Numbers::default()), &mut seen);
+    let run = kernel.run(1, Peer::Silent);
+    let mut within = kernel.record(KIND_LOOKED, Numbers::default());
+    within.after.timer_pending = 0;
+    tracker.observe(&within, &mut seen);
+    kernel.at(kernel.numbers.jiffies + 1);
+    tracker.observe(&kernel.record(KIND_LOOKED, Numbers::default()), &mut seen);
+    for record in &run {
+        tracker.observe(record, &mut seen);
+    }
+    kernel.at(kernel.numbers.jiffies + 9);
+    tracker.observe(&kernel.record(KIND_LOOKED, Numbers::default()), &mut seen);
+    assert_eq!(tracker.unseen().probes.total, 0);
+}
+
+#[test]
+fn a_deadline_that_passed_is_overdue_less_and_less_often() {
+    let mut kernel = Kernel::new();
+    let due = kernel.numbers.expires as u32;
+    let mut continuity = Continuity::of(&kernel.numbers);
+    let rounding = IDLE / 8;
+    assert!(!continuity.is_overdue(due + HZ + rounding, HZ));
+    assert!(continuity.is_overdue(due + HZ + rounding + 1, HZ));
+    assert!(continuity.is_due(due + 1) && !continuity.is_due(due));
+    // Looked at in vain, four seconds late.
+    kernel.at(u64::from(due + 4 * HZ));
+    continuity = Continuity::of(&kernel.numbers);
+    assert!(!continuity.is_overdue(due + 9 * HZ, HZ));
+    assert!(continuity.is_overdue(due + 9 * HZ + 1, HZ));
+    kernel.numbers.timer_pending = 0;
+    assert!(!Continuity::of(&kernel.numbers).is_overdue(due + 99 * HZ, HZ));
+}

@@ -1,0 +1,352 @@
+//! # The tracker
+//!
+//! Turns records into events, one small state per socket: which probe is out and when it was
+//! answered, how often what happened, what the end was. Reads no clock and does no I/O: time
+//! comes in with the records, so a recording gives the same events as the live kernel.
+
+mod continuity;
+mod probe;
+mod socket;
+mod table;
+mod tell;
+
+pub use self::tell::acting;
+
+use std::collections::VecDeque;
+
+use keepalive_ebpf::{Identity, Numbers, Record};
+
+pub use self::continuity::Unseen;
+use self::{
+    continuity::{Continuity, Gap, beginning, may_be_running},
+    socket::{Closer, Socket},
+    table::Table,
+    tell::Teller,
+};
+use crate::core::{
+    clock::Clock,
+    event::Event,
+    numbers::{last_data, silence, state},
+    wire::{Kind, Within},
+};
+
+/// An event, and what finding its owner takes.
+#[derive(Debug)]
+pub struct Observation {
+    pub event: Event,
+    /// Inode number of the socket file, 0 if unknown.
+    pub inode: u64,
+    /// Id of the cgroup, 0 if unknown.
+    pub cgroup: u64,
+    /// The process that acted on the socket, if one did: its id and name.
+    pub acting: Option<(u32, [u8; 16])>,
+    /// Whether its owner can change no more: it is dead, or no process holds it. Its last holder may
+    /// have closed it by now.
+    pub settled: bool,
+}
+
+/// Most ends that wait for their timer run: more than a machine has CPUs.
+const ENDINGS: usize = 1 << 13;
+
+/// All sockets seen and not ended.
+pub struct Tracker {
+    teller: Teller,
+    capacity: usize,
+    sockets: Table,
+    last_id: u64,
+    /// Sockets whose end waits for the timer run that caused it, oldest first.
+    ending: VecDeque<u64>,
+    /// Sockets dropped because the table was full.
+    evicted: u64,
+    /// When the programs were attached, CLOCK_MONOTONIC, nanoseconds.
+    start: u64,
+    /// The last time that came with a record, CLOCK_MONOTONIC, and the jiffies then.
+    now: (u64, u64),
+    unseen: Unseen,
+}
+
+impl Tracker {
+    /// `hz` is the kernel's tick; `capacity` the number of sockets remembered at once; `start` when the
+    /// programs were attached, CLOCK_MONOTONIC, nanoseconds.
+    pub fn new(hz: u32, clock: Clock, capacity: usize, start: u64) -> Self {
+        Self {
+            teller: Teller {
+                hz: hz.max(1),
+                clock,
+            },
+            capacity: capacity.max(1),
+            sockets: Table::default(),
+            last_id: 0,
+            ending: VecDeque::new(),
+            evicted: 0,
+            start,
+            now: (0, 0),
+            unseen: Unseen::default(),
+        }
+    }
+
+    /// Sockets dropped from the full table so far.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Takes one record and adds the events it gives, oldest first.
+    pub fn observe(&mut self, record: &Record, events: &mut Vec<Observation>) {
+        // `wire::check` has rejected any other where the record came in.
+        let Some(kind) = Kind::of(record) else {
+            return;
+        };
+        // The port may not be chosen yet, and nothing has happened that is worth an event.
+        if kind == Kind::Owner {
+            return;
+        }
+        let key = record.id.sk;
+        let teller = self.teller;
+        self.now = self.now.max((record.after.time, record.after.jiffies));
+        if kind == Kind::Looked {
+            self.looked(record, events);
+            return;
+        }
+        if let Some(old) = self.sockets.get(key)
+            && old.is_another(record)
+        {
+            if old.end.is_none() && !old.is_seed {
+                self.unseen.closes.add(1, old.last_seen);
+            }
+            teller.report_end(old, events);
+            self.sockets.remove(key);
+        }
+        self.compare(record);
+        if kind == Kind::Closing {
+            self.closing(record);
+            return;
+        }
+        let socket = match self.sockets.get(key) {
+            Some(socket) if !socket.is_seed => socket,
+            _ => self.meet(kind, record, events),
+        };
+        socket.advance(record, teller.hz);
+        socket.learn(&record.id, record.after.time);
+        teller.report_answer(socket, kind, record, events);
+        match kind {
+            Kind::KeepaliveTimer => teller.timer(socket, record, events),
+            Kind::WindowProbe => teller.window_probe(socket, record, events),
+            Kind::Setsockopt => teller.setsockopt(socket, record, events),
+            Kind::Established => teller.established(socket, record, events),
+            Kind::Close => socket.end = Some(Box::new(*record)),
+            Kind::Ack | Kind::Closing | Kind::Looked | Kind::Owner | Kind::Listed => {}
+        }
+        // An end within a timer run is told after that run.
+        let in_timer = kind == Kind::Close && Within::of(record) == Some(Within::KeepaliveTimer);
+        if socket.end.is_some() && !in_timer {
+            teller.report_end(socket, events);
+            self.sockets.remove(key);
+        } else if in_timer {
+            self.bound_endings(key, events);
+        }
+    }
+
+    /// An end waits for its timer run, which is running on some CPU: where more wait than there are
+    /// CPUs, runs were lost, and the oldest end waits no longer.
+    fn bound_endings(&mut self, key: u64, events: &mut Vec<Observation>) {
+        self.ending.push_back(key);
+        if self.ending.len() <= ENDINGS {
+            return;
+        }
+        let oldest = self.ending.pop_front();
+        let waiting = |socket: &&mut Socket| socket.end.is_some();
+        if let Some(oldest) = oldest
+            && let Some(socket) = self.sockets.get(oldest).filter(waiting)
+        {
+            self.teller.report_end(socket, events);
+            self.sockets.remove(oldest);
+        }
+    }
+
+    /// Reports the ends whose timer run never came, because its record was lost.
+    pub fn finish(&mut self, events: &mut Vec<Observation>) {
+        for socket in self.sockets.iter_mut() {
+            self.teller.report_end(socket, events);
+        }
+    }
+
+    /// Remembers a socket that is older than the tracer. It is told of when something happens to
+    /// it; what it may lose until then, its owner and its cookie, is known from now on. With its
+    /// numbers what it does unseen is noticed from now on, too.
+    pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&Numbers>) {
+        // Its records may have come first.
+        if let Some(known) = self.sockets.get(id.sk)
+            && !known.is_seed
+            && (known.is_same(id) || known.last_seen >= time)
+        {
+            return;
+        }
+        if let Some(numbers) = numbers {
+            self.now = self.now.max((numbers.time, numbers.jiffies));
+        }
+        let mut socket = Socket::new(0, id, time);
+        socket.learn(id, time);
+        socket.is_seed = true;
+        socket.continuity = numbers.map(Continuity::of);
+        self.sockets.remove(id.sk);
+        self.make_room();
+        self.sockets.insert(id.sk, socket);
+    }
+
+    /// Whether events were made of this very socket.
+    pub fn knows(&mut self, id: &Identity) -> bool {
+        let known = self.sockets.get(id.sk);
+        known.is_some_and(|known| !known.is_seed && known.is_same(id))
+    }
+
+    /// What no program saw so far.
+    pub fn unseen(&self) -> Unseen {
+        self.unseen
+    }
+
+    /// The unseen things are reported: what comes is counted from a later time.
+    pub fn reported_unseen(&mut self) {
+        let Unseen {
+            probes,
+            window_probes,
+            timers,
+            closes,
+        } = &mut self.unseen;
+        for count in [probes, window_probes, timers, closes] {
+            count.since = None;
+        }
+    }
+
+    /// Addresses of sockets whose timer should have run `grace` seconds ago, and of which nothing was
+    /// seen; without a grace, of all whose deadline has passed. `time`: now, CLOCK_MONOTONIC.
+    pub fn overdue(&self, time: u64, grace: Option<u32>) -> impl Iterator<Item = u64> {
+        let hz = self.teller.hz;
+        let passed = u128::from(time.saturating_sub(self.now.0)) * u128::from(hz) / 1_000_000_000;
+        let now = self.now.1.wrapping_add(passed as u64) as u32;
+        self.sockets.keys(move |socket| {
+            let continuity = socket.continuity.filter(|_| socket.end.is_none());
+            continuity.is_some_and(|continuity| match grace {
+                Some(seconds) => continuity.is_overdue(now, seconds.saturating_mul(hz)),
+                None => continuity.is_due(now),
+            })
+        })
+    }
+
+    /// There is no such socket any more, and its end was not seen.
+    pub fn gone(&mut self, key: u64) {
+        // Of one that was only listed the end may have been seen before the listing was taken.
+        if let Some(socket) = self.sockets.remove(key).filter(|socket| !socket.is_seed) {
+            self.unseen.closes.add(1, socket.last_seen);
+        }
+    }
+
+    /// A socket that was overdue, as it is now.
+    fn looked(&mut self, record: &Record, events: &mut Vec<Observation>) {
+        let key = record.id.sk;
+        let Some(socket) = self.sockets.get(key).filter(|socket| socket.end.is_none()) else {
+            return;
+        };
+        let is_closed = record.id.state == state::CLOSE;
+        if socket.is_another(record) || (socket.is_seed && is_closed) {
+            self.gone(key);
+            return;
+        }
+        let teller = self.teller;
+        if may_be_running(record, teller.hz) {
+            return;
+        }
+        self.compare(record);
+        let Some(socket) = self.sockets.get(key) else {
+            return;
+        };
+        let since = socket.last_seen;
+        socket.advance(record, teller.hz);
+        socket.learn(&record.id, record.after.time);
+        teller.report_answer(socket, Kind::Looked, record, events);
+        if is_closed {
+            self.unseen.closes.add(1, since);
+            socket.end = Some(Box::new(*record));
+            teller.report_end(socket, events);
+            self.sockets.remove(key);
+        }
+    }
+
+    /// Notes what happened to the socket of a record since it was last seen.
+    fn compare(&mut self, record: &Record) {
+        let (first, hz) = (beginning(record), self.teller.hz);
+        match self.sockets.get(record.id.sk) {
+            Some(socket) => {
+                let since = socket.last_seen;
+                let gap = socket
+                    .continuity
+                    .filter(|_| first.time >= since)
+                    .map(|continuity| continuity.gap(record, hz));
+                self.unseen.add(gap.unwrap_or_default(), since);
+            }
+            // New to us, with probes out since the peer was last heard: if that is later than our
+            // start, they were ours to see.
+            None if first.probes_out > 0 => {
+                let jiffy = 1_000_000_000 / u64::from(hz);
+                let silence = silence(first).map(|silence| (u64::from(silence) + 1) * jiffy);
+                let heard = silence.map(|silence| first.time.saturating_sub(silence));
+                if let Some(heard) = heard.filter(|heard| *heard >= self.start) {
+                    self.unseen
+                        .add(Gap::probes(first.probes_out.into(), first), heard);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Notes whose the socket was: from now on it has neither file nor owner.
+    fn closing(&mut self, record: &Record) {
+        let (id, time) = (&record.id, record.after.time);
+        if self.sockets.get(id.sk).is_none() {
+            self.seed(id, time, None);
+        }
+        if let Some(socket) = self.sockets.get(id.sk) {
+            socket.advance(record, self.teller.hz);
+            socket.learn(id, time);
+            socket.closer = Some(Box::new(Closer {
+                acting: acting(record),
+                last_data: last_data(&record.after),
+            }));
+        }
+    }
+
+    /// A socket that no record was of before; at most it was seeded.
+    fn meet(&mut self, kind: Kind, record: &Record, events: &mut Vec<Observation>) -> &mut Socket {
+        self.last_id += 1;
+        let (key, time) = (record.id.sk, record.after.time);
+        let mut socket = Socket::new(self.last_id, &record.id, time);
+        if let Some(seed) = self.sockets.remove(key) {
+            socket.inherit(seed);
+        }
+        socket.learn(&record.id, time);
+        self.teller.meet(&socket, kind, record, events);
+        self.make_room();
+        self.sockets.insert(key, socket)
+    }
+
+    /// Drops the least recently seen sixteenth when the table is full.
+    fn make_room(&mut self) {
+        if self.sockets.len() < self.capacity {
+            return;
+        }
+        let mut ages: Vec<u64> = self
+            .sockets
+            .iter_mut()
+            .map(|socket| socket.last_seen)
+            .collect();
+        let share = self.capacity.div_ceil(16) - 1;
+        let (_, &mut limit, _) = ages.select_nth_unstable(share.min(self.capacity - 1));
+        let before = self.sockets.len();
+        self.sockets.retain(|socket| socket.last_seen > limit);
+        self.evicted += (before - self.sockets.len()) as u64;
+        // What was seen of them before is forgotten, not missed.
+        self.start = self.start.max(limit);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! A probe that is out, and when it was answered.
+//!
+//! `tcp_ack` (tcp_input.c) sets `icsk_probes_out` to 0 and `rcv_tstamp` to now for every acceptable
+//! ACK; whoever looks next finds them. `tcp_clock_cache` then still has the nanosecond at which
+//! the socket last handled a packet: if nothing came or went since, that packet was the answer.
+
+use keepalive_ebpf::{Numbers, Record};
+
+use super::continuity::is_since;
+use crate::core::event::{Precision, ProbeKind};
+
+/// A probe without an answer so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Outstanding {
+    kind: ProbeKind,
+    attempt: u32,
+    /// When it was sent, CLOCK_MONOTONIC, nanoseconds.
+    sent: u64,
+    /// The same in jiffies, low 32 bits, or a little earlier.
+    sent_jiffies: u32,
+    /// Segments built until then, this one included.
+    segs_out: u32,
+    /// What only other traffic changes: the next byte the peer must acknowledge, its window, and
+    /// the TCP state.
+    snd_una: u32,
+    snd_wnd: u32,
+    state: u8,
+    /// `icsk_rto`, jiffies.
+    rto: u32,
+}
+
+/// How it was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    pub probe: ProbeKind,
+    pub attempt: u32,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub time: u64,
+    /// Microseconds, and how precisely; `None` if later traffic hides it.
+    pub rtt: Option<(u64, Precision)>,
+}
+
+impl Outstanding {
+    /// The probe that the timer run of `record` made.
+    pub fn new(record: &Record, kind: ProbeKind, attempt: u32) -> Self {
+        // The socket looks at the clock when it builds a segment, inside the run.
+        let (entry, exit) = (record.before.time, record.after.time);
+        let built = record.after.clock_cache;
+        Self {
+            kind,
+            attempt,
+            sent: if (entry..=exit).contains(&built) {
+                built
+            } else {
+                entry
+            },
+            sent_jiffies: record.before.jiffies as u32,
+            segs_out: record.after.segs_out,
+            snd_una: record.after.snd_una,
+            snd_wnd: record.after.snd_wnd,
+            state: record.after.state,
+            rto: record.after.rto,
+        }
+    }
+
+    /// Whether these later numbers show an answer. The count alone would not do: it is a byte,
+    /// and 256 unanswered probes wrap it.
+    pub fn is_answered(&self, numbers: &Numbers) -> bool {
+        numbers.probes_out == 0
+            && numbers.rcv_tstamp != 0
+            && is_since(self.sent_jiffies, numbers.rcv_tstamp)
+    }
+
+    /// The answer, from numbers that show one.
+    ///
+    /// `rcv_tstamp` is of the *last* ACK. If data, an acknowledgement or a FIN came since, it may be
+    /// theirs, and when the answer came is not known any more. A window that changed may be an update
+    /// or the answer's own: it is taken for the answer's within the retransmission timeout, in
+    /// which the kernel itself expects one.
+    pub fn answered(&self, numbers: &Numbers, hz: u32) -> Answered {
+        let jiffy = 1_000_000_000 / u64::from(hz.max(1));
+        let age = u64::from((numbers.jiffies as u32).wrapping_sub(numbers.rcv_tstamp));
+        let time = numbers
+            .time
+            .saturating_sub(age.saturating_mul(jiffy))
+            .max(self.sent);
+        let data = numbers.lrcvtime != 0 && is_since(self.sent_jiffies, numbers.lrcvtime);
+        let late = time.saturating_sub(self.sent) > u64::from(self.rto).saturating_mul(jiffy);
+        let traffic = data
+            || numbers.snd_una != self.snd_una
+            || (numbers.snd_wnd != self.snd_wnd && late)
+            || numbers.state != self.state;
+        if traffic {
+            return Answered {
+                rtt: None,
+                ..self.answered_at(time)
+            };
+        }
+        // No segment left since either: the clock is still that of the answer.
+        let clock_age = numbers.time.saturating_sub(numbers.clock_cache) / jiffy;
+        let exact = numbers.segs_out == self.segs_out
+            && clock_age.abs_diff(age) <= 1
+            && numbers.clock_cache >= self.sent;
+        if exact {
+            return self.answered_at(numbers.clock_cache);
+        }
+        let answered = self.answered_at(time);
+        Answered {
+            rtt: answered.rtt.map(|(rtt, _)| (rtt, Precision::Jiffy)),
+            ..answered
+        }
+    }
+
+    /// The answer, at a time that is known.
+    pub fn answered_at(&self, time: u64) -> Answered {
+        Answered {
+            probe: self.kind,
+            attempt: self.attempt,
+            time,
+            rtt: Some((time.saturating_sub(self.sent) / 1000, Precision::Exact)),
+        }
+    }
+}

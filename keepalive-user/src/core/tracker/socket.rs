@@ -1,0 +1,162 @@
+//! What is remembered of one socket: small, because there may be a million.
+
+use std::hash::BuildHasher;
+
+use keepalive_ebpf::{Identity, Record};
+use rustc_hash::FxBuildHasher;
+
+use super::{Observation, continuity::Continuity, probe::Outstanding};
+use crate::core::{
+    event::{Event, Totals},
+    numbers::state,
+    owners::Acting,
+    wire::Kind,
+};
+
+/// One socket.
+pub struct Socket {
+    pub id: u64,
+    /// To notice that another socket is at the same place now: its cookie and, where there is
+    /// none, a hash of its namespace, addresses and ports.
+    pub cookie: u64,
+    connection: u32,
+    /// Known from a listing only: no record of it came yet.
+    pub is_seed: bool,
+    pub inode: u64,
+    pub cgroup: u64,
+    /// CLOCK_MONOTONIC of the last record, nanoseconds.
+    pub last_seen: u64,
+    /// CLOCK_MONOTONIC of the first record, nanoseconds.
+    pub first_seen: u64,
+    /// CLOCK_MONOTONIC when it was established, 0 if that was not seen.
+    pub established: u64,
+    pub outstanding: Option<Outstanding>,
+    /// `None` before its numbers were seen.
+    pub continuity: Option<Continuity>,
+    /// How a process closed it.
+    pub closer: Option<Box<Closer>>,
+    pub tally: Tally,
+    /// The end, seen inside the timer run that caused it and reported after that run.
+    pub end: Option<Box<Record>>,
+}
+
+/// A process that closes a socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Closer {
+    pub acting: Option<Acting>,
+    /// Since data last came in, jiffies; `None` = never.
+    pub last_data: Option<u32>,
+}
+
+// There may be a million.
+const _: () = assert!(size_of::<Socket>() <= 184);
+
+/// [`Totals`] in little space.
+#[derive(Clone, Copy, Default)]
+pub struct Tally {
+    pub timers: u32,
+    pub keepalive_probes: u32,
+    pub keepalive_answers: u32,
+    pub window_probes: u16,
+    pub window_answers: u16,
+    /// Slowest answer, microseconds plus one; 0 = none.
+    worst_rtt: u32,
+}
+
+impl Tally {
+    /// Notes the time an answer took, microseconds.
+    pub fn answered_after(&mut self, rtt_us: u64) {
+        let rtt = u32::try_from(rtt_us.saturating_add(1)).unwrap_or(u32::MAX);
+        self.worst_rtt = self.worst_rtt.max(rtt);
+    }
+}
+
+impl From<Tally> for Totals {
+    fn from(tally: Tally) -> Self {
+        Self {
+            timers: tally.timers.into(),
+            keepalive_probes: tally.keepalive_probes.into(),
+            keepalive_answers: tally.keepalive_answers.into(),
+            window_probes: tally.window_probes.into(),
+            window_answers: tally.window_answers.into(),
+            worst_rtt_us: tally.worst_rtt.checked_sub(1).map(u64::from),
+        }
+    }
+}
+
+impl Socket {
+    pub fn new(id: u64, identity: &Identity, time: u64) -> Self {
+        Self {
+            id,
+            cookie: identity.cookie,
+            connection: connection(identity),
+            is_seed: false,
+            inode: 0,
+            cgroup: 0,
+            last_seen: 0,
+            first_seen: time,
+            established: 0,
+            outstanding: None,
+            continuity: None,
+            closer: None,
+            tally: Tally::default(),
+            end: None,
+        }
+    }
+
+    /// Whether the record is of another socket at the same address: the kernel reuses them.
+    pub fn is_another(&self, record: &Record) -> bool {
+        let after_end = self.end.is_some() && Kind::of(record) != Some(Kind::KeepaliveTimer);
+        after_end || !self.is_same(&record.id)
+    }
+
+    /// Whether this is the identity of this very socket.
+    pub fn is_same(&self, id: &Identity) -> bool {
+        match (self.cookie, id.cookie) {
+            (0, _) | (_, 0) => self.connection == connection(id),
+            (own, other) => own == other,
+        }
+    }
+
+    /// Takes over what was listed of the socket before its first record.
+    pub fn inherit(&mut self, seed: Self) {
+        self.cookie = seed.cookie;
+        self.inode = seed.inode;
+        self.cgroup = seed.cgroup;
+        self.closer = seed.closer;
+        self.continuity = seed.continuity;
+    }
+
+    /// Takes a record's numbers for those to compare with, unless it is older than what was seen.
+    pub fn advance(&mut self, record: &Record, hz: u32) {
+        if record.after.time >= self.last_seen {
+            self.continuity = Some(Continuity::after(record, self.continuity, hz));
+        }
+    }
+
+    /// What a later record may no longer have: an orphan has no inode.
+    pub fn learn(&mut self, identity: &Identity, time: u64) {
+        let keep = |old: u64, new: u64| if new == 0 { old } else { new };
+        self.cookie = keep(self.cookie, identity.cookie);
+        self.inode = keep(self.inode, identity.inode);
+        self.cgroup = keep(self.cgroup, identity.cgroup);
+        self.last_seen = time;
+    }
+
+    pub fn observation(&self, record: &Record, event: Event) -> Observation {
+        let keep = |old: u64, new: u64| if new == 0 { old } else { new };
+        Observation {
+            event,
+            inode: keep(self.inode, record.id.inode),
+            cgroup: keep(self.cgroup, record.id.cgroup),
+            acting: None,
+            settled: record.id.orphan != 0 || record.id.state == state::CLOSE,
+        }
+    }
+}
+
+/// Tells connections apart.
+fn connection(id: &Identity) -> u32 {
+    let hash = FxBuildHasher.hash_one((id.netns, id.local, id.peer, id.local_port, id.peer_port));
+    (hash >> 32) as u32
+}

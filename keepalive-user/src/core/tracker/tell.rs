@@ -1,0 +1,318 @@
+//! What a record tells of a socket: events from the two, and nothing else.
+
+use keepalive_ebpf::{
+    FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, Numbers, Record,
+};
+
+use super::{
+    Observation,
+    continuity::beginning,
+    probe::{Answered, Outstanding},
+    socket::Socket,
+};
+use crate::core::{
+    arithmetic::{self, Effective, jiffies_to_millis},
+    clock::Clock,
+    convert,
+    decisions::{self, Send, decision},
+    event::{
+        Answer, Armed, ArmedCause, BeforeAfter, Closed, Death, Decision, Errno, Event, ProbeKind,
+        SocketEvent, TimerRun, WindowProbe,
+    },
+    numbers::{rearmed, silence, state, unsent},
+    wire::Kind,
+};
+
+/// What it takes to tell: the kernel's tick, per second, and the clock.
+#[derive(Clone, Copy)]
+pub struct Teller {
+    pub hz: u32,
+    pub clock: Clock,
+}
+
+impl Teller {
+    /// The first record of a socket. If keepalive was on already, that is worth an event.
+    pub fn meet(self, socket: &Socket, kind: Kind, record: &Record, events: &mut Vec<Observation>) {
+        // One that never got its connection is no older than its SYN.
+        let connecting = matches!(record.from_state, state::SYN_SENT | state::SYN_RECV);
+        let older = record.id.keepopen != 0
+            && !connecting
+            && !matches!(kind, Kind::Setsockopt | Kind::Established);
+        if older {
+            let next_ms = match kind {
+                Kind::KeepaliveTimer => Some(0),
+                Kind::WindowProbe => None,
+                Kind::Setsockopt
+                | Kind::Established
+                | Kind::Close
+                | Kind::Ack
+                | Kind::Closing
+                | Kind::Looked
+                | Kind::Owner
+                | Kind::Listed => rearmed(&record.after).map(|jiffies| self.millis(jiffies)),
+            };
+            let what = Armed {
+                cause: ArmedCause::Seen,
+                next_ms,
+                idle_ms: self.idle(&record.after),
+            };
+            events.push(socket.observation(record, Event::Armed(self.about(socket, record, what))));
+        }
+    }
+
+    pub fn timer(self, socket: &mut Socket, record: &Record, events: &mut Vec<Observation>) {
+        let (before, after) = (&record.before, &record.after);
+        let decision = decision(record, self.hz);
+        let effective = Effective::of(record, self.hz);
+        let counted = decision == Decision::ProbeSent;
+        let attempt = counted.then(|| u32::from(before.probes_out) + 1);
+        let next = rearmed(after);
+        let silence_now = silence(after);
+        let death = next
+            .filter(|_| counted)
+            .zip(silence_now)
+            .and_then(|(next, silence)| {
+                let out = attempt.unwrap_or_default();
+                self.death(
+                    record,
+                    arithmetic::keepalive_end(&effective, silence, out, next)?,
+                )
+            });
+        let send = decisions::send(record);
+        socket.tally.timers += 1;
+        if let Some(attempt) = attempt {
+            socket.tally.keepalive_probes += 1;
+            socket.outstanding = Some(Outstanding::new(record, ProbeKind::Keepalive, attempt));
+        }
+        let what = TimerRun {
+            decision,
+            idle_ms: self.idle(before),
+            late_ms: Some(self.millis(before.jiffies.saturating_sub(before.expires))),
+            packets_out: before.packets_out,
+            unsent_bytes: unsent(before),
+            probes_out: probes_out(record),
+            attempt,
+            attempts: attempt.and((effective.user_timeout == 0).then_some(effective.probes)),
+            sent: sent(send),
+            send_error: send_error(send),
+            next_ms: next.map(|jiffies| self.millis(jiffies)),
+            death,
+        };
+        events.push(socket.observation(record, Event::Timer(self.about(socket, record, what))));
+        // The answer can be faster than the exit of the timer.
+        if counted && after.probes_out == 0 {
+            let answered = socket.outstanding.take_if(|probe| probe.is_answered(after));
+            if let Some(probe) = answered {
+                self.report_answered(socket, record, probe.answered(after, self.hz), events);
+            }
+        }
+    }
+
+    pub fn window_probe(self, socket: &mut Socket, record: &Record, events: &mut Vec<Observation>) {
+        let after = &record.after;
+        // The window opened meanwhile: `tcp_write_wakeup` sent data, and no probe was counted.
+        if after.probes_out == 0 && after.packets_out > 0 {
+            return;
+        }
+        let attempt = u32::from(record.before.probes_out) + 1;
+        let next = rearmed(after);
+        let effective = Effective::of(record, self.hz);
+        let death = next
+            .and_then(|next| self.death(record, arithmetic::window_end(&effective, after, next)?));
+        let send = decisions::send(record);
+        socket.tally.window_probes = socket.tally.window_probes.saturating_add(1);
+        socket.outstanding = Some(Outstanding::new(record, ProbeKind::Window, attempt));
+        let what = WindowProbe {
+            probes_out: probes_out(record),
+            backoff: after.backoff.into(),
+            unsent_bytes: unsent(after),
+            sent: sent(send),
+            send_error: send_error(send),
+            next_ms: next.map(|jiffies| self.millis(jiffies)),
+            death,
+        };
+        events
+            .push(socket.observation(record, Event::WindowProbe(self.about(socket, record, what))));
+    }
+
+    pub fn setsockopt(self, socket: &Socket, record: &Record, events: &mut Vec<Observation>) {
+        let on = record.flags & FLAG_SWITCHING_ON != 0;
+        let off = record.flags & FLAG_SWITCHING_OFF != 0;
+        let next = match rearmed(&record.after) {
+            _ if off => None,
+            // `tcp_set_keepalive` is seen before it arms the timer, for the full time.
+            None if on => Some(Effective::of(record, self.hz).time.into()),
+            next => next,
+        };
+        let what = Armed {
+            cause: ArmedCause::Setsockopt,
+            next_ms: next.map(|jiffies| self.millis(jiffies)),
+            idle_ms: self.idle(&record.after),
+        };
+        let mut event = self.about(socket, record, what);
+        event.keepalive.enabled = on || (event.keepalive.enabled && !off);
+        let mut observation = socket.observation(record, Event::Armed(event));
+        observation.acting = acting(record);
+        events.push(observation);
+    }
+
+    /// `tcp_finish_connect` and `tcp_create_openreq_child` arm the timer for the full time.
+    pub fn established(self, socket: &mut Socket, record: &Record, events: &mut Vec<Observation>) {
+        socket.established = record.after.time;
+        let cause = match record.from_state {
+            state::SYN_SENT => ArmedCause::Connect,
+            _ => ArmedCause::Accept,
+        };
+        let time = Effective::of(record, self.hz).time;
+        let what = Armed {
+            cause,
+            next_ms: Some(self.millis(time.into())),
+            idle_ms: self.idle(&record.after),
+        };
+        events.push(socket.observation(record, Event::Armed(self.about(socket, record, what))));
+    }
+
+    /// If the record shows that the outstanding probe was answered, says so first.
+    pub fn report_answer(
+        self,
+        socket: &mut Socket,
+        kind: Kind,
+        record: &Record,
+        events: &mut Vec<Observation>,
+    ) {
+        let Some(probe) = socket.outstanding else {
+            return;
+        };
+        let answered = if kind == Kind::Ack {
+            // Seen at the exit of `tcp_ack`, live.
+            Some(probe.answered_at(record.after.time))
+        } else {
+            let seen = beginning(record);
+            probe
+                .is_answered(seen)
+                .then(|| probe.answered(seen, self.hz))
+        };
+        if let Some(answered) = answered {
+            socket.outstanding = None;
+            self.report_answered(socket, record, answered, events);
+        }
+    }
+
+    fn report_answered(
+        self,
+        socket: &mut Socket,
+        record: &Record,
+        answered: Answered,
+        events: &mut Vec<Observation>,
+    ) {
+        match answered.probe {
+            ProbeKind::Keepalive => socket.tally.keepalive_answers += 1,
+            ProbeKind::Window => {
+                let answers = &mut socket.tally.window_answers;
+                *answers = answers.saturating_add(1);
+            }
+        }
+        let rtt_us = answered.rtt.map(|(rtt, _)| rtt);
+        if let Some(rtt_us) = rtt_us {
+            socket.tally.answered_after(rtt_us);
+        }
+        let what = Answer {
+            probe: answered.probe,
+            attempt: answered.attempt,
+            rtt_us,
+            precision: answered.rtt.map(|(_, precision)| precision),
+        };
+        let mut event = self.about(socket, record, what);
+        event.when = self.clock.at(answered.time);
+        events.push(socket.observation(record, Event::Answer(event)));
+    }
+
+    /// The death certificate.
+    pub fn report_end(self, socket: &mut Socket, events: &mut Vec<Observation>) {
+        let Some(record) = socket.end.take() else {
+            return;
+        };
+        let (record, closer) = (&*record, socket.closer.as_deref());
+        let since = |start: u64| record.after.time.saturating_sub(start) / 1_000_000;
+        let what = Closed {
+            cause: decisions::cause(record, self.hz),
+            error: (record.id.error != 0).then_some(Errno(record.id.error)),
+            from_state: convert::tcp_state(record.from_state),
+            idle_ms: self.idle(&record.after),
+            lifetime_ms: (socket.established != 0).then(|| since(socket.established)),
+            watched_ms: since(socket.first_seen),
+            probes_out: record.after.probes_out.into(),
+            retransmits: record.after.retransmits.into(),
+            last_data_ms: closer
+                .and_then(|closer| closer.last_data)
+                .map(|jiffies| self.millis(jiffies.into())),
+            totals: socket.tally.into(),
+        };
+        let closed = Event::Closed(self.about(socket, record, what));
+        let mut observation = socket.observation(record, closed);
+        observation.acting = closer.and_then(|closer| closer.acting).or(acting(record));
+        events.push(observation);
+    }
+
+    /// An event of this socket, its owner to be found later.
+    fn about<T>(self, socket: &Socket, record: &Record, what: T) -> SocketEvent<T> {
+        SocketEvent {
+            when: self.clock.at(record.after.time),
+            socket: convert::socket(socket.id, socket.cookie, &record.id),
+            process: None,
+            cgroup: None,
+            container_id: None,
+            keepalive: convert::keepalive(&record.settings, record.id.keepopen != 0, true, self.hz),
+            what,
+        }
+    }
+
+    fn death(self, record: &Record, end: arithmetic::End) -> Option<Death> {
+        let in_ms = self.millis(end.after);
+        let at = record
+            .after
+            .time
+            .checked_add(in_ms.checked_mul(1_000_000)?)?;
+        Some(Death {
+            in_ms,
+            at: self.clock.at(at).timestamp,
+            rule: end.rule,
+        })
+    }
+
+    /// Silence of the peer, milliseconds.
+    fn idle(self, numbers: &Numbers) -> Option<u64> {
+        silence(numbers).map(|jiffies| self.millis(jiffies.into()))
+    }
+
+    fn millis(self, jiffies: u64) -> u64 {
+        jiffies_to_millis(jiffies, self.hz)
+    }
+}
+
+/// The process that a record is of an action of.
+pub fn acting(record: &Record) -> Option<(u32, [u8; 16])> {
+    (record.flags & FLAG_PROCESS_CONTEXT != 0).then_some((record.tgid, record.comm))
+}
+
+fn probes_out(record: &Record) -> BeforeAfter {
+    BeforeAfter {
+        before: record.before.probes_out.into(),
+        after: record.after.probes_out.into(),
+    }
+}
+
+fn sent(send: Send) -> Option<bool> {
+    match send {
+        Send::Sent => Some(true),
+        Send::Failed(_) | Send::Dropped => Some(false),
+        Send::Unknown => None,
+    }
+}
+
+fn send_error(send: Send) -> Option<Errno> {
+    match send {
+        Send::Failed(errno) => Some(Errno(errno)),
+        Send::Sent | Send::Dropped | Send::Unknown => None,
+    }
+}

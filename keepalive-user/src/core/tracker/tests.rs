@@ -1,0 +1,311 @@
+//! What the tracker keeps between records: reuse of addresses, eviction, live answers.
+
+use keepalive_ebpf::{
+    FLAG_PROCESS_CONTEXT, FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, KIND_ACK, KIND_CLOSE,
+    KIND_CLOSING, KIND_KEEPALIVE_TIMER, KIND_WINDOW_PROBE, WITHIN_KEEPALIVE_TIMER,
+};
+
+use super::*;
+use crate::core::{
+    event::{ArmedCause, Cause, Cookie, Precision},
+    numbers::state,
+};
+
+const HZ: u32 = 1000;
+const CLOCK: Clock = Clock { offset_ns: 0 };
+
+fn tracker(capacity: usize) -> Tracker {
+    Tracker::new(HZ, CLOCK, capacity, 0)
+}
+
+/// A probe of the socket at `sk`, at a time in milliseconds.
+fn probe(sk: u64, ms: u64) -> Record {
+    let mut record = Record {
+        kind: KIND_KEEPALIVE_TIMER,
+        flags: FLAG_WAKEUP_WATCHED | FLAG_WAKEUP_SEEN,
+        ..Record::default()
+    };
+    record.id = Identity {
+        sk,
+        cookie: sk,
+        keepopen: 1,
+        state: 1,
+        ..Identity::default()
+    };
+    record.settings.time = 10;
+    record.settings.interval = 10;
+    record.settings.probes = 5;
+    for numbers in [&mut record.before, &mut record.after] {
+        numbers.time = ms * 1_000_000;
+        numbers.jiffies = ms;
+        numbers.rcv_tstamp = 1;
+        numbers.state = 1;
+    }
+    record.after.timer_pending = 1;
+    record.after.expires = ms + 10;
+    record.after.probes_out = 1;
+    record
+}
+
+fn end(sk: u64, ms: u64, within: u8) -> Record {
+    let mut record = probe(sk, ms);
+    record.kind = KIND_CLOSE;
+    record.flags = 0;
+    record.within = within;
+    record.from_state = state::ESTABLISHED;
+    record
+}
+
+fn observe(tracker: &mut Tracker, records: &[Record]) -> Vec<Event> {
+    let mut observations = Vec::new();
+    for record in records {
+        tracker.observe(record, &mut observations);
+    }
+    observations
+        .into_iter()
+        .map(|observation| observation.event)
+        .collect()
+}
+
+/// Accepted and closed before its timer ran: whose it was is known from the close alone.
+#[test]
+fn the_closer_is_told_as_the_owner() {
+    let mut tracker = tracker(10);
+    let mut closing = probe(1, 1_000);
+    closing.kind = KIND_CLOSING;
+    closing.flags = FLAG_PROCESS_CONTEXT;
+    closing.id.inode = 4711;
+    closing.tgid = 42;
+    let mut observations = Vec::new();
+    tracker.observe(&closing, &mut observations);
+    assert!(observations.is_empty(), "{observations:?}");
+    tracker.observe(&end(1, 1_100, 0), &mut observations);
+    let closed = observations.last().unwrap();
+    assert!(matches!(closed.event, Event::Closed(_)), "{closed:?}");
+    assert_eq!(closed.inode, 4711);
+    assert_eq!(closed.acting.map(|(pid, _)| pid), Some(42));
+}
+
+/// Listed before it lost its file and, being an orphan, its owner.
+#[test]
+fn a_seed_is_told_of_with_what_it_had() {
+    let mut tracker = tracker(10);
+    let mut listed = probe(1, 1_000).id;
+    listed.inode = 4711;
+    listed.cgroup = 7;
+    tracker.seed(&listed, 900_000_000, None);
+    let mut record = probe(1, 1_000);
+    record.id.cookie = 0;
+    let mut observations = Vec::new();
+    tracker.observe(&record, &mut observations);
+    let [seen, timer] = &observations[..] else {
+        panic!("{observations:?}");
+    };
+    let Event::Armed(armed) = &seen.event else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(armed.what.cause, ArmedCause::Seen);
+    assert_eq!(armed.socket.id, 1);
+    assert_eq!(armed.socket.cookie, Some(Cookie(1)));
+    assert_eq!((seen.inode, timer.cgroup), (4711, 7));
+    // Another socket at the same address has nothing of it.
+    tracker.seed(&listed, 1_100_000_000, None);
+    let mut other = probe(1, 1_200);
+    other.id.cookie = 99;
+    observations.clear();
+    tracker.observe(&other, &mut observations);
+    assert_eq!(observations[0].inode, 0);
+}
+
+fn names(events: &[Event]) -> Vec<&'static str> {
+    events
+        .iter()
+        .map(|event| match event {
+            Event::Armed(_) => "armed",
+            Event::Timer(_) => "timer",
+            Event::WindowProbe(_) => "window_probe",
+            Event::Answer(_) => "answer",
+            Event::Closed(_) => "closed",
+            Event::Start(_)
+            | Event::Finding(_)
+            | Event::Lost(_)
+            | Event::Missed(_)
+            | Event::End(_) => "other",
+        })
+        .collect()
+}
+
+#[test]
+fn another_socket_at_the_same_address_is_another_socket() {
+    let mut second = probe(1, 30);
+    second.id.cookie = 99;
+    let events = observe(&mut tracker(10), &[probe(1, 20), second]);
+    assert_eq!(names(&events), ["armed", "timer", "armed", "timer"]);
+    let (Event::Timer(first), Event::Timer(second)) = (&events[1], &events[3]) else {
+        panic!("{events:?}");
+    };
+    assert_ne!(first.socket.id, second.socket.id);
+}
+
+/// 5.10 has no cookies unless asked: then the addresses must tell, not the ports alone.
+#[test]
+fn another_peer_is_another_socket() {
+    let (mut first, mut second) = (probe(1, 20), probe(1, 30));
+    (first.id.cookie, second.id.cookie) = (0, 0);
+    (first.id.peer, second.id.peer) = ([1; 16], [2; 16]);
+    let events = observe(&mut tracker(10), &[first, second]);
+    assert_eq!(names(&events), ["armed", "timer", "armed", "timer"]);
+}
+
+#[test]
+fn the_end_inside_a_timer_run_is_told_after_the_run() {
+    let mut run = probe(1, 30);
+    run.flags = FLAG_WAKEUP_WATCHED;
+    (run.id.state, run.after.state, run.after.timer_pending) = (state::CLOSE, state::CLOSE, 0);
+    let events = observe(
+        &mut tracker(10),
+        &[probe(1, 20), end(1, 30, WITHIN_KEEPALIVE_TIMER), run],
+    );
+    assert_eq!(names(&events), ["armed", "timer", "timer", "closed"]);
+}
+
+#[test]
+fn an_end_whose_timer_run_was_lost_is_told_at_last() {
+    let mut tracker = tracker(10);
+    let events = observe(
+        &mut tracker,
+        &[probe(1, 20), end(1, 30, WITHIN_KEEPALIVE_TIMER)],
+    );
+    assert_eq!(names(&events), ["armed", "timer"]);
+    let mut observations = Vec::new();
+    tracker.finish(&mut observations);
+    let [
+        Observation {
+            event: Event::Closed(closed),
+            ..
+        },
+    ] = observations.as_slice()
+    else {
+        panic!("{observations:?}");
+    };
+    assert_eq!(closed.what.cause, Cause::KeepaliveProbes);
+}
+
+/// `Settings::sysctl_retries2` is 32 bits wide: one bad record must not take minutes.
+#[test]
+fn any_retries2_takes_no_time() {
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut record = probe(1, 20);
+        record.kind = KIND_WINDOW_PROBE;
+        record.settings.sysctl_retries2 = u32::MAX;
+        observe(&mut tracker(10), &[record]);
+        let _ = done.send(());
+    });
+    let limit = std::time::Duration::from_secs(3);
+    assert!(
+        wait.recv_timeout(limit).is_ok(),
+        "still computing after 3 s"
+    );
+}
+
+#[test]
+fn a_live_answer_is_told_once() {
+    let mut ack = probe(1, 25);
+    ack.kind = KIND_ACK;
+    (ack.before.probes_out, ack.after.probes_out) = (1, 0);
+    ack.after.rcv_tstamp = 25;
+    let mut next = probe(1, 40);
+    next.before.rcv_tstamp = 25;
+    let events = observe(&mut tracker(10), &[probe(1, 20), ack, next]);
+    assert_eq!(names(&events), ["armed", "timer", "answer", "timer"]);
+    let Event::Answer(answer) = &events[2] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(
+        (answer.what.rtt_us, answer.what.precision),
+        (Some(5000), Some(Precision::Exact))
+    );
+}
+
+/// `rcv_tstamp` is the time of the *last* ACK. Once data or a FIN came after the answer, it says
+/// nothing about when the probe was answered, least of all to a jiffy.
+#[test]
+fn a_later_ack_is_not_the_answer() {
+    let mut resumed = probe(1, 60_020);
+    // Answered within a millisecond; then the connection was used again, last at 50 s.
+    resumed.before.rcv_tstamp = 50_000;
+    resumed.before.lrcvtime = 50_000;
+    resumed.before.clock_cache = 50_000 * 1_000_000;
+    (resumed.before.segs_out, resumed.before.snd_una) = (9, 1000);
+    // Or: the peer closed long after it had answered. The FIN carries an ACK.
+    let mut finished = end(1, 50_001, keepalive_ebpf::WITHIN_NOTHING);
+    finished.from_state = state::LAST_ACK;
+    finished.after.probes_out = 0;
+    finished.after.rcv_tstamp = 50_000;
+    finished.after.clock_cache = 50_000 * 1_000_000;
+    (finished.after.segs_out, finished.after.snd_una) = (3, 1);
+    for later in [resumed, finished] {
+        let events = observe(&mut tracker(10), &[probe(1, 20), later]);
+        assert_eq!(names(&events)[2], "answer");
+        let answer = serde_json::to_value(&events[2]).unwrap();
+        let precise = matches!(answer["precision"].as_str(), Some("exact" | "jiffy"));
+        assert!(
+            !(precise && answer["rtt_us"].as_u64() > Some(1_000_000)),
+            "{answer}"
+        );
+    }
+}
+
+/// 256 unanswered probes wrap the kernel's byte to 0, which is no answer.
+#[test]
+fn a_wrapped_count_is_no_answer() {
+    let mut last = probe(1, 20);
+    (last.before.probes_out, last.after.probes_out) = (255, 0);
+    let events = observe(&mut tracker(10), &[last, probe(1, 30)]);
+    assert_eq!(names(&events), ["armed", "timer", "timer"]);
+}
+
+/// The peer's application reads at 30 s: a window update, a pure ACK that nothing follows.
+#[test]
+fn a_window_update_is_not_an_exact_answer() {
+    let mut next = probe(1, 60_020);
+    next.before.rcv_tstamp = 30_000;
+    next.before.clock_cache = 30_000 * 1_000_000;
+    next.before.snd_wnd = 65_535;
+    let events = observe(&mut tracker(10), &[probe(1, 20), next]);
+    let answer = serde_json::to_value(&events[2]).unwrap();
+    assert!(
+        !(answer["precision"] == "exact" && answer["rtt_us"].as_u64() > Some(1_000_000)),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_full_table_drops_the_oldest_and_counts_it() {
+    let mut tracker = tracker(16);
+    for sk in 1..=20 {
+        observe(&mut tracker, &[probe(sk, sk * 10)]);
+    }
+    assert_eq!(tracker.evicted(), 4);
+    assert!(tracker.sockets.len() <= 16);
+    assert!(tracker.sockets.get(1).is_none() && tracker.sockets.get(20).is_some());
+}
+
+/// Any bytes are a record (recordings, a wrong layout): no arithmetic may panic on them.
+#[test]
+fn a_deadline_at_the_end_of_time_does_not_panic() {
+    for user_timeout in [0, 1] {
+        let mut record = probe(1, 20);
+        record.after.expires = u64::MAX;
+        record.settings.user_timeout = user_timeout;
+        observe(&mut tracker(10), &[record]);
+        record.kind = KIND_WINDOW_PROBE;
+        observe(&mut tracker(10), &[record]);
+    }
+}
+
+#[test]
+fn a_socket_takes_little_memory() {
+    assert!(size_of::<Socket>() <= 224, "{} bytes", size_of::<Socket>());
+}

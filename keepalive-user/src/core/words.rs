@@ -1,0 +1,109 @@
+//! # Words
+//!
+//! Numbers, durations and names as text, and foreign text made harmless: one form of each, whoever
+//! prints it.
+
+use std::borrow::Cow;
+
+/// `350 µs`, `41.3 ms`, `75.0 s`, `2 h 11 min`.
+pub fn micros(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => tenths(us / 100, "ms"),
+        _ => millis(us / 1000),
+    }
+}
+
+pub fn millis(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..600_000 => tenths(ms / 100, "s"),
+        600_000..7_200_000 => format!("{} min", ms / 60_000),
+        _ => {
+            let (hours, minutes) = (ms / 3_600_000, ms / 60_000 % 60);
+            if minutes == 0 {
+                format!("{hours} h")
+            } else {
+                format!("{hours} h {minutes} min")
+            }
+        }
+    }
+}
+
+/// Tenths of a unit, without `.0`.
+pub fn tenths(tenths: u64, unit: &str) -> String {
+    match tenths % 10 {
+        0 => format!("{} {unit}", tenths / 10),
+        rest => format!("{}.{rest} {unit}", tenths / 10),
+    }
+}
+
+pub fn bytes(count: u32) -> String {
+    if count == 1 {
+        "1 byte".to_owned()
+    } else {
+        format!("{count} bytes")
+    }
+}
+
+/// `1,234 sockets`.
+pub fn count(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", grouped(number))
+}
+
+/// `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+pub fn plural(count: u64, noun: &str) -> String {
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
+}
+
+/// The name of a cause or a decision, as in JSON.
+pub fn name(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value)
+        .ok()
+        .and_then(|name| name.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+/// Text that came from a process or a path, made harmless: names are chosen by whoever runs
+/// the process, and a terminal obeys control characters.
+pub fn escape(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let harmless = text.chars().flat_map(|character| {
+        let (plain, escaped) = if is_harmful(character) {
+            (None, Some(character.escape_unicode()))
+        } else {
+            (Some(character), None)
+        };
+        plain.into_iter().chain(escaped.into_iter().flatten())
+    });
+    Cow::Owned(harmless.collect())
+}
+
+/// Control characters, and the format characters that reorder or hide text.
+pub fn is_harmful(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
+}

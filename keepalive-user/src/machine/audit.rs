@@ -1,0 +1,86 @@
+//! The audit of this machine: its sockets listed, and judged by the rules of `core::rules`.
+
+use std::cell::RefCell;
+
+use anyhow::Result;
+use keepalive_ebpf::{Filter, Snapshot};
+
+use super::{
+    bpf::Options,
+    clock, files,
+    listing::Lister,
+    namespace::{self, Namespace},
+    owners::Cgroups,
+    privileges,
+};
+use crate::core::{
+    event::{AuditEnd, Finding, Incomplete},
+    filter, rows,
+    rules::{Judge, Middlebox, Wanted},
+};
+
+/// Judges the sockets of these network namespaces that the filter admits: the findings, worst first,
+/// and what they amount to.
+///
+/// # Errors
+/// If the sockets cannot be listed.
+pub fn audit(
+    wanted: &Wanted,
+    filter: &Filter,
+    namespaces: &[Namespace],
+    options: &Options,
+) -> Result<(Vec<Finding>, AuditEnd)> {
+    let mut lister = Lister::open(None, options)?;
+    let mut listing = lister.list(namespaces, true, &|socket: &Snapshot| {
+        filter::admits(filter, &socket.id)
+    })?;
+    let now = clock::now()?;
+    let cgroups = RefCell::new(Cgroups::open());
+    let mut judge = Judge::new(wanted, clock::when(now)?, clock::hz());
+    for (index, socket) in listing.sockets.iter().enumerate() {
+        let mut row = rows::row(socket, index as u64 + 1, listing.hz, &now);
+        (row.process, row.pids) = listing.owners.processes(socket.id.inode);
+        judge.socket(&row, || cgroups.borrow_mut().resolve(socket.id.cgroup).1);
+    }
+    // As far as we may see the host's.
+    match namespace::host() {
+        None => listing.incomplete.push(Incomplete {
+            what: "sysctls".to_owned(),
+            count: 1,
+            reason: format!(
+                "those of the host are not shown to us{}",
+                privileges::hint()
+            ),
+        }),
+        Some((host, defaults)) => {
+            for namespace in namespaces.iter().filter(|there| there.inode != host) {
+                if let Some(sysctls) = listing.sysctls.get(&namespace.inode) {
+                    judge.namespace(namespace.inode, sysctls, &defaults);
+                }
+            }
+        }
+    }
+    let (sockets, not_judged, ignored) = (judge.judged, judge.not_judged, judge.ignored);
+    let (findings, counts) = judge.findings();
+    let end = AuditEnd {
+        when: clock::when(now)?,
+        source: listing.source,
+        sockets,
+        not_judged,
+        findings: counts,
+        ignored,
+        incomplete: listing.incomplete,
+    };
+    Ok((findings, end))
+}
+
+/// The connection tracking of the calling thread's network namespace; `None` if there is none.
+pub fn conntrack() -> Option<Middlebox> {
+    const TIMEOUT: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
+    let seconds: u64 = files::read_kernel(TIMEOUT).ok()?.trim().parse().ok()?;
+    Some(Middlebox {
+        name: "connection tracking here".to_owned(),
+        timeout_ms: seconds * 1000,
+        source: Some("nf_conntrack_tcp_timeout_established"),
+    })
+}

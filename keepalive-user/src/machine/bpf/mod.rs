@@ -1,0 +1,389 @@
+//! # The source
+//!
+//! Everything that touches the kernel's BPF: choosing a backend, loading, proving, attaching,
+//! and handing out records. Right of here nothing names aya, and nothing needs root.
+
+pub mod btf;
+mod bytes;
+mod cost;
+pub mod hooks;
+pub mod iterator;
+pub mod layout;
+mod misses;
+pub mod reason;
+pub mod self_test;
+pub mod survey;
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result, bail};
+use aya::{
+    Btf as AyaBtf, Ebpf, EbpfLoader,
+    maps::{Array, MapData, PerCpuArray, RingBuf},
+    programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
+};
+use keepalive_ebpf::{
+    Filter, LOOK_GONE, LOOK_REPORTED, LOSS_REPORTED, LOSS_RING, LOSS_RING_PROBES, LOSS_SCRATCH,
+    LOSS_UNREADABLE, Record, TimerFunctions,
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+use self::{
+    bytes::Bytes,
+    cost::{Cost, Measuring},
+    hooks::{Hook, Need},
+    reason::reason,
+    self_test::Learned,
+};
+use crate::{
+    core::{
+        event::{Backend, Refused},
+        exit::{Exit, Interrupted, Refusal},
+        wire,
+    },
+    machine::{
+        bpf::{btf::Btf, layout::Resolved},
+        stop,
+    },
+};
+
+/// The BPF object: all programs of both backends.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/keepalive-bpf"));
+
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+/// Longest BTF, bytes; a distribution's kernel has some 6 MB.
+const BTF: u64 = 256 << 20;
+
+/// What the command line says about loading.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `None` = the best that works.
+    pub backend: Option<Backend>,
+    pub filter: Filter,
+    /// Size of the ring buffer, bytes: a power of two, at least a page.
+    pub ring_bytes: u32,
+    pub live_answers: bool,
+    pub verbose: bool,
+    /// Whether the kernel is to measure the programs.
+    pub cost: bool,
+    /// BTF to use instead of the kernel's own.
+    pub btf: Option<PathBuf>,
+}
+
+/// The kernel's types, read once for all backends.
+pub struct Kernel {
+    pub resolved: Resolved,
+    /// aya's view of the running kernel's own BTF; trampolines need it.
+    pub btf: Option<AyaBtf>,
+}
+
+impl Kernel {
+    /// Reads the BTF and finds the layout in it.
+    ///
+    /// # Errors
+    /// No BTF, unreadable BTF, or a required field that it does not have.
+    pub fn read(options: &Options) -> Result<Self> {
+        let path = options.btf.clone().unwrap_or_else(|| KERNEL_BTF.into());
+        // A file that was asked for is the user's matter, the kernel's own is the kernel's.
+        let exit = if options.btf.is_some() {
+            Exit::Failure
+        } else {
+            Exit::Unsupported
+        };
+        let bytes = Bytes::of(&path, BTF).map_err(|error| {
+            let hint = match options.btf {
+                Some(_) => "give --btf a readable file of raw BTF",
+                None => {
+                    "this kernel was built without CONFIG_DEBUG_INFO_BTF: give its BTF with --btf FILE"
+                }
+            };
+            Refusal::new(exit, format!("no BTF: {error:#}; {hint}"))
+        })?;
+        let unusable = |error: anyhow::Error| {
+            Refusal::new(
+                exit,
+                format!("cannot use the BTF in {}: {error:#}", path.display()),
+            )
+        };
+        // Two readings of millions of bytes, side by side. aya's must be of the running kernel.
+        let (resolved, aya) = std::thread::scope(|scope| {
+            let resolved = scope.spawn(|| Btf::parse(&bytes).and_then(|btf| layout::resolve(&btf)));
+            let aya = match options.btf {
+                None => AyaBtf::parse(&bytes, aya::Endianness::default()).ok(),
+                Some(_) => AyaBtf::from_sys_fs().ok(),
+            };
+            (resolved.join(), aya)
+        });
+        let resolved = resolved.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(Self {
+            resolved: resolved.map_err(unusable)?,
+            btf: aya,
+        })
+    }
+}
+
+/// A loaded, proven and attached backend.
+pub struct Source {
+    pub backend: Backend,
+    /// Better backends that were tried.
+    pub refused: Vec<Refused>,
+    pub learned: Learned,
+    /// Optional hooks that could not be attached.
+    pub missing: Vec<Missing>,
+    /// Dropping it detaches everything.
+    ebpf: Ebpf,
+    ring: RingBuf<MapData>,
+    measuring: Option<Measuring>,
+    losses: PerCpuArray<MapData, u64>,
+    /// The attached programs, to ask the kernel about.
+    programs: Vec<OwnedFd>,
+}
+
+/// What came of looking at a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// Its record is in the ring.
+    Reported,
+    /// There is no such socket any more.
+    Gone,
+    /// The ring has no space for its record.
+    RingFull,
+}
+
+/// The program behind [`Source::look`].
+const LOOK: &str = "look";
+
+/// An optional hook that the kernel refused.
+pub struct Missing {
+    pub hook: Hook,
+    pub reason: String,
+}
+
+/// Records lost in the kernel so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelLosses {
+    pub ring: u64,
+    pub scratch: u64,
+    pub reported: u64,
+    pub unreadable: u64,
+    /// Keepalive probes among `ring`.
+    pub ring_probes: u64,
+    /// Program runs that the kernel skipped (`bpf_prog_info.recursion_misses`).
+    pub recursion: u64,
+}
+
+impl Source {
+    /// Opens the best backend that works, or the one asked for.
+    ///
+    /// # Errors
+    /// With every backend's reason if none works.
+    pub fn open(kernel: &Kernel, options: &Options) -> Result<Self> {
+        raise_memlock_limit();
+        let candidates = match &options.backend {
+            Some(backend) => std::slice::from_ref(backend),
+            None => &Backend::ALL,
+        };
+        let mut refused = Vec::new();
+        for &backend in candidates {
+            match Self::attach(backend, kernel, options) {
+                Ok(source) => return Ok(Self { refused, ..source }),
+                // A signal also makes the verifier give up.
+                Err(_) if stop::is_requested() => return Err(Interrupted.into()),
+                Err(error) => refused.push(Refused {
+                    backend,
+                    reason: reason(&error),
+                }),
+            }
+        }
+        let reasons: Vec<String> = refused
+            .iter()
+            .map(|refused| format!("{}: {}", refused.backend.name(), refused.reason))
+            .collect();
+        bail!(Refusal::new(
+            Exit::Unsupported,
+            format!(
+                "this kernel refuses to be traced: {}. `keepalive doctor` shows each hook",
+                reasons.join("; ")
+            )
+        ))
+    }
+
+    /// Loads one backend, proves the layout with it, and attaches the rest of its hooks.
+    pub fn attach(backend: Backend, kernel: &Kernel, options: &Options) -> Result<Self> {
+        let mut ebpf = load(backend, kernel, options)?;
+        let btf = kernel.btf.as_ref();
+        stop::check()?;
+        let learned = prove(backend, &mut ebpf, btf)?;
+        load_look(&mut ebpf)?;
+        set_timer_functions(&mut ebpf, learned.functions)?;
+        let mut missing = Vec::new();
+        for hook in backend.hooks() {
+            stop::check()?;
+            if hook.program == backend.state_change().program {
+                continue;
+            }
+            if hook.need == Need::LiveAnswers && !options.live_answers {
+                continue;
+            }
+            match (hook.attach(&mut ebpf, btf), hook.need) {
+                (Ok(()), _) => {}
+                (Err(error), Need::Optional(_)) => {
+                    missing.push(Missing {
+                        hook: *hook,
+                        reason: reason(&error),
+                    });
+                }
+                (Err(error), _) => return Err(error.context(hook.at.describe())),
+            }
+        }
+        let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
+        let losses = PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?;
+        let measuring = options.cost.then(Measuring::start).transpose()?;
+        let programs = misses::loaded(&ebpf)?;
+        Ok(Self {
+            backend,
+            refused: Vec::new(),
+            learned,
+            missing,
+            ebpf,
+            ring,
+            measuring,
+            losses,
+            programs,
+        })
+    }
+
+    /// Whether the programs report who accepts a connection.
+    pub fn sees_accept(&self) -> bool {
+        let is_accept = |hook: &Hook| hook.program == hooks::ACCEPTED;
+        self.backend.hooks().iter().any(is_accept)
+            && !self.missing.iter().any(|missing| is_accept(&missing.hook))
+    }
+
+    /// The next record, an error for bytes that are none. `None` if the ring is empty.
+    pub fn next(&mut self) -> Option<Result<Record>> {
+        let item = self.ring.next()?;
+        Some(match Record::read_from_bytes(&item) {
+            Ok(record) => wire::check(&record).context("a record").map(|()| record),
+            Err(_) => Err(anyhow::anyhow!("a record of {} bytes", item.len())),
+        })
+    }
+
+    /// Has the socket at this address reported as a record of kind `KIND_LOOKED`.
+    ///
+    /// # Errors
+    /// If the kernel does not run the program.
+    pub fn look(&self, sk: u64) -> Result<Looked> {
+        let program = self
+            .ebpf
+            .program(LOOK)
+            .context("the BPF object lost a program")?;
+        let program: &RawTracePoint = program.try_into()?;
+        let mut options = RawTracePointRunOptions::new();
+        options.args[0] = sk;
+        let result = program.test_run(options).context("BPF_PROG_TEST_RUN")?;
+        Ok(match result.return_value.cast_signed() {
+            LOOK_REPORTED => Looked::Reported,
+            LOOK_GONE => Looked::Gone,
+            _ => Looked::RingFull,
+        })
+    }
+
+    /// The ring, to wait on.
+    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+
+    /// What each program took so far; `None` unless that is measured.
+    pub fn costs(&self) -> Option<Vec<Cost>> {
+        self.measuring.as_ref().map(|_| Cost::of(&self.ebpf))
+    }
+
+    /// What the programs could not report so far, all CPUs.
+    pub fn losses(&self) -> Result<KernelLosses> {
+        let sum = |index| -> Result<u64> { Ok(self.losses.get(&index, 0)?.iter().sum()) };
+        let skipped = self.programs.iter().map(misses::recursion);
+        Ok(KernelLosses {
+            ring: sum(LOSS_RING)?,
+            scratch: sum(LOSS_SCRATCH)?,
+            reported: sum(LOSS_REPORTED)?,
+            unreadable: sum(LOSS_UNREADABLE)?,
+            ring_probes: sum(LOSS_RING_PROBES)?,
+            recursion: skipped.sum::<Result<u64>>()?,
+        })
+    }
+
+    /// The diagnostics of the programs (`-v`).
+    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).context("cannot read the programs' diagnostics")
+    }
+}
+
+fn load(backend: Backend, kernel: &Kernel, options: &Options) -> Result<Ebpf> {
+    let flags = backend.record_flags();
+    let verbose = u32::from(options.verbose);
+    EbpfLoader::new()
+        .btf(kernel.btf.as_ref())
+        .override_global("LAYOUT", kernel.resolved.layout.as_bytes(), true)
+        .override_global("FILTER", options.filter.as_bytes(), true)
+        .override_global("BACKEND_FLAGS", &flags, true)
+        .override_global("VERBOSE", &verbose, true)
+        .map_max_entries("EVENTS", options.ring_bytes)
+        .load(OBJECT)
+        .context("cannot create the BPF maps")
+}
+
+/// Attaches the two programs of the self-test and runs it; the one that is only for it goes again.
+fn prove(backend: Backend, ebpf: &mut Ebpf, btf: Option<&AyaBtf>) -> Result<Learned> {
+    let state_change = backend.state_change();
+    state_change
+        .attach(ebpf, btf)
+        .with_context(|| state_change.at.describe())?;
+    let test = hooks::SELF_TEST;
+    test.attach(ebpf, btf).with_context(|| test.at.describe())?;
+    let learned = self_test::run(ebpf);
+    let program = ebpf
+        .program_mut(test.program)
+        .context("the BPF object lost a program")?;
+    let program: &mut RawTracePoint = program.try_into()?;
+    program.unload()?;
+    learned
+}
+
+/// Loads the program that is attached to nothing.
+fn load_look(ebpf: &mut Ebpf) -> Result<()> {
+    let program = ebpf
+        .program_mut(LOOK)
+        .context("the BPF object has no program look")?;
+    let program: &mut RawTracePoint = program.try_into()?;
+    program.load().context("the program that looks at a socket")
+}
+
+fn set_timer_functions(ebpf: &mut Ebpf, functions: TimerFunctions) -> Result<()> {
+    let map = ebpf
+        .map_mut("TIMER_FUNCTIONS")
+        .context("the BPF object has no map TIMER_FUNCTIONS")?;
+    let mut map: Array<_, [u8; size_of::<TimerFunctions>()]> = Array::try_from(map)?;
+    let mut bytes = [0; size_of::<TimerFunctions>()];
+    bytes.copy_from_slice(functions.as_bytes());
+    Ok(map.set(0, bytes, 0)?)
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
+    ebpf.take_map(name)
+        .with_context(|| format!("the BPF object has no map {name}"))
+}
+
+/// Up to 5.10 maps are charged to RLIMIT_MEMLOCK. Without permission the limit stays, and a
+/// kernel that minds says so when the maps are created.
+fn raise_memlock_limit() {
+    let limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the pointer is to a local.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+}

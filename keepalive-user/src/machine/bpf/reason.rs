@@ -1,0 +1,70 @@
+//! Why the kernel refused, in one line: the call, the kernel's error, and what such an error means.
+
+use aya::programs::ProgramError;
+
+use crate::machine::privileges;
+
+/// One line for an error of loading or attaching. The verifier's log goes to `-v`.
+pub fn reason(error: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut errno = None;
+    for cause in error.chain() {
+        let text = match cause.downcast_ref() {
+            Some(ProgramError::LoadError { verifier_log, .. }) => {
+                log::debug!("the verifier said: {verifier_log}");
+                "BPF_PROG_LOAD".to_owned()
+            }
+            _ => cause.to_string(),
+        };
+        if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+            errno = error.raw_os_error().or(errno);
+        }
+        // Transparent wrappers repeat what they wrap.
+        if !text.is_empty() && !parts.iter().any(|part| part.contains(&text)) {
+            parts.push(text);
+        }
+    }
+    let meaning = errno
+        .and_then(meaning)
+        .map_or(String::new(), |meaning| format!(": {meaning}"));
+    format!("{}{meaning}", parts.join(": "))
+}
+
+/// What an errno of bpf(2) usually means, and what to do.
+fn meaning(errno: i32) -> Option<String> {
+    let missing = privileges::missing();
+    // include/linux/errno.h: attaching a trampoline the architecture or the function cannot have.
+    const ENOTSUPP: i32 = 524;
+    match errno {
+        libc::EPERM | libc::EACCES if !missing.is_empty() => Some(privileges::remedy(&missing)),
+        libc::EPERM | libc::EACCES => {
+            Some("forbidden by this kernel's policy (lockdown, an LSM, or memory limits before 5.11: ulimit -l)".to_owned())
+        }
+        ENOTSUPP | libc::EBUSY => Some("this kernel has no BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)".to_owned()),
+        libc::ENOMEM => Some("not enough memory, or a limit on it (--ring-bytes makes it less)".to_owned()),
+        libc::ENOSYS => Some("this kernel has no bpf(2)".to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_the_call_the_error_and_the_meaning() {
+        let error = anyhow::Error::from(ProgramError::SyscallError(aya::sys::SyscallError {
+            call: "bpf_raw_tracepoint_open",
+            io_error: std::io::Error::from_raw_os_error(524),
+        }));
+        let text = reason(&error.context("fentry tcp_keepalive_timer"));
+        assert!(
+            text.starts_with("fentry tcp_keepalive_timer: `bpf_raw_tracepoint_open` failed: "),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,57 @@
+//! # The survey
+//!
+//! What `doctor` asks the source: try every hook of a backend and say how each fared, instead of
+//! stopping at the first refusal.
+
+use super::{Kernel, Options, hooks::Hook, load, prove, reason, self_test::Learned};
+use crate::core::event::Backend;
+
+/// How one backend fared.
+pub struct Survey {
+    pub backend: Backend,
+    /// Why not even its maps could be made.
+    pub load_error: Option<String>,
+    /// What the self-test learned, or why it failed.
+    pub self_test: Result<Learned, String>,
+    /// Every hook, with the reason if it was refused.
+    pub hooks: Vec<(Hook, Option<String>)>,
+}
+
+impl Survey {
+    /// Tries everything, and leaves nothing attached.
+    pub fn of(backend: Backend, kernel: &Kernel, options: &Options) -> Self {
+        let btf = kernel.btf.as_ref();
+        let mut ebpf = match load(backend, kernel, options) {
+            Ok(ebpf) => ebpf,
+            Err(error) => {
+                return Self {
+                    backend,
+                    load_error: Some(reason(&error)),
+                    self_test: Err("not run".to_owned()),
+                    hooks: Vec::new(),
+                };
+            }
+        };
+        let self_test = prove(backend, &mut ebpf, btf).map_err(|error| reason(&error));
+        let proved = backend.state_change().program;
+        let hooks = backend
+            .hooks()
+            .iter()
+            .map(|hook| {
+                let attached = hook.program == proved && self_test.is_ok();
+                let refused = if attached {
+                    None
+                } else {
+                    hook.attach(&mut ebpf, btf).err()
+                };
+                (*hook, refused.map(|error| reason(&error)))
+            })
+            .collect();
+        Self {
+            backend,
+            load_error: None,
+            self_test,
+            hooks,
+        }
+    }
+}

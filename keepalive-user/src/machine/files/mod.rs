@@ -1,0 +1,362 @@
+//! # Files
+//!
+//! Opening what the command line names, often as root and often in a directory that others may
+//! write to. What is made here is new: nothing is followed, and nothing that is there is overwritten
+//! unless that was asked for. What is read has an end, and is no longer than it may be.
+//!
+//! Only the last part of a path is protected so: the directories before it are taken as they are.
+
+use std::{
+    ffi::OsStr,
+    fmt,
+    fs::{self, File, FileType, Metadata, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::{Context, Result};
+
+use crate::core::{
+    exit::{Exit, Refusal},
+    recording,
+};
+
+/// Only for its owner: recordings tell who talks to whom.
+pub const PRIVATE: u32 = 0o600;
+/// What the umask leaves of it.
+pub const ORDINARY: u32 = 0o666;
+
+/// Which file it is, by whatever name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Id {
+    device: u64,
+    inode: u64,
+}
+
+impl From<&Metadata> for Id {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
+}
+
+impl Id {
+    /// Of the regular file that a path leads to; `None` of anything else.
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = if path == Path::new("-") {
+            fs::metadata("/proc/self/fd/0")
+        } else {
+            fs::metadata(path)
+        };
+        let metadata = metadata.ok().filter(Metadata::is_file);
+        metadata.as_ref().map(Self::from)
+    }
+}
+
+/// A file type, in a sentence.
+struct Kind(FileType);
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.0;
+        f.write_str(if kind.is_dir() {
+            "a directory"
+        } else if kind.is_symlink() {
+            "a symbolic link"
+        } else if kind.is_fifo() {
+            "a FIFO"
+        } else if kind.is_socket() {
+            "a socket"
+        } else if kind.is_block_device() || kind.is_char_device() {
+            "a device"
+        } else {
+            "a regular file"
+        })
+    }
+}
+
+/// Whether something may be written to a path that is not there yet: an error, with a remedy, for
+/// anything there but a regular file, and for that as well without `force`.
+///
+/// # Errors
+/// Says what is there.
+pub fn check_new(path: &Path, force: bool) -> Result<()> {
+    let there = match fs::symlink_metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| cannot_write(path)),
+    };
+    let name = path.display();
+    if !there.is_file() {
+        anyhow::bail!(
+            "{name} is {}, and only a regular file is written to: name a file that does not exist",
+            Kind(there.file_type())
+        );
+    }
+    if !force {
+        anyhow::bail!(
+            "{name} exists and is not overwritten: name another file, remove it, or give --force"
+        );
+    }
+    Ok(())
+}
+
+/// Whether another process holds a lock on this regular file; false if that cannot be determined.
+pub fn is_locked(path: &Path) -> bool {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open(path);
+    opened.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// Makes a file that was not there.
+///
+/// # Errors
+/// If anything is there, a link that leads nowhere included; or if the directory forbids it.
+pub fn create_new(path: &Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY)
+        .open(path)
+}
+
+/// As [`check_new`] and then [`create_new`]; with `force` in place of the regular file that is there,
+/// whose other names keep it.
+///
+/// # Errors
+/// Those of both.
+pub fn create(path: &Path, mode: u32, force: bool) -> Result<File> {
+    check_new(path, force)?;
+    let made = create_new(path, mode).or_else(|error| {
+        if force && error.kind() == io::ErrorKind::AlreadyExists {
+            fs::remove_file(path)?;
+            return create_new(path, mode);
+        }
+        Err(error)
+    });
+    made.with_context(|| cannot_write(path))
+}
+
+/// Whether a file could be made at this path: one is made beside it, and removed.
+///
+/// # Errors
+/// If not.
+pub fn check_directory(path: &Path) -> Result<()> {
+    let beside = beside(path);
+    let made = create_new(&beside, PRIVATE).and_then(|_| fs::remove_file(&beside));
+    made.with_context(|| cannot_write(path))
+}
+
+/// A name in the same directory that nobody else chooses.
+pub fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_nanos();
+    name.push(format!(".{}-{now}.part", std::process::id()));
+    name.into()
+}
+
+/// Renames a file to a name that is not taken.
+///
+/// # Errors
+/// `AlreadyExists` if it is, whatever is there.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let name = |path: &Path| std::ffi::CString::new(path.as_os_str().as_bytes());
+    let (old, new) = (name(from)?, name(to)?);
+    // SAFETY: both are C strings, and live until the call has returned.
+    let renamed = unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            libc::AT_FDCWD,
+            old.as_ptr(),
+            libc::AT_FDCWD,
+            new.as_ptr(),
+            libc::RENAME_NOREPLACE,
+        )
+    };
+    if renamed == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // File systems that do not know the flag (NFS) know links.
+        Some(libc::EINVAL | libc::ENOSYS) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        _ => Err(error),
+    }
+}
+
+/// Opens a file, or a pipe, to be read from its beginning to its end.
+///
+/// # Errors
+/// If it is anything else: a device may have no end, and opening one may do something.
+pub fn open(path: &Path) -> Result<File> {
+    let check = |metadata: Metadata| -> Result<()> {
+        let kind = metadata.file_type();
+        anyhow::ensure!(
+            kind.is_file() || kind.is_fifo(),
+            "it is {}, not a file",
+            Kind(kind)
+        );
+        Ok(())
+    };
+    let opened = || -> Result<File> {
+        check(fs::metadata(path)?)?;
+        let flags = libc::O_NOCTTY;
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(path)?;
+        // What is at a path can change between two looks.
+        check(file.metadata()?)?;
+        Ok(file)
+    };
+    opened().with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The bytes of a file, if they are no more than `most`.
+///
+/// # Errors
+/// If they are, and those of [`open`].
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?
+        .take(most + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    anyhow::ensure!(
+        bytes.len() as u64 <= most,
+        "cannot read {}: it has more than {most} bytes",
+        path.display()
+    );
+    Ok(bytes)
+}
+
+/// The text of a file of the kernel's (/proc, /sys), if it is no longer than such files are.
+pub fn read_kernel(path: &str) -> io::Result<String> {
+    const MOST: u64 = 1 << 26;
+    let mut text = String::new();
+    File::open(path)?.take(MOST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Refuses an output that is one of the other files, under whatever name.
+///
+/// # Errors
+/// If it is.
+pub fn refuse_same(output: &Path, others: &[PathBuf]) -> Result<()> {
+    let (id, place) = (Id::of(output), place(output));
+    let is_same = |other: &&PathBuf| {
+        (id.is_some() && Id::of(other) == id) || (place.is_some() && self::place(other) == place)
+    };
+    others.iter().find(is_same).map_or(Ok(()), |other| {
+        let message = format!(
+            "{} is the same file as {}: write to another file",
+            output.display(),
+            other.display()
+        );
+        Err(Refusal::new(Exit::Usage, message).into())
+    })
+}
+
+/// The directory that a path is in, and the name there: of a file that may not exist yet.
+fn place(path: &Path) -> Option<(Id, &OsStr)> {
+    let directory = path.parent()?;
+    let directory = if directory.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        directory
+    };
+    let metadata = fs::metadata(directory).ok()?;
+    Some((Id::from(&metadata), path.file_name()?))
+}
+
+pub fn cannot_write(path: &Path) -> String {
+    format!("cannot write to {}", path.display())
+}
+
+/// Checks where text or JSON is to be written: over a plain file, as any tool does, but not over one
+/// of `others`, and not over a recording.
+///
+/// # Errors
+/// If that is what it would do.
+pub fn check_output(output: &Path, others: &[PathBuf]) -> Result<()> {
+    refuse_same(output, others)?;
+    let mut beginning = [0; 8];
+    let is_recording = Id::of(output).is_some()
+        && open(output).is_ok_and(|mut file| file.read_exact(&mut beginning).is_ok())
+        && recording::is_recording(&beginning);
+    if is_recording {
+        anyhow::bail!(
+            "{} is a recording and is not overwritten: name another file, or remove it",
+            output.display()
+        );
+    }
+    Ok(())
+}
+
+/// A file that is written once, at the end, and is either whole or not there.
+pub struct NewFile {
+    path: PathBuf,
+    /// Whether a file that is there is overwritten.
+    force: bool,
+}
+
+impl NewFile {
+    /// Checks now whether the file can be written then.
+    ///
+    /// # Errors
+    /// If something is there that is not to be overwritten, or the file cannot be written.
+    pub fn plan(path: &Path, force: bool) -> Result<Self> {
+        check_new(path, force)?;
+        check_output(path, &[])?;
+        check_directory(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            force,
+        })
+    }
+
+    /// Writes beside the file, and puts it in its place when it is whole.
+    ///
+    /// # Errors
+    /// If it cannot be written, or something is there by now.
+    pub fn write(&self, contents: &[u8]) -> Result<()> {
+        let path = &self.path;
+        let beside = beside(path);
+        let written = create_new(&beside, ORDINARY).and_then(|mut file| file.write_all(contents));
+        if let Err(error) = written {
+            // There may be nothing to remove.
+            let _ = fs::remove_file(&beside);
+            return Err(error).with_context(|| cannot_write(path));
+        }
+        // A link that is there by now is replaced, not followed.
+        let placed = match self.force {
+            true => fs::rename(&beside, path),
+            false => rename_new(&beside, path),
+        };
+        placed.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => anyhow::anyhow!(
+                "{} exists by now and is not overwritten: the report is in {}",
+                path.display(),
+                beside.display()
+            ),
+            _ => anyhow::Error::from(error).context(cannot_write(path)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,474 @@
+//! # The listing
+//!
+//! All TCP sockets of one or more network namespaces, as [`Snapshot`]s, whatever source tells
+//! of them: the BPF iterator where the kernel allows tracing programs, else sock_diag.
+
+mod diag;
+pub mod holders;
+mod netlink;
+
+use std::{
+    collections::BTreeMap,
+    os::fd::AsRawFd,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
+};
+
+use anyhow::{Context, Result};
+use keepalive_ebpf::{Identity, SNAPSHOT_REQUEST, Snapshot};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use self::holders::Owners;
+pub use self::netlink::{Moment, sockets_of};
+use crate::{
+    core::{
+        event::{Incomplete, ListSource, RefusedSource, Sysctls},
+        exit::{Exit, Refusal},
+    },
+    machine::{
+        bpf::{
+            Options,
+            iterator::Iterators,
+            reason::reason,
+            self_test::{self, Connection},
+        },
+        namespace::{self, Namespace},
+        privileges,
+        sandbox::Needs,
+    },
+};
+
+/// Ticks per second of what sock_diag tells: milliseconds.
+const DIAG_HZ: u32 = 1000;
+
+/// A way to list sockets.
+pub struct Lister {
+    source: Source,
+    /// Whether another source may take its place.
+    may_fall_back: bool,
+    /// Better sources that were tried.
+    pub refused: Vec<RefusedSource>,
+}
+
+enum Source {
+    Iterators(Iterators),
+    SockDiag,
+}
+
+/// What was found.
+pub struct Listing {
+    pub source: ListSource,
+    pub sockets: Vec<Snapshot>,
+    /// Ticks per second of the snapshots.
+    pub hz: u32,
+    pub owners: Owners,
+    /// By namespace.
+    pub sysctls: FxHashMap<u32, Sysctls>,
+    pub incomplete: Vec<Incomplete>,
+}
+
+impl Lister {
+    /// The best source that works, or the one asked for.
+    ///
+    /// # Errors
+    /// Why the one asked for does not work.
+    pub fn open(wanted: Option<ListSource>, options: &Options) -> Result<Self> {
+        let mut lister = Self {
+            source: Source::SockDiag,
+            may_fall_back: wanted.is_none(),
+            refused: Vec::new(),
+        };
+        if wanted != Some(ListSource::SockDiag) {
+            match Iterators::open(options) {
+                Ok(iterators) => lister.source = Source::Iterators(iterators),
+                Err(error) => lister.fall_back(&error)?,
+            }
+        }
+        Ok(lister)
+    }
+
+    /// What listing again takes, here or in other network namespaces.
+    pub fn needs(&self, elsewhere: bool) -> Needs {
+        Needs {
+            namespaces: elsewhere,
+            sock_diag: matches!(self.source, Source::SockDiag),
+            ..Needs::listing()
+        }
+    }
+
+    /// The iterators do not work: says why, or goes on without them.
+    fn fall_back(&mut self, error: &anyhow::Error) -> Result<()> {
+        let reason = reason(error);
+        if self.may_fall_back {
+            self.source = Source::SockDiag;
+            self.refused.push(RefusedSource {
+                source: ListSource::Iterator,
+                reason,
+            });
+            return Ok(());
+        }
+        let missing = privileges::missing();
+        Err(if missing.is_empty() {
+            Refusal::new(Exit::Unsupported, reason)
+        } else {
+            Refusal::new(Exit::NotPermitted, privileges::remedy(&missing))
+        })
+        .context("cannot list by BPF iterator")
+    }
+
+    /// Lists the sockets of these namespaces that `wanted` lets through, with their owners unless
+    /// these are not asked for.
+    pub fn list(
+        &mut self,
+        namespaces: &[Namespace],
+        with_owners: bool,
+        wanted: &(impl Fn(&Snapshot) -> bool + Sync),
+    ) -> Result<Listing> {
+        if let Source::Iterators(iterators) = &mut self.source {
+            match by_iterators(iterators, namespaces, with_owners, wanted) {
+                Ok(listing) => return Ok(listing),
+                Err(error) => self.fall_back(&error)?,
+            }
+        }
+        by_sock_diag(namespaces, with_owners, wanted)
+    }
+}
+
+/// The kernel walks, and proves with a connection of our own that it reads sockets right.
+fn by_iterators(
+    iterators: &mut Iterators,
+    namespaces: &[Namespace],
+    with_owners: bool,
+    wanted: &(impl Fn(&Snapshot) -> bool + Sync),
+) -> Result<Listing> {
+    let own = Connection::open(|_, _| Ok(())).or_else(|here| {
+        log::debug!("self-test: {here:#}; trying in a network namespace of its own");
+        Connection::open_elsewhere().context(here)
+    })?;
+    // Both walks at once: neither needs the other.
+    let files = with_owners.then(|| iterators.descriptors()).transpose()?;
+    let own_fd = own.as_raw_fd();
+    let (walked, owners) = thread::scope(|scope| {
+        let owners = scope.spawn(move || files.map(|walk| Owners::of_kernel(walk, own_fd)));
+        let walked = walk_sockets(iterators, namespaces, &own, wanted);
+        (walked, owners.join())
+    });
+    let (mut found, hz) = walked?;
+    let owners = match owners.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+        Some(owners) => owners?.unwrap_or_else(Owners::of_proc),
+        None => Owners::default(),
+    };
+    let unknown = without_owner(&found.sockets, &owners, with_owners);
+    found.incomplete.extend(unknown);
+    Ok(found.listing(ListSource::Iterator, hz, owners))
+}
+
+/// All wanted sockets but the connection of our own, which tells the kernel's tick. The kernel
+/// walks on one processor, what it finds is gathered on another.
+fn walk_sockets(
+    iterators: &mut Iterators,
+    namespaces: &[Namespace],
+    own: &Connection,
+    wanted: &(impl Fn(&Snapshot) -> bool + Sync),
+) -> Result<(Found, u32)> {
+    let listed: Vec<u32> = namespaces.iter().map(|listed| listed.inode).collect();
+    let wanted = |socket: &Snapshot| {
+        // The self-test may be elsewhere.
+        listed.contains(&socket.id.netns) && wanted(socket)
+    };
+    let (batches, arriving) = sync_channel::<Vec<Snapshot>>(AHEAD);
+    let (walked, gathered) = thread::scope(|scope| {
+        let gathering = scope.spawn(|| gather(arriving, own, wanted));
+        let walked = walk(iterators, namespaces, own, &batches);
+        drop(batches);
+        (walked, gathering.join())
+    });
+    let (mut found, tested) = gathered.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    (found.incomplete, found.sysctls) = walked?;
+    let tested = tested.context("the iterator never saw the socket of the self-test")?;
+    let hz = own.check(&tested.id, &tested.settings, &tested.numbers)?;
+    Ok((found, hz))
+}
+
+/// Batches of sockets that may wait to be gathered.
+const AHEAD: usize = 64;
+
+/// Hands on all sockets of the namespaces, and of that of the self-test; what failed, and the
+/// namespaces' defaults, which are read on the way.
+fn walk(
+    iterators: &mut Iterators,
+    namespaces: &[Namespace],
+    own: &Connection,
+    batches: &SyncSender<Vec<Snapshot>>,
+) -> Result<(Vec<Incomplete>, FxHashMap<u32, Sysctls>)> {
+    let mut defaults = FxHashMap::default();
+    let mut walk = |namespace: &Namespace| {
+        namespace.within(|| {
+            defaults.extend(namespace::sysctls().map(|sysctls| (namespace.inode, sysctls)));
+            if !namespace::may_have_tcp() {
+                return Ok(());
+            }
+            iterators.sockets()?.batches(|batch| {
+                // It is gathered until there is no more.
+                let _ = batches.send(batch.to_vec());
+            })
+        })
+    };
+    let failed = each_namespace(namespaces, &mut walk)?;
+    let tested = own.namespace.inode;
+    if !namespaces.iter().any(|listed| listed.inode == tested) {
+        walk(&own.namespace)?;
+    }
+    Ok((failed, defaults))
+}
+
+/// What is wanted of what comes, and the socket of the self-test.
+fn gather(
+    batches: Receiver<Vec<Snapshot>>,
+    own: &Connection,
+    wanted: impl Fn(&Snapshot) -> bool,
+) -> (Found, Option<Snapshot>) {
+    let mut found = Found::with_room();
+    let mut tested = None;
+    for socket in batches.iter().flatten() {
+        if own.is_tested(&socket.id) {
+            tested = Some(socket);
+        }
+        if self_test::is_of_a_self_test(&socket.id, &socket.settings) {
+            found.leave_out(&socket);
+        } else if wanted(&socket) {
+            found.add(&socket);
+        }
+    }
+    (found, tested)
+}
+
+/// Does something in each namespace; what failed in some of them, or the first error if it failed
+/// in all.
+fn each_namespace(
+    namespaces: &[Namespace],
+    mut work: impl FnMut(&Namespace) -> Result<()>,
+) -> Result<Vec<Incomplete>> {
+    let mut failed = Vec::new();
+    for namespace in namespaces {
+        match work(namespace) {
+            Ok(()) => {}
+            Err(error) => failed.push(error),
+        }
+    }
+    if failed.len() == namespaces.len()
+        && let Some(first) = failed.drain(..).next()
+    {
+        return Err(first);
+    }
+    Ok(merged(failed.iter().map(|error| format!("{error:#}"))))
+}
+
+/// One entry for each reason.
+fn merged(reasons: impl Iterator<Item = String>) -> Vec<Incomplete> {
+    let mut counts = BTreeMap::<String, u64>::new();
+    for reason in reasons {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let incomplete = counts.into_iter().map(|(reason, count)| Incomplete {
+        what: "namespace".to_owned(),
+        count,
+        reason,
+    });
+    incomplete.collect()
+}
+
+/// The kernel's diag interface lists, and copies of the sockets tell their settings.
+fn by_sock_diag(
+    namespaces: &[Namespace],
+    with_owners: bool,
+    wanted: &(impl Fn(&Snapshot) -> bool + Sync),
+) -> Result<Listing> {
+    let mut found = Found::default();
+    let mut unsound = 0;
+    let failed = each_namespace(namespaces, |namespace| {
+        let sound = namespace.within(|| {
+            Ok(!namespace::may_have_tcp() || diag::dump(namespace.inode, &mut found, wanted)?)
+        })?;
+        unsound += u64::from(!sound);
+        Ok(())
+    })?;
+    found.incomplete = failed;
+    for namespace in namespaces {
+        found.note_sysctls(namespace);
+    }
+    let owners = if with_owners {
+        Owners::of_proc()
+    } else {
+        Owners::default()
+    };
+    let unknown = diag::settings(&mut found.sockets, &owners, &found.sysctls);
+    let incomplete = |what: &str, count: u64, reason: String| {
+        (count > 0).then(|| Incomplete {
+            what: what.to_owned(),
+            count,
+            reason,
+        })
+    };
+    let incomplete = [
+        incomplete(
+            "sockets",
+            unsound,
+            "in this many namespaces the list changed while it was read".to_owned(),
+        ),
+        incomplete("settings", unknown.settings, unknown_settings(with_owners)),
+        incomplete(
+            "settings",
+            unknown.too_many_files,
+            "too many open files (ulimit -n) to copy a socket and ask it".to_owned(),
+        ),
+        without_owner(&found.sockets, &owners, with_owners),
+    ];
+    found.incomplete.extend(incomplete.into_iter().flatten());
+    Ok(found.listing(ListSource::SockDiag, DIAG_HZ, owners))
+}
+
+/// Sockets that have a file, but nobody we know has it open.
+fn without_owner(sockets: &[Snapshot], owners: &Owners, with_owners: bool) -> Option<Incomplete> {
+    let inodes = sockets.iter().map(|socket| socket.id.inode);
+    let unknown = inodes.filter(|&inode| inode != 0 && owners.of(inode).is_empty());
+    let count = if with_owners {
+        unknown.count() as u64
+    } else {
+        0
+    };
+    (count > 0).then(|| Incomplete {
+        what: "owner".to_owned(),
+        count,
+        reason: unknown_owners(owners.denied),
+    })
+}
+
+fn unknown_settings(with_owners: bool) -> String {
+    if !with_owners {
+        return "without owners (--no-owner) sockets cannot be asked for their settings".to_owned();
+    }
+    format!(
+        "sock_diag reports no settings, and these sockets could not be copied to ask them (orphans, \
+         not yet accepted, MPTCP, or of processes we may not look into){}",
+        privileges::hint()
+    )
+}
+
+fn unknown_owners(denied: u64) -> String {
+    if denied > 0 {
+        format!(
+            "{denied} processes do not show their files{}",
+            privileges::hint()
+        )
+    } else {
+        "held by the kernel, or by processes that this /proc does not show (hidepid, pid namespaces)"
+            .to_owned()
+    }
+}
+
+/// What a source has told so far.
+#[derive(Default)]
+struct Found {
+    sockets: Vec<Snapshot>,
+    /// The kernel may tell of a socket twice if the list changes meanwhile; and a socket's memory,
+    /// once it is closed, may soon be another's. The last place of each name.
+    seen: FxHashMap<u64, u32>,
+    /// Namespaces and ports at which self-tests listen.
+    left_out: FxHashSet<(u32, u16)>,
+    sysctls: FxHashMap<u32, Sysctls>,
+    incomplete: Vec<Incomplete>,
+}
+
+/// Sockets that are made room for at once; only what is used takes memory.
+const ROOM: usize = 1 << 17;
+
+impl Found {
+    /// For many sockets, which come fast: with pages of 4 KiB making room would take as long as a
+    /// quarter of the kernel's walk.
+    fn with_room() -> Self {
+        let sockets: Vec<Snapshot> = Vec::with_capacity(ROOM);
+        // SAFETY: advice about memory of ours, which changes none of it; whole pages in it.
+        unsafe {
+            let page = 4096;
+            let start = (sockets.as_ptr() as usize).next_multiple_of(page);
+            let length = ROOM * size_of::<Snapshot>() - page;
+            libc::madvise(start as *mut libc::c_void, length, libc::MADV_HUGEPAGE);
+        }
+        Self {
+            sockets,
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, socket: &Snapshot) {
+        let place = self.sockets.len() as u32;
+        if let Some(before) = self.seen.insert(name(socket), place)
+            && let Some(other) = self.sockets.get(before as usize)
+            && is_same(&other.id, &socket.id)
+        {
+            self.seen.insert(name(socket), before);
+            return;
+        }
+        self.sockets.push(*socket);
+    }
+
+    /// A socket of a self-test, ours or of another instance. What connects to it has no settings until
+    /// the handshake is done.
+    fn leave_out(&mut self, socket: &Snapshot) {
+        self.left_out
+            .insert((socket.id.netns, socket.id.local_port));
+    }
+
+    fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Back to when there were so many.
+    fn forget_since(&mut self, length: usize) {
+        for socket in self.sockets.drain(length..) {
+            self.seen.remove(&name(&socket));
+        }
+    }
+
+    fn note_sysctls(&mut self, namespace: &Namespace) {
+        if let Ok(Some(sysctls)) = namespace.within(|| Ok(namespace::sysctls())) {
+            self.sysctls.insert(namespace.inode, sysctls);
+        }
+    }
+
+    fn listing(mut self, source: ListSource, hz: u32, owners: Owners) -> Listing {
+        let left_out = self.left_out;
+        self.sockets.retain(|socket| {
+            socket.kind != SNAPSHOT_REQUEST
+                || !self_test::is_on_loopback(&socket.id)
+                || !left_out.contains(&(socket.id.netns, socket.id.local_port))
+        });
+        Listing {
+            source,
+            sockets: self.sockets,
+            hz,
+            owners,
+            sysctls: self.sysctls,
+            incomplete: self.incomplete,
+        }
+    }
+}
+
+/// What tells a socket from all others at one moment. Its address is better than its cookie, which
+/// is made only when somebody asks.
+fn name(socket: &Snapshot) -> u64 {
+    match socket.id.sk {
+        0 => socket.id.cookie,
+        address => address,
+    }
+}
+
+/// Whether two sockets of one name are one.
+fn is_same(one: &Identity, other: &Identity) -> bool {
+    let who = |id: &Identity| (id.netns, id.local_port, id.peer_port, id.local, id.peer);
+    who(one) == who(other)
+}
+
+#[cfg(test)]
+mod tests;

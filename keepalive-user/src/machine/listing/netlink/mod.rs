@@ -1,0 +1,371 @@
+//! The wire format of sock_diag(7): requests out, sockets in. Pure functions of bytes, which may
+//! be anything.
+
+use keepalive_ebpf::{
+    Identity, KNOWN_TRAFFIC, Numbers, SNAPSHOT_REQUEST, SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT,
+    Snapshot,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, byteorder::network_endian::U16};
+
+use crate::{
+    core::numbers::{pending, state},
+    machine::bpf::self_test,
+};
+
+/// `struct nlmsghdr`.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct Header {
+    length: u32,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    port: u32,
+}
+
+/// `struct inet_diag_sockid`.
+#[repr(C)]
+#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct SocketId {
+    local_port: U16,
+    peer_port: U16,
+    local: [u8; 16],
+    peer: [u8; 16],
+    interface: u32,
+    cookie: [u32; 2],
+}
+
+/// `struct inet_diag_req_v2` after its header.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct Request {
+    header: Header,
+    family: u8,
+    protocol: u8,
+    extensions: u8,
+    pad: u8,
+    states: u32,
+    id: SocketId,
+}
+
+/// `struct inet_diag_msg`.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct Answer {
+    family: u8,
+    state: u8,
+    timer: u8,
+    retrans: u8,
+    id: SocketId,
+    expires: u32,
+    receive_queue: u32,
+    send_queue: u32,
+    uid: u32,
+    inode: u32,
+}
+
+/// `struct nlattr`.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct Attribute {
+    length: u16,
+    kind: u16,
+}
+
+/// The first fields of `struct tcp_info` that tell of traffic, all since long before 5.10.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct TcpInfo {
+    state: u8,
+    ca_state: u8,
+    retransmits: u8,
+    probes: u8,
+    backoff: u8,
+    flags: [u8; 3],
+    rto: u32,
+    ato: u32,
+    snd_mss: u32,
+    rcv_mss: u32,
+    unacked: u32,
+    sacked: u32,
+    lost: u32,
+    retrans: u32,
+    fackets: u32,
+    last_data_sent: u32,
+    last_ack_sent: u32,
+    last_data_recv: u32,
+    last_ack_recv: u32,
+}
+
+/// `tcpi_notsent_bytes`.
+const NOTSENT_BYTES: usize = 144;
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const INET_DIAG_INFO: u16 = 2;
+const INET_DIAG_SKMEMINFO: u16 = 7;
+/// Only for those whom the kernel tells everything (CAP_NET_ADMIN over the namespace).
+const INET_DIAG_MARK: u16 = 15;
+const INET_DIAG_ULP_INFO: u16 = 19;
+const INET_DIAG_CGROUP_ID: u16 = 21;
+const INET_ULP_INFO_NAME: u16 = 1;
+/// `NLA_TYPE_MASK`.
+const TYPE: u16 = 0x3fff;
+/// `NLM_F_DUMP_INTR`: the sockets changed so much meanwhile that the dump is not sound.
+const INTERRUPTED: u16 = 0x10;
+
+/// Asks for all TCP sockets of one address family.
+pub fn request(family: u8, sequence: u32) -> impl AsRef<[u8]> {
+    let request = Request {
+        header: Header {
+            length: size_of::<Request>() as u32,
+            kind: SOCK_DIAG_BY_FAMILY,
+            flags: (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16,
+            sequence,
+            port: 0,
+        },
+        family,
+        protocol: libc::IPPROTO_TCP as u8,
+        extensions: 1 << (INET_DIAG_INFO - 1) | 1 << (INET_DIAG_SKMEMINFO - 1),
+        pad: 0,
+        states: u32::MAX,
+        id: SocketId::default(),
+    };
+    let mut bytes = [0; size_of::<Request>()];
+    bytes.copy_from_slice(request.as_bytes());
+    bytes
+}
+
+/// What one message of a dump says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Body of a socket's message, for [`snapshot`].
+    Socket(&'a [u8]),
+    /// The dump is complete.
+    Done,
+    /// The kernel refuses: errno.
+    Refused(i32),
+    /// The message does not keep to the format.
+    Malformed,
+}
+
+/// The messages of one datagram that belong to a dump, and whether each says that the dump is not
+/// sound (`NLM_F_DUMP_INTR`); stops at the first malformed one.
+pub fn messages(mut datagram: &[u8], sequence: u32) -> impl Iterator<Item = (bool, Message<'_>)> {
+    std::iter::from_fn(move || {
+        loop {
+            if datagram.is_empty() {
+                return None;
+            }
+            let Some((header, body, rest)) = split(datagram) else {
+                datagram = &[];
+                return Some((false, Message::Malformed));
+            };
+            datagram = rest;
+            // Left over from a dump that was given up.
+            if header.sequence != sequence {
+                continue;
+            }
+            let errno = body.first_chunk().map(|errno| i32::from_ne_bytes(*errno));
+            let message = match (i32::from(header.kind), errno) {
+                (libc::NLMSG_DONE | libc::NLMSG_ERROR, None) => Message::Malformed,
+                // A dump that fails ends like one that does not, but for this number.
+                (libc::NLMSG_DONE, Some(0..)) => Message::Done,
+                (libc::NLMSG_DONE | libc::NLMSG_ERROR, Some(errno)) => {
+                    Message::Refused(errno.saturating_neg())
+                }
+                _ if header.kind == SOCK_DIAG_BY_FAMILY => Message::Socket(body),
+                _ => continue,
+            };
+            return Some((header.flags & INTERRUPTED != 0, message));
+        }
+    })
+}
+
+fn split(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
+    let (header, _) = Header::read_from_prefix(bytes).ok()?;
+    let length = header.length as usize;
+    let body = bytes.get(size_of::<Header>()..length)?;
+    let rest = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((header, body, rest))
+}
+
+/// When and where a dump is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub time: u64,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+}
+
+/// Whether the socket a message is about is one of a self-test, by the sizes of its buffers
+/// (`SK_MEMINFO_RCVBUF`, `SK_MEMINFO_SNDBUF`): sock_diag reports none of its other options.
+pub fn is_of_a_self_test(body: &[u8], id: &Identity) -> bool {
+    let Ok((_, attributes)) = Answer::read_from_prefix(body) else {
+        return false;
+    };
+    let word = |value: &[u8], index: usize| {
+        let word = value.get(4 * index..)?.first_chunk()?;
+        Some(u32::from_ne_bytes(*word))
+    };
+    self_test::is_on_loopback(id)
+        && self::attributes(attributes).any(|(kind, value)| {
+            kind == INET_DIAG_SKMEMINFO
+                && word(value, 1).zip(word(value, 3)) == Some(self_test::BUFFERS)
+        })
+}
+
+/// The socket a message is about, in ticks of a millisecond; `None` if it is too short.
+pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
+    let (answer, attributes) = Answer::read_from_prefix(body).ok()?;
+    let jiffies = moment.time / 1_000_000;
+    let expires = jiffies + u64::from(answer.expires);
+    let mut out = Snapshot {
+        id: identity(&answer, moment),
+        numbers: Numbers {
+            time: moment.time,
+            jiffies,
+            state: answer.state,
+            ..Numbers::default()
+        },
+        receive_queue: answer.receive_queue,
+        send_queue: answer.send_queue,
+        uid: answer.uid,
+        kind: SNAPSHOT_SOCKET,
+        ..Snapshot::default()
+    };
+    let (mut may_tell, mut is_mptcp) = (false, false);
+    for (kind, value) in self::attributes(attributes) {
+        match kind {
+            INET_DIAG_INFO => traffic(value, &mut out),
+            INET_DIAG_CGROUP_ID => {
+                out.id.cgroup = value.first_chunk().map_or(0, |id| u64::from_ne_bytes(*id));
+            }
+            INET_DIAG_MARK => may_tell = true,
+            INET_DIAG_ULP_INFO => {
+                may_tell = true;
+                is_mptcp = self::attributes(value)
+                    .any(|(kind, name)| kind == INET_ULP_INFO_NAME && name.starts_with(b"mptcp\0"));
+            }
+            _ => {}
+        }
+    }
+    if may_tell {
+        out.id.mptcp = u8::from(is_mptcp);
+    }
+    // `idiag_timer`, net/ipv4/inet_diag.c: one of several, and not always by its own name.
+    match answer.timer {
+        1 if answer.state == state::SYN_RECV && out.known == 0 => {
+            out.kind = SNAPSHOT_REQUEST;
+            out.id.mptcp = u8::MAX;
+            out.numbers.timer_pending = 1;
+            out.numbers.expires = expires;
+            out.numbers.retransmits = answer.retrans;
+        }
+        1 => {
+            out.numbers.pending = pending::RETRANS;
+            out.write_expires = expires;
+            out.numbers.retransmits = answer.retrans;
+        }
+        2 => {
+            out.numbers.timer_pending = 1;
+            out.numbers.expires = expires;
+            out.numbers.probes_out = answer.retrans;
+        }
+        3 => {
+            out.kind = SNAPSHOT_TIME_WAIT;
+            out.id.mptcp = u8::MAX;
+            out.numbers.timer_pending = 1;
+            out.numbers.expires = expires;
+        }
+        4 => {
+            out.numbers.pending = pending::PROBE0;
+            out.write_expires = expires;
+            out.numbers.probes_out = answer.retrans;
+        }
+        _ => {}
+    }
+    Some(out)
+}
+
+/// The sockets in one datagram of the first dump, as far as it keeps to the format.
+pub fn sockets_of(datagram: &[u8], moment: Moment) -> impl Iterator<Item = Snapshot> {
+    messages(datagram, 1).filter_map(move |(_, message)| match message {
+        Message::Socket(body) => snapshot(body, moment),
+        Message::Done | Message::Refused(_) | Message::Malformed => None,
+    })
+}
+
+fn identity(answer: &Answer, moment: Moment) -> Identity {
+    let id = &answer.id;
+    let address = |bytes: [u8; 16]| match i32::from(answer.family) {
+        libc::AF_INET => {
+            let [a, b, c, d, ..] = bytes;
+            std::net::Ipv4Addr::new(a, b, c, d)
+                .to_ipv6_mapped()
+                .octets()
+        }
+        _ => bytes,
+    };
+    // Closing for itself; in other states it has no inode while it waits to be accepted.
+    let closing = matches!(
+        answer.state,
+        state::FIN_WAIT1 | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING
+    );
+    Identity {
+        cookie: u64::from(id.cookie[0]) | u64::from(id.cookie[1]) << 32,
+        inode: answer.inode.into(),
+        local: address(id.local),
+        peer: address(id.peer),
+        netns: moment.netns,
+        local_port: id.local_port.get(),
+        peer_port: id.peer_port.get(),
+        family: answer.family.into(),
+        state: answer.state,
+        orphan: u8::from(answer.inode == 0 && closing),
+        mptcp: u8::MAX,
+        ..Identity::default()
+    }
+}
+
+/// What `tcp_info` tells.
+fn traffic(value: &[u8], out: &mut Snapshot) {
+    let Ok((info, _)) = TcpInfo::read_from_prefix(value) else {
+        return;
+    };
+    let numbers = &mut out.numbers;
+    if out.id.state == state::LISTEN {
+        return;
+    }
+    out.known |= KNOWN_TRAFFIC;
+    let now = numbers.jiffies;
+    // 0 means never.
+    let stamp = |age: u32| (now.wrapping_sub(age.into()) as u32).max(1);
+    if out.id.state != state::SYN_SENT {
+        numbers.rcv_tstamp = stamp(info.last_ack_recv);
+        numbers.lrcvtime = stamp(info.last_data_recv);
+    }
+    numbers.packets_out = info.unacked;
+    numbers.write_seq = out.send_queue;
+    let notsent = value.get(NOTSENT_BYTES..).and_then(<[u8]>::first_chunk);
+    let notsent = notsent.map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+    numbers.snd_nxt = out.send_queue.saturating_sub(notsent);
+    numbers.rto = info.rto / 1000;
+    numbers.probes_out = info.probes;
+    numbers.backoff = info.backoff;
+    numbers.retransmits = info.retransmits;
+}
+
+/// Kinds and values; stops at the first that does not keep to the format.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (attribute, _) = Attribute::read_from_prefix(bytes).ok()?;
+        let length = usize::from(attribute.length);
+        let value = bytes.get(size_of::<Attribute>()..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((attribute.kind & TYPE, value))
+    })
+}
+
+#[cfg(test)]
+mod tests;

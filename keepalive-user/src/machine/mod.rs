@@ -1,0 +1,23 @@
+//! # Machine
+//!
+//! Everything that touches the operating system: BPF programs, /proc, netlink, namespaces, files,
+//! signals, the terminal, and the one live session that all live commands run. Nothing here decides
+//! what an event means (that is `core`) or what it looks like (that is `output`).
+
+pub mod audit;
+pub mod bpf;
+pub mod clock;
+pub mod descriptors;
+pub mod diagnostics;
+pub mod files;
+pub mod listing;
+pub mod namespace;
+pub mod owners;
+pub mod privileges;
+pub mod queue;
+pub mod recorder;
+pub mod sandbox;
+pub mod screen;
+pub mod session;
+pub mod stop;
+pub mod terminal;

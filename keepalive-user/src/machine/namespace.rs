@@ -1,0 +1,335 @@
+//! # Network namespaces
+//!
+//! Finding them, and doing something inside one.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    path::Path,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    core::event::{Incomplete, Sysctls},
+    machine::{files, privileges},
+};
+
+/// `linux/magic.h`: the file system of namespaces.
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+/// `linux/nsfs.h`: which kind of namespace a file stands for.
+const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+
+/// A network namespace, kept alive by an open file.
+pub struct Namespace {
+    file: File,
+    /// Inode number: its name in events.
+    pub inode: u32,
+}
+
+impl Namespace {
+    /// The namespace of the calling thread.
+    pub fn current() -> Result<Self> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// The namespace a file stands for: `/proc/PID/ns/net`, or a mount of one.
+    pub fn open(path: &Path) -> Result<Self> {
+        let namespace = Self::try_open(path).with_context(|| path.display().to_string())?;
+        namespace.with_context(|| format!("{} is no network namespace", path.display()))
+    }
+
+    /// As [`Namespace::open`]; `None` if the file stands for something else.
+    fn try_open(path: &Path) -> io::Result<Option<Self>> {
+        let file = File::open(path)?;
+        if !is_network_namespace(&file) {
+            return Ok(None);
+        }
+        let inode = u32::try_from(file.metadata()?.ino());
+        Ok(inode.ok().map(|inode| Self { file, inode }))
+    }
+
+    /// The one that a user names: a path, a name of `ip netns`, or an inode number.
+    pub fn named(text: &str) -> Result<Self> {
+        if let Ok(inode) = text.parse() {
+            return Self::of(inode);
+        }
+        let path = if text.contains('/') {
+            text.to_owned()
+        } else {
+            format!("/run/netns/{text}")
+        };
+        Self::open(Path::new(&path)).with_context(|| {
+            format!(
+                "no network namespace {text:?} (give a path, a name of `ip netns list`, or an \
+                 inode number)"
+            )
+        })
+    }
+
+    /// The one with this inode number.
+    fn of(inode: u32) -> Result<Self> {
+        let (mut all, missing) = Self::all()?;
+        all.remove(&inode).with_context(|| {
+            let hint = if missing.is_empty() {
+                ""
+            } else {
+                privileges::hint()
+            };
+            format!(
+                "no process is in network namespace {inode}, and `ip netns` does not know it{hint}"
+            )
+        })
+    }
+
+    /// All that a thread is in or that `ip netns` has a name for, by inode number, and what could
+    /// not be asked.
+    pub fn all() -> Result<(BTreeMap<u32, Self>, Vec<Incomplete>)> {
+        raise_file_limit();
+        let mut found = BTreeMap::new();
+        let mut missed = Missed::default();
+        let current = Self::current()?;
+        found.insert(current.inode, current);
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        // Threads are mostly where their process is, but need not be.
+        let threads = processes
+            .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
+            .flat_map(|entry| {
+                fs::read_dir(entry.path().join("task"))
+                    .into_iter()
+                    .flatten()
+            })
+            .flatten()
+            .map(|entry| entry.path().join("ns/net"));
+        let named = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+        for path in threads.chain(named.map(|entry| entry.path())) {
+            match fs::metadata(&path) {
+                Ok(metadata) => {
+                    let known =
+                        u32::try_from(metadata.ino()).is_ok_and(|inode| found.contains_key(&inode));
+                    if known {
+                        continue;
+                    }
+                    match Self::try_open(&path) {
+                        Ok(namespace) => {
+                            found.extend(namespace.map(|namespace| (namespace.inode, namespace)));
+                        }
+                        Err(error) => missed.note(error),
+                    }
+                }
+                Err(error) => missed.note(error),
+            }
+        }
+        Ok((found, missed.incomplete()))
+    }
+
+    /// Does something in this namespace, on a thread of its own unless we are in it already.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        if Self::current()?.inode == self.inode {
+            return work();
+        }
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    self.enter()?;
+                    work()
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Moves the calling thread there.
+    fn enter(&self) -> Result<()> {
+        // SAFETY: takes no pointers; changes this thread only.
+        let result = unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) };
+        if result == 0 {
+            return Ok(());
+        }
+        Err(io::Error::last_os_error()).with_context(|| {
+            format!(
+                "cannot enter network namespace {} (needs CAP_SYS_ADMIN: run as root)",
+                self.inode
+            )
+        })
+    }
+}
+
+/// Each namespace is an open file: as many as we may have.
+fn raise_file_limit() {
+    // SAFETY: all-zero is an rlimit; the pointers are to a local.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
+/// Files that may stand for namespaces we do not know.
+#[derive(Default)]
+struct Missed {
+    denied: u64,
+    unopened: u64,
+    error: Option<io::Error>,
+}
+
+impl Missed {
+    fn note(&mut self, error: io::Error) {
+        match error.raw_os_error() {
+            // Gone meanwhile.
+            Some(libc::ENOENT | libc::ESRCH) => {}
+            Some(libc::EACCES | libc::EPERM) => self.denied += 1,
+            _ => {
+                self.unopened += 1;
+                self.error = Some(error);
+            }
+        }
+    }
+
+    fn incomplete(self) -> Vec<Incomplete> {
+        let denied = (self.denied > 0).then(|| Incomplete {
+            what: "namespace".to_owned(),
+            count: self.denied,
+            reason: format!(
+                "this many threads do not tell their network namespace{}",
+                privileges::hint()
+            ),
+        });
+        let unopened = self.error.map(|error| Incomplete {
+            what: "namespace".to_owned(),
+            count: self.unopened,
+            reason: format!("cannot be opened: {error}"),
+        });
+        denied.into_iter().chain(unopened).collect()
+    }
+}
+
+fn is_network_namespace(file: &File) -> bool {
+    // SAFETY: all-zero is a statfs; the pointer is to a local, and the ioctl takes none.
+    unsafe {
+        let mut statfs: libc::statfs = std::mem::zeroed();
+        libc::fstatfs(file.as_raw_fd(), &raw mut statfs) == 0
+            && statfs.f_type == NSFS_MAGIC
+            && libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) == libc::CLONE_NEWNET
+    }
+}
+
+/// The network namespace of process 1, and its defaults; `None` if they may not be seen.
+pub fn host() -> Option<(u32, Sysctls)> {
+    let host = Namespace::open(Path::new("/proc/1/ns/net")).ok()?;
+    let sysctls = host.within(|| Ok(sysctls())).ok()??;
+    Some((host.inode, sysctls))
+}
+
+/// Whether the calling thread's namespace may have TCP sockets: a walk over the sockets of one
+/// namespace looks at those of all.
+///
+/// `inuse` counts what is in the kernel's tables of sockets (`inet_hash`, `inet_unhash`), `tw` what is
+/// in TIME_WAIT, each of this namespace alone. Requests (SYN_RECV) are in neither, but need a listener;
+/// those whose listener has closed, which the kernel drops within a second, may be missed. The count
+/// is a sum over processors, which is not one moment: twice nothing is nothing.
+pub fn may_have_tcp() -> bool {
+    let is_empty = || {
+        let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+        // Without IPv6 there is no second file.
+        read("sockstat").is_ok_and(|v4| has_no_tcp(&v4))
+            && read("sockstat6").map_or_else(
+                |error| error.kind() == io::ErrorKind::NotFound,
+                |v6| {
+                    v6.lines()
+                        .any(|line| counts(line, "TCP6:", "inuse") == Some(0))
+                },
+            )
+    };
+    !(is_empty() && is_empty())
+}
+
+/// Whether `/proc/net/sockstat` says so; what it does not say is not known to be nothing.
+fn has_no_tcp(sockstat: &str) -> bool {
+    let line = sockstat.lines().find(|line| line.starts_with("TCP:"));
+    line.is_some_and(|line| {
+        ["inuse", "tw"].map(|name| counts(line, "TCP:", name)) == [Some(0), Some(0)]
+    })
+}
+
+/// The number after a name: `TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 0`.
+fn counts(line: &str, protocol: &str, name: &str) -> Option<u64> {
+    let mut words = line.strip_prefix(protocol)?.split_ascii_whitespace();
+    words.find(|word| *word == name)?;
+    words.next()?.parse().ok()
+}
+
+/// The keepalive sysctls of the calling thread's namespace; `None` where /proc/sys does not show
+/// them.
+pub fn sysctls() -> Option<Sysctls> {
+    let read = |name: &str| -> Option<u64> {
+        let text = files::read_kernel(&format!("/proc/sys/net/ipv4/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    Some(Sysctls {
+        time_ms: read("tcp_keepalive_time")? * 1000,
+        interval_ms: read("tcp_keepalive_intvl")? * 1000,
+        probes: read("tcp_keepalive_probes")?.try_into().ok()?,
+        retries2: read("tcp_retries2")?.try_into().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_network_namespaces_are_opened() {
+        let own = Namespace::open(Path::new("/proc/self/ns/net")).unwrap();
+        assert_eq!(own.inode, Namespace::current().unwrap().inode);
+        for other in ["/proc/self/ns/uts", "/proc/self/comm", "/dev/null"] {
+            let error = Namespace::open(Path::new(other)).err().unwrap();
+            assert!(
+                error.to_string().contains("no network namespace"),
+                "{error}"
+            );
+        }
+        assert!(Namespace::open(Path::new("/proc/self/ns/none")).is_err());
+    }
+
+    #[test]
+    fn only_what_is_known_to_be_empty_is_skipped() {
+        let empty =
+            "sockets: used 5\nTCP: inuse 0 orphan 3 tw 0 alloc 9 mem 0\nUDP: inuse 1 mem 0\n";
+        assert!(has_no_tcp(empty));
+        for other in [
+            empty.replace("inuse 0", "inuse 2"),
+            empty.replace("tw 0", "tw 1"),
+            empty.replace("tw 0", ""),
+            empty.replace("inuse 0", "inuse x"),
+            empty.replace("TCP:", "TCQ:"),
+            String::new(),
+        ] {
+            assert!(!has_no_tcp(&other), "{other}");
+        }
+        let _listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        assert!(may_have_tcp());
+    }
+
+    #[test]
+    fn what_is_missed_is_told_apart() {
+        let mut missed = Missed::default();
+        for errno in [libc::ENOENT, libc::EACCES, libc::EMFILE, libc::ESRCH] {
+            missed.note(io::Error::from_raw_os_error(errno));
+        }
+        let [denied, unopened] = &missed.incomplete()[..] else {
+            panic!("two reasons");
+        };
+        assert_eq!((denied.count, unopened.count), (1, 1));
+        assert!(
+            unopened.reason.contains("Too many open files"),
+            "{}",
+            unopened.reason
+        );
+        assert!(Missed::default().incomplete().is_empty());
+    }
+}

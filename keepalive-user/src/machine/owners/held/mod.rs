@@ -1,0 +1,316 @@
+//! What is known of owners: which process holds which socket, as of when, and what to ask for.
+//! Reads nothing by itself: the time and the looks into /proc come in as arguments.
+
+use std::{os::fd::RawFd, sync::Arc};
+
+use crate::{
+    core::{
+        event::Process,
+        owners::{SOCKETS, Table},
+    },
+    machine::descriptors::Descriptor,
+};
+
+use super::{
+    budget::{Nanoseconds, Tokens},
+    resolver::{Scan, Want},
+    snapshot::Snapshot,
+};
+
+const SECOND: Nanoseconds = 1_000_000_000;
+/// How long a holder, and the name of a process, are taken to be what they were: less than a second,
+/// the shortest time between two keepalive timers of a socket.
+const FRESH: Nanoseconds = SECOND / 4 * 3;
+/// A task that acted on a socket is looked at again so much later: servers fork after they accept.
+const VERIFY_AFTER: Nanoseconds = SECOND / 4;
+/// A socket that no process was found to hold is asked for again after so many seconds, then
+/// after twice as many, and so on.
+const LONGEST_PAUSE: u64 = 64;
+/// Processes remembered by name.
+const PROCESSES: usize = 1 << 14;
+/// System calls made between records in a second, at most: some microseconds each.
+const LOOKS: u64 = 256;
+
+/// What a look at one descriptor shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    Held,
+    /// It is closed, or something else by now.
+    Gone,
+    /// We may not look.
+    Denied,
+}
+
+/// The looks into /proc.
+pub trait Looks {
+    fn descriptor(&mut self, descriptor: &Descriptor) -> Look;
+    /// The name of a process; `None` if it is gone.
+    fn name(&mut self, pid: u32) -> Option<String>;
+}
+
+/// One socket.
+#[derive(Default)]
+struct Owner {
+    /// A process that held it at `checked`; `None` if unresolved.
+    process: Option<Arc<Process>>,
+    /// The descriptor, where a look found it.
+    fd: Option<RawFd>,
+    checked: Nanoseconds,
+    /// From then on `process` does not hold it any more, as a scan found. 0 = no scan did.
+    lost: Nanoseconds,
+    /// When a pass was asked for since it was last resolved; 0 = not.
+    asked: Nanoseconds,
+    /// Passes in a row that found no holder.
+    failures: u32,
+    /// It is not asked for again before.
+    pause: Nanoseconds,
+}
+
+/// One process.
+struct Name {
+    process: Arc<Process>,
+    checked: Nanoseconds,
+}
+
+pub struct Held {
+    sockets: Table<u64, Owner>,
+    names: Table<u32, Name>,
+    tokens: Tokens,
+    /// The process that was asked for (`-p`): where it is a holder, it is the owner.
+    preferred: Option<u32>,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Held {
+    pub fn new(preferred: Option<u32>) -> Self {
+        Self {
+            sockets: Table::new(SOCKETS),
+            names: Table::new(PROCESSES),
+            tokens: Tokens::new(LOOKS),
+            preferred,
+            snapshot: Arc::default(),
+        }
+    }
+
+    /// The owner as it was last resolved.
+    pub fn process(&self, inode: u64) -> Option<&Arc<Process>> {
+        self.sockets.peek(&inode)?.process.as_ref()
+    }
+
+    /// The socket has ended.
+    pub fn forget(&mut self, inode: u64) {
+        self.sockets.remove(&inode);
+    }
+
+    pub fn take_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+        self.snapshot = snapshot;
+    }
+
+    /// This process acted on the socket at `now`, through a descriptor of its own. What to ask for
+    /// then, unless the descriptor is known.
+    pub fn acted(&mut self, inode: u64, process: Process, now: Nanoseconds) -> Option<Want> {
+        let pid = process.pid;
+        let process = self.named(process, now);
+        let owner = entry(&mut self.sockets, inode);
+        match &owner.process {
+            Some(known) if known.pid == pid => {}
+            // Both hold it.
+            Some(known) if self.preferred == Some(known.pid) => return None,
+            _ => owner.fd = None,
+        }
+        owner.process = Some(process);
+        owner.checked = owner.checked.max(now);
+        (owner.lost, owner.failures, owner.pause) = (0, 0, 0);
+        owner.fd.is_none().then_some(Want {
+            pid: Some(pid),
+            due: now + VERIFY_AFTER,
+        })
+    }
+
+    /// An event of the socket: its owner is resolved as far as that is to be had at once. What to
+    /// ask for if that is not far enough. Of a socket that is `settled`, dead or without any
+    /// descriptor, the last holder stays.
+    pub fn resolve(
+        &mut self,
+        inode: u64,
+        now: Nanoseconds,
+        settled: bool,
+        looks: &mut impl Looks,
+    ) -> Option<Want> {
+        self.consult(inode, now, settled, looks);
+        let owner = self.sockets.get_mut(&inode)?;
+        if owner.lost != 0 && owner.lost <= now {
+            owner.lose();
+        }
+        if let Some(process) = &mut owner.process {
+            let pid = process.pid;
+            let name = self.names.get_mut(&pid);
+            refresh(process, name, now, &mut self.tokens, looks);
+            if settled || now.saturating_sub(owner.checked) < FRESH {
+                return None;
+            }
+            let look = match owner.fd {
+                Some(fd) if self.tokens.take(now) => {
+                    looks.descriptor(&Descriptor { inode, pid, fd })
+                }
+                _ => Look::Denied,
+            };
+            match look {
+                Look::Held => {
+                    owner.checked = now;
+                    return None;
+                }
+                Look::Gone => owner.lose(),
+                Look::Denied => {}
+            }
+        }
+        if settled || now < owner.pause {
+            return None;
+        }
+        if owner.asked == 0 {
+            owner.asked = now;
+        }
+        let holder = owner.process.as_ref().map(|process| process.pid);
+        Some(Want {
+            pid: holder.or(self.preferred),
+            due: now,
+        })
+    }
+
+    /// What the last pass says, if it is news.
+    fn consult(&mut self, inode: u64, now: Nanoseconds, settled: bool, looks: &mut impl Looks) {
+        let snapshot = Arc::clone(&self.snapshot);
+        let owner = entry(&mut self.sockets, inode);
+        if owner.checked >= snapshot.started {
+            return;
+        }
+        // The socket may have been closed or handed over between the event and the pass.
+        let is_older = now < snapshot.started;
+        if is_older && owner.process.is_some() {
+            return;
+        }
+        let current = owner.process.as_ref().map(|process| process.pid);
+        match snapshot.holder(inode, [self.preferred, current]) {
+            Some(found) => self.found(&found, snapshot.started, looks, now),
+            // The last holder has let go of it, or there are too many to be sure.
+            None if is_older || settled || snapshot.is_cut() => {}
+            None => {
+                owner.lose();
+                owner.checked = snapshot.started;
+                // A socket that is younger than the pass was not missed by it.
+                if owner.asked != 0 && owner.asked <= snapshot.started {
+                    let pause = (1 << owner.failures.min(6)).min(LONGEST_PAUSE);
+                    owner.failures += 1;
+                    owner.pause = snapshot.started + pause * SECOND;
+                    owner.asked = 0;
+                }
+            }
+        }
+    }
+
+    /// A descriptor that was there at `when`. Without a name, which takes a look, it stays unresolved.
+    fn found(
+        &mut self,
+        found: &Descriptor,
+        when: Nanoseconds,
+        looks: &mut impl Looks,
+        now: Nanoseconds,
+    ) {
+        let process = match self.names.get_mut(&found.pid) {
+            Some(name) => Some(Arc::clone(&name.process)),
+            None if self.tokens.take(now) => looks.name(found.pid).map(|comm| {
+                let pid = found.pid;
+                self.named(Process { pid, comm }, now)
+            }),
+            None => None,
+        };
+        let Some(process) = process else {
+            return;
+        };
+        let owner = entry(&mut self.sockets, found.inode);
+        *owner = Owner {
+            process: Some(process),
+            fd: Some(found.fd),
+            checked: when,
+            ..Owner::default()
+        };
+    }
+
+    /// The result of a scan of one process for sockets that it held. Events older than the scan may
+    /// still be in the ring: for these the process stays the owner, and for good if one is its close.
+    pub fn take_scan(&mut self, scan: &Scan, looks: &mut impl Looks, now: Nanoseconds) {
+        for found in &scan.held {
+            let owner = self.sockets.peek(&found.inode);
+            // Unless the socket is gone, or more is known by now.
+            if owner.is_some_and(|owner| owner.checked <= scan.started) {
+                self.found(found, scan.started, looks, now);
+            }
+        }
+        for inode in &scan.missing {
+            if let Some(owner) = self.sockets.get_mut(inode)
+                && owner.checked <= scan.started
+                && owner.process.as_ref().map(|process| process.pid) == Some(scan.pid)
+            {
+                owner.lost = scan.started;
+                owner.asked = scan.started;
+            }
+        }
+    }
+
+    /// One name for all sockets of a process.
+    fn named(&mut self, process: Process, now: Nanoseconds) -> Arc<Process> {
+        if let Some(name) = self.names.get_mut(&process.pid)
+            && *name.process == process
+        {
+            name.checked = name.checked.max(now);
+            return Arc::clone(&name.process);
+        }
+        let (pid, process) = (process.pid, Arc::new(process));
+        let name = Name {
+            process: Arc::clone(&process),
+            checked: now,
+        };
+        self.names.insert(pid, name);
+        process
+    }
+}
+
+impl Owner {
+    /// The process that was the owner is none any more.
+    fn lose(&mut self) {
+        (self.process, self.fd, self.lost) = (None, None, 0);
+    }
+}
+
+fn entry(sockets: &mut Table<u64, Owner>, inode: u64) -> &mut Owner {
+    sockets.get_or_insert(inode, Owner::default)
+}
+
+/// A process may have executed another program since it was named.
+fn refresh(
+    process: &mut Arc<Process>,
+    name: Option<&mut Name>,
+    now: Nanoseconds,
+    tokens: &mut Tokens,
+    looks: &mut impl Looks,
+) {
+    let Some(name) = name else {
+        return;
+    };
+    if now.saturating_sub(name.checked) >= FRESH && tokens.take(now) {
+        name.checked = now;
+        // Of one that is gone the last name stays.
+        if let Some(comm) = looks.name(process.pid)
+            && comm != name.process.comm
+        {
+            let pid = process.pid;
+            name.process = Arc::new(Process { pid, comm });
+        }
+    }
+    if !Arc::ptr_eq(process, &name.process) {
+        *process = Arc::clone(&name.process);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+//! How owners are learned, verified and evicted, with a made-up /proc.
+
+use super::*;
+
+/// /proc as a table: the one holder of each socket there is, and the names.
+#[derive(Default)]
+struct Fake {
+    held: Vec<Descriptor>,
+    names: Vec<(u32, &'static str)>,
+    denied: bool,
+    looked: usize,
+}
+
+impl Looks for Fake {
+    fn descriptor(&mut self, descriptor: &Descriptor) -> Look {
+        self.looked += 1;
+        match self.held.contains(descriptor) {
+            _ if self.denied => Look::Denied,
+            true => Look::Held,
+            false => Look::Gone,
+        }
+    }
+
+    fn name(&mut self, pid: u32) -> Option<String> {
+        self.looked += 1;
+        let name = self.names.iter().find(|name| name.0 == pid);
+        name.map(|name| name.1.to_owned())
+    }
+}
+
+const INODE: u64 = 77;
+const PARENT: u32 = 10;
+const CHILD: u32 = 11;
+
+fn process(pid: u32, comm: &str) -> Process {
+    let comm = comm.to_owned();
+    Process { pid, comm }
+}
+
+fn held(pid: u32, fd: RawFd) -> Descriptor {
+    let inode = INODE;
+    Descriptor { inode, pid, fd }
+}
+
+fn pass(started: Nanoseconds, descriptors: &[Descriptor]) -> Arc<Snapshot> {
+    let mut snapshot = Snapshot::begin(started);
+    descriptors.iter().for_each(|found| snapshot.add(*found));
+    Arc::new(snapshot.finish())
+}
+
+fn looks() -> Fake {
+    Fake {
+        names: vec![(PARENT, "postgres"), (CHILD, "postgres: child")],
+        ..Fake::default()
+    }
+}
+
+fn owner(owners: &Held) -> Option<u32> {
+    owners.process(INODE).map(|process| process.pid)
+}
+
+#[test]
+fn a_fork_moves_the_socket_to_the_child() {
+    let (mut owners, mut looks) = (Held::new(None), looks());
+    let want = owners.acted(INODE, process(PARENT, "postgres"), SECOND);
+    // Looked at soon, without any event.
+    let due = SECOND + VERIFY_AFTER;
+    assert_eq!(
+        want,
+        Some(Want {
+            pid: Some(PARENT),
+            due
+        })
+    );
+    assert_eq!(owners.resolve(INODE, SECOND, false, &mut looks), None);
+    assert_eq!(owner(&owners), Some(PARENT));
+    let scan = Scan {
+        pid: PARENT,
+        started: due,
+        missing: vec![INODE],
+        ..Scan::default()
+    };
+    owners.take_scan(&scan, &mut looks, due);
+    owners.resolve(INODE, due, false, &mut looks);
+    assert_eq!(owner(&owners), None);
+    let snapshot = pass(due + 1, &[held(CHILD, 9)]);
+    owners.take_snapshot(snapshot);
+    let want = owners.resolve(INODE, due + 2, false, &mut looks);
+    assert_eq!((owner(&owners), want), (Some(CHILD), None));
+}
+
+#[test]
+fn a_known_descriptor_is_looked_at_when_it_is_old() {
+    let (mut owners, mut looks) = (Held::new(None), looks());
+    owners.take_snapshot(pass(SECOND, &[held(PARENT, 5)]));
+    looks.held = vec![held(PARENT, 5)];
+    assert_eq!(owners.resolve(INODE, SECOND, false, &mut looks), None);
+    let named = looks.looked;
+    assert_eq!(named, 1);
+    // Young enough.
+    owners.resolve(INODE, SECOND + FRESH - 1, false, &mut looks);
+    assert_eq!(looks.looked, named);
+    // The descriptor, and the name.
+    assert_eq!(
+        owners.resolve(INODE, SECOND + FRESH, false, &mut looks),
+        None
+    );
+    assert_eq!(looks.looked, named + 2);
+    // It was handed over: unresolved, and asked for.
+    looks.held = vec![held(CHILD, 5)];
+    let later = 3 * SECOND;
+    let want = owners.resolve(INODE, later, false, &mut looks);
+    let expected = Want {
+        pid: None,
+        due: later,
+    };
+    assert_eq!((owner(&owners), want), (None, Some(expected)));
+}
+
+/// Where we may not look, the next pass decides; until then it stays as it was.
+#[test]
+fn what_may_not_be_looked_at_is_left_to_the_pass() {
+    let (mut owners, mut looks) = (Held::new(None), looks());
+    looks.denied = true;
+    owners.take_snapshot(pass(SECOND, &[held(PARENT, 5)]));
+    let want = owners.resolve(INODE, 3 * SECOND, false, &mut looks);
+    assert_eq!(owner(&owners), Some(PARENT));
+    assert_eq!(want.and_then(|want| want.pid), Some(PARENT));
+    owners.take_snapshot(pass(4 * SECOND, &[]));
+    owners.resolve(INODE, 4 * SECOND, false, &mut looks);
+    assert_eq!(owner(&owners), None);
+}
+
+#[test]
+fn looks_are_so_many_a_second() {
+    let (mut owners, mut looks) = (Held::new(None), looks());
+    let many = 10 * LOOKS;
+    let all: Vec<Descriptor> = (1..=many)
+        .map(|inode| Descriptor {
+            inode,
+            ..held(PARENT, 5)
+        })
+        .collect();
+    owners.take_snapshot(pass(SECOND, &all));
+    looks.held = all;
+    let mut asked = 0;
+    for inode in 1..=many {
+        let want = owners.resolve(inode, 3 * SECOND, false, &mut looks);
+        asked += u64::from(want.is_some());
+        assert!(owners.process(inode).is_some());
+    }
+    assert!(looks.looked as u64 <= LOOKS, "{}", looks.looked);
+    assert!(asked >= many - LOOKS, "{asked}");
+}
+
+#[test]
+fn what_no_process_holds_is_asked_for_ever_more_rarely() {
+    let (mut owners, mut looks) = (Held::new(None), looks());
+    let mut passes = 0;
+    let mut asked = false;
+    // An event each tenth of a second for an hour, and a pass whenever one is asked for.
+    for tick in 0..36_000 {
+        let now = SECOND + tick * SECOND / 10;
+        if asked {
+            owners.take_snapshot(pass(now, &[]));
+            passes += 1;
+        }
+        asked = owners.resolve(INODE, now, false, &mut looks).is_some();
+    }
+    assert!((50..=70).contains(&passes), "{passes}");
+}
+
+#[test]
+fn a_dead_socket_keeps_its_last_holder() {
+    let (mut owners, mut looks) = (Held::new(None), looks());
+    owners.acted(INODE, process(PARENT, "postgres"), SECOND);
+    owners.take_snapshot(pass(9 * SECOND, &[]));
+    assert_eq!(owners.resolve(INODE, 9 * SECOND, true, &mut looks), None);
+    assert_eq!(owner(&owners), Some(PARENT));
+}
+
+/// A record may be read long after it was written, when its socket is closed or handed over already.
+#[test]
+fn later_scans_and_passes_do_not_change_older_events() {
+    let later = 2 * SECOND;
+    let missing = Scan {
+        pid: PARENT,
+        started: later,
+        missing: vec![INODE],
+        ..Scan::default()
+    };
+    let handed_over = [held(CHILD, 9)];
+    for (by_scan, holders, after) in [
+        (true, &[][..], None),
+        (false, &[][..], None),
+        (false, &handed_over[..], Some(CHILD)),
+    ] {
+        let (mut owners, mut looks) = (Held::new(None), looks());
+        owners.acted(INODE, process(PARENT, "postgres"), SECOND);
+        if by_scan {
+            owners.take_scan(&missing, &mut looks, SECOND);
+        } else {
+            owners.take_snapshot(pass(later, holders));
+        }
+        for (time, expected) in [(later - 1, Some(PARENT)), (later, after)] {
+            owners.resolve(INODE, time, false, &mut looks);
+            assert_eq!(owner(&owners), expected);
+        }
+    }
+    // Its close is older than the scan and read after it: the process was the last holder.
+    let (mut owners, mut looks) = (Held::new(None), looks());
+    owners.acted(INODE, process(PARENT, "postgres"), SECOND);
+    owners.take_scan(&missing, &mut looks, SECOND);
+    owners.acted(INODE, process(PARENT, "postgres"), later - 1);
+    owners.resolve(INODE, later, true, &mut looks);
+    assert_eq!(owner(&owners), Some(PARENT));
+}
+
+#[test]
+fn the_process_asked_for_is_the_owner_where_it_is_one() {
+    let both = [held(PARENT, 5), held(CHILD, 5)];
+    for (preferred, expected) in [(None, PARENT), (Some(CHILD), CHILD), (Some(99), PARENT)] {
+        let (mut owners, mut looks) = (Held::new(preferred), looks());
+        owners.take_snapshot(pass(SECOND, &both));
+        owners.resolve(INODE, SECOND, false, &mut looks);
+        assert_eq!(owner(&owners), Some(expected));
+        // What the other one does does not change that.
+        owners.acted(INODE, process(PARENT, "postgres"), SECOND);
+        assert_eq!(owner(&owners), Some(expected));
+    }
+}
+
+#[test]
+fn an_exec_changes_the_name_of_all_sockets() {
+    let (mut owners, mut looks) = (Held::new(None), looks());
+    for inode in [1, 2] {
+        owners.acted(inode, process(PARENT, "sh"), SECOND);
+        owners.resolve(inode, SECOND, false, &mut looks);
+        assert_eq!(owners.process(inode).unwrap().comm, "sh");
+    }
+    for inode in [1, 2] {
+        owners.resolve(inode, 3 * SECOND, true, &mut looks);
+        assert_eq!(owners.process(inode).unwrap().comm, "postgres");
+    }
+    // One look served both; of a process that is gone the last name stays.
+    assert_eq!(looks.looked, 1);
+    looks.names.clear();
+    owners.resolve(1, 6 * SECOND, true, &mut looks);
+    assert_eq!(owners.process(1).unwrap().comm, "postgres");
+}

@@ -1,0 +1,191 @@
+//! What is known of cgroups: their paths, by id.
+
+use super::{
+    budget::{Budget, Nanoseconds, Tokens},
+    cgroups::{self, Answer, Handles, Walked},
+    resolver::cpu_time,
+};
+use crate::core::owners::{CGROUPS, Place, Table};
+
+const SECOND: Nanoseconds = 1_000_000_000;
+/// Cgroups asked for by handle in a second, between records: some microseconds each.
+const ASKED: u64 = 64;
+/// One that is nowhere is looked for again after so long.
+const PAUSE: Nanoseconds = 10 * SECOND;
+/// One part in so many of one CPU is for walks of whoever waits for them.
+const WALKS: u64 = 20;
+
+/// How cgroups that are not known are found.
+pub enum Finder {
+    /// By handle, as often as the tokens allow; else the resolver is asked.
+    Live {
+        handles: Option<Handles>,
+        tokens: Tokens,
+    },
+    /// At once, whatever it takes.
+    AtOnce {
+        handles: Option<Handles>,
+        walks: Budget,
+    },
+}
+
+impl Finder {
+    pub fn live() -> Self {
+        Self::Live {
+            handles: Handles::open(),
+            tokens: Tokens::new(ASKED),
+        }
+    }
+
+    pub fn at_once() -> Self {
+        Self::AtOnce {
+            handles: Handles::open(),
+            walks: Budget::new(WALKS, 0),
+        }
+    }
+}
+
+enum Known {
+    At(Place),
+    /// Nowhere, or not below our mount; looked for again after this time.
+    Nowhere(Nanoseconds),
+}
+
+pub struct Places {
+    known: Table<u64, Known>,
+    finder: Finder,
+}
+
+impl Places {
+    pub fn new(finder: Finder) -> Self {
+        Self {
+            known: Table::new(CGROUPS),
+            finder,
+        }
+    }
+
+    /// The place with this id, as far as it is known.
+    pub fn get(&self, id: u64) -> Option<Place> {
+        match self.known.peek(&id) {
+            _ if id == 0 => None,
+            Some(Known::At(place)) => Some(place.clone()),
+            _ => Some(Place::new(id, None)),
+        }
+    }
+
+    fn set(&mut self, id: u64, path: &str) {
+        let place = Place::new(id, Some(path));
+        self.known.insert(id, Known::At(place));
+    }
+
+    /// Finds the place, as far as that is to be had at once; true if the resolver is to be asked.
+    pub fn resolve(&mut self, id: u64, now: Nanoseconds) -> bool {
+        match self.known.get_mut(&id) {
+            _ if id == 0 => return false,
+            Some(Known::At(_)) => return false,
+            Some(Known::Nowhere(until)) if now < *until => return false,
+            _ => {}
+        }
+        let answer = match &mut self.finder {
+            Finder::Live { handles, tokens } => match handles {
+                Some(_) if !tokens.take(now) => return false,
+                Some(handles) => handles.path(id),
+                None => return true,
+            },
+            Finder::AtOnce { handles, .. } => handles
+                .as_ref()
+                .map_or(Answer::Refused, |handles| handles.path(id)),
+        };
+        match answer {
+            Answer::Path(path) => self.set(id, &path),
+            Answer::None => self.known.insert(id, Known::Nowhere(now + PAUSE)),
+            Answer::Refused => return self.refused(id, now),
+        }
+        false
+    }
+
+    /// As [`Places::resolve`], where handles are of no use.
+    fn refused(&mut self, id: u64, now: Nanoseconds) -> bool {
+        let walks = match &mut self.finder {
+            Finder::Live { handles, .. } => {
+                *handles = None;
+                return true;
+            }
+            Finder::AtOnce { handles, walks } => {
+                *handles = None;
+                walks
+            }
+        };
+        if walks.ready_at() <= now {
+            let begun = cpu_time();
+            let known = &mut self.known;
+            cgroups::directories(|id, path| {
+                known.insert(id, Known::At(Place::new(id, Some(path))));
+                true
+            });
+            walks.spend(now, cpu_time().saturating_sub(begun));
+            if !matches!(known.peek(&id), Some(Known::At(_))) {
+                known.insert(id, Known::Nowhere(now + PAUSE));
+            }
+        }
+        false
+    }
+
+    pub fn take(&mut self, walked: &Walked, now: Nanoseconds) {
+        for (id, path) in &walked.found {
+            self.set(*id, path);
+        }
+        for id in &walked.missing {
+            self.known.insert(*id, Known::Nowhere(now + PAUSE));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_nowhere_is_not_asked_for_each_time() {
+        let mut places = Places::new(Finder::Live {
+            handles: None,
+            tokens: Tokens::new(1),
+        });
+        assert!(places.resolve(7, SECOND));
+        let walked = Walked {
+            found: vec![(8, "/b".to_owned())],
+            missing: vec![7],
+        };
+        places.take(&walked, SECOND);
+        assert!(!places.resolve(7, 2 * SECOND));
+        assert!(!places.resolve(8, 2 * SECOND));
+        assert_eq!(places.get(8).unwrap().cgroup.path.as_deref(), Some("/b"));
+        assert!(places.resolve(7, SECOND + PAUSE));
+    }
+
+    #[test]
+    fn our_own_is_found_at_once() {
+        let Ok(groups) = std::fs::read_to_string("/proc/self/cgroup") else {
+            return;
+        };
+        let Some(own) = groups.lines().find_map(|line| line.strip_prefix("0::")) else {
+            return;
+        };
+        let Some(root) = cgroups::cgroup2_root() else {
+            return;
+        };
+        let directory = root.join(own.trim_start_matches('/'));
+        let Ok(metadata) = std::fs::metadata(directory) else {
+            return;
+        };
+        let id = std::os::unix::fs::MetadataExt::ino(&metadata);
+        for handles in [None, Handles::open()] {
+            let mut places = Places::new(Finder::AtOnce {
+                handles,
+                walks: Budget::new(WALKS, 0),
+            });
+            places.resolve(id, SECOND);
+            assert_eq!(places.get(id).unwrap().cgroup.path.as_deref(), Some(own));
+        }
+    }
+}

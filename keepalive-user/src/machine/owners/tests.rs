@@ -1,0 +1,100 @@
+//! The whole of owners, against sockets of this process.
+
+use std::{
+    net::TcpListener,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    time::Instant,
+};
+
+use super::*;
+
+fn now() -> Nanoseconds {
+    monotonic_ns().unwrap()
+}
+
+fn inode_of(socket: &impl AsRawFd) -> u64 {
+    let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    fs::metadata(path).unwrap().ino()
+}
+
+/// Resolves a socket as events of it would, until somebody is found or the patience ends.
+fn resolved(owners: &mut LiveOwners, inode: u64, patience: Duration) -> Option<u32> {
+    let begin = Instant::now();
+    loop {
+        owners.take_answers(now());
+        if let Some(want) = owners.held.resolve(inode, now(), false, &mut Proc) {
+            owners.ask(Subject::Inode(inode), want);
+        }
+        let process = owners.process(inode);
+        if process.is_some() || begin.elapsed() > patience {
+            return process.map(|process| process.pid);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn the_first_pass_finds_what_there_is() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let mut owners = LiveOwners::new(true, None, true);
+    owners.start(None);
+    owners.await_first_pass(Duration::from_secs(30));
+    let found = resolved(&mut owners, inode_of(&listener), Duration::ZERO);
+    assert_eq!(found, Some(std::process::id()));
+}
+
+#[test]
+fn a_later_socket_is_found_by_a_later_pass() {
+    let mut owners = LiveOwners::new(true, None, true);
+    owners.start(None);
+    owners.await_first_pass(Duration::from_secs(30));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let inode = inode_of(&listener);
+    let found = resolved(&mut owners, inode, Duration::from_secs(60));
+    assert_eq!(found, Some(std::process::id()));
+    // Another socket, of no process.
+    let patience = Duration::from_millis(300);
+    for inode in [u64::MAX, 0] {
+        assert_eq!(resolved(&mut owners, inode, patience), None);
+    }
+}
+
+/// A task that acted is looked at again without any event, and is no owner if it holds nothing.
+#[test]
+fn an_acting_task_is_verified() {
+    let mut owners = LiveOwners::new(true, None, true);
+    owners.start(None);
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let inode = inode_of(&listener);
+    let mut child = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let mut comm = [0; 16];
+    comm[..5].copy_from_slice(b"sleep");
+    owners.acted(inode, (child.id(), comm), now());
+    let process = owners.process(inode).unwrap();
+    assert_eq!((process.pid, &*process.comm), (child.id(), "sleep"));
+    let begin = Instant::now();
+    while owners.process(inode).map(|process| process.pid) == Some(child.id()) {
+        assert!(begin.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(10));
+        owners.take_answers(now());
+        owners.held.resolve(inode, now(), false, &mut Proc);
+    }
+    // The pass that follows finds the holder.
+    let found = resolved(&mut owners, inode, Duration::from_secs(60));
+    assert_eq!(found, Some(std::process::id()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// The thread ends with the owners, whatever it is at.
+#[test]
+fn the_thread_is_not_waited_for() {
+    let mut owners = LiveOwners::new(true, None, true);
+    owners.start(None);
+    let begin = Instant::now();
+    drop(owners);
+    assert!(begin.elapsed() < Duration::from_secs(1));
+}

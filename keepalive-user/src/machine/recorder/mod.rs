@@ -1,0 +1,139 @@
+//! The files of a recording: what is in the way stays, and a full one makes room for the next.
+
+mod opening;
+
+use std::{
+    collections::VecDeque,
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+pub use self::opening::open_all;
+use super::files::{self, Id};
+use crate::core::recording::{Header, Limits, Recorder, Storage};
+
+/// A recording that is asked for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub path: PathBuf,
+    pub limits: Limits,
+    /// Overwrite what is there.
+    pub force: bool,
+}
+
+impl Plan {
+    /// Whether the recording could begin: so that a bad path fails before anything is attached.
+    ///
+    /// # Errors
+    /// If the file, or one of those it will be rotated to, exists and `force` is not given, or is
+    /// not a regular file; or if no file can be made there.
+    pub fn check(&self) -> Result<()> {
+        for name in self.names() {
+            files::check_new(&name, self.force)?;
+            ensure!(
+                !files::is_locked(&name),
+                "{} is being written by another keepalive: name another file",
+                name.display()
+            );
+        }
+        files::check_directory(&self.path)
+    }
+
+    /// Begins the recording.
+    ///
+    /// # Errors
+    /// Those of [`Plan::check`].
+    pub fn begin(&self, header: Header) -> Result<Recorder> {
+        self.check()?;
+        for name in self.names().skip(1) {
+            // Of an earlier recording, and to be overwritten: one with gaps could not be replayed.
+            if name.symlink_metadata().is_ok() {
+                fs::remove_file(&name).with_context(|| files::cannot_write(&name))?;
+            }
+        }
+        let rotated = Rotated {
+            path: self.path.clone(),
+            keep: self.limits.files as usize,
+            force: self.force,
+            made: VecDeque::new(),
+        };
+        Recorder::new(Box::new(rotated), self.limits, header)
+    }
+
+    /// The names that the recording will use.
+    fn names(&self) -> impl Iterator<Item = PathBuf> {
+        let files = self.limits.size.map_or(1, |_| self.limits.files as usize);
+        (0..files).map(|number| numbered(&self.path, number))
+    }
+}
+
+/// FILE, FILE.1, FILE.2 and so on.
+fn numbered(path: &Path, number: usize) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    if number > 0 {
+        name.push(format!(".{number}"));
+    }
+    name.into()
+}
+
+/// Files that rotate. FILE becomes FILE.1, FILE.1 becomes FILE.2, and so on; the last one goes. Only
+/// files that this recording made are moved or removed, and none is put in the place of another.
+struct Rotated {
+    path: PathBuf,
+    /// Files to keep, the one being written included.
+    keep: usize,
+    /// Whether the first may overwrite what is there.
+    force: bool,
+    /// The files of this recording, FILE first, then FILE.1 and so on.
+    made: VecDeque<Id>,
+}
+
+impl Storage for Rotated {
+    fn begin(&mut self) -> Result<Box<dyn Write>> {
+        let force = self.force && self.made.is_empty();
+        for number in (0..self.made.len()).rev() {
+            self.move_on(number)?;
+        }
+        let file = files::create(&self.path, files::PRIVATE, force)?;
+        // Seen by [`Plan::check`] of other instances. Some file systems have no locks.
+        let _ = file.try_lock();
+        self.made.push_front(Id::from(&file.metadata()?));
+        self.made.truncate(self.keep);
+        Ok(Box::new(file))
+    }
+
+    fn failure(&self) -> String {
+        files::cannot_write(&self.path)
+    }
+}
+
+impl Rotated {
+    /// Gives the file with this number the next one, or removes it if it is the last.
+    fn move_on(&self, number: usize) -> Result<()> {
+        let (from, to) = (
+            numbered(&self.path, number),
+            numbered(&self.path, number + 1),
+        );
+        match fs::symlink_metadata(&from) {
+            // Removed meanwhile: one less to keep.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Ok(there) if self.made.get(number) == Some(&Id::from(&there)) => {}
+            _ => bail!(
+                "{} is not the file that was recorded to: the recording cannot go on",
+                from.display()
+            ),
+        }
+        if number + 1 >= self.keep {
+            fs::remove_file(&from).with_context(|| format!("cannot remove {}", from.display()))
+        } else {
+            files::rename_new(&from, &to)
+                .with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests;

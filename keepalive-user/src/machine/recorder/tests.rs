@@ -1,0 +1,350 @@
+//! What a recording keeps, and what becomes of one that is cut, damaged or no recording at all.
+
+mod files;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use keepalive_ebpf::{ABI_VERSION, Identity, Record};
+
+use super::*;
+use crate::{
+    core::{
+        event::{Backend, Lost, LostWhere, Process, Start},
+        owners::Recorded,
+        pipeline::{Output, Pipeline, Wanted},
+        recording::{Frame, Reader},
+        replay::{Recording, ReplayStats, play},
+    },
+    output::{
+        Format, Lines,
+        tests::{CLOCK, HZ, story},
+    },
+};
+
+const START: u64 = 1000 * 1_000_000_000;
+
+pub fn header() -> Header {
+    Header {
+        abi_version: ABI_VERSION,
+        sequence: 0,
+        start: Start {
+            host: None,
+            when: CLOCK.at(START),
+            schema_version: "1".to_owned(),
+            version: "0".to_owned(),
+            kernel: "6.12.0".to_owned(),
+            backend: Backend::Fentry,
+            refused: Vec::new(),
+            hz: HZ,
+            clock_offset_ns: CLOCK.offset_ns,
+            keepalive_timer: "sock.sk_timer".to_owned(),
+            ring_bytes: 4096,
+            live_answers: false,
+            filters: BTreeMap::new(),
+        },
+        pid: None,
+        count: None,
+        layout: vec![1, 2, 3],
+    }
+}
+
+/// A sink that can be looked into.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Shared {
+    fn output(&self) -> Vec<Box<dyn Output>> {
+        let format = Format::of(true, false);
+        let writer = self.clone();
+        vec![Box::new(Lines { format, writer })]
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn plan(path: &Path, limits: Limits, force: bool) -> Plan {
+    Plan {
+        path: path.to_owned(),
+        limits,
+        force,
+    }
+}
+
+fn create(path: &Path, limits: Limits, force: bool) -> Result<Recorder> {
+    plan(path, limits, force).begin(header())
+}
+
+const ANY: Limits = Limits {
+    size: None,
+    files: 3,
+    rate: None,
+    compressed: false,
+};
+
+/// A directory that goes with the test.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("keepalive-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A live trace of these records, recorded, a flush after each; what it printed.
+fn live(path: &Path, limits: Limits, records: &[Record]) -> String {
+    let shown = Shared::default();
+    let recorder = create(path, limits, false).unwrap();
+    let mut pipeline = Pipeline::start(
+        header().start,
+        Recorded::default(),
+        Wanted::default(),
+        shown.output(),
+        Some(recorder),
+    )
+    .unwrap();
+    let mut older = records[0].id;
+    (older.sk, older.cookie) = (7, 7);
+    pipeline.seed(&older, START, None).unwrap();
+    for (number, record) in records.iter().enumerate() {
+        if number == 2 {
+            let process = Process {
+                pid: 4711,
+                comm: "evil\u{1b}[31m".to_owned(),
+            };
+            pipeline.owners.set_process(77, Some(process));
+            pipeline.owners.set_cgroup(5, Some("/system.slice"));
+        }
+        let mut record = *record;
+        (record.id.inode, record.id.cgroup) = (77, 5);
+        pipeline.record(&record).unwrap();
+        pipeline.flush().unwrap();
+    }
+    let when = CLOCK.at(START + 9_000_000_000);
+    let lost = Lost {
+        probes: 0,
+        when,
+        count: 3,
+        place: LostWhere::Ring,
+    };
+    pipeline.lost(lost).unwrap();
+    pipeline.finish(when).unwrap();
+    shown.text()
+}
+
+/// What a recording tells, and how it went.
+pub fn told(bytes: &[u8]) -> (String, Result<ReplayStats>) {
+    let shown = Shared::default();
+    let outcome = Reader::new(bytes).and_then(|reader| {
+        let recording = Recording {
+            name: "x.kar".to_owned(),
+            reader,
+            length: None,
+        };
+        play(
+            vec![recording],
+            Wanted::default(),
+            shown.output(),
+            &mut |_| {},
+        )
+    });
+    (shown.text(), outcome)
+}
+
+#[test]
+fn tells_again_what_the_trace_told() {
+    let directory = Directory::new("again");
+    for compressed in [false, true] {
+        let path = directory.file(if compressed { "zstd.kar" } else { "plain.kar" });
+        let shown = live(&path, Limits { compressed, ..ANY }, &story());
+        let (again, outcome) = told(&fs::read(&path).unwrap());
+        assert_eq!(outcome.unwrap().cut, None);
+        assert_eq!(again, shown);
+        assert!(
+            shown.contains("4711") && shown.contains("system.slice"),
+            "{shown}"
+        );
+        assert!(shown.contains("keepalive_probes"), "{shown}");
+    }
+}
+
+/// Whatever is whole before the cut is told, and the cut is named.
+#[test]
+fn a_cut_anywhere_is_told_up_to_the_cut() {
+    let directory = Directory::new("cut");
+    let path = directory.file("x.kar");
+    let shown = live(&path, ANY, &story());
+    let bytes = fs::read(&path).unwrap();
+    let header = 20 + u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+    let mut most = 0;
+    for length in 0..bytes.len() {
+        let (text, outcome) = told(&bytes[..length]);
+        if length < header {
+            let error = format!("{:#}", outcome.unwrap_err());
+            assert!(
+                error.contains("cut") || error.contains("no recording"),
+                "{error}"
+            );
+            continue;
+        }
+        let cut = outcome.unwrap().cut.expect("a cut file is not whole");
+        assert!(cut.contains("ends at byte"), "{cut}");
+        let events = same_beginning(&text, &shown);
+        assert!(events >= most, "a longer file tells less");
+        most = events;
+    }
+    // The last block has the loss and the end.
+    assert_eq!(most, shown.lines().count() - 2);
+}
+
+/// How many lines are told as they were; but for the end, and what is told late at the end, they
+/// must be all.
+fn same_beginning(text: &str, shown: &str) -> usize {
+    let same = text.lines().zip(shown.lines());
+    let same = same.take_while(|(line, live)| line == live).count();
+    for line in text.lines().skip(same) {
+        let late = ["closed", "end"].map(|kind| format!("{{\"event\":\"{kind}\""));
+        assert!(late.iter().any(|late| line.starts_with(late)), "{line}");
+    }
+    assert!(same + 2 >= text.lines().count());
+    same
+}
+
+/// Every byte counts: a changed one is noticed, and the place is named.
+#[test]
+fn damage_is_noticed_and_named() {
+    let directory = Directory::new("damage");
+    let path = directory.file("x.kar");
+    let shown = live(&path, ANY, &story());
+    let bytes = fs::read(&path).unwrap();
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x10;
+        let (text, outcome) = told(&damaged);
+        match outcome {
+            Err(error) => {
+                let error = format!("{error:#}");
+                let known = [
+                    "byte",
+                    "header",
+                    "version",
+                    "no recording",
+                    "records are of",
+                ];
+                assert!(
+                    known.iter().any(|word| error.contains(word)),
+                    "{at}: {error}"
+                );
+            }
+            // A length that grew looks like a cut.
+            Ok(told) => assert!(told.cut.is_some(), "byte {at} was not missed"),
+        }
+        same_beginning(&text, &shown);
+    }
+}
+
+#[test]
+fn files_of_one_trace_go_on_where_the_other_ends() {
+    let directory = Directory::new("rotate");
+    let path = directory.file("x.kar");
+    let limits = Limits {
+        size: Some(1),
+        files: 20,
+        ..ANY
+    };
+    let shown = live(&path, limits, &story());
+    let files = |numbers: std::ops::Range<u32>| -> Vec<PathBuf> {
+        let name = |number| match number {
+            0 => path.clone(),
+            number => directory.file(&format!("x.kar.{number}")),
+        };
+        numbers.map(name).filter(|path| path.exists()).collect()
+    };
+    let all = files(0..20);
+    assert!(all.len() > 3, "{all:?}");
+    let again = Shared::default();
+    let recordings = open_all(&all).unwrap();
+    let outcome = play(recordings, Wanted::default(), again.output(), &mut |_| {}).unwrap();
+    assert_eq!((again.text(), outcome.cut), (shown, None));
+    // The last one alone can be read as well; one missing in between is noticed.
+    assert!(open_all(&all[..1]).is_ok());
+    let gap = [all[0].clone(), all[2].clone()];
+    let error = open_all(&gap).err().expect("a gap").to_string();
+    assert!(error.contains("does not go on"), "{error}");
+}
+
+#[test]
+fn old_files_go_and_others_are_not_overwritten() {
+    let directory = Directory::new("keep");
+    let path = directory.file("x.kar");
+    let limits = Limits {
+        size: Some(1),
+        files: 2,
+        ..ANY
+    };
+    live(&path, limits, &story());
+    assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 2);
+    let error = create(&path, ANY, false).err().unwrap();
+    assert!(error.to_string().contains("not overwritten"), "{error}");
+}
+
+#[test]
+fn what_the_rate_leaves_out_is_counted() {
+    let directory = Directory::new("rate");
+    let limits = Limits {
+        rate: Some(2),
+        ..ANY
+    };
+    let path = directory.file("x.kar");
+    let mut recorder = create(&path, limits, false).unwrap();
+    let records = story();
+    let admitted = records.iter().filter(|record| {
+        let mut record = **record;
+        record.after.time = START;
+        recorder.admits(&record)
+    });
+    assert_eq!(admitted.count(), 2);
+    assert_eq!(recorder.take_dropped(), story().len() as u64 - 2);
+    assert_eq!(recorder.take_dropped(), 0);
+}
+
+/// A recording that another trace is still writing is not overwritten, with `--force` either.
+#[test]
+fn a_recording_in_use_is_not_overwritten() {
+    let directory = Directory::new("locked");
+    let path = directory.file("a.kar");
+    let recorder = create(&path, ANY, false).unwrap();
+    let error = plan(&path, ANY, true).check().unwrap_err().to_string();
+    assert!(error.contains("being written by another"), "{error}");
+    drop(recorder);
+    create(&path, ANY, true).unwrap();
+}

@@ -1,0 +1,409 @@
+//! # A live session
+//!
+//! The kernel's side of `trace` and `top`: opened, seeded with the sockets that are older, drained
+//! into a pipeline, its losses told. When to drain is [`Live`]'s matter.
+
+mod live;
+mod seed;
+
+use std::{
+    collections::BTreeMap,
+    os::fd::BorrowedFd,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use keepalive_ebpf::{ABI_VERSION, KIND_KEEPALIVE_TIMER, Record};
+use tokio::io::{Interest, unix::AsyncFd};
+
+pub use self::live::{Live, Pace, Turn};
+use self::seed::Seeding;
+use super::{
+    bpf::{Kernel, Looked, Options, Source, hooks::Need, self_test::is_of_a_self_test},
+    clock::{self, monotonic_ns},
+    diagnostics,
+    owners::LiveOwners,
+    privileges, recorder,
+    sandbox::{Confinement, Needs},
+    stop,
+};
+use crate::core::{
+    event::{Lost, LostWhere, SCHEMA_VERSION, Start, When},
+    exit::{Exit, Refusal, worst},
+    pipeline::{Output, Pipeline, Wanted},
+    recording::{Header, Recorder},
+};
+
+/// Records taken from the ring before signals and the clock are looked at again.
+const AT_ONCE: u32 = 32;
+/// How long records are processed that were in the ring when the session had to stop.
+const LAST: Duration = Duration::from_millis(200);
+/// Records of later that show that all of before have come: each CPU's are in order.
+const LATER: u32 = 4096;
+/// A timer that is this late, seconds, is a reason to look at its socket.
+const GRACE: u32 = 1;
+/// Sockets that are looked at in one go.
+const LOOKS: usize = 1024;
+/// Time for the last look at sockets, at the end.
+const LAST_LOOK: Duration = Duration::from_millis(150);
+
+/// What to watch, and how.
+pub struct Request {
+    pub options: Options,
+    pub wanted: Wanted,
+    /// Whether older sockets are told of at once, or when something happens to them.
+    pub tell_older: bool,
+    /// What is to be done once everything is attached; the rest is given up.
+    pub needs: Needs,
+    pub confinement: Confinement,
+    /// The filters in force, by option name, for the `start` event.
+    pub filters: BTreeMap<String, String>,
+}
+
+/// A kernel that is watched.
+pub struct Session {
+    pub pipeline: Pipeline<LiveOwners>,
+    /// How a recording of it begins.
+    pub header: Header,
+    source: Source,
+    seeding: Seeding,
+    tell_older: bool,
+}
+
+impl Session {
+    /// Attaches to the kernel, and shows the first line.
+    pub fn open(
+        request: &Request,
+        recording: Option<&recorder::Plan>,
+        outputs: Vec<Box<dyn Output>>,
+    ) -> Result<Self> {
+        let options = &request.options;
+        diagnostics::hold();
+        stop::check()?;
+        let kernel = Kernel::read(options)?;
+        stop::check()?;
+        let source = Source::open(&kernel, options).map_err(name_missing_privileges)?;
+        stop::check()?;
+        warn_of_blind_spots(&source, options);
+        let clock = clock::now()?;
+        let start = Start {
+            when: clock::when(clock)?,
+            schema_version: SCHEMA_VERSION.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: kernel_word("hostname"),
+            kernel: kernel_release(),
+            backend: source.backend,
+            refused: source.refused.clone(),
+            hz: source.learned.hz,
+            clock_offset_ns: clock.offset_ns,
+            keepalive_timer: kernel.resolved.keepalive_timer.to_owned(),
+            ring_bytes: options.ring_bytes.into(),
+            live_answers: options.live_answers,
+            filters: request.filters.clone(),
+        };
+        let header = Header {
+            abi_version: ABI_VERSION,
+            sequence: 0,
+            start: start.clone(),
+            pid: request.wanted.pid,
+            count: request.wanted.count,
+            layout: kernel.resolved.words(),
+        };
+        let recorder = recording
+            .map(|plan| plan.begin(header.clone()))
+            .transpose()?;
+        let mut owners = LiveOwners::new(
+            source.learned.same_pids,
+            request.wanted.pid,
+            source.sees_accept(),
+        );
+        // Its thread enters other namespaces, and ends once it has listed them.
+        let (seeding, iterators) = Seeding::start(&kernel, options.filter)?;
+        // All threads from here on have what this one has left.
+        request.confinement.enter(&request.needs);
+        owners.start(iterators);
+        diagnostics::start()?;
+        let pipeline = Pipeline::start(start, owners, request.wanted, outputs, recorder)?;
+        let mut session = Self {
+            pipeline,
+            header,
+            source,
+            seeding,
+            tell_older: request.tell_older,
+        };
+        session.pipeline.flush()?;
+        Ok(session)
+    }
+
+    /// The present moment, by the clocks as they were at the start.
+    pub fn now(&self) -> Result<When> {
+        clock::when(self.pipeline.clock())
+    }
+
+    /// The ring, to wait on.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.source.as_fd()
+    }
+
+    /// What is in the ring, or as much as can be processed in this time; true if there may be more.
+    pub fn drain(&mut self, time: Duration) -> Result<bool> {
+        let begin = Instant::now();
+        let mut taken = 0_u32;
+        while !self.pipeline.is_done() {
+            let Some(record) = self.source.next() else {
+                self.pipeline.flush()?;
+                return Ok(false);
+            };
+            self.take(record)?;
+            taken += 1;
+            if taken.is_multiple_of(AT_ONCE) && (begin.elapsed() >= time || stop::is_requested()) {
+                break;
+            }
+        }
+        self.pipeline.flush()?;
+        Ok(!self.pipeline.is_done())
+    }
+
+    fn take(&mut self, record: Result<Record>) -> Result<()> {
+        match record {
+            // Of this or another instance. A socket that was shown before stays shown: anyone may set
+            // these options.
+            Ok(record)
+                if is_of_a_self_test(&record.id, &record.settings)
+                    && !self.pipeline.knows(&record.id) =>
+            {
+                Ok(())
+            }
+            Ok(record) => self.pipeline.record(&record),
+            Err(error) => {
+                log::warn!("cannot decode {error:#}");
+                self.report_lost(LostWhere::Decode, 1, 0)
+            }
+        }
+    }
+
+    /// Processes what was in the ring when the session had to stop, and counts as lost what there
+    /// is no time for. What comes later is not of this session.
+    fn drain_before(&mut self, stop: u64) -> Result<()> {
+        let begin = Instant::now();
+        let (mut taken, mut late, mut left, mut probes) = (0_u32, 0, 0, 0);
+        while late < LATER
+            && !self.pipeline.is_done()
+            && let Some(record) = self.source.next()
+        {
+            let is_later = matches!(&record, Ok(record) if record.after.time > stop);
+            if is_later {
+                late += 1;
+            } else if left > 0 || (taken.is_multiple_of(AT_ONCE) && begin.elapsed() >= LAST) {
+                left += 1;
+                probes += u64::from(record.is_ok_and(|record| is_probe(&record)));
+            } else {
+                self.take(record)?;
+                taken += 1;
+            }
+        }
+        if left > 0 {
+            log::warn!(
+                "{left} records were still in the ring buffer {} ms after the end: they are \
+                 counted as lost",
+                LAST.as_millis()
+            );
+        }
+        self.count_losses()?;
+        self.report_lost(LostWhere::Ring, left, probes)
+    }
+
+    /// Reports what was lost since this was last done, and looks at sockets that are overdue.
+    pub fn report_losses(&mut self) -> Result<()> {
+        self.look_for_missed()?;
+        self.count_losses()
+    }
+
+    fn count_losses(&mut self) -> Result<()> {
+        let kernel = self.source.losses()?;
+        let said = self.pipeline.losses();
+        let evicted = self.pipeline.evicted() + kernel.reported;
+        let probes = kernel.ring_probes.saturating_sub(said.probes);
+        for (place, now, before, probes) in [
+            (LostWhere::Ring, kernel.ring, said.ring, probes),
+            (LostWhere::Scratch, kernel.scratch, said.scratch, 0),
+            (LostWhere::Unreadable, kernel.unreadable, said.unreadable, 0),
+            (LostWhere::Recursion, kernel.recursion, said.recursion, 0),
+            (LostWhere::Tracker, evicted, said.tracker, 0),
+        ] {
+            self.report_lost(place, now.saturating_sub(before), probes)?;
+        }
+        let dropped = self.pipeline.recorder.as_mut().map(Recorder::take_dropped);
+        self.report_lost(LostWhere::Recording, dropped.unwrap_or(0), 0)?;
+        self.pipeline.report_missed(self.now()?)
+    }
+
+    /// Looks at sockets of which nothing was seen where something must have happened.
+    fn look_for_missed(&mut self) -> Result<()> {
+        let now = monotonic_ns()?;
+        let overdue: Vec<u64> = self
+            .pipeline
+            .overdue(now, Some(GRACE))
+            .take(LOOKS)
+            .collect();
+        self.look(&overdue).map(drop)
+    }
+
+    /// Looks at all sockets that may have done something unseen, so that the totals are right.
+    fn look_at_last(&mut self) -> Result<()> {
+        if self.pipeline.is_done() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + LAST_LOOK;
+        let due: Vec<u64> = self.pipeline.overdue(monotonic_ns()?, None).collect();
+        let mut unread = due.len();
+        for some in due.chunks(LOOKS) {
+            unread -= self.look(some)?;
+            while Instant::now() < deadline
+                && let Some(record) = self.source.next()
+            {
+                self.take(record)?;
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        self.pipeline.unread(unread as u64, self.now()?)
+    }
+
+    /// Has these sockets reported; how many could be.
+    fn look(&mut self, sockets: &[u64]) -> Result<usize> {
+        for (done, &sk) in sockets.iter().enumerate() {
+            match self.source.look(sk) {
+                Ok(Looked::Reported) => {}
+                Ok(Looked::Gone) => self.pipeline.gone(sk),
+                Ok(Looked::RingFull) => return Ok(done),
+                Err(error) => {
+                    log::debug!("cannot look at a socket: {error:#}");
+                    return Ok(done);
+                }
+            }
+        }
+        Ok(sockets.len())
+    }
+
+    fn report_lost(&mut self, place: LostWhere, count: u64, probes: u64) -> Result<()> {
+        if count == 0 {
+            return Ok(());
+        }
+        self.pipeline.lost(Lost {
+            when: self.now()?,
+            count,
+            place,
+            probes,
+        })
+    }
+
+    /// The end, after this outcome: the recording, the report and the summary are finished even if
+    /// an output has failed.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn finish(&mut self, outcome: Result<()>) -> Result<()> {
+        if outcome.is_err() {
+            // Nothing more can be written there, or it is of no use without an end.
+            self.pipeline.close_failed();
+        }
+        let looked = self.look_at_last();
+        if looked.is_err() {
+            self.pipeline.close_failed();
+        }
+        let drained = monotonic_ns().and_then(|stop| self.drain_before(stop));
+        let when = self.now()?;
+        let finished = self.pipeline.finish(when);
+        for cost in self.source.costs().into_iter().flatten() {
+            diagnostics::line(&cost.to_string());
+        }
+        worst([outcome, looked, drained, finished])
+    }
+
+    /// Hands the programs' diagnostics to our log as they come.
+    pub fn spawn_logger(&mut self) -> Result<()> {
+        let logger = self.source.logger()?;
+        // SAFETY: the logger owns its ring buffer, whose descriptor stays open until it is dropped.
+        let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+        let mut logger = logger.context("cannot wait for the programs' diagnostics")?;
+        tokio::spawn(async move {
+            while let Ok(mut ready) = logger.readable_mut().await {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Runs a live command on a runtime of its own, of one thread.
+///
+/// # Errors
+/// If there can be no runtime, and those of the command.
+pub fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start an event loop")?;
+    runtime.block_on(command)
+}
+
+/// Whether the record is of a run that the kernel counted as a keepalive probe.
+fn is_probe(record: &Record) -> bool {
+    record.kind == KIND_KEEPALIVE_TIMER && record.after.probes_out > record.before.probes_out
+}
+
+/// If we lack capabilities, that is why.
+pub fn name_missing_privileges(error: anyhow::Error) -> anyhow::Error {
+    match privileges::missing() {
+        missing if missing.is_empty() => error,
+        missing => {
+            log::debug!("{error:#}");
+            Refusal::new(Exit::NotPermitted, privileges::remedy(&missing)).into()
+        }
+    }
+}
+
+/// What this session will not see, said before it starts.
+fn warn_of_blind_spots(source: &Source, options: &Options) {
+    for refused in &source.refused {
+        log::warn!(
+            "the {} backend is refused ({}); using {}",
+            refused.backend.name(),
+            refused.reason,
+            source.backend.name()
+        );
+    }
+    for missing in &source.missing {
+        if let Need::Optional(lost) = missing.hook.need {
+            log::warn!(
+                "not seen: {lost} ({}: {})",
+                missing.hook.at.describe(),
+                missing.reason
+            );
+        }
+    }
+    let offers_live = source
+        .backend
+        .hooks()
+        .iter()
+        .any(|hook| hook.need == Need::LiveAnswers);
+    if options.live_answers && !offers_live {
+        log::warn!(
+            "--live-answers needs the fentry backend; answers are reported at the next timer instead"
+        );
+    }
+}
+
+/// `uname -r`.
+pub fn kernel_release() -> String {
+    kernel_word("osrelease").unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// One of the words of `uname`.
+fn kernel_word(name: &str) -> Option<String> {
+    let word = super::files::read_kernel(&format!("/proc/sys/kernel/{name}")).ok()?;
+    Some(word.trim_end().to_owned())
+}

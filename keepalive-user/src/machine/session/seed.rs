@@ -1,0 +1,158 @@
+//! Sockets that are older than the session, as far as the kernel lets us list them: what they may
+//! lose before something happens to them. A thread lists them, which takes long on a large machine; the
+//! session takes what it has found a batch at a time. Their owners are the resolver's matter.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use keepalive_ebpf::{Filter, KIND_LISTED, Record, Snapshot};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::Session;
+use crate::{
+    core::{exit::Interrupted, filter, numbers::state},
+    machine::{
+        bpf::{Kernel, iterator::Iterators},
+        namespace::{self, Namespace},
+        stop,
+    },
+};
+
+/// Time that the listing may take, beyond the read it is at.
+const LISTING: Duration = Duration::from_secs(2);
+/// Batches that may wait to be taken.
+const BATCHES: usize = 8;
+
+/// The programs that list, shared with whoever else lists with them.
+pub type SharedIterators = Arc<Mutex<Iterators>>;
+
+/// The running listing.
+pub struct Seeding {
+    batches: Receiver<Vec<Snapshot>>,
+    /// Whether more may come.
+    running: bool,
+}
+
+impl Seeding {
+    /// Starts the thread. It ends when all is listed, its time is over, or the session stops. The
+    /// programs are `None` if the kernel refuses them.
+    pub fn start(kernel: &Kernel, filter: Filter) -> Result<(Self, Option<SharedIterators>)> {
+        let (sender, batches) = channel(BATCHES);
+        let iterators = Iterators::load(kernel)
+            .inspect_err(|error| log::debug!("older sockets are not listed: {error:#}"))
+            .ok()
+            .map(|iterators| Arc::new(Mutex::new(iterators)));
+        if let Some(iterators) = iterators.clone() {
+            thread::Builder::new()
+                .name("seeding".to_owned())
+                .spawn(move || list(&iterators, &filter, &sender))
+                .context("cannot start a thread")?;
+        }
+        let seeding = Self {
+            batches,
+            running: true,
+        };
+        Ok((seeding, iterators))
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running
+    }
+
+    /// What was found next; `None` at the end.
+    pub async fn next(&mut self) -> Option<Vec<Snapshot>> {
+        let older = self.batches.recv().await;
+        self.running = older.is_some();
+        older
+    }
+}
+
+/// The thread.
+fn list(iterators: &Mutex<Iterators>, filter: &Filter, sender: &Sender<Vec<Snapshot>>) {
+    let begin = Instant::now();
+    let namespaces =
+        Namespace::all().map_or_else(|_| Vec::new(), |(all, _)| all.into_values().collect());
+    let all = namespaces.len();
+    for (done, namespace) in namespaces.into_iter().enumerate() {
+        // Each takes a walk over all sockets of the machine.
+        if begin.elapsed() > LISTING {
+            log::warn!(
+                "sockets older than this command are not listed in {} of {all} network namespaces: \
+                 listing them takes too long; each is reported when its timer runs",
+                all - done
+            );
+            return;
+        }
+        if filter.netns != 0 && filter.netns != namespace.inode {
+            continue;
+        }
+        let listed = namespace.within(|| {
+            if namespace::may_have_tcp() {
+                list_one(iterators, filter, sender)
+            } else {
+                Ok(())
+            }
+        });
+        match listed {
+            Err(error) if error.is::<Interrupted>() => return,
+            Err(error) => log::debug!("older sockets of namespace {}: {error:#}", namespace.inode),
+            Ok(()) => {}
+        }
+    }
+}
+
+/// The sockets of the calling thread's namespace.
+fn list_one(
+    iterators: &Mutex<Iterators>,
+    filter: &Filter,
+    sender: &Sender<Vec<Snapshot>>,
+) -> Result<()> {
+    let walk = iterators
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .sockets()?;
+    walk.try_batches(|batch| {
+        let wanted = |socket: &&Snapshot| {
+            socket.id.keepopen != 0
+                && socket.id.state != state::LISTEN
+                && filter::admits(filter, &socket.id)
+        };
+        let found: Vec<Snapshot> = batch.iter().filter(wanted).copied().collect();
+        stop::check()?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        sender.blocking_send(found).map_err(|_| Interrupted.into())
+    })
+}
+
+impl Session {
+    /// Takes what the listing found.
+    pub fn seed(&mut self, older: &[Snapshot]) -> Result<()> {
+        for socket in older {
+            if self.tell_older {
+                self.pipeline.record(&listed(socket))?;
+            } else {
+                let numbers = &socket.numbers;
+                self.pipeline
+                    .seed(&socket.id, numbers.time, Some(numbers))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The record of a socket to which nothing has happened yet.
+fn listed(socket: &Snapshot) -> Record {
+    Record {
+        kind: KIND_LISTED,
+        id: socket.id,
+        settings: socket.settings,
+        after: socket.numbers,
+        ..Record::default()
+    }
+}

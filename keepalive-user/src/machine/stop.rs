@@ -1,0 +1,91 @@
+//! # Stopping
+//!
+//! SIGINT, SIGTERM and the end of `-d` set a flag that every loop of a live session reads: start-up,
+//! a burst, the wait for a slow reader. A second signal ends the process at once, by the signal's
+//! default action. Signals belong to the process, and so does this state.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    low_level::{emulate_default_handler, register},
+};
+
+use super::{clock::monotonic_ns, terminal};
+use crate::core::exit::Interrupted;
+
+/// Never.
+const NEVER: u64 = u64::MAX;
+/// CLOCK_MONOTONIC of the first signal, nanoseconds.
+static SIGNALLED: AtomicU64 = AtomicU64::new(NEVER);
+/// CLOCK_MONOTONIC of the end of `-d`, nanoseconds.
+static DEADLINE: AtomicU64 = AtomicU64::new(NEVER);
+/// A signal that comes this soon after another is the same request: timeout(1) signals its child,
+/// and then the child's process group.
+const SAME_REQUEST: Duration = Duration::from_millis(50);
+
+/// From now on SIGINT and SIGTERM are requests to stop.
+///
+/// # Errors
+/// If the kernel refuses the handlers.
+pub fn install() -> Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        // SAFETY: the handler is async-signal-safe: it reads a clock, uses atomics, and ends in
+        // functions that are (`terminal::restore`, `emulate_default_handler`).
+        unsafe { register(signal, move || received(signal)) }.context("cannot handle signals")?;
+    }
+    Ok(())
+}
+
+/// What a signal does, in the signal handler.
+fn received(signal: i32) {
+    let now = now();
+    let first = SIGNALLED.compare_exchange(NEVER, now, Ordering::SeqCst, Ordering::SeqCst);
+    if let Err(first) = first
+        && now.saturating_sub(first) > SAME_REQUEST.as_nanos() as u64
+    {
+        terminal::restore();
+        // It ends the process; if it cannot, the first request still stands.
+        let _ = emulate_default_handler(signal);
+    }
+}
+
+/// Ends the session this long from now.
+pub fn after(duration: Duration) {
+    let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(NEVER);
+    DEADLINE.store(now().saturating_add(nanoseconds), Ordering::SeqCst);
+}
+
+/// How long until the end of `-d`; `None` without one.
+pub fn deadline() -> Option<Duration> {
+    let at = DEADLINE.load(Ordering::Relaxed);
+    (at != NEVER).then(|| Duration::from_nanos(at.saturating_sub(now())))
+}
+
+/// Whether the session has to stop.
+pub fn is_requested() -> bool {
+    let at = SIGNALLED
+        .load(Ordering::Relaxed)
+        .min(DEADLINE.load(Ordering::Relaxed));
+    at != NEVER && at <= now()
+}
+
+/// Between two steps of start-up.
+///
+/// # Errors
+/// [`Interrupted`] if the session has to stop.
+pub fn check() -> Result<()> {
+    if is_requested() {
+        return Err(Interrupted.into());
+    }
+    Ok(())
+}
+
+/// The clock does not fail with valid arguments.
+fn now() -> u64 {
+    monotonic_ns().unwrap_or(0)
+}

@@ -1,0 +1,471 @@
+//! An explanation in plain sentences.
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+
+use super::{
+    json_line,
+    words::{clock, owner},
+};
+use crate::core::{
+    event::{
+        Blocker, Cause, DeadLetter, Explanation, Keepalive, LastAction, LastRun, ListedSocket,
+        Origin, Outlook, OwnerCloses, Plan, PlannedAction, Span, TcpState, TimerKind,
+    },
+    words::{bytes, millis, name, plural},
+};
+
+/// Runs of a schedule that fit a line.
+const SHOWN: usize = 10;
+
+/// One JSON object.
+pub fn json(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
+    json_line(explanation, writer)
+}
+
+/// Sentences, one a line.
+pub fn text(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
+    let mut lines = Vec::new();
+    let socket = explanation.socket.as_deref();
+    if let Some(socket) = socket {
+        lines.push(who(socket));
+        lines.push(how_set(socket));
+        lines.extend(elsewhere(socket, explanation));
+        lines.extend(explanation.last_run.map(past));
+        lines.extend(future(explanation));
+        lines.extend(timers(socket));
+    }
+    if let Some(plan) = &explanation.plan {
+        let keepalive = socket.and_then(|socket| socket.keepalive);
+        if keepalive.is_none_or(|keepalive| keepalive.enabled) {
+            lines.extend(if_silent(plan));
+        }
+        lines.push(stuck(plan, socket.is_some_and(|socket| socket.orphan)));
+    }
+    if let Some(closes) = &explanation.owner_closes {
+        lines.push(owner_closes(closes, socket));
+    }
+    if let Some(filter) = &explanation.capture_filter {
+        lines.push(format!(
+            "A probe looks like any ACK in tcpdump: no data, sequence number one below what is \
+             expected (shown with -vv). Capture: tcpdump -ni any -vv '{filter}'"
+        ));
+    }
+    for line in lines {
+        writeln!(writer, "{line}").context("cannot write")?;
+    }
+    Ok(())
+}
+
+/// Whether another state of the same socket is worth telling.
+pub fn differs(before: &Explanation, now: &Explanation) -> bool {
+    let rule = |told: &Explanation| Some(told.socket.as_ref()?.death?.rule);
+    before.outlook != now.outlook || rule(before) != rule(now)
+}
+
+/// What is different now, while the socket is followed.
+pub fn news(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
+    let Some(socket) = &explanation.socket else {
+        return Ok(());
+    };
+    let time = clock(socket.when.timestamp, &jiff::tz::TimeZone::system());
+    for sentence in future(explanation) {
+        writeln!(writer, "{time} {sentence}").context("cannot write")?;
+    }
+    Ok(())
+}
+
+/// That the socket has ended, and nothing told how.
+pub fn gone(before: &Explanation, writer: &mut impl Write) -> Result<()> {
+    let why = match before.outlook {
+        Some(Outlook::KeepaliveOff) => "with SO_KEEPALIVE off the kernel does not report how",
+        _ => "how was not seen",
+    };
+    writeln!(writer, "The socket has ended: {why}.").context("cannot write")
+}
+
+/// A socket among others, with names that it can be asked for by.
+pub fn choice(socket: &ListedSocket) -> String {
+    let cookie = socket.socket.cookie;
+    format!(
+        "{}-{}  {}  {}  {}",
+        socket.socket.local,
+        socket.socket.peer,
+        name(&socket.socket.state),
+        cookie.map_or_else(|| "-".to_owned(), |cookie| format!("sk:{cookie}")),
+        owner(socket.process.as_ref()),
+    )
+}
+
+fn who(socket: &ListedSocket) -> String {
+    format!(
+        "{}  {} → {}  {}, network namespace {}{}",
+        owner(socket.process.as_ref()),
+        socket.socket.local,
+        socket.socket.peer,
+        name(&socket.socket.state),
+        socket.socket.netns,
+        match socket.silence_ms {
+            Some(silence) => format!(", peer heard {} ago", millis(silence)),
+            None => String::new(),
+        }
+    )
+}
+
+fn how_set(socket: &ListedSocket) -> String {
+    let Some(keepalive) = &socket.keepalive else {
+        return match socket.socket.state {
+            TcpState::TimeWait | TcpState::SynRecv => "In this state a socket has no settings.",
+            _ => {
+                "How keepalive is set on it is not known: that takes root, and for sockets that no \
+                 process holds a kernel with BPF iterators."
+            }
+        }
+        .to_owned();
+    };
+    settings(keepalive)
+}
+
+/// The settings, each with its origin.
+pub fn settings(keepalive: &Keepalive) -> String {
+    let switch = if keepalive.enabled { "on" } else { "off" };
+    format!(
+        "SO_KEEPALIVE is {switch}: TCP_KEEPIDLE {}, TCP_KEEPINTVL {}, TCP_KEEPCNT {}{}.",
+        with_origin(&millis(keepalive.time_ms), keepalive.time_origin),
+        with_origin(&millis(keepalive.interval_ms), keepalive.interval_origin),
+        with_origin(&keepalive.probes.to_string(), keepalive.probes_origin),
+        user_timeout(keepalive)
+    )
+}
+
+/// Sysctls that somebody may have set on the host, and that do nothing here.
+fn elsewhere(socket: &ListedSocket, explanation: &Explanation) -> Option<String> {
+    let keepalive = socket.keepalive?;
+    let (here, host) = explanation.sysctl.zip(explanation.host_sysctl)?;
+    let by_sysctl = |name| match name {
+        "tcp_keepalive_time" => keepalive.time_origin == Some(Origin::Sysctl),
+        "tcp_keepalive_intvl" => keepalive.interval_origin == Some(Origin::Sysctl),
+        "tcp_keepalive_probes" => keepalive.probes_origin == Some(Origin::Sysctl),
+        _ => true,
+    };
+    let differences: Vec<String> = here
+        .differences(&host)
+        .into_iter()
+        .filter(|(name, ..)| by_sysctl(name))
+        .map(|(name, here, host)| format!("{name} here is {here}, the host's is {host}"))
+        .collect();
+    (!differences.is_empty()).then(|| {
+        format!(
+            "{}: the host's has no effect in this network namespace.",
+            differences.join("; ")
+        )
+    })
+}
+
+fn past(run: LastRun) -> String {
+    let ago = millis(run.ago_ms);
+    match run.action {
+        LastAction::ProbeSent => {
+            format!("The timer last ran {ago} ago and sent a probe, which is unanswered.")
+        }
+        LastAction::ProbeAnswered => {
+            format!("The timer last ran {ago} ago and sent a probe; the peer was heard at once.")
+        }
+        LastAction::Armed => format!(
+            "No probe since {ago} ago: the timer's deadline counts from then, when it was set or \
+             the peer was heard."
+        ),
+    }
+}
+
+/// What stands between now and a probe, and the end if nothing comes.
+fn future(explanation: &Explanation) -> Vec<String> {
+    let Some(socket) = &explanation.socket else {
+        return Vec::new();
+    };
+    let why = explanation
+        .outlook
+        .map(|outlook| why(outlook, socket, explanation.plan.as_ref()));
+    why.into_iter().chain(end(socket)).collect()
+}
+
+fn end(socket: &ListedSocket) -> Option<String> {
+    let death = socket.death?;
+    let timeout = || {
+        let ms = socket
+            .keepalive
+            .map_or(0, |keepalive| keepalive.user_timeout_ms);
+        format!("TCP_USER_TIMEOUT {}", millis(ms))
+    };
+    let retries = socket.retries2.unwrap_or_default();
+    let (unless, rule) = match death.rule {
+        Cause::KeepaliveProbes => {
+            let probes = socket.keepalive.map_or(0, |keepalive| keepalive.probes);
+            ("Unless the peer is heard", format!("TCP_KEEPCNT {probes}"))
+        }
+        Cause::RetransmitTimeout => {
+            let rule = format!("tcp_retries2 {retries}");
+            let in_time = millis(death.in_ms);
+            return Some(format!(
+                "Unless it is acknowledged the connection ends in about {in_time}, by {rule}."
+            ));
+        }
+        Cause::RetransmitUserTimeout => ("Unless it is acknowledged", timeout()),
+        Cause::WindowProbeTimeout => ("Unless the peer answers", format!("tcp_retries2 {retries}")),
+        _ => ("Unless the peer is heard", timeout()),
+    };
+    Some(format!(
+        "{unless} the connection ends {}, by {rule}.",
+        in_time(death.in_ms)
+    ))
+}
+
+fn with_origin(value: &str, origin: Option<Origin>) -> String {
+    match origin {
+        Some(Origin::Socket) => format!("{value} (set on the socket)"),
+        Some(Origin::Sysctl) => format!("{value} (this namespace's sysctl)"),
+        None => value.to_owned(),
+    }
+}
+
+fn user_timeout(keepalive: &Keepalive) -> String {
+    match keepalive.user_timeout_ms {
+        0 => String::new(),
+        ms => format!(", TCP_USER_TIMEOUT {}", millis(ms)),
+    }
+}
+
+/// The one sentence that was asked for.
+fn why(outlook: Outlook, socket: &ListedSocket, plan: Option<&Plan>) -> String {
+    let next = socket.next_probe;
+    let timer = next.map_or_else(|| "later".to_owned(), |next| in_time(next.timer_ms));
+    match outlook {
+        Outlook::KeepaliveOff => {
+            "No probe will ever be sent: nobody switched SO_KEEPALIVE on (HTTP keep-alive is another \
+             thing, and does not). While it is idle nothing will notice that the peer is gone."
+                .to_owned()
+        }
+        Outlook::NotConnected => {
+            "Nothing is probed in this state; connections accepted from a listener inherit its \
+             settings."
+                .to_owned()
+        }
+        Outlook::DataInFlight => format!(
+            "No probe while {} sent and not acknowledged: retransmission decides this connection's \
+             fate, and keepalive only waits on ({}).",
+            bytes(socket.send_queue),
+            match next {
+                Some(_) => format!("its timer looks again {timer}"),
+                None => "its timer is hidden behind the retransmission's".to_owned(),
+            }
+        ),
+        Outlook::ZeroWindow => format!(
+            "No keepalive probe while the peer's window is closed: {} to be sent, and zero-window \
+             probes ask for room instead ({} unanswered).",
+            bytes(socket.send_queue),
+            socket.probes_out
+        ),
+        Outlook::DataUnsent => format!(
+            "No probe while {} to be sent; the timer looks again {timer}.",
+            bytes(socket.send_queue)
+        ),
+        Outlook::FinWait2 => {
+            "The timer that runs is not keepalive: no process holds this socket any more, and it \
+             waits for the peer's FIN."
+                .to_owned()
+        }
+        Outlook::Probing => {
+            let of = match plan {
+                Some(plan) if plan.rule == Cause::KeepaliveProbes => {
+                    format!(" of {}", plan.probes.most)
+                }
+                _ => String::new(),
+            };
+            format!(
+                "{}{of} unanswered; the next run of the timer, {timer}, {}.",
+                plural(socket.probes_out.into(), "probe"),
+                match next.and_then(|next| next.blocked_by) {
+                    Some(Blocker::ConnectionEnds) => "ends the connection",
+                    _ => "sends another",
+                }
+            )
+        }
+        Outlook::NotIdle => match next {
+            Some(next) => {
+                let earliest = next.earliest_ms.unwrap_or(next.timer_ms);
+                let lazy = if earliest > next.timer_ms {
+                    format!(
+                        " (the timer runs {timer}, finds that the peer was heard since it was set, \
+                         and waits for the rest)"
+                    )
+                } else {
+                    String::new()
+                };
+                format!(
+                    "The next probe can leave {} at the earliest, if nothing is received until \
+                     then{lazy}.",
+                    in_time(earliest)
+                )
+            }
+            None => "SO_KEEPALIVE is on, but its timer does not run.".to_owned(),
+        },
+        Outlook::Unknown => {
+            "Whether it will be probed is not known either: see `keepalive doctor`.".to_owned()
+        }
+    }
+}
+
+fn in_time(ms: u64) -> String {
+    match ms {
+        0 => "now".to_owned(),
+        ms => format!("in {}", millis(ms)),
+    }
+}
+
+/// What runs beside keepalive.
+fn timers(socket: &ListedSocket) -> Option<String> {
+    let others: Vec<String> = socket
+        .timers
+        .iter()
+        .filter(|timer| timer.kind != TimerKind::Keepalive)
+        .map(|timer| {
+            let retries = match timer.retries {
+                0 => String::new(),
+                retries => format!(", {retries} so far"),
+            };
+            let kind = name(&timer.kind).replace('_', " ");
+            format!("{kind} {}{retries}", in_time(timer.in_ms))
+        })
+        .collect();
+    (!others.is_empty()).then(|| format!("Other timers: {}.", others.join("; ")))
+}
+
+/// What keepalive does if the peer falls silent, and which settings do not do what they seem to.
+pub fn if_silent(plan: &Plan) -> Vec<String> {
+    let settings = &plan.settings;
+    let timeout = millis(settings.user_timeout_ms);
+    let mut lines = vec![format!(
+        "A peer that falls silent gets its first probe after {}, then one every {}.",
+        span(plan.first_probe_ms),
+        millis(settings.interval_ms)
+    )];
+    let probes = if plan.probes.least == plan.probes.most {
+        plural(plan.probes.most, "unanswered probe")
+    } else {
+        format!(
+            "{} to {} unanswered probes",
+            plan.probes.least, plan.probes.most
+        )
+    };
+    let rule = match plan.rule {
+        Cause::KeepaliveUserTimeout => format!("TCP_USER_TIMEOUT {timeout}"),
+        _ => format!("TCP_KEEPCNT {}", settings.probes),
+    };
+    lines.push(format!(
+        "It is taken for dead after {}: {probes}, by {rule}.",
+        span(plan.dead_after_ms)
+    ));
+    lines.extend(schedule(plan));
+    lines.extend(plan.dead_letters.iter().map(|letter| match letter {
+        DeadLetter::ProbesIgnored => format!(
+            "TCP_KEEPCNT {} is a dead letter: with TCP_USER_TIMEOUT set the kernel ignores it.",
+            settings.probes
+        ),
+        DeadLetter::UserTimeoutBelowTime => format!(
+            "TCP_USER_TIMEOUT {timeout} is not reached in time: an idle connection is looked at \
+             first after TCP_KEEPIDLE {}, and ended an interval later.",
+            millis(settings.time_ms)
+        ),
+        DeadLetter::ProbesWrap => "The kernel counts unanswered probes in a byte: after 256 it \
+                                   begins again."
+            .to_owned(),
+    }));
+    lines
+}
+
+fn schedule(plan: &Plan) -> Option<String> {
+    let at = |action| {
+        let runs = plan.schedule.iter().filter(move |run| run.action == action);
+        let times: Vec<String> = runs.map(|run| seconds(run.after_ms)).collect();
+        times.join(", ")
+    };
+    (plan.schedule.len() <= SHOWN).then(|| {
+        format!(
+            "If no timer is late: probes at {} s, the end at {} s.",
+            at(PlannedAction::Probe),
+            at(PlannedAction::Kill)
+        )
+    })
+}
+
+/// Seconds, exact, other than [`millis`].
+fn seconds(ms: u64) -> String {
+    match ms % 1000 {
+        0 => (ms / 1000).to_string(),
+        rest => format!("{}.{rest:03}", ms / 1000),
+    }
+}
+
+/// What ends a connection that keepalive does not run on.
+fn stuck(plan: &Plan, orphan: bool) -> String {
+    const SUBJECT: &str = "If data is not acknowledged keepalive does not run";
+    if orphan {
+        return format!(
+            "{SUBJECT}: as no process holds the socket any more it ends after tcp_orphan_retries \
+             retransmissions (0 counts as 8), sooner than after tcp_retries2."
+        );
+    }
+    let settings = &plan.settings;
+    let end = &plan.unacknowledged_data;
+    let rule = match end.rule {
+        Cause::RetransmitUserTimeout => {
+            format!("TCP_USER_TIMEOUT {}", millis(settings.user_timeout_ms))
+        }
+        _ => format!("tcp_retries2 {}", settings.retries2),
+    };
+    format!(
+        "{SUBJECT}: dead {} after the first retransmission, by {rule}.",
+        span(end.after_ms)
+    )
+}
+
+fn owner_closes(closes: &OwnerCloses, socket: Option<&ListedSocket>) -> String {
+    let watched = millis(closes.watched_ms);
+    let Some(idle) = closes.idle_ms else {
+        return format!("Watched for {watched}: this side closed no such connection.");
+    };
+    let time = socket
+        .and_then(|socket| socket.keepalive)
+        .filter(|keepalive| keepalive.enabled)
+        .map(|keepalive| keepalive.time_ms);
+    let before = match time {
+        Some(time) if idle.most < time => format!(
+            ", before a first probe is due ({}): that is why none is seen",
+            millis(time)
+        ),
+        _ => String::new(),
+    };
+    let idle = if idle.least == idle.most {
+        millis(idle.least)
+    } else {
+        format!("{} to {}", millis(idle.least), millis(idle.most))
+    };
+    format!(
+        "Watched for {watched}: this side closed {} first, {idle} after data last came in{before}.",
+        plural(closes.closed, "such connection")
+    )
+}
+
+/// The least, and the most where that is worth telling.
+fn span(span: Span) -> String {
+    let (least, most) = (millis(span.least), millis(span.most));
+    if least == most {
+        least
+    } else {
+        format!("{least} (at most {most})")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! A report: the whole trace on one page that a person would rather look at than read, or in one
+//! picture. Written once, at the end; until then events are folded, and memory is bounded.
+
+mod charts;
+mod histogram;
+mod mark;
+mod model;
+mod news;
+mod page;
+mod phrase;
+mod picture;
+mod story;
+mod svg;
+mod theme;
+mod time;
+mod timeline;
+
+use std::path::Path;
+
+use anyhow::Result;
+use jiff::tz::TimeZone;
+
+use self::{model::Model, story::Story};
+use crate::core::{
+    event::{Event, Socket},
+    exit::{Exit, Refusal},
+    pipeline::Output,
+    target::Target,
+};
+
+/// What a file's suffix asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Page,
+    Svg,
+    Png,
+}
+
+/// Writes a finished report to its file.
+pub type Save = Box<dyn Fn(&[u8]) -> Result<()>>;
+
+/// A report in the making.
+pub struct Report {
+    /// `None` = made, and not written.
+    save: Option<Save>,
+    format: Format,
+    /// Only this socket, or it first.
+    socket: Option<Target>,
+    model: Model,
+}
+
+impl Report {
+    /// The format that the suffix of a file asks for.
+    ///
+    /// # Errors
+    /// If it asks for none.
+    pub fn format(path: &Path) -> Result<Format> {
+        match path.extension().and_then(|suffix| suffix.to_str()) {
+            Some("html" | "htm") => Ok(Format::Page),
+            Some("svg") => Ok(Format::Svg),
+            Some("png") => Ok(Format::Png),
+            _ => {
+                let message = format!(
+                    "{}: a report is a page or a picture: name it .html, .svg or .png",
+                    path.display()
+                );
+                Err(Refusal::new(Exit::Usage, message).into())
+            }
+        }
+    }
+
+    /// Begins a report, which is saved at the end.
+    pub fn begin(format: Format, socket: Option<Target>, save: Save) -> Self {
+        Self {
+            save: Some(save),
+            format,
+            socket,
+            model: Model::new(TimeZone::system()),
+        }
+    }
+
+    /// A report that is made in all formats that are text, and written nowhere: for fuzzing.
+    pub fn rehearsal() -> Self {
+        Self {
+            save: None,
+            format: Format::Page,
+            socket: None,
+            model: Model::new(TimeZone::UTC),
+        }
+    }
+
+    fn contents(&mut self) -> Result<Vec<u8>> {
+        let model = &mut self.model;
+        model.finish();
+        let worst_first = model.worst_first();
+        let wanted = self.socket.as_ref();
+        let socket = wanted
+            .map(|target| only(&worst_first, target))
+            .transpose()?;
+        let picture = || match socket {
+            Some(story) => picture::one(model, story),
+            None => picture::overview(model, &worst_first),
+        };
+        Ok(match self.format {
+            Format::Page => {
+                let open = socket.map(|story| story.socket.id);
+                page::page(model, &worst_first, open)?.into_bytes()
+            }
+            Format::Svg => picture().svg(true).into_bytes(),
+            Format::Png => picture::png(&picture())?,
+        })
+    }
+}
+
+impl Output for Report {
+    /// Folds an event; the last one writes the report.
+    fn event(&mut self, event: &Event) -> Result<()> {
+        self.model.add(event);
+        if !matches!(event, Event::End(_)) {
+            return Ok(());
+        }
+        let contents = self.contents()?;
+        match &self.save {
+            Some(save) => save(&contents),
+            None => self.rehearse(&contents),
+        }
+    }
+}
+
+impl Report {
+    /// Nothing that a recording says ends the page's script, or begins markup in a picture.
+    fn rehearse(&mut self, page: &[u8]) -> Result<()> {
+        let count = |text: &[u8], tag: &str| {
+            let found = text.windows(tag.len()).filter(|it| *it == tag.as_bytes());
+            found.count()
+        };
+        assert_eq!(count(page, "</script>"), 2);
+        self.format = Format::Svg;
+        let picture = self.contents()?;
+        let worst = self.model.worst_first();
+        let one = worst
+            .first()
+            .map(|story| picture::one(&self.model, story).svg(true));
+        for svg in [picture, one.unwrap_or_default().into_bytes()] {
+            assert_eq!(count(&svg, "<script"), 0);
+            assert!(count(&svg, "<svg") <= 1);
+        }
+        Ok(())
+    }
+}
+
+/// The one socket that is meant.
+fn only<'a>(stories: &[&'a Story], target: &Target) -> Result<&'a Story> {
+    let is_meant = |story: &&&Story| match target {
+        Target::Pid(pid) => story.pid == Some(*pid),
+        target => target.names(&story.socket),
+    };
+    let meant: Vec<&&Story> = stories.iter().filter(is_meant).collect();
+    let message = match meant[..] {
+        [story] => return Ok(story),
+        [] => "nothing was seen of such a socket".to_owned(),
+        _ => {
+            let choices: Vec<String> = meant.iter().take(10).map(|it| choice(&it.socket)).collect();
+            let more = meant.len().saturating_sub(choices.len());
+            let more = if more > 0 {
+                format!("; and {more} more")
+            } else {
+                String::new()
+            };
+            format!(
+                "{} such sockets were seen; name one: {}{more}",
+                meant.len(),
+                choices.join("; ")
+            )
+        }
+    };
+    Err(Refusal::new(Exit::Usage, message).into())
+}
+
+fn choice(socket: &Socket) -> String {
+    let cookie = socket.cookie.map(|cookie| format!("  sk:{cookie}"));
+    format!(
+        "{}-{}{}",
+        socket.local,
+        socket.peer,
+        cookie.unwrap_or_default()
+    )
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,206 @@
+//! Numbers, addresses and causes in plain words, shared by the outputs for people.
+
+use std::sync::Arc;
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::core::{
+    event::{Cause, Closed, Keepalive, Losses, MissedCounts, Process, TcpState},
+    words::{count, escape, millis, plural, tenths},
+};
+
+/// Local time of day.
+pub fn clock(timestamp: Timestamp, zone: &TimeZone) -> String {
+    let local = zone.to_datetime(timestamp);
+    format!(
+        "{:02}:{:02}:{:02}",
+        local.hour(),
+        local.minute(),
+        local.second()
+    )
+}
+
+/// Local time of day, with the date if it is not that of `now`.
+pub fn moment(timestamp: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
+    let (then, today) = (
+        zone.to_datetime(timestamp).date(),
+        zone.to_datetime(now).date(),
+    );
+    let clock = clock(timestamp, zone);
+    if then == today {
+        clock
+    } else {
+        format!("{then} {clock}")
+    }
+}
+
+/// As [`clock`], to the millisecond.
+pub fn clock_ms(timestamp: Timestamp, zone: &TimeZone) -> String {
+    let local = zone.to_datetime(timestamp);
+    format!("{}.{:03}", clock(timestamp, zone), local.millisecond())
+}
+
+/// `sshd/1036`, `?` if unknown.
+pub fn owner(process: Option<&Arc<Process>>) -> String {
+    process.map_or_else(
+        || "?".to_owned(),
+        |process| format!("{}/{}", escape(&process.comm), process.pid),
+    )
+}
+
+/// What was not seen, by reason; `None` if everything was.
+pub fn losses_text(losses: &Losses, missed: &MissedCounts) -> Option<String> {
+    let Losses {
+        ring,
+        decode,
+        tracker,
+        scratch,
+        unreadable,
+        recording,
+        recursion,
+        output,
+        filter,
+        probes,
+        owner: _,
+    } = *losses;
+    let MissedCounts {
+        probe,
+        window_probe,
+        timer,
+        close,
+        unread,
+    } = *missed;
+    let reasons = [
+        (ring, "record", "lost to a full ring buffer"),
+        (decode, "record", "not decodable"),
+        (tracker, "socket", "forgotten, too many at once"),
+        (scratch, "observation", "lost to a collision on a CPU"),
+        (unreadable, "observation", "lost to unreadable memory"),
+        (recording, "record", "left out of the recording"),
+        (recursion, "program run", "skipped by the kernel"),
+        (output, "line", "not taken by the reader of standard output"),
+        (filter, "event", "left out by -p, owner unresolved"),
+        (probes, "keepalive probe", "among the lost records"),
+        (probe, "keepalive probe", "missed"),
+        (window_probe, "zero-window probe", "missed"),
+        (timer, "timer run", "missed"),
+        (close, "socket end", "missed"),
+        (unread, "socket", "not read again at the end"),
+    ]
+    .into_iter()
+    .filter(|(number, _, _)| *number > 0)
+    .map(|(number, noun, why)| format!("{} {why}", count(number, noun)));
+    let reasons: Vec<String> = reasons.collect();
+    (!reasons.is_empty()).then(|| reasons.join(", "))
+}
+
+/// The settings, as one would set them.
+pub fn settings(keepalive: &Keepalive) -> String {
+    let mut text = format!(
+        "idle {}, interval {}, count {}",
+        millis(keepalive.time_ms),
+        millis(keepalive.interval_ms),
+        keepalive.probes
+    );
+    if keepalive.user_timeout_ms != 0 {
+        text += &format!(", user timeout {}", millis(keepalive.user_timeout_ms));
+    }
+    text
+}
+
+/// What a death certificate says, in one clause; `heard` is when the peer was last heard.
+pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> String {
+    let timeout = millis(keepalive.user_timeout_ms);
+    let probes = plural(closed.probes_out.into(), "probe");
+    let retransmissions = plural(closed.retransmits.into(), "retransmission");
+    let heard = closed.idle_ms.map_or_else(
+        || "peer never heard".to_owned(),
+        |idle| format!("peer last heard {heard}, {} ago", millis(idle)),
+    );
+    // The first of the probes left when the peer had been silent for the idle time.
+    let over = closed
+        .idle_ms
+        .map(|idle| idle.saturating_sub(keepalive.time_ms))
+        .map(|probed| format!(" over {}", tenths(probed / 100, "s")));
+    let over = over.unwrap_or_default();
+    let never_ran = if keepalive.enabled && closed.totals.keepalive_probes == 0 {
+        "; keepalive never ran"
+    } else {
+        ""
+    };
+    match closed.cause {
+        Cause::KeepaliveProbes => {
+            format!("no answer to {probes}{over}; {heard}; killed by keepalive")
+        }
+        Cause::KeepaliveUserTimeout => format!(
+            "TCP_USER_TIMEOUT {timeout} ended it after {} of {} probes; {heard}; killed by keepalive",
+            closed.probes_out, keepalive.probes
+        ),
+        Cause::RetransmitTimeout => format!(
+            "{retransmissions} of unacknowledged data; {heard}; killed by retransmission{never_ran}"
+        ),
+        Cause::RetransmitUserTimeout => format!(
+            "TCP_USER_TIMEOUT {timeout} ended it after {retransmissions} of unacknowledged data; \
+             {heard}; killed by retransmission{never_ran}"
+        ),
+        Cause::ConnectTimeout => format!(
+            "never connected: no answer to the SYN and {}",
+            plural(closed.retransmits.into(), "retransmission")
+        ),
+        Cause::WindowProbeTimeout => {
+            format!("no answer to {probes} into a zero window; {heard}; killed by window probes")
+        }
+        Cause::WindowProbeUserTimeout => format!(
+            "TCP_USER_TIMEOUT {timeout} ended it in a zero window, {probes} unanswered; {heard}; \
+             killed by window probes"
+        ),
+        Cause::PeerReset if closed.probes_out > 0 => {
+            "reset by the peer in answer to a probe".to_owned()
+        }
+        Cause::PeerReset if closed.from_state == TcpState::SynSent => {
+            "never connected: refused by the peer".to_owned()
+        }
+        Cause::PeerReset => "reset by the peer".to_owned(),
+        Cause::PeerFin => "closed by the peer first".to_owned(),
+        Cause::LocalClose => closed_by_owner(closed, keepalive),
+        Cause::LocalAbort => "aborted by its owner".to_owned(),
+        Cause::NetworkError => {
+            format!(
+                "ended by a network error: {}",
+                closed
+                    .error
+                    .map_or_else(|| "unknown".to_owned(), |error| error.to_string())
+            )
+        }
+        Cause::Unknown => "ended, the cause was not seen".to_owned(),
+    }
+}
+
+/// Who closes first has reasons of its own; what keepalive had to do with it until then.
+fn closed_by_owner(closed: &Closed, keepalive: &Keepalive) -> String {
+    const ALONE: &str = "keepalive had nothing to do with it";
+    let totals = &closed.totals;
+    match closed.lifetime_ms {
+        _ if closed.probes_out > 0 => {
+            let probes = plural(closed.probes_out.into(), "probe");
+            format!("closed by its owner first, {probes} unanswered")
+        }
+        _ if !keepalive.enabled => "closed by its owner first".to_owned(),
+        _ if totals.keepalive_probes > 0 => format!(
+            "closed by its owner first, of its own will: the peer answered {} of {}; {ALONE}",
+            totals.keepalive_answers,
+            plural(totals.keepalive_probes, "probe")
+        ),
+        // From beginning to end under our eyes.
+        Some(lifetime) if lifetime < keepalive.time_ms => format!(
+            "closed by its owner first, {} after it began; the first probe was due after {} of \
+             silence: that is why no packet was captured; {ALONE}",
+            millis(lifetime),
+            millis(keepalive.time_ms)
+        ),
+        _ => format!("closed by its owner first, before a probe was due; {ALONE}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
