@@ -1,44 +1,122 @@
-//! The static checks: format, lints, tidiness.
+//! The static checks: format, lints, documentation, tidiness, spelling, dependencies.
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
-use crate::{paths, run, setup, tidy};
+use crate::{
+    packages::{self, Need},
+    paths, run, setup, tidy,
+};
+
+/// What cargo checks, in this order.
+const CARGO: &[&[&str]] = &[
+    &["fmt", "--all", "--check"],
+    &[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ],
+    // Not among all targets, because plain `cargo test` must not run it.
+    &[
+        "clippy",
+        "--package",
+        "keepalive-user",
+        "--test",
+        "scenarios",
+        "--locked",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ],
+    &[
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+        "--locked",
+        "--quiet",
+    ],
+];
 
 /// Runs them all; the first that fails ends it.
 pub fn run() -> Result<()> {
     setup::ensure()?;
-    for arguments in [
-        &["fmt", "--all", "--check"][..],
-        &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--quiet",
-            "--",
-            "-D",
-            "warnings",
-        ],
-        // Not among all targets, because plain `cargo test` must not run it.
-        &[
-            "clippy",
-            "--package",
-            "keepalive-user",
-            "--test",
-            "scenarios",
-            "--locked",
-            "--quiet",
-            "--",
-            "-D",
-            "warnings",
-        ],
-    ] {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        let what = format!("cargo {}", arguments.join(" "));
-        run::timed(&what, cargo.args(arguments).current_dir(paths::root()))?;
+    msrv()?;
+    for arguments in CARGO {
+        let what = format!("cargo {}", arguments[0]);
+        let mut cargo = cargo();
+        cargo.env("RUSTDOCFLAGS", "-D warnings");
+        run::timed(&what, cargo.args(*arguments))?;
     }
     eprintln!("[ci] tidy");
-    tidy::check()
+    tidy::check()?;
+    spelling()?;
+    deny()
+}
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(paths::root());
+    cargo
+}
+
+/// The declared `rust-version` is the one that everything is built with here; with a newer compiler
+/// clippy's `incompatible_msrv` still refuses what the declared one does not have.
+fn msrv() -> Result<()> {
+    let manifest = std::fs::read_to_string(paths::root().join("Cargo.toml"))?;
+    let declared = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("rust-version = "))
+        .context("Cargo.toml declares no rust-version")?
+        .trim_matches('"');
+    let version = run::first_line(Command::new("rustc").arg("--version")).unwrap_or_default();
+    let used = version.split_whitespace().nth(1).unwrap_or_default();
+    let number = |version: &str| -> Vec<u32> {
+        let parts = version
+            .split(['.', '-'])
+            .map_while(|part| part.parse().ok());
+        parts.take(2).collect()
+    };
+    if number(used) < number(declared) {
+        bail!("rustc {used} is older than the declared rust-version {declared}");
+    }
+    let is_exact = number(used) == number(declared);
+    eprintln!(
+        "[ci] rust-version {declared}, built with {used}{}",
+        if is_exact { "" } else { ": by lint only" }
+    );
+    Ok(())
+}
+
+/// Common misspellings in everything that is committed, by codespell (`.codespellrc`).
+fn spelling() -> Result<()> {
+    packages::ensure(&[Need {
+        path: "codespell",
+        package: "codespell",
+    }])?;
+    let mut list = Command::new("git");
+    list.args(["ls-files", "-z"]).current_dir(paths::root());
+    let files = run::step("git ls-files", &mut list)?;
+    let files = run::text(&files.stdout);
+    let mut codespell = Command::new("codespell");
+    codespell
+        .args(files.split_terminator('\0'))
+        .current_dir(paths::root());
+    run::step("codespell", &mut codespell).map(drop)
+}
+
+/// Licences, sources and bans of all dependencies, by cargo-deny (`.cargo/deny.toml`).
+fn deny() -> Result<()> {
+    let mut deny = Command::new(setup::deny()?);
+    deny.args(["--locked", "check", "--config", ".cargo/deny.toml"])
+        .args(["licenses", "sources", "bans"])
+        .current_dir(paths::root());
+    run::step("cargo deny", &mut deny).map(drop)
 }

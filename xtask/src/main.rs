@@ -58,6 +58,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Boot a kernel of the matrix and run a command in it, or a shell
     Vm(vm::Arguments),
+    /// Check the rules that no linter knows: layers of imports, length of files, module comments
+    Tidy,
     /// What CI runs: format, lints, tidiness, a bounded `fuzz`, then `test`
     Ci,
 }
@@ -79,6 +81,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Bench(what) => bench::run(&what),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
+        Command::Tidy => tidy::check().map(|()| ExitCode::SUCCESS),
         Command::Ci => {
             setup::ensure()?;
             let fetching = test::begin_to_fetch();

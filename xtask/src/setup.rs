@@ -131,6 +131,34 @@ fn own_linker() -> Result<PathBuf> {
     Ok(linker)
 }
 
+/// The version of cargo-deny that checks the dependencies.
+const DENY: &str = "0.20.2";
+
+/// cargo-deny: the one in PATH, or one built below target/.
+///
+/// # Errors
+/// If it cannot be built.
+pub fn deny() -> Result<PathBuf> {
+    if let Some(deny) = packages::find("cargo-deny") {
+        return Ok(deny);
+    }
+    let root = paths::target("tools");
+    let deny = root.join("bin/cargo-deny");
+    let version = run::first_line(Command::new(&deny).arg("--version")).unwrap_or_default();
+    if version.contains(DENY) {
+        return Ok(deny);
+    }
+    eprintln!("[setup] building cargo-deny {DENY}, some minutes");
+    let mut install = Command::new("cargo");
+    install
+        .args(["install", "cargo-deny", "--locked", "--force"])
+        .args(["--version", DENY, "--root"])
+        .arg(&root)
+        .env("CARGO_TARGET_DIR", paths::target("tools/build"));
+    run::step("cargo install cargo-deny", &mut install)?;
+    Ok(deny)
+}
+
 impl Toolchain {
     /// Leaves an unchanged file alone: its time stamp makes the BPF side build again.
     fn write(&self) -> Result<()> {

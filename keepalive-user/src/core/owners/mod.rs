@@ -8,12 +8,12 @@ mod table;
 
 use std::sync::Arc;
 
-use super::{event::Process, tracker::Observation};
+use super::{
+    event::Process,
+    tracker::{Acting, Observation},
+};
 
 pub use self::{place::Place, table::Table};
-
-/// The process that acts on a socket: its id and its name (`task_struct.comm`), NUL-terminated.
-pub type Acting = (u32, [u8; 16]);
 
 /// Sockets whose owner is remembered, by a trace, a recorder and a replay alike: what a recorder does
 /// not write again a replay must not have forgotten.

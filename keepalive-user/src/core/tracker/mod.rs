@@ -30,6 +30,9 @@ use crate::core::{
     wire::{Kind, Within},
 };
 
+/// The process that acts on a socket: its id and its name (`task_struct.comm`), NUL-terminated.
+pub type Acting = (u32, [u8; 16]);
+
 /// An event, and what finding its owner takes.
 #[derive(Debug)]
 pub struct Observation {
@@ -39,7 +42,7 @@ pub struct Observation {
     /// Id of the cgroup, 0 if unknown.
     pub cgroup: u64,
     /// The process that acted on the socket, if one did: its id and name.
-    pub acting: Option<(u32, [u8; 16])>,
+    pub acting: Option<Acting>,
     /// Whether its owner can change no more: it is dead, or no process holds it. Its last holder may
     /// have closed it by now.
     pub settled: bool,

@@ -5,11 +5,10 @@ use std::hash::BuildHasher;
 use keepalive_ebpf::{Identity, Record};
 use rustc_hash::FxBuildHasher;
 
-use super::{Observation, continuity::Continuity, probe::Outstanding};
+use super::{Acting, Observation, continuity::Continuity, probe::Outstanding};
 use crate::core::{
     event::{Event, Totals},
     numbers::state,
-    owners::Acting,
     wire::Kind,
 };
 

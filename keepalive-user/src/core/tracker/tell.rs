@@ -5,7 +5,7 @@ use keepalive_ebpf::{
 };
 
 use super::{
-    Observation,
+    Acting, Observation,
     continuity::beginning,
     probe::{Answered, Outstanding},
     socket::Socket,
@@ -291,7 +291,7 @@ impl Teller {
 }
 
 /// The process that a record is of an action of.
-pub fn acting(record: &Record) -> Option<(u32, [u8; 16])> {
+pub fn acting(record: &Record) -> Option<Acting> {
     (record.flags & FLAG_PROCESS_CONTEXT != 0).then_some((record.tgid, record.comm))
 }
 

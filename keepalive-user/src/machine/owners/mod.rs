@@ -25,8 +25,8 @@ use std::{
 use crate::{
     core::{
         event::{ArmedCause, Cgroup, Event, Process},
-        owners::{Acting, Owners, Place},
-        tracker::Observation,
+        owners::{Owners, Place},
+        tracker::{Acting, Observation},
     },
     machine::{
         bpf::iterator::Iterators,

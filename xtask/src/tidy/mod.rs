@@ -1,5 +1,8 @@
 //! The rules of this repository that no linter knows.
 
+mod dependencies;
+mod layers;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -36,6 +39,8 @@ pub fn check() -> Result<()> {
             );
         }
     }
+    breaches.extend(dependencies::breaches(paths::root(), CRATES)?);
+    breaches.extend(layers::breaches(&paths::root().join("keepalive-user/src"))?);
     if breaches.is_empty() {
         return Ok(());
     }

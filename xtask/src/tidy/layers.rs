@@ -1,0 +1,308 @@
+//! The layers of `keepalive-user`: who may import whom, read from the imports themselves.
+//!
+//! A *room* is a file or folder directly in a layer (`core/tracker`, `machine/files`). Imports go
+//! downwards only, what a layer may not name is listed here, and rooms do not import each other in a
+//! circle. Code that is only compiled for tests may import anything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use anyhow::{Context, Result};
+use syn::{
+    Attribute, File, ItemMod, ItemUse, UseTree,
+    visit::{self, Visit},
+};
+
+/// A layer, and what it may name.
+struct Layer {
+    name: &'static str,
+    /// Layers it may import, besides itself.
+    below: &'static [&'static str],
+    /// Crates, and modules of `std`, that it must not name.
+    forbidden: &'static [&'static str],
+}
+
+/// What touches the operating system.
+const SYSTEM: &[&str] = &[
+    "aya",
+    "aya_log",
+    "aya_obj",
+    "caps",
+    "landlock",
+    "libc",
+    "rustix",
+    "seccompiler",
+    "signal_hook",
+    "std::env",
+    "std::fs",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "tokio",
+];
+
+const LAYERS: &[Layer] = &[
+    Layer {
+        name: "core",
+        below: &[],
+        forbidden: SYSTEM,
+    },
+    Layer {
+        name: "machine",
+        below: &["core"],
+        forbidden: &["clap"],
+    },
+    Layer {
+        name: "output",
+        below: &["core"],
+        forbidden: SYSTEM,
+    },
+    Layer {
+        name: "cli",
+        below: &["core", "machine", "output"],
+        forbidden: &["aya", "libc", "rustix", "tokio"],
+    },
+    Layer {
+        name: "commands",
+        below: &["core", "machine", "output", "cli"],
+        forbidden: &["aya", "libc"],
+    },
+];
+
+/// Most entries directly in the source folder.
+const ENTRIES: usize = 10;
+
+/// Every breach of the layers in this source folder.
+pub fn breaches(source: &Path) -> Result<Vec<String>> {
+    let mut breaches = Vec::new();
+    let entries = fs::read_dir(source)?.count();
+    if entries > ENTRIES {
+        breaches.push(format!(
+            "{entries} entries in {}, at most {ENTRIES}: they belong into a layer",
+            source.display()
+        ));
+    }
+    let mut arrows = Arrows::new();
+    for layer in LAYERS {
+        for path in super::sources(&source.join(layer.name))? {
+            let below = path.strip_prefix(source)?.to_owned();
+            if is_test(&below) {
+                continue;
+            }
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let file = syn::parse_file(&text).with_context(|| path.display().to_string())?;
+            let module = module_of(&below);
+            for import in imports(&file, &module).into_iter().collect::<BTreeSet<_>>() {
+                breaches.extend(
+                    breach(layer, &import).map(|breach| format!("{}: {breach}", below.display())),
+                );
+                let (from, to) = (room(&module), room(&import));
+                if import.first().is_some_and(|first| first == "crate") && from != to {
+                    arrows.entry(from).or_default().insert(to);
+                }
+            }
+        }
+    }
+    breaches.extend(
+        cycle(&arrows)
+            .map(|rooms| format!("these import each other in a circle: {}", rooms.join(" → "))),
+    );
+    Ok(breaches)
+}
+
+type Arrows = BTreeMap<String, BTreeSet<String>>;
+
+fn is_test(path: &Path) -> bool {
+    path.iter()
+        .any(|part| part == "tests" || part == "tests.rs")
+}
+
+/// `crate`, then the modules down to a file.
+fn module_of(path: &Path) -> Vec<String> {
+    let parts = path.with_extension("");
+    let parts = parts.iter().map(|part| part.to_string_lossy().into_owned());
+    let mut module = vec!["crate".to_owned()];
+    module.extend(parts.filter(|part| part != "mod"));
+    module
+}
+
+/// The room that a path in the crate is in: its layer, and the entry in the layer.
+fn room(path: &[String]) -> String {
+    let parts: Vec<&str> = path.iter().skip(1).take(2).map(String::as_str).collect();
+    parts.join("/")
+}
+
+/// What is wrong with this layer importing this path.
+fn breach(layer: &Layer, import: &[String]) -> Option<String> {
+    let path = import.join("::");
+    let Some(inner) = path.strip_prefix("crate::") else {
+        let is_named = |name: &&&str| path == ***name || path.starts_with(&format!("{name}::"));
+        return layer
+            .forbidden
+            .iter()
+            .find(is_named)
+            .map(|name| format!("{} must not name {name}", layer.name));
+    };
+    let to = LAYERS
+        .iter()
+        .find(|other| inner == other.name || inner.starts_with(&format!("{}::", other.name)))?;
+    let allowed = to.name == layer.name || layer.below.contains(&to.name);
+    (!allowed).then(|| format!("{} must not import {path}", layer.name))
+}
+
+/// Every path that a file imports or names from its root, absolute.
+fn imports(file: &File, module: &[String]) -> Vec<Vec<String>> {
+    let mut imports = Imports {
+        module: module.to_vec(),
+        found: Vec::new(),
+    };
+    imports.visit_file(file);
+    imports.found
+}
+
+struct Imports {
+    module: Vec<String>,
+    found: Vec<Vec<String>>,
+}
+
+impl Imports {
+    fn add(&mut self, path: &[String]) {
+        let absolute = match path.first().map(String::as_str) {
+            Some("self") => [&self.module, &path[1..]].concat(),
+            Some("super") => {
+                let up = path.iter().take_while(|part| *part == "super").count();
+                let kept = self.module.len().saturating_sub(up).max(1);
+                [&self.module[..kept], &path[up..]].concat()
+            }
+            _ => path.to_vec(),
+        };
+        self.found.push(absolute);
+    }
+
+    fn tree(&mut self, tree: &UseTree, before: &[String]) {
+        let with = |ident: &syn::Ident| [before, &[ident.to_string()]].concat();
+        match tree {
+            UseTree::Path(path) => self.tree(&path.tree, &with(&path.ident)),
+            UseTree::Name(name) if name.ident == "self" => self.add(before),
+            UseTree::Name(name) => self.add(&with(&name.ident)),
+            UseTree::Rename(rename) => self.add(&with(&rename.ident)),
+            UseTree::Glob(_) => self.add(before),
+            UseTree::Group(group) => group.items.iter().for_each(|item| self.tree(item, before)),
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Imports {
+    fn visit_item_mod(&mut self, item: &'ast ItemMod) {
+        if !is_for_tests(&item.attrs) {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast ItemUse) {
+        if !is_for_tests(&item.attrs) {
+            self.tree(&item.tree, &[]);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let parts: Vec<String> = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.to_string())
+            .collect();
+        if parts.len() > 1 {
+            self.add(&parts);
+        }
+        visit::visit_path(self, path);
+    }
+}
+
+/// `#[cfg(test)]`.
+fn is_for_tests(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute
+                .parse_args::<syn::Path>()
+                .is_ok_and(|path| path.is_ident("test"))
+    })
+}
+
+/// Rooms in a circle, if there are some.
+fn cycle(arrows: &Arrows) -> Option<Vec<String>> {
+    let mut done = BTreeSet::new();
+    arrows
+        .keys()
+        .find_map(|room| walk(room, arrows, &mut Vec::new(), &mut done))
+}
+
+fn walk<'a>(
+    room: &'a str,
+    arrows: &'a Arrows,
+    way: &mut Vec<&'a str>,
+    done: &mut BTreeSet<&'a str>,
+) -> Option<Vec<String>> {
+    if let Some(start) = way.iter().position(|passed| *passed == room) {
+        let circle = way[start..].iter().chain([&room]);
+        return Some(circle.map(|room| (*room).to_owned()).collect());
+    }
+    if !done.insert(room) {
+        return None;
+    }
+    way.push(room);
+    let found = arrows
+        .get(room)
+        .into_iter()
+        .flatten()
+        .find_map(|next| walk(next, arrows, way, done));
+    way.pop();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(layer: &str, module: &str, text: &str) -> Vec<String> {
+        let layer = LAYERS.iter().find(|it| it.name == layer).unwrap();
+        let file = syn::parse_file(text).unwrap();
+        let module = module_of(Path::new(module));
+        imports(&file, &module)
+            .iter()
+            .filter_map(|import| breach(layer, import))
+            .collect()
+    }
+
+    #[test]
+    fn imports_go_downwards_only() {
+        let upwards = "use crate::{core::event::Event, machine::{clock, files}};";
+        assert_eq!(found("core", "core/tracker/mod.rs", upwards).len(), 2);
+        assert_eq!(found("machine", "machine/audit.rs", upwards), [""; 0]);
+        let inline = "fn f() { crate::output::schema(); super::super::output::x(); }";
+        assert_eq!(found("machine", "machine/audit.rs", inline).len(), 2);
+        let system = "use std::{fmt, fs}; fn now() { libc::time(); }";
+        assert_eq!(found("core", "core/words.rs", system).len(), 2);
+        let tests = "#[cfg(test)] mod tests { use crate::output::Lines; use std::fs; }";
+        assert_eq!(found("core", "core/words.rs", tests), [""; 0]);
+    }
+
+    #[test]
+    fn circles_are_found() {
+        let arrows = |pairs: &[(&str, &str)]| {
+            let mut arrows = Arrows::new();
+            for (from, to) in pairs {
+                let to = (*to).to_owned();
+                arrows.entry((*from).to_owned()).or_default().insert(to);
+            }
+            arrows
+        };
+        assert_eq!(cycle(&arrows(&[("a", "b"), ("b", "c"), ("a", "c")])), None);
+        let circle = cycle(&arrows(&[("a", "b"), ("b", "c"), ("c", "b")])).unwrap();
+        assert_eq!(circle, ["b", "c", "b"]);
+    }
+}
