@@ -123,7 +123,7 @@ fn top_needs_a_terminal() {
 fn explain_says_what_it_needs() {
     expect_usage_error(&["explain"], &["which socket?", ":5432", "--idle 60"]);
     expect_usage_error(&["explain", "host:22"], &["host:22", "ADDR:PORT"]);
-    expect_usage_error(&["explain", ":x"], &["no port"]);
+    expect_usage_error(&["explain", ":x"], &["not a port"]);
     expect_usage_error(&["explain", "--idle", "0"], &["--idle"]);
     expect_usage_error(&["explain", ":22", "--idle", "60"], &["--idle"]);
     expect_usage_error(&["explain", "--follow"], &["SOCKET"]);

@@ -1,4 +1,4 @@
-//! What `audit` can be asked.
+//! Arguments of `audit`.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -33,7 +33,7 @@ An ignore file has a rule a line, and what to ignore it for: all, or a PID, :POR
 LOCAL-PEER. What follows a # is a comment.
   no_keepalive :9000        # the health checker";
 
-/// Silence from which a connection without keepalive is suspect, unless told otherwise.
+/// The default of `--silent`.
 const SILENT: Duration = Duration::from_hours(1);
 
 /// The rules and the middleboxes, from their tables.
@@ -49,28 +49,28 @@ fn after_help() -> String {
 #[derive(Args, Debug)]
 #[command(after_help = after_help())]
 pub struct Audit {
-    /// How long what is between the ends remembers a silent connection
+    /// Idle timeout of the middlebox between the ends (NAT, load balancer, firewall)
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "middlebox")]
     pub idle_timeout: Option<Duration>,
-    /// What is between the ends, by name
+    /// Middlebox between the ends, by name
     #[arg(long, value_name = "NAME", value_parser = middlebox)]
     pub middlebox: Option<Named>,
-    /// Silence from which a connection without keepalive is suspect
+    /// Report connections without keepalive that are silent for this long
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
     pub silent: Duration,
-    /// Only these rules (comma-separated)
+    /// Apply only these rules (comma-separated)
     #[arg(long, value_name = "RULE", value_delimiter = ',', value_parser = rules(), hide_possible_values = true)]
     pub rule: Vec<String>,
-    /// Not these rules (comma-separated)
+    /// Skip these rules (comma-separated)
     #[arg(long, value_name = "RULE", value_delimiter = ',', value_parser = rules(), hide_possible_values = true)]
     pub ignore: Vec<String>,
-    /// Not what this file names
+    /// Skip the rules and sockets in this file
     #[arg(long, value_name = "FILE")]
     pub ignore_file: Option<PathBuf>,
-    /// Exit with 5 if a finding is of this rule, or at least as severe: info, warning, critical
+    /// Exit with 5 if there is a finding of this rule, or of at least this severity: info, warning, critical
     #[arg(long, value_name = "RULE|SEVERITY", value_parser = rules_or_severities(), hide_possible_values = true)]
     pub fail_on: Option<FailOn>,
-    /// Sockets of all network namespaces (takes root)
+    /// Check the sockets of all network namespaces (needs root)
     #[arg(long, conflicts_with = "netns")]
     pub all_netns: bool,
     /// Print one JSON object per line (`keepalive schema audit` describes them)
@@ -107,7 +107,7 @@ fn middlebox(name: &str) -> Result<Named> {
     })
 }
 
-/// What makes the exit code 5.
+/// Findings that make the exit code 5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FailOn {
     Severity(Severity),
@@ -124,7 +124,7 @@ fn fail_on(name: &str) -> FailOn {
 }
 
 impl Audit {
-    /// What is to be reported; what is between the ends is up to the command.
+    /// What is reported, except for the middleboxes, which the command resolves.
     ///
     /// # Errors
     /// A usage error, if the ignore file cannot be read.

@@ -1,4 +1,4 @@
-//! What `explain` can be asked.
+//! Arguments of `explain`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -32,7 +32,7 @@ pub struct Explain {
     /// root)
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "target", conflicts_with = "follow")]
     pub watch: Option<Duration>,
-    /// Look in all network namespaces (takes root)
+    /// Look in all network namespaces (needs root)
     #[arg(long)]
     pub all_netns: bool,
     /// Print one JSON object (`keepalive schema explain` describes it)
@@ -72,7 +72,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Whether anything is to be calculated.
+    /// Whether settings are given.
     pub fn is_given(&self) -> bool {
         [
             self.idle,

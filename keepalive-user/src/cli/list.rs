@@ -1,4 +1,4 @@
-//! What `list` can be asked.
+//! Arguments of `list`.
 
 use std::path::PathBuf;
 
@@ -21,19 +21,19 @@ socket, the rest is the namespace's sysctl. ? is unknown, - is none.";
 #[derive(Args, Debug)]
 #[command(after_help = LIST_EXAMPLES)]
 pub struct List {
-    /// Only sockets in these states (comma-separated)
+    /// Show only sockets in these states (comma-separated)
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STATE")]
     pub state: Vec<State>,
-    /// Only sockets with SO_KEEPALIVE on, or off
+    /// Show only sockets with SO_KEEPALIVE on, or off
     #[arg(long, value_enum, value_name = "on|off")]
     pub keepalive: Option<Switch>,
-    /// Sockets of all network namespaces (takes root)
+    /// Show the sockets of all network namespaces (needs root)
     #[arg(long, conflicts_with = "netns")]
     pub all_netns: bool,
-    /// Order of the rows; else as the kernel has them
+    /// Sort the rows; default is the kernel's order
     #[arg(long, value_enum, value_name = "KEY")]
     pub sort: Option<SortKey>,
-    /// List again every so many seconds, until Ctrl-C
+    /// Repeat every SECONDS, until Ctrl-C
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub watch: Option<u32>,
     /// Print one JSON object per line (`keepalive schema list` describes them)
@@ -42,10 +42,10 @@ pub struct List {
     /// Show all processes that share a socket, and its cgroup or container
     #[arg(short, long, conflicts_with = "json")]
     pub wide: bool,
-    /// Do not look for the processes that own the sockets
+    /// Do not resolve the processes that own the sockets
     #[arg(long, conflicts_with = "pid")]
     pub no_owner: bool,
-    /// Where to get the sockets from
+    /// Use this source of sockets
     #[arg(long, value_enum, default_value_t = SourceChoice::Auto)]
     pub source: SourceChoice,
     /// Raw BTF of the running kernel, if it does not show its own

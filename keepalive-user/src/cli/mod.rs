@@ -1,7 +1,7 @@
 //! # The command line
 //!
-//! What can be asked for, and nothing of how it is done. Values are checked here, so that the
-//! rest of the program meets only sound ones.
+//! Arguments, and what they mean for the layers below. Values are checked here: the rest of the
+//! program gets only valid ones.
 
 mod audit;
 mod explain;
@@ -47,8 +47,8 @@ Examples:
   keepalive trace -R 5432 -d 10m          only connections to PostgreSQL, for ten minutes
   keepalive trace --json | jq .           one JSON object per line
   keepalive trace --record FILE           and keep it: `keepalive replay FILE` replays it
-  keepalive report FILE -o report.html    and shows it: a page to look at
-  keepalive top                           a live screen: closest to death first
+  keepalive report FILE -o report.html    and a page to look at
+  keepalive top                           a live screen, closest to death first
   keepalive list                          every TCP socket, its timers and settings
   keepalive explain :5432                 why no probe? what happens next?
   keepalive audit --middlebox aws-nlb     what will break, worst first
@@ -65,15 +65,15 @@ pub enum Command {
     Top(Top),
     /// Show every TCP socket with its timers, its keepalive settings and its owner
     List(List),
-    /// Say of one socket why no keepalive probe is seen, what happens next, and when it dies
+    /// Explain one socket: why no keepalive probe is seen, what happens next, and when it dies
     Explain(Explain),
-    /// Judge every socket: zombies, probes that come too late, settings that do nothing
+    /// Check every socket: zombies, probes that come too late, settings that have no effect
     Audit(Audit),
-    /// Tell a recording of `trace --record` again, on any machine and without root
+    /// Replay a recording of `trace --record`, on any machine and without root
     Replay(Replay),
-    /// Make a page, or a picture, of a recording of `trace --record`
+    /// Render a recording of `trace --record` as a page, or a picture
     Report(Report),
-    /// Say whether `trace` will work on this machine, and if not, why and what to do
+    /// Check whether `trace` works on this machine, and if not, why and what to do
     Doctor(Doctor),
     /// Print the JSON Schema of what a command prints with --json
     Schema {
@@ -137,7 +137,7 @@ pub struct Trace {
     /// Write a report to this file at the end: .html for a page, .svg or .png for a picture
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Judge the sockets there are when the trace begins, as `keepalive audit` does
+    /// Check the open sockets when the trace begins, as `keepalive audit` does
     #[arg(long)]
     pub audit: bool,
     #[command(flatten)]
@@ -164,21 +164,21 @@ pub struct Doctor {
     pub json: bool,
     #[command(flatten)]
     pub loading: Loading,
-    /// Show the verifier's words where a program is refused
+    /// Show the verifier's log where a program is refused
     #[arg(short, long)]
     pub verbose: bool,
 }
 
-/// How to get into the kernel.
+/// How to attach to the kernel.
 #[derive(Args, Debug)]
 pub struct Loading {
-    /// How to observe the kernel
+    /// Observe the kernel by this backend
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
     pub backend: BackendChoice,
-    /// Raw BTF of the running kernel, if it does not show its own
+    /// Read the running kernel's BTF from this file, if it does not export its own
     #[arg(long, value_name = "FILE")]
     pub btf: Option<PathBuf>,
-    /// Size of the ring buffer: a power of two, at least 4096
+    /// Set the size of the ring buffer: a power of two, at least 4096
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = ring_bytes)]
     pub ring_bytes: u32,
     #[command(flatten)]
@@ -212,7 +212,7 @@ impl Loading {
     }
 }
 
-/// What is given up after the start.
+/// What is dropped after the start.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Sandbox {
     /// Keep all capabilities, system calls and files after the start (see `keepalive doctor`)
@@ -232,9 +232,9 @@ impl Sandbox {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum BackendChoice {
-    /// The best that works
+    /// The best one that works
     Auto,
-    /// BPF trampolines: sees all, costs nothing between timers
+    /// BPF trampolines: sees everything, costs nothing between timers
     Fentry,
     /// Raw tracepoints: for kernels or policies that refuse trampolines
     Tracepoint,

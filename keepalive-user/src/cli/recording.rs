@@ -1,4 +1,4 @@
-//! What can be asked of recordings, made and told again.
+//! Arguments about recordings: making, replaying and rendering them.
 
 use std::path::PathBuf;
 
@@ -59,7 +59,7 @@ Examples:
   keepalive replay trace.kar              what `trace` printed when it was recorded
   keepalive replay trace.kar --json -R 5432 | jq .
   keepalive replay trace.kar.2 trace.kar.1 trace.kar    the files of one long trace
-  keepalive replay trace.kar --check      only whether it is whole";
+  keepalive replay trace.kar --check      only check that it is whole";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -76,7 +76,7 @@ pub struct Replay {
     /// Write to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Read and understand everything, and say only whether it is whole
+    /// Decode everything, and print only whether the recording is whole
     #[arg(long, conflicts_with_all = ["json", "output"])]
     pub check: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Which sockets a command is about.
+//! Which sockets a command applies to.
 
 use std::path::PathBuf;
 
@@ -73,8 +73,8 @@ impl Selection {
         })
     }
 
-    /// The network namespaces to look in, and what of them cannot be seen: all, the one that is named,
-    /// or this process's.
+    /// The network namespaces to look in, and those that cannot be seen: all, the named one, or this
+    /// process's.
     ///
     /// # Errors
     /// A usage error, if the one that is named does not exist.
@@ -115,26 +115,26 @@ impl Selection {
     }
 }
 
-/// What the command line names does not exist.
+/// An argument that names something that does not exist.
 fn usage(error: &anyhow::Error) -> anyhow::Error {
     Refusal::new(Exit::Usage, format!("{error:#}")).into()
 }
 
-/// No namespace has the number 0, and the filter takes it for any.
+/// No namespace has inode number 0; in the filter it means any.
 fn netns(text: &str) -> Result<String> {
-    ensure!(text.parse() != Ok(0), "no network namespace has number 0");
+    ensure!(text.parse() != Ok(0), "0 is not a network namespace");
     Ok(text.to_owned())
 }
 
-/// A number is taken as it is: the namespace need not exist yet, or be visible from here.
+/// A number is not checked: the namespace need not exist yet, or be visible from here.
 fn netns_inode(text: &str) -> Result<u32> {
     text.parse().or_else(|_| Ok(Namespace::named(text)?.inode))
 }
 
 fn cgroup_id(path: &std::path::Path) -> Result<u64> {
     use std::os::unix::fs::MetadataExt;
-    let root =
-        cgroup2_root().context("no cgroup2 is mounted here, sockets cannot be told by cgroup")?;
+    let root = cgroup2_root()
+        .context("no cgroup2 is mounted here, sockets cannot be filtered by cgroup")?;
     let below = root.join(path.strip_prefix("/").unwrap_or(path));
     let metadata = std::fs::metadata(path)
         .ok()

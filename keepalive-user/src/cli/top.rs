@@ -1,4 +1,4 @@
-//! What can be asked of the live screen.
+//! Arguments of `top`.
 
 use clap::Args;
 

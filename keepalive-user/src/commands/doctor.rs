@@ -1,6 +1,6 @@
-//! `keepalive doctor`: one screen that says whether `trace` will work on this machine, by trying: what
-//! the kernel shows of itself, what we may do, how every hook of every backend fares, and what to do
-//! about what does not work.
+//! `keepalive doctor`: one screen that shows whether `trace` works on this machine, by trying: what the
+//! kernel exports, which capabilities we hold, how every hook of every backend fares, and the remedy for
+//! what does not work.
 
 use std::io::Write;
 
@@ -35,7 +35,7 @@ const SYSCTLS: [&str; 4] = [
     "tcp_retries2",
 ];
 
-/// Runs the checks and prints them; the exit code says whether `trace` will work.
+/// Runs the checks and prints them; the exit code is 0 if `trace` works.
 pub fn run(arguments: &Doctor) -> Result<Exit> {
     let options = Options {
         backend: arguments.loading.backend.backend(),

@@ -293,7 +293,7 @@ impl Command<'_> {
         self.writer.flush().context("cannot write")
     }
 
-    /// Gives up what listing takes, unless it is done again.
+    /// Drops what listing needs, unless it is repeated.
     fn only_print(&self) {
         if self.arguments.watch.is_none() {
             self.arguments

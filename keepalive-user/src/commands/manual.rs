@@ -28,7 +28,7 @@ pub fn page(of: Option<&str>, out: &mut impl Write) -> Result<()> {
         Some(name) => all.find_subcommand(name).ok_or_else(|| {
             Refusal::new(
                 Exit::Usage,
-                format!("{name:?} is no command: `keepalive help` names them all"),
+                format!("{name:?} is not a command: see `keepalive help`"),
             )
         })?,
     };

@@ -81,7 +81,7 @@ fn replay(
     progress.clear();
     let stats = outcome?;
     if let Some(cut) = &stats.cut {
-        log::warn!("{cut}: told up to there");
+        log::warn!("{cut}; replayed up to there");
     }
     Ok(stats)
 }

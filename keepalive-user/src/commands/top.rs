@@ -1,7 +1,7 @@
 //! # `keepalive top`
 //!
-//! The live screen: what `trace` tells, as a table that counts down. Records go through the same
-//! pipeline, a few times a second; the model they end in is drawn, and takes the keys.
+//! The live screen: the events of `trace` as a table that counts down. The same session feeds a
+//! model, which is drawn a few times a second and takes the keys.
 
 use std::{
     cell::RefCell,
@@ -45,7 +45,7 @@ const PACE: Pace = Pace {
 };
 /// No two frames are closer than this.
 const FRAME: Duration = Duration::from_millis(100);
-/// What one recording may take: nobody looks after it.
+/// Limits of a recording: one compressed file.
 const LIMITS: Limits = Limits {
     size: None,
     files: 1,
@@ -56,11 +56,9 @@ const LIMITS: Limits = Limits {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
-        return Err(Refusal::new(
-            Exit::Usage,
-            "`top` draws on a terminal, and this is none: use `keepalive trace`",
-        )
-        .into());
+        return Err(
+            Refusal::new(Exit::Usage, "`top` needs a terminal: use `keepalive trace`").into(),
+        );
     }
     let mut request = arguments.loading.request(&arguments.select)?;
     request.options.live_answers = arguments.live_answers;
@@ -100,7 +98,7 @@ impl Output for Shared {
 
 /// The running screen.
 struct Running {
-    /// First, and so given back first: to let go of the kernel takes a while.
+    /// First, and so closed first: detaching from the kernel takes a while.
     screen: Screen,
     live: Live,
     top: Rc<RefCell<Top>>,
@@ -160,7 +158,7 @@ impl Running {
         Ok(())
     }
 
-    /// Does what the keys say that were pressed; false if that is to end.
+    /// Acts on the keys that were pressed; false after `q`.
     fn keys(&mut self) -> Result<bool> {
         self.stale = true;
         while event::poll(Duration::ZERO).context("cannot read keys")? {

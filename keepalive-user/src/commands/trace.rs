@@ -30,7 +30,7 @@ const PACE: Pace = Pace {
     gather: Duration::from_millis(10),
 };
 
-/// Runs a trace until it is told to stop.
+/// Runs a trace until it has to stop.
 pub fn run(arguments: &Trace) -> Result<Exit> {
     let mut request = arguments.loading.request(&arguments.select)?;
     request.options.live_answers = arguments.live_answers;
@@ -69,7 +69,7 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
     }
 }
 
-/// What is to be written can be, and nothing twice.
+/// Checks that every file can be written, and none twice.
 fn check_files(arguments: &Trace) -> Result<()> {
     let others: Vec<_> = [&arguments.record.record, &arguments.report]
         .into_iter()
@@ -82,7 +82,7 @@ fn check_files(arguments: &Trace) -> Result<()> {
     Ok(())
 }
 
-/// What is wrong when the trace begins.
+/// Findings of the audit when the trace begins.
 fn findings(arguments: &Trace, request: &Request) -> Result<Vec<Finding>> {
     let everywhere = arguments.select.netns.is_none();
     let (namespaces, _) = arguments.select.namespaces(everywhere)?;
@@ -123,7 +123,7 @@ async fn watch(mut session: Session, arguments: &Trace) -> Result<()> {
     live.session.finish(outcome)
 }
 
-/// Whether nobody can read our standard output any more.
+/// Whether the reader of standard output has gone.
 fn reader_has_gone() -> bool {
     let mut poll = libc::pollfd {
         fd: libc::STDOUT_FILENO,

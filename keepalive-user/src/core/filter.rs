@@ -46,12 +46,12 @@ impl std::str::FromStr for Prefix {
             .split_once('/')
             .map_or((text, None), |(a, l)| (a, Some(l)));
         let address: IpAddr = address.parse().with_context(|| {
-            format!("{address:?} is no IPv4 or IPv6 address; names are not looked up")
+            format!("{address:?} is not an IPv4 or IPv6 address; names are not resolved")
         })?;
         let most = if address.is_ipv4() { 32 } else { 128 };
         let length = length
             .map_or(Ok(most), str::parse)
-            .context("the prefix length is no number")?;
+            .context("the prefix length is not a number")?;
         ensure!(
             length <= most,
             "a prefix length of at most {most}, not {length}"

@@ -110,11 +110,8 @@ impl Player {
         self.stats.cut = match reader.end() {
             _ if self.pipeline.is_done() => None,
             End::Whole => None,
-            End::Continued => Some(format!("{} goes on in another file", recording.name)),
-            End::Cut(byte) => Some(format!(
-                "{} ends at byte {byte}, without an end",
-                recording.name
-            )),
+            End::Continued => Some(format!("{} continues in another file", recording.name)),
+            End::Cut(byte) => Some(format!("{} is truncated at byte {byte}", recording.name)),
         };
         Ok(())
     }

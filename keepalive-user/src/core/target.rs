@@ -1,4 +1,4 @@
-//! Which socket a user means: by owner, port, ends or cookie.
+//! How a user names a socket: by owner, port, ends or cookie.
 
 use std::{net::SocketAddr, str::FromStr};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::event::{Cookie, Endpoint, ListedSocket, Socket};
 
-/// Which socket is meant.
+/// A socket, as a user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     Pid(u32),
@@ -26,13 +26,13 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self> {
         if let Some(cookie) = text.strip_prefix("sk:") {
             let cookie = u64::from_str_radix(cookie, 16)
-                .with_context(|| format!("{cookie:?} is no hexadecimal cookie"))?;
+                .with_context(|| format!("{cookie:?} is not a hexadecimal cookie"))?;
             return Ok(Self::Cookie(Cookie(cookie)));
         }
         if let Some(port) = text.strip_prefix(':') {
             let port = port
                 .parse()
-                .with_context(|| format!("{port:?} is no port"))?;
+                .with_context(|| format!("{port:?} is not a port"))?;
             return Ok(Self::Port(port));
         }
         if let Ok(pid) = text.parse() {
@@ -40,7 +40,7 @@ impl FromStr for Target {
         }
         let address = |text: &str| {
             text.parse::<SocketAddr>().with_context(|| {
-                format!("{text:?} is no ADDR:PORT (of IPv6: [ADDR]:PORT); names are not looked up")
+                format!("{text:?} is not ADDR:PORT (IPv6: [ADDR]:PORT); names are not resolved")
             })
         };
         match text.split_once('-') {
@@ -52,7 +52,7 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// Whether this socket is meant.
+    /// Whether it names this socket.
     pub fn is(&self, row: &ListedSocket) -> bool {
         match self {
             Self::Pid(pid) => row.pids.contains(pid),
@@ -60,7 +60,7 @@ impl Target {
         }
     }
 
-    /// Whether this socket is meant, by its ends or its cookie.
+    /// Whether it names this socket, by its ends or its cookie.
     pub fn names(&self, socket: &Socket) -> bool {
         let Socket {
             local,

@@ -118,6 +118,6 @@ fn recording(bench: &Bench) -> Result<()> {
     let told = killed.replay(bench, &["--json"])?;
     let whole = live.rsplit_once('\n').map_or("", |(whole, _)| whole);
     ensure!(told.stdout.starts_with(whole), "{}\n{live}", told.stdout);
-    ensure!(told.stderr.contains("ends at byte"), "{}", told.stderr);
+    ensure!(told.stderr.contains("truncated at byte"), "{}", told.stderr);
     Ok(())
 }

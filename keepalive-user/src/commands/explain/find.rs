@@ -1,4 +1,4 @@
-//! The one socket that is meant, found in a listing, and found again.
+//! The socket that a target names, found in a listing, and found again.
 
 use std::io::{self, BufRead, IsTerminal};
 
@@ -29,13 +29,13 @@ use crate::{
 /// Most sockets that a choice is offered of.
 const SHOWN: usize = 20;
 
-/// A socket, and what is to be known to judge it.
+/// A socket, and what its explanation needs.
 pub struct Found {
     pub row: ListedSocket,
     pub id: Identity,
     /// Defaults of its namespace.
     pub sysctls: Option<Sysctls>,
-    /// Whether its port is one that somebody listens at: it was accepted.
+    /// Whether a socket listens on its local port: it was accepted.
     pub is_accepted: bool,
 }
 
@@ -59,7 +59,7 @@ impl Finder {
         })
     }
 
-    /// The socket that is meant; asks if there are several.
+    /// The socket that the target names; asks if there are several.
     pub fn find(&mut self, target: &Target) -> Result<Found> {
         let mut listing = self.lister.list(&self.namespaces, true, &|_| true)?;
         let mut matching: Vec<(Snapshot, ListedSocket)> = Vec::new();
@@ -77,7 +77,7 @@ impl Finder {
         Ok(self.found(&socket, row, &listing))
     }
 
-    /// What finding it again takes.
+    /// What finding it again needs.
     pub fn needs(&self, found: &Found) -> Result<Needs> {
         let here = Namespace::current()?.inode;
         let host = namespace::host().map_or(here, |(host, _)| host);
@@ -158,7 +158,7 @@ fn choose<'a>(rows: impl ExactSizeIterator<Item = &'a ListedSocket>) -> Result<u
         anstream::eprintln!("      … and {} more", count - SHOWN);
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        bail!("{count} sockets match: say which by LOCAL-PEER or sk:COOKIE, as listed above");
+        bail!("{count} sockets match: name one by LOCAL-PEER or sk:COOKIE, as listed above");
     }
     anstream::eprint!("Which one? [1-{}] ", count.min(SHOWN));
     let mut line = String::new();

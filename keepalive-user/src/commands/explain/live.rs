@@ -97,7 +97,7 @@ async fn watch_one(
         events = page.events;
         match finder.again(&found)? {
             Some(mut now) => {
-                // One who has closed it is not its owner any more.
+                // A process that has closed it no longer owns it.
                 now.row.process = now.row.process.or(found.row.process);
                 let news = explanation(&now);
                 if explain::differs(&shown, &news) {
@@ -117,7 +117,7 @@ async fn watch_one(
 /// What is printed of a socket that is followed.
 struct Page {
     lines: Queued,
-    /// Who held it when it was found.
+    /// Its owner when it was found.
     owner: Option<std::sync::Arc<Process>>,
     /// Events of it so far.
     events: u64,

@@ -32,7 +32,7 @@ pub fn open_all(paths: &[PathBuf]) -> Result<Vec<Recording<Box<dyn Read>>>> {
             return Err(Refusal::new(
                 Exit::Usage,
                 format!(
-                    "{} does not go on where {} ends: give the files of one trace, none left out",
+                    "{} does not continue {}: give all files of one trace",
                     other.name, one.name
                 ),
             )

@@ -217,7 +217,7 @@ fn a_cut_anywhere_is_told_up_to_the_cut() {
             continue;
         }
         let cut = outcome.unwrap().cut.expect("a cut file is not whole");
-        assert!(cut.contains("ends at byte"), "{cut}");
+        assert!(cut.contains("truncated at byte"), "{cut}");
         let events = same_beginning(&text, &shown);
         assert!(events >= most, "a longer file tells less");
         most = events;
@@ -299,7 +299,7 @@ fn files_of_one_trace_go_on_where_the_other_ends() {
     assert!(open_all(&all[..1]).is_ok());
     let gap = [all[0].clone(), all[2].clone()];
     let error = open_all(&gap).err().expect("a gap").to_string();
-    assert!(error.contains("does not go on"), "{error}");
+    assert!(error.contains("does not continue"), "{error}");
 }
 
 #[test]
