@@ -115,8 +115,8 @@ fn spelling() -> Result<()> {
 /// Licences, sources and bans of all dependencies, by cargo-deny (`.cargo/deny.toml`).
 fn deny() -> Result<()> {
     let mut deny = Command::new(setup::deny()?);
-    deny.args(["--locked", "check", "--config", ".cargo/deny.toml"])
-        .args(["licenses", "sources", "bans"])
+    deny.args(["--offline", "--locked", "--config", ".cargo/deny.toml"])
+        .args(["check", "licenses", "sources", "bans"])
         .current_dir(paths::root());
     run::step("cargo deny", &mut deny).map(drop)
 }

@@ -151,7 +151,7 @@ pub fn deny() -> Result<PathBuf> {
     eprintln!("[setup] building cargo-deny {DENY}, some minutes");
     let mut install = Command::new("cargo");
     install
-        .args(["install", "cargo-deny", "--locked", "--force"])
+        .args(["install", "cargo-deny", "--debug", "--locked", "--force"])
         .args(["--version", DENY, "--root"])
         .arg(&root)
         .env("CARGO_TARGET_DIR", paths::target("tools/build"));
