@@ -36,8 +36,7 @@ fn keepalive(arguments: &[&str]) -> Run {
 
 /// The same as nobody in particular, even where the tests run as root.
 fn keepalive_as_nobody(arguments: &[&str]) -> Run {
-    // SAFETY: takes no arguments and cannot fail.
-    let root = unsafe { libc::geteuid() } == 0;
+    let root = rustix::process::geteuid().is_root();
     let binary = PathBuf::from(env!("CARGO_BIN_EXE_keepalive"));
     if !root {
         return keepalive(arguments);

@@ -9,6 +9,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use rustix::fs::{CWD, Mode, mkfifoat};
+
 const RECORDING: &[u8] = include_bytes!("recordings/v1.kar");
 
 /// A directory with a recording in it, which goes with the test.
@@ -72,9 +74,7 @@ impl Drop for Directory {
 }
 
 fn fifo(path: &Path) {
-    let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-    // SAFETY: a C string.
-    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).unwrap();
 }
 
 #[test]

@@ -234,7 +234,7 @@ impl Command<'_> {
     fn show(&mut self, again: bool) -> Result<()> {
         let arguments = self.arguments;
         let (namespaces, missing) = arguments.select.namespaces(arguments.all_netns)?;
-        let clock = clock::now()?;
+        let clock = clock::now();
         let begin = Instant::now();
         let mut listing = self.list(&namespaces)?;
         log::debug!("listed in {:?}", begin.elapsed());
@@ -282,7 +282,7 @@ impl Command<'_> {
             })
             .collect();
         let end = ListEnd {
-            when: clock::when(clock)?,
+            when: clock::when(clock),
             source: listing.source,
             refused: self.lister.refused.clone(),
             sockets: listing.sockets.len() as u64,

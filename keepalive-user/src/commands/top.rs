@@ -15,7 +15,6 @@ use anyhow::{Context, Result};
 use jiff::{Timestamp, tz::TimeZone};
 use ratatui::crossterm::event::{self, Event};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
     signal::unix::{Signal, SignalKind, signal},
     time::sleep_until,
 };
@@ -29,6 +28,7 @@ use crate::{
         recording::Limits,
     },
     machine::{
+        readiness::readable,
         recorder::Plan,
         sandbox::{Needs, Owners},
         screen::Screen,
@@ -121,7 +121,7 @@ impl Running {
     }
 
     async fn watch(&mut self) -> Result<()> {
-        let keyboard = keyboard()?;
+        let keyboard = readable(io::stdin()).context("cannot wait for keys")?;
         let mut resized: Signal = signal(SignalKind::window_change())?;
         loop {
             let next = self.drawn.map_or_else(Instant::now, |drawn| drawn + FRAME);
@@ -150,7 +150,7 @@ impl Running {
     }
 
     fn draw(&mut self) -> Result<()> {
-        let now = self.live.session.now()?;
+        let now = self.live.session.now();
         let mut top = self.top.borrow_mut();
         // What the terminal has not taken is tried again.
         self.stale = !self.screen.draw(|frame| top.draw(now, frame))?;
@@ -165,7 +165,7 @@ impl Running {
             let Event::Key(key) = event::read().context("cannot read keys")? else {
                 continue;
             };
-            let now = self.live.session.now()?;
+            let now = self.live.session.now();
             let action = self.top.borrow_mut().key(key, now);
             match action {
                 Action::Nothing => {}
@@ -178,7 +178,7 @@ impl Running {
 
     /// Begins a recording, as if the trace began now, or ends it.
     fn record(&mut self) -> Result<()> {
-        let now = self.live.session.now()?;
+        let now = self.live.session.now();
         let recorder = &mut self.live.session.pipeline.recorder;
         let message = match self.file.take() {
             Some(path) => {
@@ -211,16 +211,6 @@ impl Running {
         top.recording(self.file.is_some(), message);
         Ok(())
     }
-}
-
-/// Standard input, to wait on.
-fn keyboard() -> Result<AsyncFd<std::os::fd::OwnedFd>> {
-    use std::os::fd::AsFd;
-    let keyboard = io::stdin().as_fd().try_clone_to_owned()?;
-    // SAFETY: the descriptor is the `AsyncFd`'s own and never replaced, so it stays open
-    // for as long as it is registered.
-    unsafe { AsyncFd::register_with_interest(keyboard, Interest::READABLE) }
-        .context("cannot wait for keys")
 }
 
 fn saved(path: &std::path::Path) -> String {

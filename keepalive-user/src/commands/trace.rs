@@ -21,7 +21,7 @@ use crate::{
         recorder::Plan,
         sandbox::{Needs, Owners},
         session::{self, Live, Pace, Request, Session, Turn},
-        stop,
+        stop, terminal,
     },
 };
 
@@ -113,7 +113,7 @@ async fn watch(mut session: Session, arguments: &Trace) -> Result<()> {
     let outcome = loop {
         match live.turn().await {
             Ok(Turn::Stop) => break Ok(()),
-            Ok(Turn::Tick) if to_stdout && reader_has_gone() => {
+            Ok(Turn::Tick) if to_stdout && terminal::reader_has_gone() => {
                 break Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
             }
             Ok(Turn::Tick | Turn::Work) => {}
@@ -121,16 +121,4 @@ async fn watch(mut session: Session, arguments: &Trace) -> Result<()> {
         }
     };
     live.session.finish(outcome)
-}
-
-/// Whether the reader of standard output has gone.
-fn reader_has_gone() -> bool {
-    let mut poll = libc::pollfd {
-        fd: libc::STDOUT_FILENO,
-        events: 0,
-        revents: 0,
-    };
-    // SAFETY: one element, which is a local.
-    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
-    ready == 1 && poll.revents & libc::POLLERR != 0
 }

@@ -34,9 +34,9 @@ pub fn audit(
     let mut listing = lister.list(namespaces, true, &|socket: &Snapshot| {
         filter::admits(filter, &socket.id)
     })?;
-    let now = clock::now()?;
+    let now = clock::now();
     let cgroups = RefCell::new(Cgroups::open());
-    let mut judge = Judge::new(wanted, clock::when(now)?, clock::hz());
+    let mut judge = Judge::new(wanted, clock::when(now), clock::hz());
     for (index, socket) in listing.sockets.iter().enumerate() {
         let mut row = rows::row(socket, index as u64 + 1, listing.hz, &now);
         (row.process, row.pids) = listing.owners.processes(socket.id.inode);
@@ -63,7 +63,7 @@ pub fn audit(
     let (sockets, not_judged, ignored) = (judge.judged, judge.not_judged, judge.ignored);
     let (findings, counts) = judge.findings();
     let end = AuditEnd {
-        when: clock::when(now)?,
+        when: clock::when(now),
         source: listing.source,
         sockets,
         not_judged,

@@ -1,51 +1,52 @@
 //! The clocks of this machine, and the kernel's tick.
+//!
+//! Reading one does not fail: these clocks are on every kernel.
 
-use anyhow::{Result, ensure};
+use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
 use crate::core::{clock::Clock, event::When};
 
+const SECOND: i64 = 1_000_000_000;
+
 /// How the clocks relate now.
-pub fn now() -> Result<Clock> {
-    let offset_ns = read(libc::CLOCK_REALTIME)? - read(libc::CLOCK_MONOTONIC)?;
-    Ok(Clock { offset_ns })
+pub fn now() -> Clock {
+    let offset_ns = read(ClockId::Realtime) - read(ClockId::Monotonic);
+    Clock { offset_ns }
 }
 
 /// The present moment, by this relation.
-pub fn when(clock: Clock) -> Result<When> {
-    Ok(clock.at(monotonic_ns()?))
+pub fn when(clock: Clock) -> When {
+    clock.at(monotonic_ns())
 }
 
 /// CLOCK_MONOTONIC, nanoseconds.
-pub fn monotonic_ns() -> Result<u64> {
-    Ok(u64::try_from(read(libc::CLOCK_MONOTONIC)?)?)
+///
+/// Async-signal-safe after the first call, which resolves the vDSO and may read /proc/self/auxv for it.
+pub fn monotonic_ns() -> u64 {
+    positive(read(ClockId::Monotonic))
 }
 
-fn read(clock: libc::clockid_t) -> Result<i64> {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the pointer is to a local.
-    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
-    ensure!(
-        result == 0,
-        "clock_gettime: {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(time.tv_sec * 1_000_000_000 + time.tv_nsec)
+/// CPU time of the calling thread so far, nanoseconds.
+pub fn cpu_time() -> u64 {
+    positive(read(ClockId::ThreadCPUTime))
+}
+
+fn read(clock: ClockId) -> i64 {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
+    tv_sec.saturating_mul(SECOND).saturating_add(tv_nsec)
+}
+
+/// These begin at 0: with the machine, or with the thread.
+fn positive(nanoseconds: i64) -> u64 {
+    u64::try_from(nanoseconds).unwrap_or_default()
 }
 
 /// The kernel's ticks per second (HZ): the coarse clocks move once a tick. Unlike the tick of BPF's
-/// jiffies nobody needs a privilege to see it; `None` if it cannot be one.
+/// jiffies it takes no privilege to see; `None` if it cannot be one.
 pub fn hz() -> Option<u32> {
-    let mut tick = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the pointer is to a local.
-    let result = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut tick) };
-    let hz = (result == 0 && tick.tv_sec == 0)
-        .then(|| 1_000_000_000_i64.checked_div(tick.tv_nsec))
+    let tick = clock_getres(ClockId::MonotonicCoarse);
+    let hz = (tick.tv_sec == 0)
+        .then(|| SECOND.checked_div(tick.tv_nsec))
         .flatten()?;
     u32::try_from(hz)
         .ok()
@@ -60,5 +61,15 @@ mod tests {
     fn the_tick_is_one_that_kernels_are_built_with() {
         let hz = hz().unwrap();
         assert!([100, 250, 300, 1000].contains(&hz), "{hz}");
+    }
+
+    #[test]
+    fn clocks_go_forwards() {
+        let (before, cpu) = (monotonic_ns(), cpu_time());
+        assert!(before > 0);
+        assert!(monotonic_ns() >= before && cpu_time() >= cpu);
+        let wall = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        let ours = before as i64 + now().offset_ns;
+        assert!((wall.as_nanos() as i64 - ours).abs() < SECOND, "{ours}");
     }
 }

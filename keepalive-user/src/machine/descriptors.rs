@@ -7,12 +7,17 @@ use std::{
     ffi::CStr,
     fs::File,
     io::{self, Read},
-    os::fd::{AsRawFd, FromRawFd, RawFd},
+    mem::MaybeUninit,
+    os::fd::RawFd,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use keepalive_ebpf::OpenSocket;
+use rustix::{
+    fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw},
+    io::Errno,
+};
 
 /// A socket in a file descriptor table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,19 +50,8 @@ impl Holder {
     }
 
     fn file(&self, name: &CStr) -> io::Result<File> {
-        // SAFETY: the name is a C string.
-        let fd = unsafe {
-            libc::openat(
-                self.directory.as_raw_fd(),
-                name.as_ptr(),
-                libc::O_RDONLY | libc::O_CLOEXEC,
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: new, and nobody else's.
-        Ok(unsafe { File::from_raw_fd(fd) })
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(openat(&self.directory, name, flags, Mode::empty())?.into())
     }
 
     /// Its name; empty if it is gone.
@@ -135,21 +129,17 @@ pub fn of_process(
 /// # Errors
 /// If it may not be looked at.
 pub fn is_held(descriptor: &Descriptor) -> io::Result<bool> {
-    let path = format!("/proc/{}/fd/{}\0", descriptor.pid, descriptor.fd);
-    let path = CStr::from_bytes_with_nul(path.as_bytes()).map_err(io::Error::other)?;
-    let mut target = [0u8; 64];
-    // SAFETY: the path is a C string, the other pointer and length are those of `target`.
-    let length = unsafe { libc::readlink(path.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
-    match usize::try_from(length) {
-        Ok(length) => {
-            let inode = target.get(..length).and_then(socket_inode);
-            Ok(inode == Some(descriptor.inode))
-        }
-        Err(_) => match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            error => Err(error),
-        },
+    let path = format!("/proc/{}/fd/{}", descriptor.pid, descriptor.fd);
+    match readlinkat_raw(CWD, path, &mut target()) {
+        Ok((target, _)) => Ok(socket_inode(target) == Some(descriptor.inode)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
     }
+}
+
+/// Room for the target of a link to a socket; that of a link to something else may be cut.
+fn target() -> [MaybeUninit<u8>; 64] {
+    [MaybeUninit::uninit(); 64]
 }
 
 /// Directory entries read at once, bytes.
@@ -158,56 +148,23 @@ const ENTRIES: usize = 1 << 15;
 /// The entries of one table, with the inode number of those that are sockets, until `each` has
 /// enough; false then. Plain system calls: a process may hold a hundred thousand.
 fn open_files(table: &File, each: &mut impl FnMut(Option<u64>, RawFd) -> bool) -> bool {
-    let mut entries = vec![0u8; ENTRIES];
-    let mut target = [0u8; 64];
-    loop {
-        // SAFETY: the pointer and length are those of `entries`.
-        let length = unsafe {
-            libc::syscall(
-                libc::SYS_getdents64,
-                table.as_raw_fd(),
-                entries.as_mut_ptr(),
-                entries.len(),
-            )
+    let mut entries = vec![MaybeUninit::uninit(); ENTRIES];
+    let mut target = target();
+    let mut entries = RawDir::new(table, &mut entries);
+    while let Some(entry) = entries.next() {
+        let Ok(entry) = entry else {
+            return false;
         };
-        let Some(mut rest) = usize::try_from(length)
-            .ok()
-            .filter(|&length| length > 0)
-            .and_then(|length| entries.get(..length))
-        else {
-            return length == 0;
-        };
-        while let Some((name, next)) = first_entry(rest) {
-            rest = next;
-            // SAFETY: the name is a C string, the other pointer and length are those of `target`.
-            let length = unsafe {
-                libc::readlinkat(
-                    table.as_raw_fd(),
-                    name.as_ptr(),
-                    target.as_mut_ptr().cast(),
-                    target.len(),
-                )
-            };
-            let target = usize::try_from(length)
-                .ok()
-                .and_then(|length| target.get(..length));
-            // Not so `.` and `..`.
-            if let Some(fd) = number(name.to_bytes()).and_then(|fd| fd.try_into().ok())
-                && !each(target.and_then(socket_inode), fd)
-            {
-                return false;
-            }
+        let name = entry.file_name();
+        let link = readlinkat_raw(table, name, &mut target);
+        // Not so `.` and `..`.
+        if let Some(fd) = number(name.to_bytes()).and_then(|fd| fd.try_into().ok())
+            && !each(link.ok().and_then(|(target, _)| socket_inode(target)), fd)
+        {
+            return false;
         }
     }
-}
-
-/// The name of the first `struct linux_dirent64` (getdents64(2)), and what follows it.
-fn first_entry(bytes: &[u8]) -> Option<(&CStr, &[u8])> {
-    const LENGTH: usize = 16;
-    const NAME: usize = 19;
-    let length = u16::from_ne_bytes(*bytes.get(LENGTH..)?.first_chunk()?);
-    let (entry, rest) = bytes.split_at_checked(length.into())?;
-    Some((CStr::from_bytes_until_nul(entry.get(NAME..)?).ok()?, rest))
+    true
 }
 
 /// `socket:[12345]` → 12345.
@@ -221,6 +178,8 @@ fn number(digits: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     #[test]
@@ -304,16 +263,5 @@ mod tests {
         ] {
             assert_eq!(socket_inode(other), None);
         }
-    }
-
-    #[test]
-    fn cut_entries_are_none() {
-        assert_eq!(first_entry(&[]), None);
-        assert_eq!(first_entry(&[0; 18]), None);
-        let mut entry = [0u8; 24];
-        entry[16] = 24;
-        entry[19] = b'7';
-        assert_eq!(first_entry(&entry), Some((c"7", &[][..])));
-        assert_eq!(first_entry(&entry[..23]), None);
     }
 }

@@ -6,21 +6,23 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
-    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::Path,
 };
 
 use anyhow::{Context, Result};
+use linux_raw_sys::general::{CLONE_NEWNET, NSFS_MAGIC};
+use rustix::{
+    fs::fstatfs,
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 use crate::{
     core::event::{Incomplete, Sysctls},
-    machine::{files, privileges},
+    machine::{files, privileges, syscall},
 };
-
-/// `linux/magic.h`: the file system of namespaces.
-const NSFS_MAGIC: i64 = 0x6e73_6673;
-/// `linux/nsfs.h`: which kind of namespace a file stands for.
-const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
 
 /// A network namespace, kept alive by an open file.
 pub struct Namespace {
@@ -143,12 +145,8 @@ impl Namespace {
 
     /// Moves the calling thread there.
     fn enter(&self) -> Result<()> {
-        // SAFETY: takes no pointers; changes this thread only.
-        let result = unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) };
-        if result == 0 {
-            return Ok(());
-        }
-        Err(io::Error::last_os_error()).with_context(|| {
+        let kind = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(self.file.as_fd(), kind).with_context(|| {
             format!(
                 "cannot enter network namespace {} (needs CAP_SYS_ADMIN: run as root)",
                 self.inode
@@ -159,14 +157,13 @@ impl Namespace {
 
 /// Each namespace is an open file: as many as we may have.
 fn raise_file_limit() {
-    // SAFETY: all-zero is an rlimit; the pointers are to a local.
-    unsafe {
-        let mut limit: libc::rlimit = std::mem::zeroed();
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-        }
-    }
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // Refused, the limit stays; what cannot be opened is reported.
+    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 /// Files that may stand for namespaces we do not know.
@@ -179,10 +176,10 @@ struct Missed {
 
 impl Missed {
     fn note(&mut self, error: io::Error) {
-        match error.raw_os_error() {
+        match Errno::from_io_error(&error) {
             // Gone meanwhile.
-            Some(libc::ENOENT | libc::ESRCH) => {}
-            Some(libc::EACCES | libc::EPERM) => self.denied += 1,
+            Some(Errno::NOENT | Errno::SRCH) => {}
+            Some(Errno::ACCESS | Errno::PERM) => self.denied += 1,
             _ => {
                 self.unopened += 1;
                 self.error = Some(error);
@@ -209,13 +206,8 @@ impl Missed {
 }
 
 fn is_network_namespace(file: &File) -> bool {
-    // SAFETY: all-zero is a statfs; the pointer is to a local, and the ioctl takes none.
-    unsafe {
-        let mut statfs: libc::statfs = std::mem::zeroed();
-        libc::fstatfs(file.as_raw_fd(), &raw mut statfs) == 0
-            && statfs.f_type == NSFS_MAGIC
-            && libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) == libc::CLONE_NEWNET
-    }
+    fstatfs(file).is_ok_and(|statfs| u32::try_from(statfs.f_type) == Ok(NSFS_MAGIC))
+        && syscall::namespace_kind(file.as_fd()).is_ok_and(|kind| kind == CLONE_NEWNET)
 }
 
 /// The network namespace of process 1, and its defaults; `None` if they may not be seen.
@@ -318,8 +310,8 @@ mod tests {
     #[test]
     fn what_is_missed_is_told_apart() {
         let mut missed = Missed::default();
-        for errno in [libc::ENOENT, libc::EACCES, libc::EMFILE, libc::ESRCH] {
-            missed.note(io::Error::from_raw_os_error(errno));
+        for errno in [Errno::NOENT, Errno::ACCESS, Errno::MFILE, Errno::SRCH] {
+            missed.note(errno.into());
         }
         let [denied, unopened] = &missed.incomplete()[..] else {
             panic!("two reasons");

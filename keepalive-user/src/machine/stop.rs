@@ -33,9 +33,12 @@ const SAME_REQUEST: Duration = Duration::from_millis(50);
 /// # Errors
 /// If the kernel refuses the handlers.
 pub fn install() -> Result<()> {
+    // The first reading of a clock is not async-signal-safe (`clock::monotonic_ns`): it is this one.
+    let _ = monotonic_ns();
     for signal in [SIGINT, SIGTERM] {
-        // SAFETY: the handler is async-signal-safe: it reads a clock, uses atomics, and ends in
-        // functions that are (`terminal::restore`, `emulate_default_handler`).
+        // SAFETY: the handler is async-signal-safe: it reads a clock whose vDSO is resolved
+        // above, uses atomics, and ends in functions that are (`terminal::restore`,
+        // `emulate_default_handler`). It does not panic and allocates nothing.
         unsafe { register(signal, move || received(signal)) }.context("cannot handle signals")?;
     }
     Ok(())
@@ -43,7 +46,7 @@ pub fn install() -> Result<()> {
 
 /// What a signal does, in the signal handler.
 fn received(signal: i32) {
-    let now = now();
+    let now = monotonic_ns();
     let first = SIGNALLED.compare_exchange(NEVER, now, Ordering::SeqCst, Ordering::SeqCst);
     if let Err(first) = first
         && now.saturating_sub(first) > SAME_REQUEST.as_nanos() as u64
@@ -57,13 +60,13 @@ fn received(signal: i32) {
 /// Ends the session this long from now.
 pub fn after(duration: Duration) {
     let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(NEVER);
-    DEADLINE.store(now().saturating_add(nanoseconds), Ordering::SeqCst);
+    DEADLINE.store(monotonic_ns().saturating_add(nanoseconds), Ordering::SeqCst);
 }
 
 /// How long until the end of `-d`; `None` without one.
 pub fn deadline() -> Option<Duration> {
     let at = DEADLINE.load(Ordering::Relaxed);
-    (at != NEVER).then(|| Duration::from_nanos(at.saturating_sub(now())))
+    (at != NEVER).then(|| Duration::from_nanos(at.saturating_sub(monotonic_ns())))
 }
 
 /// Whether the session has to stop.
@@ -71,7 +74,7 @@ pub fn is_requested() -> bool {
     let at = SIGNALLED
         .load(Ordering::Relaxed)
         .min(DEADLINE.load(Ordering::Relaxed));
-    at != NEVER && at <= now()
+    at != NEVER && at <= monotonic_ns()
 }
 
 /// Between two steps of start-up.
@@ -83,9 +86,4 @@ pub fn check() -> Result<()> {
         return Err(Interrupted.into());
     }
     Ok(())
-}
-
-/// The clock does not fail with valid arguments.
-fn now() -> u64 {
-    monotonic_ns().unwrap_or(0)
 }

@@ -2,49 +2,54 @@
 //!
 //! How it was before the live screen took it, and how to give it back from anywhere: the end of the
 //! command, a panic, a signal handler.
+//!
+//! What a signal handler calls here makes system calls (ioctl, poll, write) and nothing else: rustix makes
+//! them directly, takes no lock and allocates nothing.
 
 use std::{
     io::{self, IsTerminal},
-    os::fd::RawFd,
     ptr,
     sync::atomic::{AtomicPtr, Ordering},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    stdio::{stdin, stdout},
+    termios::{OptionalActions, Termios, tcgetattr, tcsetattr},
 };
 
 /// Leave the alternate screen, and show the cursor.
 pub const LEAVE: &[u8] = b"\x1b[?1049l\x1b[?25h";
 
 /// The modes to go back to; null while the terminal is not ours. What it points to is never freed.
-static BEFORE: AtomicPtr<libc::termios> = AtomicPtr::new(ptr::null_mut());
+static BEFORE: AtomicPtr<Termios> = AtomicPtr::new(ptr::null_mut());
 
 /// Remembers the modes of the terminal: from now on there is something to restore.
 pub fn remember() {
-    // SAFETY: all-zero is a valid termios.
-    let mut modes: Box<libc::termios> = Box::new(unsafe { std::mem::zeroed() });
-    // SAFETY: the pointer is to a live allocation.
-    if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &raw mut *modes) } == 0 {
-        BEFORE.store(Box::into_raw(modes), Ordering::SeqCst);
+    if let Ok(modes) = tcgetattr(stdin()) {
+        BEFORE.store(Box::leak(Box::new(modes)), Ordering::SeqCst);
     }
 }
 
-/// Restores the modes; true if they were not restored before.
+/// Restores the modes; true if they were not restored before. Async-signal-safe.
 pub fn restore_modes() -> bool {
     let modes = BEFORE.swap(ptr::null_mut(), Ordering::SeqCst);
-    if modes.is_null() {
+    // SAFETY: null, or from `remember`, which leaks what it points to: valid for ever, written by no one
+    // after the store, and seen whole because the store and the swap are ordered.
+    let Some(modes) = (unsafe { modes.as_ref() }) else {
         return false;
-    }
-    // SAFETY: the pointer is from `remember` and never freed.
-    unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, modes) };
+    };
+    // The terminal may be gone.
+    let _ = tcsetattr(stdin(), OptionalActions::Now, modes);
     true
 }
 
 /// Restores the modes and leaves the alternate screen, if a live screen has the terminal. It is
 /// async-signal-safe, and never waits: a terminal that takes nothing is left as it is.
 pub fn restore() {
-    if !restore_modes() || !takes_output(libc::STDOUT_FILENO) {
-        return;
+    if restore_modes() && takes_output() {
+        let _ = rustix::io::write(stdout(), LEAVE);
     }
-    // SAFETY: the pointer and the length are of a constant.
-    unsafe { libc::write(libc::STDOUT_FILENO, LEAVE.as_ptr().cast(), LEAVE.len()) };
 }
 
 /// Whether standard output is a terminal that wants colour (NO_COLOR, CLICOLOR, TERM).
@@ -53,13 +58,20 @@ pub fn wants_colour() -> bool {
         && anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
 }
 
-/// Whether a short write to this descriptor would not block. Async-signal-safe.
-fn takes_output(fd: RawFd) -> bool {
-    let mut poll = libc::pollfd {
-        fd,
-        events: libc::POLLOUT,
-        revents: 0,
-    };
-    // SAFETY: one element, which is a local.
-    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 && poll.revents & libc::POLLOUT != 0 }
+/// Whether a short write to standard output would not block. Async-signal-safe.
+fn takes_output() -> bool {
+    polled(PollFlags::OUT).is_some_and(|ready| ready.contains(PollFlags::OUT))
+}
+
+/// Whether the reader of standard output has gone: nothing written there is read any more.
+pub fn reader_has_gone() -> bool {
+    polled(PollFlags::empty()).is_some_and(|ready| ready.contains(PollFlags::ERR))
+}
+
+/// The state of standard output now; `None` if there is nothing to report.
+fn polled(events: PollFlags) -> Option<PollFlags> {
+    let stdout = stdout();
+    let mut polled = [PollFd::new(&stdout, events)];
+    let at_once = Timespec::default();
+    (poll(&mut polled, Some(&at_once)) == Ok(1)).then(|| polled[0].revents())
 }

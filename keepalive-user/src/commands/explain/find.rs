@@ -54,7 +54,7 @@ impl Finder {
             lister: Lister::open(None, options)?,
             namespaces: Selection::default().namespaces(arguments.all_netns)?.0,
             everywhere: arguments.all_netns,
-            clock: clock::now()?,
+            clock: clock::now(),
             cgroups: Cgroups::open(),
         })
     }

@@ -4,6 +4,7 @@
 //! the kernel function it comes from (`net/ipv4/tcp_timer.c` unless said otherwise).
 
 use keepalive_ebpf::{FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, Record};
+use linux_raw_sys::errno;
 
 use crate::core::{
     arithmetic::Effective,
@@ -140,16 +141,16 @@ pub fn cause(record: &Record, hz: u32) -> Cause {
 /// Ends that no timer of this CPU made, by the error the kernel set before.
 fn outside_timers(record: &Record, hz: u32) -> Cause {
     let orphan = record.id.orphan != 0;
-    match i32::try_from(record.id.error).unwrap_or(i32::MAX) {
+    match record.id.error {
         0 => closed_by(record.from_state),
         // `tcp_reset` (tcp_input.c): EPIPE in CLOSE_WAIT, ECONNREFUSED in SYN_SENT.
-        libc::ECONNRESET | libc::EPIPE | libc::ECONNREFUSED => Cause::PeerReset,
+        errno::ECONNRESET | errno::EPIPE | errno::ECONNREFUSED => Cause::PeerReset,
         // `tcp_abort` (tcp.c): `ss -K`.
-        libc::ECONNABORTED => Cause::LocalAbort,
+        errno::ECONNABORTED => Cause::LocalAbort,
         // A write timer deferred to `release_sock`, which the tracepoint backend does not see.
-        libc::ETIMEDOUT if orphan => closed_by(record.from_state),
-        libc::ETIMEDOUT if record.after.retransmits > 0 => retransmit(record),
-        libc::ETIMEDOUT => window_probe(record, hz),
+        errno::ETIMEDOUT if orphan => closed_by(record.from_state),
+        errno::ETIMEDOUT if record.after.retransmits > 0 => retransmit(record),
+        errno::ETIMEDOUT => window_probe(record, hz),
         _ => Cause::NetworkError,
     }
 }

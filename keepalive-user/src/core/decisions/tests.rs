@@ -45,7 +45,7 @@ fn wakeup(result: i32) -> impl FnOnce(&mut Record) {
 fn probes() {
     assert_eq!(with(wakeup(0)), Decision::ProbeSent);
     assert_eq!(
-        with(wakeup(-libc::EHOSTUNREACH)),
+        with(wakeup(-(errno::EHOSTUNREACH as i32))),
         Decision::ProbeSent,
         "it counts, though nothing left"
     );
@@ -177,12 +177,12 @@ fn a_full_wait_is_recognised_after_a_stall() {
 }
 
 /// A socket that reaches CLOSE.
-fn end(within: u8, from: u8, error: i32) -> Record {
+fn end(within: u8, from: u8, error: u32) -> Record {
     let mut record = run();
     record.within = within;
     record.from_state = from;
     record.id.state = state::CLOSE;
-    record.id.error = error.unsigned_abs();
+    record.id.error = error;
     record
 }
 
@@ -192,7 +192,7 @@ fn cause_of(record: &Record) -> Cause {
 
 #[test]
 fn killed_by_timers() {
-    let timed_out = |within| end(within, state::ESTABLISHED, libc::ETIMEDOUT);
+    let timed_out = |within| end(within, state::ESTABLISHED, errno::ETIMEDOUT);
     let with_user_timeout = |within| {
         let mut record = timed_out(within);
         record.settings.user_timeout = 1000;
@@ -230,7 +230,7 @@ fn killed_by_timers() {
 
 #[test]
 fn killed_by_a_deferred_timer() {
-    let mut record = end(0, state::ESTABLISHED, libc::ETIMEDOUT);
+    let mut record = end(0, state::ESTABLISHED, errno::ETIMEDOUT);
     assert_eq!(cause_of(&record), Cause::WindowProbeTimeout);
     record.after.retransmits = 5;
     assert_eq!(cause_of(&record), Cause::RetransmitTimeout);
@@ -241,7 +241,7 @@ fn killed_by_a_deferred_timer() {
 fn a_connection_that_never_was() {
     for within in [WITHIN_RETRANSMIT_TIMER, 0] {
         for user_timeout in [0, 60_000] {
-            let mut record = end(within, state::SYN_SENT, libc::ETIMEDOUT);
+            let mut record = end(within, state::SYN_SENT, errno::ETIMEDOUT);
             record.after.retransmits = 6;
             record.settings.user_timeout = user_timeout;
             assert_eq!(cause_of(&record), Cause::ConnectTimeout);
@@ -257,10 +257,10 @@ fn closed_by_someone() {
         (state::CLOSING, 0, Cause::LocalClose),
         (state::ESTABLISHED, 0, Cause::LocalAbort),
         (state::CLOSE_WAIT, 0, Cause::LocalAbort),
-        (state::ESTABLISHED, libc::ECONNRESET, Cause::PeerReset),
-        (state::CLOSE_WAIT, libc::EPIPE, Cause::PeerReset),
-        (state::ESTABLISHED, libc::ECONNABORTED, Cause::LocalAbort),
-        (state::ESTABLISHED, libc::EHOSTUNREACH, Cause::NetworkError),
+        (state::ESTABLISHED, errno::ECONNRESET, Cause::PeerReset),
+        (state::CLOSE_WAIT, errno::EPIPE, Cause::PeerReset),
+        (state::ESTABLISHED, errno::ECONNABORTED, Cause::LocalAbort),
+        (state::ESTABLISHED, errno::EHOSTUNREACH, Cause::NetworkError),
         (200, 0, Cause::Unknown),
     ] {
         assert_eq!(
@@ -274,7 +274,7 @@ fn closed_by_someone() {
 #[test]
 fn an_orphan_was_closed_before_its_timer_ended_it() {
     let orphan = |within, from| {
-        let mut record = end(within, from, libc::ETIMEDOUT);
+        let mut record = end(within, from, errno::ETIMEDOUT);
         record.id.orphan = 1;
         cause_of(&record)
     };

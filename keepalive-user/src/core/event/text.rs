@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, fmt, net::IpAddr};
 
+use linux_raw_sys::errno;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -45,29 +46,29 @@ impl JsonSchema for Cookie {
 impl Errno {
     /// The name of an errno the network stack uses.
     fn name(self) -> Option<&'static str> {
-        Some(match i32::try_from(self.0).unwrap_or(0) {
-            libc::EPERM => "EPERM",
-            libc::EINTR => "EINTR",
-            libc::EIO => "EIO",
-            libc::EAGAIN => "EAGAIN",
-            libc::ENOMEM => "ENOMEM",
-            libc::EACCES => "EACCES",
-            libc::EINVAL => "EINVAL",
-            libc::EPIPE => "EPIPE",
-            libc::EPROTO => "EPROTO",
-            libc::EMSGSIZE => "EMSGSIZE",
-            libc::ENOPROTOOPT => "ENOPROTOOPT",
-            libc::EOPNOTSUPP => "EOPNOTSUPP",
-            libc::EADDRNOTAVAIL => "EADDRNOTAVAIL",
-            libc::ENETDOWN => "ENETDOWN",
-            libc::ENETUNREACH => "ENETUNREACH",
-            libc::ECONNABORTED => "ECONNABORTED",
-            libc::ECONNRESET => "ECONNRESET",
-            libc::ENOBUFS => "ENOBUFS",
-            libc::ETIMEDOUT => "ETIMEDOUT",
-            libc::ECONNREFUSED => "ECONNREFUSED",
-            libc::EHOSTDOWN => "EHOSTDOWN",
-            libc::EHOSTUNREACH => "EHOSTUNREACH",
+        Some(match self.0 {
+            errno::EPERM => "EPERM",
+            errno::EINTR => "EINTR",
+            errno::EIO => "EIO",
+            errno::EAGAIN => "EAGAIN",
+            errno::ENOMEM => "ENOMEM",
+            errno::EACCES => "EACCES",
+            errno::EINVAL => "EINVAL",
+            errno::EPIPE => "EPIPE",
+            errno::EPROTO => "EPROTO",
+            errno::EMSGSIZE => "EMSGSIZE",
+            errno::ENOPROTOOPT => "ENOPROTOOPT",
+            errno::EOPNOTSUPP => "EOPNOTSUPP",
+            errno::EADDRNOTAVAIL => "EADDRNOTAVAIL",
+            errno::ENETDOWN => "ENETDOWN",
+            errno::ENETUNREACH => "ENETUNREACH",
+            errno::ECONNABORTED => "ECONNABORTED",
+            errno::ECONNRESET => "ECONNRESET",
+            errno::ENOBUFS => "ENOBUFS",
+            errno::ETIMEDOUT => "ETIMEDOUT",
+            errno::ECONNREFUSED => "ECONNREFUSED",
+            errno::EHOSTDOWN => "EHOSTDOWN",
+            errno::EHOSTUNREACH => "EHOSTUNREACH",
             _ => return None,
         })
     }

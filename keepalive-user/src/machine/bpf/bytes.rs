@@ -1,15 +1,19 @@
 //! The bytes of a file of some megabytes.
 
-use std::{fs::File, ops::Deref, os::fd::AsRawFd, path::Path};
+use std::{fs::File, ops::Deref, path::Path};
 
 use anyhow::Result;
+use memmap2::{Mmap, MmapOptions};
 
 use crate::machine::files;
+
+/// What the kernel shows of its own BTF; nothing else is there.
+const BTF: &str = "/sys/kernel/btf";
 
 /// The contents of a file: as the kernel has them in memory where it shows that (its own BTF, from
 /// 6.16 on), else read, which for a file of sysfs takes a system call a page.
 pub enum Bytes {
-    Mapped { address: *const u8, length: usize },
+    Mapped(Mmap),
     Read(Vec<u8>),
 }
 
@@ -19,36 +23,26 @@ impl Bytes {
     /// # Errors
     /// If it cannot be read, is not a file, or has more.
     pub fn of(path: &Path, most: u64) -> Result<Self> {
-        if path.starts_with("/sys")
-            && let Some(mapped) = Self::map(&files::open(path)?, most)?
+        if path.parent() == Some(Path::new(BTF))
+            && let Some(mapped) = map(&files::open(path)?, most)?
         {
-            return Ok(mapped);
+            return Ok(Self::Mapped(mapped));
         }
         files::read(path, most).map(Self::Read)
     }
+}
 
-    /// Only of files that nobody can change or shorten.
-    fn map(file: &File, most: u64) -> Result<Option<Self>> {
-        let length = file.metadata()?.len();
-        let Some(length) = usize::try_from(length).ok().filter(|_| length <= most) else {
-            return Ok(None);
-        };
-        // SAFETY: a new mapping, of no memory of ours.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length,
-                libc::PROT_READ,
-                libc::MAP_PRIVATE,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        Ok((address != libc::MAP_FAILED).then_some(Self::Mapped {
-            address: address.cast(),
-            length,
-        }))
-    }
+/// Of a file in [`BTF`]; `None` where the kernel does not show it so, or it has more than `most` bytes.
+fn map(file: &File, most: u64) -> Result<Option<Mmap>> {
+    let length = file.metadata()?.len();
+    let Some(length) = usize::try_from(length).ok().filter(|_| length <= most) else {
+        return Ok(None);
+    };
+    // SAFETY: a map is unsound if the file changes or shrinks while it is borrowed. What can be mapped in
+    // this directory is the kernel's own BTF: pages of its read-only data, which nothing writes to or frees
+    // (`btf_sysfs_vmlinux_mmap`; it refuses mappings that may be written to, or shared).
+    let mapped = unsafe { MmapOptions::new().len(length).map_copy_read_only(file) };
+    Ok(mapped.ok())
 }
 
 impl Deref for Bytes {
@@ -56,26 +50,11 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         match self {
-            // SAFETY: so many bytes are mapped there, and nothing writes to them.
-            Self::Mapped { address, length } => unsafe {
-                std::slice::from_raw_parts(*address, *length)
-            },
+            Self::Mapped(mapped) => mapped,
             Self::Read(bytes) => bytes,
         }
     }
 }
-
-impl Drop for Bytes {
-    fn drop(&mut self) {
-        if let Self::Mapped { address, length } = self {
-            // SAFETY: mapped by us, and nothing refers to it any more.
-            unsafe { libc::munmap(address.cast_mut().cast(), *length) };
-        }
-    }
-}
-
-// SAFETY: memory that nobody writes to.
-unsafe impl Sync for Bytes {}
 
 #[cfg(test)]
 mod tests {

@@ -29,6 +29,7 @@ use keepalive_ebpf::{
     Filter, LOOK_GONE, LOOK_REPORTED, LOSS_REPORTED, LOSS_RING, LOSS_RING_PROBES, LOSS_SCRATCH,
     LOSS_UNREADABLE, Record, TimerFunctions,
 };
+use rustix::process::{Resource, Rlimit, setrlimit};
 use zerocopy::{FromBytes, IntoBytes};
 
 use self::{
@@ -380,10 +381,9 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
 /// Up to 5.10 maps are charged to RLIMIT_MEMLOCK. Without permission the limit stays, and a
 /// kernel that minds says so when the maps are created.
 fn raise_memlock_limit() {
-    let limit = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
     };
-    // SAFETY: the pointer is to a local.
-    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+    let _ = setrlimit(Resource::Memlock, unlimited);
 }

@@ -1,6 +1,7 @@
 //! Why the kernel refused, in one line: the call, the kernel's error, and what such an error means.
 
 use aya::programs::ProgramError;
+use rustix::io::Errno;
 
 use crate::machine::privileges;
 
@@ -17,7 +18,7 @@ pub fn reason(error: &anyhow::Error) -> String {
             _ => cause.to_string(),
         };
         if let Some(error) = cause.downcast_ref::<std::io::Error>() {
-            errno = error.raw_os_error().or(errno);
+            errno = Errno::from_io_error(error).or(errno);
         }
         // Transparent wrappers repeat what they wrap.
         if !text.is_empty() && !parts.iter().any(|part| part.contains(&text)) {
@@ -31,18 +32,18 @@ pub fn reason(error: &anyhow::Error) -> String {
 }
 
 /// What an errno of bpf(2) usually means, and what to do.
-fn meaning(errno: i32) -> Option<String> {
+fn meaning(errno: Errno) -> Option<String> {
     let missing = privileges::missing();
     // include/linux/errno.h: attaching a trampoline the architecture or the function cannot have.
-    const ENOTSUPP: i32 = 524;
+    const ENOTSUPP: Errno = Errno::from_raw_os_error(524);
     match errno {
-        libc::EPERM | libc::EACCES if !missing.is_empty() => Some(privileges::remedy(&missing)),
-        libc::EPERM | libc::EACCES => {
+        Errno::PERM | Errno::ACCESS if !missing.is_empty() => Some(privileges::remedy(&missing)),
+        Errno::PERM | Errno::ACCESS => {
             Some("forbidden by this kernel's policy (lockdown, an LSM, or memory limits before 5.11: ulimit -l)".to_owned())
         }
-        ENOTSUPP | libc::EBUSY => Some("this kernel has no BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)".to_owned()),
-        libc::ENOMEM => Some("not enough memory, or a limit on it (--ring-bytes makes it less)".to_owned()),
-        libc::ENOSYS => Some("this kernel has no bpf(2)".to_owned()),
+        ENOTSUPP | Errno::BUSY => Some("this kernel has no BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)".to_owned()),
+        Errno::NOMEM => Some("not enough memory, or a limit on it (--ring-bytes makes it less)".to_owned()),
+        Errno::NOSYS => Some("this kernel has no bpf(2)".to_owned()),
         _ => None,
     }
 }

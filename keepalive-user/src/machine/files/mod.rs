@@ -11,15 +11,16 @@ use std::{
     fmt,
     fs::{self, File, FileType, Metadata, OpenOptions, TryLockError},
     io::{self, Read, Write},
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
-    },
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use anyhow::{Context, Result};
+use rustix::{
+    fs::{CWD, OFlags, RenameFlags, renameat_with},
+    io::Errno,
+};
 
 use crate::core::{
     exit::{Exit, Refusal},
@@ -112,9 +113,14 @@ pub fn check_new(path: &Path, force: bool) -> Result<()> {
 pub fn is_locked(path: &Path) -> bool {
     let opened = OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK)
+        .custom_flags(flags(OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK))
         .open(path);
     opened.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// As std takes them.
+fn flags(flags: OFlags) -> i32 {
+    flags.bits().cast_signed()
 }
 
 /// Makes a file that was not there.
@@ -126,7 +132,7 @@ pub fn create_new(path: &Path, mode: u32) -> io::Result<File> {
         .write(true)
         .create_new(true)
         .mode(mode)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY)
+        .custom_flags(flags(OFlags::NOFOLLOW | OFlags::NOCTTY))
         .open(path)
 }
 
@@ -171,30 +177,14 @@ pub fn beside(path: &Path) -> PathBuf {
 /// # Errors
 /// `AlreadyExists` if it is, whatever is there.
 pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    let name = |path: &Path| std::ffi::CString::new(path.as_os_str().as_bytes());
-    let (old, new) = (name(from)?, name(to)?);
-    // SAFETY: both are C strings, and live until the call has returned.
-    let renamed = unsafe {
-        libc::syscall(
-            libc::SYS_renameat2,
-            libc::AT_FDCWD,
-            old.as_ptr(),
-            libc::AT_FDCWD,
-            new.as_ptr(),
-            libc::RENAME_NOREPLACE,
-        )
-    };
-    if renamed == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
         // File systems that do not know the flag (NFS) know links.
-        Some(libc::EINVAL | libc::ENOSYS) => {
+        Err(Errno::INVAL | Errno::NOSYS) => {
             fs::hard_link(from, to)?;
             fs::remove_file(from)
         }
-        _ => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -214,10 +204,9 @@ pub fn open(path: &Path) -> Result<File> {
     };
     let opened = || -> Result<File> {
         check(fs::metadata(path)?)?;
-        let flags = libc::O_NOCTTY;
         let file = OpenOptions::new()
             .read(true)
-            .custom_flags(flags)
+            .custom_flags(flags(OFlags::NOCTTY))
             .open(path)?;
         // What is at a path can change between two looks.
         check(file.metadata()?)?;

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use rustix::fs::{Mode, mkfifoat};
+
 use super::*;
 
 /// A directory that goes with the test.
@@ -25,9 +27,7 @@ impl Directory {
 
     fn fifo(&self) -> PathBuf {
         let path = self.0.join("fifo");
-        let name = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
-        // SAFETY: a C string.
-        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
         path
     }
 }

@@ -17,6 +17,7 @@ use std::{
 use anyhow::{Context, Result};
 use keepalive_ebpf::{Identity, SNAPSHOT_REQUEST, Snapshot};
 use rustc_hash::{FxHashMap, FxHashSet};
+use rustix::mm::{Advice, madvise};
 
 use self::holders::Owners;
 pub use self::netlink::{Moment, sockets_of};
@@ -388,13 +389,21 @@ impl Found {
     /// quarter of the kernel's walk.
     fn with_room() -> Self {
         let sockets: Vec<Snapshot> = Vec::with_capacity(ROOM);
-        // SAFETY: advice about memory of ours, which changes none of it; whole pages in it.
-        unsafe {
-            let page = 4096;
-            let start = (sockets.as_ptr() as usize).next_multiple_of(page);
-            let length = ROOM * size_of::<Snapshot>() - page;
-            libc::madvise(start as *mut libc::c_void, length, libc::MADV_HUGEPAGE);
-        }
+        // The smallest page there is; with larger ones, or without huge ones, the kernel refuses (EINVAL).
+        const PAGE: usize = 4096;
+        let start = sockets.as_ptr().cast_mut().cast::<u8>();
+        let skipped = start.align_offset(PAGE);
+        let length = ROOM * size_of::<Snapshot>() - PAGE;
+        // SAFETY: from the first page boundary in the allocation, which is less than a page after its
+        // beginning, so that the range is within it. MADV_HUGEPAGE only sets VM_HUGEPAGE on the mapping
+        // (`hugepage_madvise`): no contents change, nothing is unmapped.
+        let _ = unsafe {
+            madvise(
+                start.wrapping_add(skipped).cast(),
+                length,
+                Advice::LinuxHugepage,
+            )
+        };
         Self {
             sockets,
             ..Self::default()

@@ -4,9 +4,8 @@
 
 use std::{
     fs::{self, File},
-    io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd},
         unix::fs::{DirEntryExt, MetadataExt},
     },
     path::{Path, PathBuf},
@@ -14,6 +13,9 @@ use std::{
 };
 
 use rustc_hash::FxHashSet;
+use rustix::io::Errno;
+
+use crate::machine::syscall;
 
 /// Where cgroup2 is mounted, if it is.
 pub fn cgroup2_root() -> Option<PathBuf> {
@@ -41,17 +43,6 @@ pub enum Answer {
     Refused,
 }
 
-/// `struct file_handle` as kernfs makes them (`kernfs_encode_fh`, since 5.5): the id alone.
-#[repr(C)]
-struct Handle {
-    bytes: u32,
-    kind: i32,
-    id: u64,
-}
-
-/// `FILEID_KERNFS`, include/linux/exportfs.h.
-const FILEID_KERNFS: i32 = 0xfe;
-
 impl Handles {
     /// `None` where cgroup2 is not mounted.
     pub fn open() -> Option<Self> {
@@ -61,38 +52,18 @@ impl Handles {
     }
 
     pub fn path(&self, id: u64) -> Answer {
-        match self.open_by_id(id).and_then(|opened| {
+        let opened = syscall::open_kernfs_id(self.directory.as_fd(), id);
+        match opened.and_then(|opened| {
             let link = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))?;
             Ok((link, opened))
         }) {
             Ok((path, _)) => self.below_root(id, &path),
-            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => Answer::None,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::STALE) => Answer::None,
             Err(error) => {
                 log::debug!("cgroup {id} by its handle: {error}");
                 Answer::Refused
             }
         }
-    }
-
-    fn open_by_id(&self, id: u64) -> io::Result<OwnedFd> {
-        let mut handle = Handle {
-            bytes: size_of::<u64>() as u32,
-            kind: FILEID_KERNFS,
-            id,
-        };
-        // SAFETY: a `struct file_handle` followed by as many bytes as it says.
-        let fd = unsafe {
-            libc::open_by_handle_at(
-                self.directory.as_raw_fd(),
-                (&raw mut handle).cast(),
-                libc::O_PATH | libc::O_CLOEXEC,
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: new, and ours alone.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// What the kernel calls the place, if it is really there: one that was just removed is called

@@ -204,7 +204,7 @@ impl Cgroups {
 
     /// The cgroup with this id and the container it is of.
     pub fn resolve(&mut self, id: u64) -> (Option<Arc<Cgroup>>, Option<Arc<str>>) {
-        self.0.resolve(id, monotonic_ns().unwrap_or_default());
+        self.0.resolve(id, monotonic_ns());
         self.0.get(id).map_or((None, None), |place| {
             (Some(place.cgroup), place.container_id)
         })

@@ -3,9 +3,11 @@
 use super::{
     budget::{Budget, Nanoseconds, Tokens},
     cgroups::{self, Answer, Handles, Walked},
-    resolver::cpu_time,
 };
-use crate::core::owners::{CGROUPS, Place, Table};
+use crate::{
+    core::owners::{CGROUPS, Place, Table},
+    machine::clock,
+};
 
 const SECOND: Nanoseconds = 1_000_000_000;
 /// Cgroups asked for by handle in a second, between records: some microseconds each.
@@ -117,13 +119,13 @@ impl Places {
             }
         };
         if walks.ready_at() <= now {
-            let begun = cpu_time();
+            let begun = clock::cpu_time();
             let known = &mut self.known;
             cgroups::directories(|id, path| {
                 known.insert(id, Known::At(Place::new(id, Some(path))));
                 true
             });
-            walks.spend(now, cpu_time().saturating_sub(begun));
+            walks.spend(now, clock::cpu_time().saturating_sub(begun));
             if !matches!(known.peek(&id), Some(Known::At(_))) {
                 known.insert(id, Known::Nowhere(now + PAUSE));
             }

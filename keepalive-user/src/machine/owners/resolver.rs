@@ -14,7 +14,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::machine::{
     bpf::iterator::Iterators,
-    clock::monotonic_ns,
+    clock::{cpu_time, monotonic_ns},
     descriptors::{self, Descriptor},
 };
 
@@ -225,7 +225,7 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         while let Some(job) = self.next_job() {
-            let start = now();
+            let start = monotonic_ns();
             let budget = match job {
                 Job::Pass => {
                     self.pass(start);
@@ -254,7 +254,7 @@ impl Worker {
             if self.shared.is_stopped() {
                 return None;
             }
-            let now = now();
+            let now = monotonic_ns();
             let (job, next) = self.choose(&mut state, now);
             if job.is_some() {
                 state.sleeps_until = 0;
@@ -403,21 +403,4 @@ impl Worker {
         state.answers.walks.push(walked);
         self.shared.publish(&mut state);
     }
-}
-
-/// CLOCK_MONOTONIC, as the records have it.
-fn now() -> Nanoseconds {
-    monotonic_ns().unwrap_or_default()
-}
-
-/// CPU time of this thread so far.
-pub fn cpu_time() -> Nanoseconds {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the pointer is to a local; this clock is on every kernel.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    let nanoseconds = time.tv_sec.saturating_mul(1_000_000_000) + time.tv_nsec;
-    Nanoseconds::try_from(nanoseconds).unwrap_or_default()
 }

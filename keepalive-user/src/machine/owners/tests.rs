@@ -8,10 +8,6 @@ use std::{
 
 use super::*;
 
-fn now() -> Nanoseconds {
-    monotonic_ns().unwrap()
-}
-
 fn inode_of(socket: &impl AsRawFd) -> u64 {
     let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
     fs::metadata(path).unwrap().ino()
@@ -21,8 +17,8 @@ fn inode_of(socket: &impl AsRawFd) -> u64 {
 fn resolved(owners: &mut LiveOwners, inode: u64, patience: Duration) -> Option<u32> {
     let begin = Instant::now();
     loop {
-        owners.take_answers(now());
-        if let Some(want) = owners.held.resolve(inode, now(), false, &mut Proc) {
+        owners.take_answers(monotonic_ns());
+        if let Some(want) = owners.held.resolve(inode, monotonic_ns(), false, &mut Proc) {
             owners.ask(Subject::Inode(inode), want);
         }
         let process = owners.process(inode);
@@ -72,15 +68,15 @@ fn an_acting_task_is_verified() {
         .unwrap();
     let mut comm = [0; 16];
     comm[..5].copy_from_slice(b"sleep");
-    owners.acted(inode, (child.id(), comm), now());
+    owners.acted(inode, (child.id(), comm), monotonic_ns());
     let process = owners.process(inode).unwrap();
     assert_eq!((process.pid, &*process.comm), (child.id(), "sleep"));
     let begin = Instant::now();
     while owners.process(inode).map(|process| process.pid) == Some(child.id()) {
         assert!(begin.elapsed() < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(10));
-        owners.take_answers(now());
-        owners.held.resolve(inode, now(), false, &mut Proc);
+        owners.take_answers(monotonic_ns());
+        owners.held.resolve(inode, monotonic_ns(), false, &mut Proc);
     }
     // The pass that follows finds the holder.
     let found = resolved(&mut owners, inode, Duration::from_secs(60));

@@ -11,11 +11,13 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Write},
-    os::{fd::AsRawFd, unix::fs::FileTypeExt},
+    os::unix::fs::FileTypeExt,
     sync::{Arc, Condvar, Mutex, MutexGuard},
     thread,
     time::{Duration, Instant},
 };
+
+use rustix::event::{PollFd, PollFlags, poll};
 
 pub use self::lines::{PATIENCE, Queued};
 use super::stop;
@@ -387,13 +389,8 @@ fn write_all(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let mut poll = libc::pollfd {
-                    fd: file.as_raw_fd(),
-                    events: libc::POLLOUT,
-                    revents: 0,
-                };
-                // SAFETY: one element, which is a local.
-                unsafe { libc::poll(&raw mut poll, 1, -1) };
+                // Interrupted, the next write shows whether there is room.
+                let _ = poll(&mut [PollFd::new(file, PollFlags::OUT)], None);
             }
             Err(error) => return Err(error),
         }

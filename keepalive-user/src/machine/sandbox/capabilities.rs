@@ -1,11 +1,17 @@
 //! Which capabilities a confined command keeps, and giving up the others: effective, permitted,
 //! inheritable, ambient and the bounding set.
 
-use std::{ffi::CString, io, os::unix::ffi::OsStrExt, path::Path, thread};
+use std::{io, path::Path, thread};
 
 use caps::{CapSet, Capability, CapsHashSet};
+use rustix::{
+    fs::{Access, AtFlags, CWD, accessat},
+    io::Errno,
+    thread::{CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set},
+};
 
 use super::{Needs, Owners};
+use crate::machine::syscall;
 
 /// A capability that is kept for one purpose.
 pub struct Kept {
@@ -113,19 +119,16 @@ pub fn keep_only(keep: &CapsHashSet) -> Vec<String> {
 
 /// Nothing that is executed may gain anything: nothing is executed.
 fn empty_bounding_set() -> Result<(), String> {
-    /// Also those that this program does not know.
-    const MOST: libc::c_ulong = 63;
-    for capability in 0..=MOST {
-        // SAFETY: takes no pointers.
-        let held = unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) };
+    // Also those that this program does not know.
+    for bit in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
         // Above the last one of this kernel: EINVAL.
-        if held < 0 {
+        let Ok(held) = capability_is_in_bounding_set(capability) else {
             break;
-        }
-        // SAFETY: takes no pointers.
-        if held == 1 && unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
-            let error = io::Error::last_os_error();
-            return Err(format!("{error} (CAP_SETPCAP is not held)"));
+        };
+        if held {
+            remove_capability_from_bounding_set(capability)
+                .map_err(|error| format!("{} (CAP_SETPCAP is not held)", io::Error::from(error)))?;
         }
     }
     Ok(())
@@ -147,38 +150,21 @@ fn works_without(dropped: &[Capability], trial: impl FnOnce() -> bool + Send) ->
 /// Whether bpf(2) answers a question about a map to a thread without this capability: some kernels
 /// refuse every command before they look at it.
 fn reads_maps_without(capability: Capability) -> bool {
-    /// `BPF_MAP_LOOKUP_ELEM` of `union bpf_attr`: descriptor, key, value, flags.
-    const LOOKUP: libc::c_int = 1;
-    let no_map = [u64::from(u32::MAX), 0, 0, 0];
     works_without(&[capability, Capability::CAP_SYS_ADMIN], || {
-        // SAFETY: the pointer and length are those of `no_map`; there is no such descriptor.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, LOOKUP, no_map.as_ptr(), size_of_val(&no_map)) };
-        result == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EBADF)
+        Errno::from_io_error(&syscall::bpf_lookup_of_no_map()) == Some(Errno::BADF)
     })
 }
 
 /// Whether files can be created there without overriding its mode.
 fn is_writable_without(directory: &Path) -> bool {
-    let Ok(path) = CString::new(directory.as_os_str().as_bytes()) else {
-        return true;
-    };
     works_without(
         &[
             Capability::CAP_DAC_OVERRIDE,
             Capability::CAP_DAC_READ_SEARCH,
         ],
-        move || {
-            // SAFETY: a C string that outlives the call.
-            let result = unsafe {
-                libc::faccessat(
-                    libc::AT_FDCWD,
-                    path.as_ptr(),
-                    libc::W_OK | libc::X_OK,
-                    libc::AT_EACCESS,
-                )
-            };
-            result == 0
+        || {
+            let writing = Access::WRITE_OK | Access::EXEC_OK;
+            accessat(CWD, directory, writing, AtFlags::EACCESS).is_ok()
         },
     )
 }

@@ -17,6 +17,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::thread::set_no_new_privs;
+
 /// What a command has to do after its privileged part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -163,7 +165,8 @@ fn apply(needs: &Needs) -> Sandbox {
     let mut sandbox = Sandbox::default();
     // Found out while everything is still allowed.
     let keep = capabilities::needed(needs);
-    if let Err(error) = no_new_privileges() {
+    // No program that this process starts has more rights than it.
+    if let Err(error) = set_no_new_privs(true) {
         sandbox.missing.push(format!("no_new_privs: {error}"));
     }
     match files::restrict(needs) {
@@ -177,15 +180,6 @@ fn apply(needs: &Needs) -> Sandbox {
         Err(error) => sandbox.missing.push(format!("seccomp: {error:#}")),
     }
     sandbox
-}
-
-/// No program that this process starts has more rights than it.
-fn no_new_privileges() -> std::io::Result<()> {
-    // SAFETY: takes no pointers.
-    match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
 }
 
 impl fmt::Display for Sandbox {

@@ -2,143 +2,150 @@
 //! they may have. Any other fails with EPERM, and is logged by the kernel (audit); it kills nothing:
 //! a tracer that ends on a production machine is worse than one whose call fails.
 
-use std::{collections::BTreeMap, io};
+use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
-use libc::c_long;
+use anyhow::Result;
+use linux_raw_sys::{
+    errno::{ENOSYS, EPERM},
+    general::{
+        self as nr, CLONE_NEWNET, CLONE_THREAD, O_ACCMODE, O_APPEND, O_CREAT, O_TRUNC, PROT_EXEC,
+    },
+    ioctl, net, prctl,
+};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch, sock_filter,
+    SeccompFilter, SeccompRule, TargetArch,
 };
 
 use super::Needs;
+use crate::machine::syscall;
 
 /// Whatever its arguments.
-const ALWAYS: &[c_long] = &[
+const ALWAYS: &[u32] = &[
     // Files that are open, and names of files.
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_readv,
-    libc::SYS_writev,
-    libc::SYS_pread64,
-    libc::SYS_pwrite64,
-    libc::SYS_lseek,
-    libc::SYS_close,
-    libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
-    libc::SYS_fstatfs,
-    libc::SYS_readlinkat,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_getdents64,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    libc::SYS_getcwd,
-    libc::SYS_fcntl,
-    libc::SYS_dup,
-    libc::SYS_dup3,
-    libc::SYS_fsync,
-    libc::SYS_fdatasync,
-    libc::SYS_ftruncate,
+    nr::__NR_read,
+    nr::__NR_write,
+    nr::__NR_readv,
+    nr::__NR_writev,
+    nr::__NR_pread64,
+    nr::__NR_pwrite64,
+    nr::__NR_lseek,
+    nr::__NR_close,
+    nr::__NR_fstat,
+    nr::__NR_newfstatat,
+    nr::__NR_statx,
+    nr::__NR_fstatfs,
+    nr::__NR_readlinkat,
+    nr::__NR_open_by_handle_at,
+    nr::__NR_getdents64,
+    nr::__NR_faccessat,
+    nr::__NR_faccessat2,
+    nr::__NR_getcwd,
+    nr::__NR_fcntl,
+    nr::__NR_dup,
+    nr::__NR_dup3,
+    nr::__NR_fsync,
+    nr::__NR_fdatasync,
+    nr::__NR_ftruncate,
     // Memory; mmap and mprotect are below.
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
-    libc::SYS_brk,
-    libc::SYS_membarrier,
+    nr::__NR_munmap,
+    nr::__NR_mremap,
+    nr::__NR_madvise,
+    nr::__NR_brk,
+    nr::__NR_membarrier,
     // Threads; clone is below.
-    libc::SYS_clone3,
-    libc::SYS_futex,
-    libc::SYS_set_robust_list,
-    libc::SYS_rseq,
-    libc::SYS_sched_yield,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_getcpu,
-    libc::SYS_gettid,
-    libc::SYS_getpid,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
+    nr::__NR_clone3,
+    nr::__NR_futex,
+    nr::__NR_set_robust_list,
+    nr::__NR_rseq,
+    nr::__NR_sched_yield,
+    nr::__NR_sched_getaffinity,
+    nr::__NR_getcpu,
+    nr::__NR_gettid,
+    nr::__NR_getpid,
+    nr::__NR_exit,
+    nr::__NR_exit_group,
     // Signals.
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_sigaltstack,
-    libc::SYS_restart_syscall,
+    nr::__NR_rt_sigaction,
+    nr::__NR_rt_sigprocmask,
+    nr::__NR_rt_sigreturn,
+    nr::__NR_rt_sigtimedwait,
+    nr::__NR_sigaltstack,
+    nr::__NR_restart_syscall,
     // Waiting and clocks.
-    libc::SYS_ppoll,
-    libc::SYS_pselect6,
-    libc::SYS_epoll_create1,
-    libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait,
-    libc::SYS_eventfd2,
-    libc::SYS_pipe2,
-    libc::SYS_timerfd_create,
-    libc::SYS_timerfd_settime,
-    libc::SYS_nanosleep,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_getres,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_gettimeofday,
+    nr::__NR_ppoll,
+    nr::__NR_pselect6,
+    nr::__NR_epoll_create1,
+    nr::__NR_epoll_ctl,
+    nr::__NR_epoll_pwait,
+    nr::__NR_eventfd2,
+    nr::__NR_pipe2,
+    nr::__NR_timerfd_create,
+    nr::__NR_timerfd_settime,
+    nr::__NR_nanosleep,
+    nr::__NR_clock_gettime,
+    nr::__NR_clock_getres,
+    nr::__NR_clock_nanosleep,
+    nr::__NR_gettimeofday,
     // The machine and ourselves.
-    libc::SYS_getrandom,
-    libc::SYS_uname,
-    libc::SYS_sysinfo,
-    libc::SYS_getrusage,
-    libc::SYS_getuid,
-    libc::SYS_geteuid,
-    libc::SYS_getgid,
-    libc::SYS_getegid,
-    libc::SYS_capget,
+    nr::__NR_getrandom,
+    nr::__NR_uname,
+    nr::__NR_sysinfo,
+    nr::__NR_getrusage,
+    nr::__NR_getuid,
+    nr::__NR_geteuid,
+    nr::__NR_getgid,
+    nr::__NR_getegid,
+    nr::__NR_capget,
     // What signals wake the event loop with: a socket pair that is open already.
-    libc::SYS_recvfrom,
+    nr::__NR_recvfrom,
 ];
 
 /// Older names of the same, which some C libraries use where there are such.
 #[cfg(target_arch = "x86_64")]
-const OLDER: &[c_long] = &[
-    libc::SYS_stat,
-    libc::SYS_lstat,
-    libc::SYS_access,
-    libc::SYS_readlink,
-    libc::SYS_poll,
-    libc::SYS_select,
-    libc::SYS_epoll_wait,
-    libc::SYS_time,
+const OLDER: &[u32] = &[
+    nr::__NR_stat,
+    nr::__NR_lstat,
+    nr::__NR_access,
+    nr::__NR_readlink,
+    nr::__NR_poll,
+    nr::__NR_select,
+    nr::__NR_epoll_wait,
+    nr::__NR_time,
 ];
 #[cfg(not(target_arch = "x86_64"))]
-const OLDER: &[c_long] = &[];
+const OLDER: &[u32] = &[];
 
 /// Only for those that create files later.
-const FILES: &[c_long] = &[
-    libc::SYS_renameat2,
-    libc::SYS_unlinkat,
-    libc::SYS_linkat,
-    libc::SYS_fchmod,
-    libc::SYS_flock,
+const FILES: &[u32] = &[
+    nr::__NR_renameat2,
+    nr::__NR_unlinkat,
+    nr::__NR_linkat,
+    nr::__NR_fchmod,
+    nr::__NR_flock,
     #[cfg(target_arch = "x86_64")]
-    libc::SYS_rename,
+    nr::__NR_rename,
     #[cfg(target_arch = "x86_64")]
-    libc::SYS_unlink,
+    nr::__NR_unlink,
     #[cfg(target_arch = "x86_64")]
-    libc::SYS_link,
+    nr::__NR_link,
     #[cfg(not(target_arch = "riscv64"))]
-    libc::SYS_renameat,
+    nr::__NR_renameat,
 ];
 
 /// Only for those that list sockets again: the self-test's connection, and copies of sockets.
-const LISTING: &[c_long] = &[
-    libc::SYS_bind,
-    libc::SYS_listen,
-    libc::SYS_accept4,
-    libc::SYS_connect,
-    libc::SYS_getsockname,
-    libc::SYS_getpeername,
-    libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
-    libc::SYS_shutdown,
-    libc::SYS_pidfd_open,
-    libc::SYS_pidfd_getfd,
+const LISTING: &[u32] = &[
+    nr::__NR_bind,
+    nr::__NR_listen,
+    nr::__NR_accept4,
+    nr::__NR_connect,
+    nr::__NR_getsockname,
+    nr::__NR_getpeername,
+    nr::__NR_getsockopt,
+    nr::__NR_setsockopt,
+    nr::__NR_shutdown,
+    nr::__NR_pidfd_open,
+    nr::__NR_pidfd_getfd,
 ];
 
 /// `enum bpf_cmd`: what a tracer asks of objects it holds. None of them loads or makes anything.
@@ -153,23 +160,21 @@ const BPF: &[u32] = &[
 ];
 
 /// Terminals, non-blocking files, and which kind of namespace a file is. Not TIOCSTI.
-const IOCTLS: &[libc::Ioctl] = &[
-    libc::TCGETS,
-    libc::TCSETS,
-    libc::TCSETSW,
-    libc::TCSETSF,
-    libc::TCGETS2,
-    libc::TCSETS2,
-    libc::TCSETSW2,
-    libc::TCSETSF2,
-    libc::TIOCGWINSZ,
-    libc::FIONBIO,
-    libc::FIONREAD,
-    libc::FIOCLEX,
-    NS_GET_NSTYPE,
+const IOCTLS: &[u32] = &[
+    ioctl::TCGETS,
+    ioctl::TCSETS,
+    ioctl::TCSETSW,
+    ioctl::TCSETSF,
+    ioctl::TCGETS2,
+    ioctl::TCSETS2,
+    ioctl::TCSETSW2,
+    ioctl::TCSETSF2,
+    ioctl::TIOCGWINSZ,
+    ioctl::FIONBIO,
+    ioctl::FIONREAD,
+    ioctl::FIOCLEX,
+    ioctl::NS_GET_NSTYPE,
 ];
-/// `linux/nsfs.h`.
-const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -177,7 +182,7 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 pub fn restrict(needs: &Needs) -> Result<usize> {
     let (count, programs) = programs(needs)?;
     for program in &programs {
-        install(program)?;
+        syscall::set_seccomp_filter(program)?;
     }
     Ok(count)
 }
@@ -186,17 +191,13 @@ pub fn restrict(needs: &Needs) -> Result<usize> {
 fn programs(needs: &Needs) -> Result<(usize, [BpfProgram; 2])> {
     let rules = rules(needs)?;
     let count = rules.len();
-    let allowed = compile(
-        rules,
-        SeccompAction::Errno(libc::EPERM as u32),
-        SeccompAction::Allow,
-    )?;
+    let allowed = compile(rules, SeccompAction::Errno(EPERM), SeccompAction::Allow)?;
     // Its flags are in memory, where no filter sees them: without it the C library takes clone. Of
     // two filters the stricter counts, so the other lets it through.
     let no_clone3 = compile(
-        Rules::from([(libc::SYS_clone3, Vec::new())]),
+        Rules::from([(nr::__NR_clone3.into(), Vec::new())]),
         SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS as u32),
+        SeccompAction::Errno(ENOSYS),
     )?;
     // The second cannot be followed by a third.
     Ok((count, [no_clone3, allowed]))
@@ -205,25 +206,6 @@ fn programs(needs: &Needs) -> Result<(usize, [BpfProgram; 2])> {
 fn compile(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Result<BpfProgram> {
     let here = TargetArch::try_from(std::env::consts::ARCH)?;
     Ok(SeccompFilter::new(rules, otherwise, matched, here)?.try_into()?)
-}
-
-/// As `seccompiler::apply_filter`, and refused calls are logged.
-fn install(program: &[sock_filter]) -> Result<()> {
-    let program = libc::sock_fprog {
-        len: program.len().try_into().context("the filter is too long")?,
-        filter: program.as_ptr().cast_mut().cast(),
-    };
-    // SAFETY: the kernel copies the program, whose pointer and length are those of the slice.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_LOG,
-            &raw const program,
-        )
-    };
-    ensure!(result == 0, "{}", io::Error::last_os_error());
-    Ok(())
 }
 
 fn rules(needs: &Needs) -> Result<Rules, BackendError> {
@@ -236,68 +218,74 @@ fn rules(needs: &Needs) -> Result<Rules, BackendError> {
         (needs.listing, LISTING),
     ];
     for (_, calls) in groups.into_iter().filter(|(wanted, _)| *wanted) {
-        rules.extend(calls.iter().map(|&call| (call, Vec::new())));
+        rules.extend(calls.iter().map(|&call| (call.into(), Vec::new())));
     }
     if writes {
-        rules.insert(libc::SYS_openat, Vec::new());
+        rules.insert(nr::__NR_openat.into(), Vec::new());
     } else {
-        rules.insert(libc::SYS_openat, vec![opens_to_read(2)?]);
+        rules.insert(nr::__NR_openat.into(), vec![opens_to_read(2)?]);
     }
     #[cfg(target_arch = "x86_64")]
     if !writes {
-        rules.insert(libc::SYS_open, vec![opens_to_read(1)?]);
+        rules.insert(nr::__NR_open.into(), vec![opens_to_read(1)?]);
     }
     rules.extend(process_rules()?);
-    let ioctls = IOCTLS.iter().map(|&request| equals(1, request));
-    rules.insert(libc::SYS_ioctl, ioctls.collect::<Result<_, _>>()?);
+    let ioctls = IOCTLS.iter().map(|&request| equals(1, request.into()));
+    rules.insert(nr::__NR_ioctl.into(), ioctls.collect::<Result<_, _>>()?);
     if needs.bpf {
         let commands = BPF.iter().map(|&command| equals(0, command.into()));
-        rules.insert(libc::SYS_bpf, commands.collect::<Result<_, _>>()?);
+        rules.insert(nr::__NR_bpf.into(), commands.collect::<Result<_, _>>()?);
     }
     if needs.listing {
-        let families = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
-        let families = families.iter().map(|&family| equals(0, family as u64));
-        rules.insert(libc::SYS_socket, families.collect::<Result<_, _>>()?);
-        rules.insert(libc::SYS_sendto, Vec::new());
+        let families = [net::AF_INET, net::AF_INET6, net::AF_NETLINK];
+        let families = families.iter().map(|&family| equals(0, family.into()));
+        rules.insert(nr::__NR_socket.into(), families.collect::<Result<_, _>>()?);
+        rules.insert(nr::__NR_sendto.into(), Vec::new());
     }
     if needs.namespaces {
-        let network = libc::CLONE_NEWNET as u64;
-        rules.insert(libc::SYS_setns, vec![equals(1, network)?]);
+        let network = CLONE_NEWNET.into();
+        rules.insert(nr::__NR_setns.into(), vec![equals(1, network)?]);
     }
     Ok(rules)
 }
 
 /// Memory that is not executable, threads that are not processes, and signals to ourselves.
 fn process_rules() -> Result<Rules, BackendError> {
-    let no_code = |index| is(index, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0);
-    let a_thread = SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64);
+    let no_code = |index| is(index, SeccompCmpOp::MaskedEq(PROT_EXEC.into()), 0);
+    let a_thread = SeccompCmpOp::MaskedEq(CLONE_THREAD.into());
     let own_limits = vec![equals(0, 0)?, equals(0, std::process::id().into())?];
     // No address: only to those that it is connected to.
     // What wakes an event loop after a signal.
-    let pair = equals(0, libc::AF_UNIX as u64)?;
+    let pair = equals(0, net::AF_UNIX.into())?;
     let connected = SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
     Ok(Rules::from([
-        (libc::SYS_mmap, vec![no_code(2)?]),
-        (libc::SYS_mprotect, vec![no_code(2)?]),
+        (nr::__NR_mmap.into(), vec![no_code(2)?]),
+        (nr::__NR_mprotect.into(), vec![no_code(2)?]),
         (
-            libc::SYS_clone,
-            vec![is(0, a_thread, libc::CLONE_THREAD as u64)?],
+            nr::__NR_clone.into(),
+            vec![is(0, a_thread, CLONE_THREAD.into())?],
         ),
         (
-            libc::SYS_tgkill,
+            nr::__NR_tgkill.into(),
             vec![equals(0, std::process::id().into())?],
         ),
-        (libc::SYS_socketpair, vec![pair]),
-        (libc::SYS_prctl, vec![equals(0, libc::PR_SET_NAME as u64)?]),
-        (libc::SYS_prlimit64, own_limits),
-        (libc::SYS_sendto, vec![SeccompRule::new(vec![connected])?]),
+        (nr::__NR_socketpair.into(), vec![pair]),
+        (
+            nr::__NR_prctl.into(),
+            vec![equals(0, prctl::PR_SET_NAME.into())?],
+        ),
+        (nr::__NR_prlimit64.into(), own_limits),
+        (
+            nr::__NR_sendto.into(),
+            vec![SeccompRule::new(vec![connected])?],
+        ),
     ]))
 }
 
 /// The flags of open(2), which are at this place: nothing is created, written or cut.
 fn opens_to_read(index: u8) -> Result<SeccompRule, BackendError> {
-    let writing = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND;
-    is(index, SeccompCmpOp::MaskedEq(writing as u64), 0)
+    let writing = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND;
+    is(index, SeccompCmpOp::MaskedEq(writing.into()), 0)
 }
 
 fn equals(index: u8, value: u64) -> Result<SeccompRule, BackendError> {

@@ -2,6 +2,9 @@
 
 use std::{fs, io, os::fd::AsRawFd, process::Command, thread};
 
+use libc::{SYS_bpf, TIOCSTI, c_int, ioctl, syscall};
+use rustix::io::Errno;
+
 use super::*;
 
 /// Does something on a thread that is confined first.
@@ -14,23 +17,23 @@ fn confined<T: Send + 'static>(needs: Needs, work: impl FnOnce() -> T + Send + '
     thread.join().unwrap()
 }
 
-fn errno(error: &io::Error) -> Option<i32> {
-    error.raw_os_error()
+fn errno(error: &io::Error) -> Option<Errno> {
+    Errno::from_io_error(error)
 }
 
 #[test]
 fn nothing_is_written_executed_or_connected() {
     confined(Needs::tracing(Owners::Proc), || {
         let file = fs::File::create("/tmp/keepalive-sandbox-test").unwrap_err();
-        assert_eq!(errno(&file), Some(libc::EPERM));
+        assert_eq!(errno(&file), Some(Errno::PERM));
         let append = fs::OpenOptions::new().append(true).open("/dev/null");
-        assert_eq!(errno(&append.unwrap_err()), Some(libc::EPERM));
+        assert_eq!(errno(&append.unwrap_err()), Some(Errno::PERM));
         assert!(Command::new("/bin/true").status().is_err());
         let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap_err();
-        assert_eq!(errno(&socket), Some(libc::EPERM));
+        assert_eq!(errno(&socket), Some(Errno::PERM));
         assert_eq!(
             errno(&fs::remove_file("/tmp/none").unwrap_err()),
-            Some(libc::EPERM)
+            Some(Errno::PERM)
         );
     });
 }
@@ -78,26 +81,19 @@ fn files_are_made_where_they_are_needed() {
 
 #[test]
 fn bpf_only_reads() {
-    let bpf = |command: libc::c_int| {
+    let bpf = |command: c_int| {
         let no_map = [u64::from(u32::MAX), 0, 0, 0];
         // SAFETY: the pointer and length are those of `no_map`.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                command,
-                no_map.as_ptr(),
-                size_of_val(&no_map),
-            )
-        };
+        let result = unsafe { syscall(SYS_bpf, command, no_map.as_ptr(), size_of_val(&no_map)) };
         assert_eq!(result, -1);
-        io::Error::last_os_error().raw_os_error()
+        errno(&io::Error::last_os_error())
     };
     confined(Needs::tracing(Owners::Iterator), move || {
-        const PROG_LOAD: libc::c_int = 5;
-        assert_eq!(bpf(PROG_LOAD), Some(libc::EPERM));
+        const PROG_LOAD: c_int = 5;
+        assert_eq!(bpf(PROG_LOAD), Some(Errno::PERM));
     });
     confined(Needs::printing(), move || {
-        assert_eq!(bpf(1), Some(libc::EPERM));
+        assert_eq!(bpf(1), Some(Errno::PERM));
     });
 }
 
@@ -107,10 +103,10 @@ fn no_keys_are_typed() {
     confined(Needs::tracing(Owners::Proc), || {
         let file = fs::File::open("/dev/null").unwrap();
         // SAFETY: a byte that outlives the call.
-        let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TIOCSTI, &raw const *b"x") };
+        let result = unsafe { ioctl(file.as_raw_fd(), TIOCSTI, &raw const *b"x") };
         assert_eq!(result, -1);
         let error = io::Error::last_os_error();
-        assert_eq!(errno(&error), Some(libc::EPERM));
+        assert_eq!(errno(&error), Some(Errno::PERM));
     });
 }
 

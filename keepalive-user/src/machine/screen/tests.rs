@@ -3,8 +3,13 @@
 use std::{
     fs::File,
     io::Read,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     process::Command,
+};
+
+use rustix::{
+    pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt},
+    termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
 
 use super::*;
@@ -15,36 +20,23 @@ const ON_TERMINAL: &str = "KEEPALIVE_TEST_ON_TERMINAL";
 
 /// Both ends of a new terminal.
 fn terminal() -> (OwnedFd, OwnedFd) {
-    let (mut ours, mut theirs) = (-1, -1);
-    let size = libc::winsize {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = openpt(flags).unwrap();
+    unlockpt(&ours).unwrap();
+    let theirs = ioctl_tiocgptpeer(&ours, flags).unwrap();
+    let size = Winsize {
         ws_row: 24,
         ws_col: 80,
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
-    // SAFETY: the pointers are to locals, or null where that is allowed.
-    let result = unsafe {
-        libc::openpty(
-            &raw mut ours,
-            &raw mut theirs,
-            std::ptr::null_mut(),
-            std::ptr::null(),
-            &raw const size,
-        )
-    };
-    assert_eq!(result, 0, "{}", io::Error::last_os_error());
-    // SAFETY: the kernel just gave us these descriptors, nobody else owns them.
-    unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) }
+    tcsetwinsize(&ours, size).unwrap();
+    (ours, theirs)
 }
 
 /// Local modes: echo, lines, signals.
-fn modes(terminal: &OwnedFd) -> libc::tcflag_t {
-    // SAFETY: all-zero is a valid termios.
-    let mut modes: libc::termios = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a local.
-    let result = unsafe { libc::tcgetattr(terminal.as_raw_fd(), &raw mut modes) };
-    assert_eq!(result, 0, "{}", io::Error::last_os_error());
-    modes.c_lflag
+fn modes(terminal: &OwnedFd) -> LocalModes {
+    tcgetattr(terminal).unwrap().local_modes
 }
 
 /// This test runs itself again, with a terminal, and that run panics.

@@ -8,13 +8,13 @@ use std::{
 
 use anyhow::{Context, Result};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
     time::{Interval, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use super::Session;
-use crate::machine::stop;
+use crate::machine::{readiness::readable, stop};
 
 /// How long records are processed before signals, keys and the clock have their turn.
 const SLICE: Duration = Duration::from_millis(20);
@@ -59,11 +59,7 @@ impl Live {
     /// # Errors
     /// If the kernel refuses something to wait on.
     pub fn new(session: Session, pace: Pace) -> Result<Self> {
-        let ring = session.as_fd().try_clone_to_owned()?;
-        // SAFETY: the descriptor is the `AsyncFd`'s own and never replaced, so it stays open
-        // for as long as it is registered.
-        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
-            .context("cannot wait for the ring buffer")?;
+        let ring = readable(session.as_fd()).context("cannot wait for the ring buffer")?;
         let mut tick = interval(pace.tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
@@ -93,7 +89,7 @@ impl Live {
             () = until(stop::deadline()) => return Ok(Turn::Stop),
             _ = self.tick.tick() => {
                 self.session.report_losses()?;
-                let now = self.session.now()?;
+                let now = self.session.now();
                 self.session.pipeline.report_unread(now)?;
                 // The ring wakes us only if it was empty, so that one wakeup that a kernel loses
                 // (measured on a 6.18.44) would be the last.

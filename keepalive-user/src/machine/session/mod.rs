@@ -14,7 +14,6 @@ use std::{
 
 use anyhow::{Context, Result};
 use keepalive_ebpf::{ABI_VERSION, KIND_KEEPALIVE_TIMER, Record};
-use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::live::{Live, Pace, Turn};
 use self::seed::Seeding;
@@ -23,7 +22,9 @@ use super::{
     clock::{self, monotonic_ns},
     diagnostics,
     owners::LiveOwners,
-    privileges, recorder,
+    privileges,
+    readiness::readable,
+    recorder,
     sandbox::{Confinement, Needs},
     stop,
 };
@@ -85,9 +86,9 @@ impl Session {
         let source = Source::open(&kernel, options).map_err(name_missing_privileges)?;
         stop::check()?;
         warn_of_blind_spots(&source, options);
-        let clock = clock::now()?;
+        let clock = clock::now();
         let start = Start {
-            when: clock::when(clock)?,
+            when: clock::when(clock),
             schema_version: SCHEMA_VERSION.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: kernel_word("hostname"),
@@ -136,7 +137,7 @@ impl Session {
     }
 
     /// The present moment, by the clocks as they were at the start.
-    pub fn now(&self) -> Result<When> {
+    pub fn now(&self) -> When {
         clock::when(self.pipeline.clock())
     }
 
@@ -235,12 +236,12 @@ impl Session {
         }
         let dropped = self.pipeline.recorder.as_mut().map(Recorder::take_dropped);
         self.report_lost(LostWhere::Recording, dropped.unwrap_or(0), 0)?;
-        self.pipeline.report_missed(self.now()?)
+        self.pipeline.report_missed(self.now())
     }
 
     /// Looks at sockets of which nothing was seen where something must have happened.
     fn look_for_missed(&mut self) -> Result<()> {
-        let now = monotonic_ns()?;
+        let now = monotonic_ns();
         let overdue: Vec<u64> = self
             .pipeline
             .overdue(now, Some(GRACE))
@@ -255,7 +256,7 @@ impl Session {
             return Ok(());
         }
         let deadline = Instant::now() + LAST_LOOK;
-        let due: Vec<u64> = self.pipeline.overdue(monotonic_ns()?, None).collect();
+        let due: Vec<u64> = self.pipeline.overdue(monotonic_ns(), None).collect();
         let mut unread = due.len();
         for some in due.chunks(LOOKS) {
             unread -= self.look(some)?;
@@ -268,7 +269,7 @@ impl Session {
                 break;
             }
         }
-        self.pipeline.unread(unread as u64, self.now()?)
+        self.pipeline.unread(unread as u64, self.now())
     }
 
     /// Has these sockets reported; how many could be.
@@ -292,7 +293,7 @@ impl Session {
             return Ok(());
         }
         self.pipeline.lost(Lost {
-            when: self.now()?,
+            when: self.now(),
             count,
             place,
             probes,
@@ -313,8 +314,8 @@ impl Session {
         if looked.is_err() {
             self.pipeline.close_failed();
         }
-        let drained = monotonic_ns().and_then(|stop| self.drain_before(stop));
-        let when = self.now()?;
+        let drained = self.drain_before(monotonic_ns());
+        let when = self.now();
         let finished = self.pipeline.finish(when);
         for cost in self.source.costs().into_iter().flatten() {
             diagnostics::line(&cost.to_string());
@@ -324,14 +325,13 @@ impl Session {
 
     /// Hands the programs' diagnostics to our log as they come.
     pub fn spawn_logger(&mut self) -> Result<()> {
-        let logger = self.source.logger()?;
-        // SAFETY: the logger owns its ring buffer, whose descriptor stays open until it is dropped.
-        let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
-        let mut logger = logger.context("cannot wait for the programs' diagnostics")?;
+        let mut logger = self.source.logger()?;
+        let written = readable(&logger).context("cannot wait for the programs' diagnostics")?;
         tokio::spawn(async move {
-            while let Ok(mut ready) = logger.readable_mut().await {
-                ready.get_inner_mut().flush();
+            while let Ok(mut ready) = written.readable().await {
+                // Cleared before it is drained: what comes meanwhile wakes us again.
                 ready.clear_ready();
+                logger.flush();
             }
         });
         Ok(())

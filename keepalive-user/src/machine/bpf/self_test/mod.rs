@@ -13,17 +13,21 @@ mod truth;
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, Ipv6Addr, TcpStream},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
 };
 
 use anyhow::{Context, Result, ensure};
 use aya::{Ebpf, maps::Array};
 use keepalive_ebpf::{Identity, Numbers, Record, SelfTest, Settings, TimerFunctions};
+use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType, socket_with},
+    thread::{UnshareFlags, unshare_unsafe},
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 pub use self::sockets::{BUFFERS, is_of_a_self_test, is_on_loopback};
 use self::truth::Truth;
-use crate::machine::namespace::Namespace;
+use crate::machine::{namespace::Namespace, syscall};
 
 const IDLE_SECONDS: u32 = 1234;
 const INTERVAL_SECONDS: u32 = 56;
@@ -212,24 +216,18 @@ impl AsRawFd for Connection {
 }
 
 fn enter_new_netns() -> Result<()> {
-    // SAFETY: plain system calls on this thread alone; the structs are zeroed and filled in.
-    unsafe {
-        if libc::unshare(libc::CLONE_NEWNET) != 0 {
-            return Err(std::io::Error::last_os_error()).context("cannot make a network namespace");
-        }
-        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
-        let mut request: libc::ifreq = std::mem::zeroed();
-        request.ifr_name[0] = b'l'.cast_signed();
-        request.ifr_name[1] = b'o'.cast_signed();
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-        let result = libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request);
-        let error = std::io::Error::last_os_error();
-        libc::close(socket);
-        if result != 0 {
-            return Err(error).context("cannot bring up loopback");
-        }
-    }
-    Ok(())
+    // SAFETY: what `unshare_unsafe` warns of is CLONE_FILES, which would give this thread descriptors of its
+    // own; CLONE_NEWNET changes the network namespace of this thread and nothing else.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.context("cannot make a network namespace")?;
+    socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(Into::into)
+    .and_then(|socket| syscall::bring_up_loopback(socket.as_fd()))
+    .context("cannot bring up loopback")
 }
 
 fn read(map: &TestMap<'_>) -> Result<SelfTest> {

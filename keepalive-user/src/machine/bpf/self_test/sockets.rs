@@ -8,10 +8,15 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::OwnedFd,
+    time::Duration,
 };
 
 use keepalive_ebpf::{Identity, Settings};
+use rustix::net::{
+    self, AddressFamily, SocketFlags, SocketType, socket_with,
+    sockopt::{self, Timeout},
+};
 
 use super::{IDLE_SECONDS, INTERVAL_SECONDS, PROBES, USER_TIMEOUT_MS};
 use crate::core::numbers::state;
@@ -23,7 +28,7 @@ const SEND_BUFFER: u32 = 12_321;
 /// As sock_diag reports them.
 pub const BUFFERS: (u32, u32) = (2 * RECEIVE_BUFFER, 2 * SEND_BUFFER);
 /// Connections that wait to be accepted.
-const BACKLOG: libc::c_int = 1;
+const BACKLOG: i32 = 1;
 
 /// Whether a socket is one of a self-test, by the settings that a program read of it. Ticks may be of
 /// any length.
@@ -49,105 +54,42 @@ pub fn is_on_loopback(id: &Identity) -> bool {
 /// Listens on a free port.
 pub fn listen(address: IpAddr) -> io::Result<TcpListener> {
     let socket = marked(address)?;
-    let (address, length) = encoded(SocketAddr::new(address, 0));
-    // SAFETY: the pointer and length are those of `address`.
-    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
-    // SAFETY: takes no pointers.
-    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
+    net::bind(&socket, &SocketAddr::new(address, 0))?;
+    net::listen(&socket, BACKLOG)?;
     Ok(socket.into())
 }
 
 /// Connects, or gives up after two seconds.
 pub fn connect(peer: SocketAddr) -> io::Result<TcpStream> {
     let socket = marked(peer.ip())?;
-    let fd = socket.as_raw_fd();
-    let patience = libc::timeval {
-        tv_sec: 2,
-        tv_usec: 0,
-    };
     // Also how long connect(2) waits.
-    set(fd, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &patience)?;
-    let (address, length) = encoded(peer);
-    // SAFETY: the pointer and length are those of `address`.
-    check(unsafe { libc::connect(fd, (&raw const address).cast(), length) })?;
+    sockopt::set_socket_timeout(&socket, Timeout::Send, Some(Duration::from_secs(2)))?;
+    net::connect(&socket, &peer)?;
     Ok(socket.into())
 }
 
 /// Switches keepalive on, last of all: what is reported of the socket has all the other options.
 pub fn switch_on(socket: &TcpStream) -> io::Result<()> {
-    set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1)
+    Ok(sockopt::set_socket_keepalive(socket, true)?)
 }
 
 /// A socket with all options but SO_KEEPALIVE.
 fn marked(address: IpAddr) -> io::Result<OwnedFd> {
     let family = match address {
-        IpAddr::V4(_) => libc::AF_INET,
-        IpAddr::V6(_) => libc::AF_INET6,
+        IpAddr::V4(_) => AddressFamily::INET,
+        IpAddr::V6(_) => AddressFamily::INET6,
     };
-    // SAFETY: takes no pointers.
-    let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: new, and owned by no one else.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let tcp = |name, value: u32| set(fd, libc::IPPROTO_TCP, name, &value);
-    set(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &RECEIVE_BUFFER)?;
-    set(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &SEND_BUFFER)?;
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER as usize)?;
+    sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER as usize)?;
     // Closing sends a RST: nothing stays in TIME_WAIT.
-    let abort = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    set(fd, libc::SOL_SOCKET, libc::SO_LINGER, &abort)?;
-    tcp(libc::TCP_KEEPINTVL, INTERVAL_SECONDS)?;
-    tcp(libc::TCP_KEEPCNT, PROBES)?;
-    tcp(libc::TCP_USER_TIMEOUT, USER_TIMEOUT_MS)?;
-    tcp(libc::TCP_KEEPIDLE, IDLE_SECONDS)?;
+    sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+    sockopt::set_tcp_keepintvl(&socket, seconds(INTERVAL_SECONDS))?;
+    sockopt::set_tcp_keepcnt(&socket, PROBES)?;
+    sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS)?;
+    sockopt::set_tcp_keepidle(&socket, seconds(IDLE_SECONDS))?;
     Ok(socket)
-}
-
-/// As the kernel takes it.
-fn encoded(address: SocketAddr) -> (libc::sockaddr_in6, libc::socklen_t) {
-    // SAFETY: all-zero is an address; the IPv4 one is smaller, and written over its beginning.
-    unsafe {
-        let mut out: libc::sockaddr_in6 = std::mem::zeroed();
-        match address {
-            SocketAddr::V4(v4) => {
-                let encoded = &raw mut out;
-                let encoded = encoded.cast::<libc::sockaddr_in>();
-                (*encoded).sin_family = libc::AF_INET as libc::sa_family_t;
-                (*encoded).sin_port = v4.port().to_be();
-                (*encoded).sin_addr.s_addr = u32::from(*v4.ip()).to_be();
-                (out, size_of::<libc::sockaddr_in>() as libc::socklen_t)
-            }
-            SocketAddr::V6(v6) => {
-                out.sin6_family = libc::AF_INET6 as libc::sa_family_t;
-                out.sin6_port = v6.port().to_be();
-                out.sin6_addr.s6_addr = v6.ip().octets();
-                (out, size_of::<libc::sockaddr_in6>() as libc::socklen_t)
-            }
-        }
-    }
-}
-
-fn set<T>(fd: RawFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
-    // SAFETY: the pointer and length are those of `value`.
-    check(unsafe {
-        libc::setsockopt(
-            fd,
-            level,
-            option,
-            std::ptr::from_ref(value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    })?;
-    Ok(())
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
 }
 
 #[cfg(test)]

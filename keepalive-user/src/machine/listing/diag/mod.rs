@@ -3,12 +3,22 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{OwnedFd, RawFd},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use keepalive_ebpf::{KNOWN_SETTINGS, SNAPSHOT_SOCKET, Snapshot};
+use linux_raw_sys::net::{AF_INET, AF_INET6};
 use rustc_hash::FxHashMap;
+use rustix::{
+    io::{Errno, retry_on_intr},
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
+        socket_with, sockopt,
+    },
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+};
 
 use super::{
     Found,
@@ -27,12 +37,14 @@ use crate::{
 const DATAGRAM: usize = 1 << 16;
 /// How often a dump that the kernel calls unsound is tried.
 const ATTEMPTS: u32 = 3;
+/// As a message has it.
+const ENOENT: i32 = Errno::NOENT.raw_os_error();
 
 /// Finds every TCP socket of the calling thread's network namespace; false if the kernel could
 /// not make a sound dump, however often it was asked.
 pub fn dump(netns: u32, found: &mut Found, wanted: impl Fn(&Snapshot) -> bool) -> Result<bool> {
     let mut sound = true;
-    for family in [libc::AF_INET, libc::AF_INET6] {
+    for family in [AF_INET, AF_INET6] {
         sound &= dump_family(open, family as u8, netns, found, &wanted)?;
     }
     Ok(sound)
@@ -79,22 +91,22 @@ fn dump_once(
     netns: u32,
     each: &mut impl FnMut(&Snapshot, bool),
 ) -> Result<Outcome> {
-    send(socket, request(family, sequence).as_ref())?;
+    let request = request(family, sequence);
+    // Without a destination it is the kernel.
+    send(socket, request.as_ref(), SendFlags::empty()).context("cannot send to sock_diag")?;
     let mut buffer = vec![0; DATAGRAM];
     let mut outcome = Outcome::Complete;
     // The kernel makes the next datagram while it hands out the one before.
-    let mut made = clock::monotonic_ns()?;
+    let mut made = clock::monotonic_ns();
     loop {
         let length = match receive(socket, &mut buffer) {
             Ok(length) => length,
             // The kernel could not queue what it had for us.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                return Ok(Outcome::Unsound);
-            }
+            Err(Errno::NOBUFS) => return Ok(Outcome::Unsound),
             Err(error) => return Err(error).context("cannot receive from sock_diag"),
         };
         let moment = Moment { time: made, netns };
-        made = clock::monotonic_ns()?;
+        made = clock::monotonic_ns();
         let Some(datagram) = buffer.get(..length) else {
             bail!("sock_diag sent {length} bytes at once, more than any kernel does");
         };
@@ -113,7 +125,7 @@ fn dump_once(
                 }
                 Message::Done => return Ok(outcome),
                 // No IPv6 here: nothing to list.
-                Message::Refused(libc::ENOENT) if i32::from(family) == libc::AF_INET6 => {
+                Message::Refused(ENOENT) if u32::from(family) == AF_INET6 => {
                     return Ok(outcome);
                 }
                 Message::Refused(errno) => {
@@ -133,48 +145,20 @@ fn dump_once(
 }
 
 fn open() -> io::Result<OwnedFd> {
-    // SAFETY: takes no pointers.
-    let fd = unsafe {
-        libc::socket(
-            libc::AF_NETLINK,
-            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
-            libc::NETLINK_SOCK_DIAG,
-        )
-    };
-    owned(fd.into())
-}
-
-fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<()> {
-    // SAFETY: the pointer and length are those of `bytes`. Without a destination it is the kernel.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
-    if sent < 0 {
-        return Err(io::Error::last_os_error()).context("cannot send to sock_diag");
-    }
-    Ok(())
+    let family = AddressFamily::NETLINK;
+    let protocol = Some(netlink::SOCK_DIAG);
+    Ok(socket_with(
+        family,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        protocol,
+    )?)
 }
 
 /// The real length of the datagram, also if it was longer than the buffer.
-fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        // SAFETY: the pointer and length are those of `buffer`.
-        let length = unsafe {
-            libc::recv(
-                socket.as_raw_fd(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                libc::MSG_TRUNC,
-            )
-        };
-        match usize::try_from(length) {
-            Ok(length) => return Ok(length),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-        }
-    }
+fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let (_, length) = retry_on_intr(|| recv(socket, &mut *buffer, RecvFlags::TRUNC))?;
+    Ok(length)
 }
 
 /// What copies of the sockets did not tell.
@@ -214,9 +198,7 @@ pub fn settings(
         for result in ask_process(held, sockets) {
             match result {
                 Ok(()) => unknown.settings -= 1,
-                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-                    unknown.too_many_files += 1;
-                }
+                Err(Errno::MFILE) => unknown.too_many_files += 1,
                 Err(_) => {}
             }
         }
@@ -228,7 +210,7 @@ pub fn settings(
 fn ask_process(
     held: &[(u32, RawFd, usize)],
     sockets: &mut [Snapshot],
-) -> impl Iterator<Item = io::Result<()>> {
+) -> impl Iterator<Item = Result<(), Errno>> {
     let mut process = None;
     let mut forbidden = false;
     held.iter().filter_map(move |&(pid, fd, index)| {
@@ -250,7 +232,7 @@ fn ask_process(
         match &told {
             Ok(()) => socket.known |= KNOWN_SETTINGS,
             // What is forbidden for one socket of a process is for all.
-            Err(error) => forbidden = error.raw_os_error() == Some(libc::EPERM),
+            Err(error) => forbidden = *error == Errno::PERM,
         }
         Some(told)
     })
@@ -261,59 +243,28 @@ fn clamped(ms: u64) -> u32 {
 }
 
 /// A copy of a process's descriptor, if it still is the socket with this cookie.
-fn copy(process: &OwnedFd, fd: RawFd, cookie: u64) -> io::Result<OwnedFd> {
-    // SAFETY: takes no pointers.
-    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) };
-    let copy = owned(copy)?;
-    let found: u64 = option(copy.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE)?;
-    if found != cookie {
-        return Err(io::ErrorKind::NotFound.into());
+fn copy(process: &OwnedFd, fd: RawFd, cookie: u64) -> Result<OwnedFd, Errno> {
+    let copy = pidfd_getfd(process, fd, PidfdGetfdFlags::empty())?;
+    if sockopt::socket_cookie(&copy)? != cookie {
+        return Err(Errno::NOENT);
     }
     Ok(copy)
 }
 
-fn open_process(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: takes no pointers.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+fn open_process(pid: u32) -> Result<OwnedFd, Errno> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pidfd_open(pid.ok_or(Errno::SRCH)?, PidfdFlags::empty())
 }
 
 /// The settings in force, in ticks of a millisecond.
-fn ask(socket: &OwnedFd, out: &mut Snapshot) -> io::Result<()> {
-    let fd = socket.as_raw_fd();
-    let tcp = |name| option::<u32>(fd, libc::IPPROTO_TCP, name);
-    let on: u32 = option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE)?;
-    out.id.keepopen = u8::from(on != 0);
-    out.settings.time = tcp(libc::TCP_KEEPIDLE)?.saturating_mul(1000);
-    out.settings.interval = tcp(libc::TCP_KEEPINTVL)?.saturating_mul(1000);
-    out.settings.probes = tcp(libc::TCP_KEEPCNT)?;
-    out.settings.user_timeout = tcp(libc::TCP_USER_TIMEOUT)?;
+fn ask(socket: &OwnedFd, out: &mut Snapshot) -> Result<(), Errno> {
+    let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    out.id.keepopen = u8::from(sockopt::socket_keepalive(socket)?);
+    out.settings.time = ms(sockopt::tcp_keepidle(socket)?);
+    out.settings.interval = ms(sockopt::tcp_keepintvl(socket)?);
+    out.settings.probes = sockopt::tcp_keepcnt(socket)?;
+    out.settings.user_timeout = sockopt::tcp_user_timeout(socket)?;
     Ok(())
-}
-
-fn option<T: Default + zerocopy::FromBytes + zerocopy::IntoBytes>(
-    fd: RawFd,
-    level: libc::c_int,
-    name: libc::c_int,
-) -> io::Result<T> {
-    let mut value = T::default();
-    let mut length = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the pointer and length are those of `value`, for which any bytes are a value.
-    let result =
-        unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut length) };
-    if result == 0 {
-        Ok(value)
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// A descriptor that a system call returned.
-fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
-    match RawFd::try_from(result) {
-        // SAFETY: new, and nobody else's.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 #[cfg(test)]

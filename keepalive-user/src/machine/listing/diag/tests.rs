@@ -2,13 +2,15 @@
 
 use std::os::unix::net::UnixDatagram;
 
+use linux_raw_sys::netlink::{NLMSG_DONE, NLMSG_ERROR};
+
 use super::*;
 
-const INET: u8 = libc::AF_INET as u8;
-const INET6: u8 = libc::AF_INET6 as u8;
+const INET: u8 = AF_INET as u8;
+const INET6: u8 = AF_INET6 as u8;
 const SOCKET: u16 = 20;
-const DONE: u16 = libc::NLMSG_DONE as u16;
-const ERROR: u16 = libc::NLMSG_ERROR as u16;
+const DONE: u16 = NLMSG_DONE as u16;
+const ERROR: u16 = NLMSG_ERROR as u16;
 /// `NLM_F_DUMP_INTR`.
 const INTERRUPTED: u16 = 0x10;
 
@@ -47,7 +49,7 @@ fn play(family: u8, scripts: &[&[Vec<u8>]]) -> (Result<bool>, Vec<u64>) {
             theirs.send(datagram)?;
         }
         // A script that does not end is a failure, not a wait for ever.
-        ours.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+        ours.set_read_timeout(Some(Duration::from_secs(5)))?;
         kernel.push(theirs);
         Ok(ours.into())
     };
@@ -89,8 +91,8 @@ fn what_the_last_unsound_dump_tells_is_kept() {
 #[test]
 fn a_dump_that_fails_is_a_refusal() {
     for script in [
-        done(2, 1, -libc::ENOENT),
-        message(ERROR, 0, 1, &(-libc::ENOENT).to_ne_bytes()),
+        done(2, 1, -ENOENT),
+        message(ERROR, 0, 1, &(-ENOENT).to_ne_bytes()),
     ] {
         let script = [script];
         let (outcome, _) = play(INET, &[&script]);
@@ -104,7 +106,7 @@ fn a_dump_that_fails_is_a_refusal() {
 #[test]
 fn other_dumps_do_not_count() {
     let script = [
-        [socket(2, 99, 10), done(2, 99, -libc::EPERM)].concat(),
+        [socket(2, 99, 10), done(2, 99, -Errno::PERM.raw_os_error())].concat(),
         [socket(2, 1, 11), done(2, 1, 0)].concat(),
     ];
     let (outcome, cookies) = play(INET, &[&script]);

@@ -5,6 +5,10 @@ use keepalive_ebpf::{
     Identity, KNOWN_TRAFFIC, Numbers, SNAPSHOT_REQUEST, SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT,
     Snapshot,
 };
+use linux_raw_sys::{
+    net::{AF_INET, IPPROTO_TCP},
+    netlink::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR},
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, byteorder::network_endian::U16};
 
 use crate::{
@@ -119,12 +123,12 @@ pub fn request(family: u8, sequence: u32) -> impl AsRef<[u8]> {
         header: Header {
             length: size_of::<Request>() as u32,
             kind: SOCK_DIAG_BY_FAMILY,
-            flags: (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16,
+            flags: (NLM_F_REQUEST | NLM_F_DUMP) as u16,
             sequence,
             port: 0,
         },
         family,
-        protocol: libc::IPPROTO_TCP as u8,
+        protocol: IPPROTO_TCP as u8,
         extensions: 1 << (INET_DIAG_INFO - 1) | 1 << (INET_DIAG_SKMEMINFO - 1),
         pad: 0,
         states: u32::MAX,
@@ -166,13 +170,11 @@ pub fn messages(mut datagram: &[u8], sequence: u32) -> impl Iterator<Item = (boo
                 continue;
             }
             let errno = body.first_chunk().map(|errno| i32::from_ne_bytes(*errno));
-            let message = match (i32::from(header.kind), errno) {
-                (libc::NLMSG_DONE | libc::NLMSG_ERROR, None) => Message::Malformed,
+            let message = match (u32::from(header.kind), errno) {
+                (NLMSG_DONE | NLMSG_ERROR, None) => Message::Malformed,
                 // A dump that fails ends like one that does not, but for this number.
-                (libc::NLMSG_DONE, Some(0..)) => Message::Done,
-                (libc::NLMSG_DONE | libc::NLMSG_ERROR, Some(errno)) => {
-                    Message::Refused(errno.saturating_neg())
-                }
+                (NLMSG_DONE, Some(0..)) => Message::Done,
+                (NLMSG_DONE | NLMSG_ERROR, Some(errno)) => Message::Refused(errno.saturating_neg()),
                 _ if header.kind == SOCK_DIAG_BY_FAMILY => Message::Socket(body),
                 _ => continue,
             };
@@ -298,8 +300,8 @@ pub fn sockets_of(datagram: &[u8], moment: Moment) -> impl Iterator<Item = Snaps
 
 fn identity(answer: &Answer, moment: Moment) -> Identity {
     let id = &answer.id;
-    let address = |bytes: [u8; 16]| match i32::from(answer.family) {
-        libc::AF_INET => {
+    let address = |bytes: [u8; 16]| match u32::from(answer.family) {
+        AF_INET => {
             let [a, b, c, d, ..] = bytes;
             std::net::Ipv4Addr::new(a, b, c, d)
                 .to_ipv6_mapped()

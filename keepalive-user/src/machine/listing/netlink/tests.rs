@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const EPERM: i32 = linux_raw_sys::errno::EPERM as i32;
+
 const MOMENT: Moment = Moment {
     time: 5_000_000_000,
     netns: 7,
@@ -31,7 +33,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 
 /// An established connection with a keepalive timer in 1,500 ms and 2 probes out.
 fn socket() -> Vec<u8> {
-    let mut body = vec![libc::AF_INET as u8, state::ESTABLISHED, 2, 2];
+    let mut body = vec![AF_INET as u8, state::ESTABLISHED, 2, 2];
     body.extend([0, 22, 0x9c, 0x40]);
     body.extend([127, 0, 0, 1].iter().chain(&[0; 12]));
     body.extend([127, 0, 0, 2].iter().chain(&[0; 12]));
@@ -75,20 +77,14 @@ fn reads_a_socket() {
 
 #[test]
 fn tells_the_ends_of_a_dump() {
-    let errno = (-libc::EPERM).to_ne_bytes();
-    let (done, error) = (libc::NLMSG_DONE as u16, libc::NLMSG_ERROR as u16);
+    let errno = (-EPERM).to_ne_bytes();
+    let (done, error) = (NLMSG_DONE as u16, NLMSG_ERROR as u16);
     for (bytes, expected) in [
         (message(done, 2, &[0; 4]), (false, Message::Done)),
         (message(done, INTERRUPTED, &[0; 4]), (true, Message::Done)),
-        (
-            message(done, 2, &errno),
-            (false, Message::Refused(libc::EPERM)),
-        ),
+        (message(done, 2, &errno), (false, Message::Refused(EPERM))),
         (message(done, 2, &[]), (false, Message::Malformed)),
-        (
-            message(error, 0, &errno),
-            (false, Message::Refused(libc::EPERM)),
-        ),
+        (message(error, 0, &errno), (false, Message::Refused(EPERM))),
         (
             message(SOCK_DIAG_BY_FAMILY, INTERRUPTED, &[]),
             (true, Message::Socket(&[])),
@@ -159,8 +155,8 @@ fn attributes_of_any_kind() -> impl Strategy<Value = Vec<u8>> {
 fn messages_of_any_kind() -> impl Strategy<Value = (Vec<u8>, bool)> {
     let kind = prop_oneof![
         4 => Just(SOCK_DIAG_BY_FAMILY),
-        1 => Just(libc::NLMSG_DONE as u16),
-        1 => Just(libc::NLMSG_ERROR as u16),
+        1 => Just(NLMSG_DONE as u16),
+        1 => Just(NLMSG_ERROR as u16),
     ];
     let fixed = prop_oneof![
         Just(socket()[..size_of::<Answer>()].to_vec()),
