@@ -10,10 +10,11 @@ mod recording;
 mod selection;
 mod top;
 
-use std::{path::PathBuf, time::Duration};
+use std::{borrow::Cow, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::fmt::friendly::SpanParser;
 
 pub use self::{
     audit::{Audit, FailOn, wanted_of_trace},
@@ -125,7 +126,7 @@ pub struct Trace {
     /// Stop after this many events
     #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// Stop after this time: 500ms, 30s, 10m, 2h
+    /// Stop after this time: 500ms, 30s, 10m, 1h30m
     #[arg(short, long, value_name = "DURATION", value_parser = duration)]
     pub duration: Option<Duration>,
     /// Print one JSON object per line (`keepalive schema` describes them)
@@ -250,26 +251,30 @@ impl BackendChoice {
     }
 }
 
+/// A time as jiff reads it ("friendly": 500ms, 30s, 1h30m, 2 hours); a bare number is seconds.
 fn duration(text: &str) -> Result<Duration> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number
-        .parse()
-        .context("a number with a unit, such as 500ms, 30s, 10m or 2h")?;
-    let millis = match unit {
-        "ms" => Some(number),
-        "" | "s" => number.checked_mul(1_000),
-        "m" => number.checked_mul(60_000),
-        "h" => number.checked_mul(3_600_000),
-        _ => bail!("unknown unit {unit:?}: use ms, s, m or h, as in 500ms, 30s, 10m or 2h"),
+    /// Some 8,900 years.
+    const MOST: Duration = Duration::from_millis(1 << 48);
+    let is_bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let with_unit = if is_bare {
+        Cow::Owned(format!("{text}s"))
+    } else {
+        Cow::Borrowed(text)
     };
-    let millis = millis.filter(|&millis| millis > 0 && millis <= 1 << 48);
-    Ok(Duration::from_millis(
-        millis.context("too short or too long")?,
-    ))
+    // What jiff reports is for those who program with it.
+    let duration = SpanParser::new()
+        .parse_duration(with_unit.as_bytes())
+        .map_err(|_| anyhow!("not a time: use ms, s, m or h, as in {DURATIONS}"))?;
+    ensure!(
+        duration.is_positive(),
+        "not longer than zero: use a time such as {DURATIONS}"
+    );
+    let duration = duration.unsigned_abs();
+    ensure!(duration <= MOST, "too long: use a time such as {DURATIONS}");
+    Ok(duration)
 }
+
+const DURATIONS: &str = "500ms, 30s, 10m or 1h30m";
 
 fn ring_bytes(text: &str) -> Result<u32> {
     let bytes: u32 = text.parse().context("a number of bytes")?;
@@ -295,6 +300,21 @@ mod tests {
     fn durations() {
         assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
         assert_eq!(duration("2h").unwrap(), Duration::from_hours(2));
+        assert_eq!(duration("1h30m").unwrap(), Duration::from_mins(90));
+        assert_eq!(duration("30").unwrap(), Duration::from_secs(30));
+        assert_eq!(duration("10 minutes").unwrap(), Duration::from_mins(10));
+        for (bad, message) in [
+            ("5x", "not a time: use ms, s, m or h"),
+            ("1d", "not a time: use ms, s, m or h"),
+            ("1h30", "not a time: use ms, s, m or h"),
+            ("30 ", "not a time: use ms, s, m or h"),
+            ("0ms", "not longer than zero: use a time such as 500ms"),
+            ("1s ago", "not longer than zero: use a time such as 500ms"),
+            ("9000000000000h", "too long: use a time such as 500ms"),
+        ] {
+            let error = duration(bad).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{bad}: {error}");
+        }
         for bad in [
             "",
             "s",

@@ -112,7 +112,9 @@ pub struct Report {
     pub select: Selection,
 }
 
-/// Bytes, with K, M or G for powers of 1024.
+/// Bytes, with K, M or G for powers of 1024, as `split`, `truncate` and `journalctl` take them. The crates
+/// that read sizes (bytesize, parse-size) read `100M` as 100,000,000 bytes, or need an option against that,
+/// and take fractions; what is left of them for three letters is not less than this.
 fn size(text: &str) -> Result<u64> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
