@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::{Bench, HardCase, Refused};
-use crate::event::Event;
-use crate::link::{FAR_ADDRESS, Link, NEAR_ADDRESS};
-use crate::net::Namespace;
-use crate::socket::{Keepalive, LOCALHOST, Pair, Tcp};
+use crate::harness::bench::{Bench, HardCase, Refused};
+use crate::kit::event::Event;
+use crate::kit::link::{FAR_ADDRESS, Link, NEAR_ADDRESS};
+use crate::kit::net::Namespace;
+use crate::kit::socket::{Keepalive, LOCALHOST, Pair, Tcp};
 
 pub const CASES: &[HardCase] = &[HardCase {
     name: "audit",

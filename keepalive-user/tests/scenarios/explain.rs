@@ -3,17 +3,18 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::bench::{Bench, HardCase, Refused};
-use crate::event::Event;
-use crate::net::Namespace;
-use crate::socket::{Keepalive, LOCALHOST, Pair};
+use crate::harness::bench::{Bench, HardCase, Refused};
+use crate::kit::event::Event;
+use crate::kit::net::Namespace;
+use crate::kit::process::Running;
+use crate::kit::socket::{Keepalive, LOCALHOST, Pair};
 
 pub const CASES: &[HardCase] = &[
     HardCase {
@@ -179,15 +180,14 @@ fn follow(bench: &Bench) -> Result<()> {
 }
 
 /// A running `explain --follow`.
-struct Following(Child);
+struct Following(Running);
 
 impl Following {
     /// Starts it, and waits until it has explained what it follows.
     fn start(bench: &Bench, pair: &Pair) -> Result<(Self, Lines<BufReader<ChildStdout>>)> {
         let target = format!("{}-{}", pair.client.local()?, pair.client.peer()?);
-        let mut child = command(bench, &["--follow", &target])
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let mut command = command(bench, &["--follow", &target]);
+        let mut child = Running::start(command.stdout(Stdio::piped()))?;
         let stdout = child.stdout.take().context("no stdout")?;
         let mut lines = BufReader::new(stdout).lines();
         for line in lines.by_ref() {

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::{Bench, HardCase, Refused};
-use crate::event::Event;
-use crate::net::Namespace;
-use crate::socket::{Keepalive, LOCALHOST, Pair};
-use crate::sys;
-use crate::tracer::PATIENCE;
+use crate::harness::bench::{Bench, HardCase, Refused};
+use crate::kit::event::Event;
+use crate::kit::net::Namespace;
+use crate::kit::socket::{Keepalive, LOCALHOST, Pair};
+use crate::kit::sys;
+use crate::kit::tracer::PATIENCE;
 
 pub const CASES: &[HardCase] = &[
     HardCase {

@@ -1,0 +1,6 @@
+//! # Benchmarks
+//!
+//! Run by `cargo xtask bench`, never with the scenarios.
+
+pub mod list;
+pub mod load;

@@ -1,0 +1,119 @@
+//! The end of a trace beside short connections whose owners are gone before anybody can look, and
+//! descriptors that others hold: it comes at once, with the totals, however it is asked for.
+
+use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::harness::bench::{Bench, HardCase};
+use crate::kit::net::{self, Namespace};
+use crate::kit::socket::{Keepalive, LOCALHOST, Tcp};
+use crate::kit::sys;
+use crate::kit::tracer::PATIENCE;
+use crate::kit::worker::{Line, Worker, hold};
+
+pub const CASES: &[HardCase] = &[HardCase {
+    name: "shutdown_under_churn",
+    run: shutdown_under_churn,
+}];
+
+const CONNECTIONS_PER_S: u32 = 300;
+const HELD_ELSEWHERE: usize = 5000;
+/// How long each trace runs before it is asked to end.
+const RUN: Duration = Duration::from_secs(2);
+
+/// How a trace is asked to end.
+enum Ask {
+    Signal(i32),
+    /// By itself, after `RUN`.
+    Duration,
+    /// By itself, after the first events.
+    Count,
+}
+
+fn shutdown_under_churn(bench: &Bench) -> Result<()> {
+    let _namespace = Namespace::create()?;
+    net::sysctl("tcp_max_tw_buckets", 100)?;
+    let _elsewhere = Worker::start("descriptors elsewhere", hold_descriptors)?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let churn = scope.spawn(|| churn(&stop));
+        let outcome = [
+            Ask::Signal(libc::SIGINT),
+            Ask::Signal(libc::SIGTERM),
+            Ask::Duration,
+            Ask::Count,
+        ]
+        .iter()
+        .try_for_each(|ask| ends_in_time(bench, ask));
+        stop.store(true, Ordering::Relaxed);
+        let made = churn.join().ok().context("the churning thread died")??;
+        ensure!(made > 0, "nothing came and went");
+        outcome
+    })
+}
+
+fn ends_in_time(bench: &Bench, ask: &Ask) -> Result<()> {
+    let (what, options, after): (_, &[&str], _) = match ask {
+        Ask::Signal(libc::SIGINT) => ("SIGINT", &[], RUN),
+        Ask::Signal(_) => ("SIGTERM", &[], RUN),
+        Ask::Duration => ("-d", &["-d", "2s"], RUN),
+        Ask::Count => ("-n", &["-n", "20"], Duration::ZERO),
+    };
+    let tracer = bench.trace(options)?;
+    let begin = Instant::now();
+    if matches!(ask, Ask::Count) {
+        // Ends with the last of them, which is an event of the churn.
+        let first = tracer.wait_for_line(PATIENCE, |line| line.key().is_some());
+        ensure!(first.is_some(), "no event of the churn");
+    }
+    if let Ask::Signal(signal) = ask {
+        thread::sleep(RUN);
+        sys::signal(tracer.pid(), *signal).with_context(|| what.to_owned())?;
+    }
+    let ended = tracer.end().with_context(|| what.to_owned())?;
+    let late = begin.elapsed().saturating_sub(after);
+    ensure!(ended.status.success(), "{what}: {}", ended.status);
+    ended.end().with_context(|| what.to_owned())?;
+    let allowed = allowed();
+    ensure!(
+        late <= allowed,
+        "{what}: the end took {late:?}, at most {allowed:?} is allowed"
+    );
+    Ok(())
+}
+
+/// A second. An emulated processor, of which a guest has less than one, is some ten times slower.
+fn allowed() -> Duration {
+    sys::second_or(10)
+}
+
+fn hold_descriptors(mut line: Line) -> Result<()> {
+    sys::allow_open_files(HELD_ELSEWHERE as u64 + 100)?;
+    let held = (0..HELD_ELSEWHERE).map(|_| UnixDatagram::unbound());
+    let _held: Vec<UnixDatagram> = held.collect::<Result<_, _>>()?;
+    line.ready()?;
+    hold()
+}
+
+/// Connections that set keepalive before they connect, and are closed at once.
+fn churn(stop: &AtomicBool) -> Result<u64> {
+    let listener = Tcp::new(LOCALHOST)?;
+    listener.listen(LOCALHOST)?;
+    let to = SocketAddr::new(LOCALHOST, listener.local()?.port());
+    let mut made = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let client = Tcp::new(LOCALHOST)?;
+        client.arm(Keepalive::after(60))?;
+        client.connect(to)?;
+        drop(listener.accept()?);
+        drop(client);
+        made += 1;
+        thread::sleep(Duration::from_secs(1) / CONNECTIONS_PER_S);
+    }
+    Ok(made)
+}

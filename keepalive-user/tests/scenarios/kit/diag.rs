@@ -1,0 +1,93 @@
+//! The witness to the millisecond: what sock_diag(7) itself says, read as plainly as can be.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::kit::sys;
+
+/// The timer that the kernel tells of.
+#[derive(Debug)]
+pub struct Timer {
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+    /// `idiag_timer`: 1 retransmit, 2 keepalive, 3 TIME_WAIT, 4 zero-window probe; 0 none.
+    pub kind: u8,
+    pub retries: u64,
+    pub left_ms: u64,
+}
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+
+/// Those of all TCP sockets of one address family, in the calling thread's namespace.
+pub fn timers(family: u8) -> Result<Vec<Timer>> {
+    let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_DGRAM, libc::NETLINK_SOCK_DIAG)?;
+    let mut request = [0_u8; 72];
+    request[..4].copy_from_slice(&72_u32.to_ne_bytes());
+    request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    request[6..8].copy_from_slice(&flags.to_ne_bytes());
+    request[16] = family;
+    request[17] = libc::IPPROTO_TCP as u8;
+    request[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
+    // SAFETY: the pointer and length are those of `request`.
+    let sent = unsafe {
+        libc::send(
+            socket.as_raw_fd(),
+            request.as_ptr().cast(),
+            request.len(),
+            0,
+        )
+    };
+    ensure!(sent == 72, "sock_diag: {}", io::Error::last_os_error());
+    let mut found = Vec::new();
+    let mut buffer = vec![0_u8; 1 << 16];
+    loop {
+        // SAFETY: the pointer and length are those of `buffer`.
+        let length = unsafe {
+            libc::recv(
+                socket.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                0,
+            )
+        };
+        let length = usize::try_from(length).context("sock_diag")?;
+        let mut rest = &buffer[..length];
+        while rest.len() >= 16 {
+            let size = word(rest, 0) as usize;
+            match word(rest, 4) as u16 {
+                SOCK_DIAG_BY_FAMILY => found.push(timer(&rest[16..size])),
+                kind if i32::from(kind) == libc::NLMSG_DONE => return Ok(found),
+                kind => bail!("sock_diag: a message of kind {kind}"),
+            }
+            rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// `struct inet_diag_msg`.
+fn timer(message: &[u8]) -> Timer {
+    let port = |at: usize| u16::from_be_bytes([message[at], message[at + 1]]);
+    let address = |at: usize| -> IpAddr {
+        let octets: [u8; 16] = message[at..at + 16].try_into().unwrap_or_default();
+        let [a, b, c, d, ..] = octets;
+        match i32::from(message[0]) {
+            libc::AF_INET => Ipv4Addr::new(a, b, c, d).into(),
+            _ => Ipv6Addr::from(octets).into(),
+        }
+    };
+    Timer {
+        local: SocketAddr::new(address(8), port(4)),
+        peer: SocketAddr::new(address(24), port(6)),
+        kind: message[2],
+        retries: message[3].into(),
+        left_ms: word(message, 52).into(),
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4].try_into().map_or(0, u32::from_ne_bytes)
+}

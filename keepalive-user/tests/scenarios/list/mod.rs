@@ -1,0 +1,7 @@
+//! # `keepalive list`
+//!
+//! Listings, against `ss` and what the suite set.
+
+pub mod namespaces;
+pub mod sockets;
+pub mod timers;

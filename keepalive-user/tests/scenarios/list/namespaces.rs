@@ -1,0 +1,199 @@
+//! Listings of several namespaces, of sockets that come and go, and for a trace that starts late.
+
+use std::os::unix::process::CommandExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::harness::bench::{Bench, HardCase, Refused};
+use crate::kit::listing::{Listing, command, sources};
+use crate::kit::net::Namespace;
+use crate::kit::socket::{Keepalive, LOCALHOST, Pair};
+use crate::kit::sys::{self, Child};
+use crate::kit::tracer::PATIENCE;
+use crate::limits::refusals::{mount, private_mounts};
+use crate::list::sockets::NOBODY;
+use crate::trace::families::set_defaults;
+
+pub const CASES: &[HardCase] = &[
+    HardCase {
+        name: "list_all_netns",
+        run: all_netns,
+    },
+    HardCase {
+        name: "list_bad_namespaces",
+        run: bad_namespaces,
+    },
+    HardCase {
+        name: "list_churn",
+        run: churn,
+    },
+    HardCase {
+        name: "list_seeds_trace",
+        run: seeds_trace,
+    },
+];
+
+/// Three namespaces with defaults of their own.
+fn all_netns(bench: &Bench) -> Result<()> {
+    let home = Namespace::current()?;
+    let mut places = Vec::new();
+    for time in [100, 200, 300] {
+        let namespace = Namespace::create()?;
+        set_defaults(time, 10, 3)?;
+        let pair = Pair::over(LOCALHOST)?;
+        pair.client.switch_keepalive(true)?;
+        places.push((time, namespace.inode, pair, Child::fork()?));
+    }
+    home.enter()?;
+    for source in sources(bench) {
+        let listing = Listing::of(bench, source, &["--all-netns"])?;
+        for (time, netns, pair, _) in &places {
+            let local = pair.client.local()?.port();
+            let row = listing
+                .sockets
+                .iter()
+                .find(|row| {
+                    row.number("socket.netns").ok() == Some(*netns)
+                        && row.number("socket.local.port").ok() == Some(local.into())
+                        && row.text("socket.state") == "established"
+                        && row.get("keepalive.enabled") == true
+                })
+                .with_context(|| format!("{source}: nothing of {netns}: {}", listing.end))?;
+            row.expect("keepalive.time_ms", time * 1000)?;
+            let namespaces = listing.end.get("namespaces").as_array();
+            let told = namespaces
+                .into_iter()
+                .flatten()
+                .find(|namespace| namespace["netns"] == *netns)
+                .with_context(|| format!("{netns} is missing in {}", listing.end))?;
+            ensure!(told["sockets"] == 3, "{told}");
+            ensure!(told["sysctl"]["time_ms"] == time * 1000, "{told}");
+        }
+    }
+    Ok(())
+}
+
+/// What stands among the namespaces and is none, and those that one may not enter: all others are
+/// listed all the same, and what is missing is said.
+fn bad_namespaces(bench: &Bench) -> Result<()> {
+    let _namespace = Namespace::create()?;
+    let pair = Pair::over(LOCALHOST)?;
+    private_mounts()?;
+    std::fs::create_dir_all("/run/netns").context("/run/netns")?;
+    mount(c"tmpfs", c"/run/netns", c"").context("a /run/netns of our own")?;
+    std::fs::write("/run/netns/plain-file", "").context("a file that is no namespace")?;
+    for source in sources(bench) {
+        let listing = Listing::of(bench, source, &["--all-netns"])?;
+        listing.row(&pair.client)?;
+        let missing = listing.end.get("incomplete").to_string();
+        ensure!(!missing.contains("cannot be opened"), "{missing}");
+        let named = command(bench, source, &["-N", "plain-file"]);
+        Refused::from(named)?
+            .expect_code(2)?
+            .expect_sentence(&["no network namespace"])?;
+    }
+    let mut anybody = command(bench, "auto", &["--all-netns", "--json"]);
+    anybody.uid(NOBODY).gid(NOBODY);
+    let listing = Listing::from(anybody)?;
+    listing.row(&pair.client)?;
+    let missing = listing.end.get("incomplete").to_string();
+    for part in [
+        "\"namespace\"",
+        "do not tell their network namespace",
+        "run as root",
+    ] {
+        ensure!(missing.contains(part), "{part}: {missing}");
+    }
+    Ok(())
+}
+
+/// 2,000 sockets in three namespaces, while others come and go: each is listed once, every time.
+fn churn(bench: &Bench) -> Result<()> {
+    const PAIRS: usize = 333;
+    sys::allow_open_files(6000).context("RLIMIT_NOFILE")?;
+    let home = Namespace::current()?;
+    let mut stable = Vec::new();
+    let mut children = Vec::new();
+    for _ in 0..3 {
+        let namespace = Namespace::create()?;
+        children.push(Child::fork()?);
+        for _ in 0..PAIRS {
+            stable.push((namespace.inode, Pair::over(LOCALHOST)?));
+        }
+    }
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // In the last of the three.
+        let churning = scope.spawn(|| -> Result<u64> {
+            let mut made = 0;
+            while !stop.load(Ordering::Relaxed) {
+                drop(Pair::over(LOCALHOST)?);
+                made += 1;
+            }
+            Ok(made)
+        });
+        home.enter()?;
+        let outcome = sources(bench)
+            .iter()
+            .try_for_each(|source| (0..3).try_for_each(|_| lists_all(bench, source, &stable)));
+        stop.store(true, Ordering::Relaxed);
+        let made = churning.join().ok().context("the churning thread died")??;
+        ensure!(made > 0, "nothing came and went");
+        outcome
+    })
+}
+
+fn lists_all(bench: &Bench, source: &str, stable: &[(u64, Pair)]) -> Result<()> {
+    // Duplicates are refused there.
+    let listing = Listing::of(bench, source, &["--all-netns", "--state", "established"])?;
+    ensure!(!listing.stderr.contains("panicked"), "{}", listing.stderr);
+    let mut listed: Vec<(u64, u64, u64)> = listing
+        .sockets
+        .iter()
+        .map(|row| {
+            Ok((
+                row.number("socket.netns")?,
+                row.number("socket.local.port")?,
+                row.number("socket.peer.port")?,
+            ))
+        })
+        .collect::<Result<_>>()?;
+    listed.sort_unstable();
+    for (netns, pair) in stable {
+        let (local, peer) = (
+            u64::from(pair.client.local()?.port()),
+            u64::from(pair.client.peer()?.port()),
+        );
+        for key in [(*netns, local, peer), (*netns, peer, local)] {
+            ensure!(
+                listed.binary_search(&key).is_ok(),
+                "{source}: {key:?} is not among the {} listed",
+                listed.len()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A socket older than the tracer loses its file before anything happens to it: its owner is known
+/// from the listing at the start.
+fn seeds_trace(bench: &Bench) -> Result<()> {
+    let _namespace = Namespace::create()?;
+    let _resident = Child::fork()?;
+    let Pair { client, server, .. } = Pair::over(LOCALHOST)?;
+    client.arm(Keepalive::after(600).user_timeout_ms(1000))?;
+    let cookie = client.cookie()?;
+    let tracer = bench.trace(&[])?;
+    server.deafen()?;
+    drop(client);
+    let closed = tracer
+        .wait_for_line(PATIENCE, |event| {
+            event.is("closed") && event.text("socket.cookie") == cookie
+        })
+        .context("the orphan's end is not told")?;
+    closed.expect("process.pid", std::process::id())?;
+    tracer.interrupt()?.end()?;
+    Ok(())
+}

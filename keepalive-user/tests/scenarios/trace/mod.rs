@@ -1,0 +1,21 @@
+//! # `keepalive trace`
+//!
+//! What becomes of one socket, and what the trace reports of it. Most share one tracer.
+
+pub mod answered;
+pub mod arithmetic;
+pub mod arming;
+pub mod cgroups;
+pub mod classics;
+pub mod connecting;
+pub mod cookies;
+pub mod death;
+pub mod ending;
+pub mod families;
+pub mod filters;
+pub mod owners;
+pub mod recording;
+pub mod silent;
+pub mod states;
+pub mod suppressed;
+pub mod window;
