@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 
 use crate::harness::bench::{Bench, HardCase, Refused};
 use crate::kit::event::Event;
@@ -318,13 +319,13 @@ fn leaves_the_terminal_clean(bench: &Bench) -> Result<()> {
     };
     terminal.start_top(bench, "")?;
     ensure!(coloured()?, "no colour");
-    sys::signal(terminal.child()?, libc::SIGTERM)?;
+    sys::signal(terminal.child()?, Signal::TERM)?;
     terminal.expect_clean(0)?;
     terminal.start_top(bench, "NO_COLOR=1 ")?;
     ensure!(!coloured()?, "colour, in spite of NO_COLOR");
     terminal.press("C-c")?;
     terminal.expect_clean(0)?;
     terminal.start_top(bench, "")?;
-    sys::signal(terminal.child()?, libc::SIGINT)?;
+    sys::signal(terminal.child()?, Signal::INT)?;
     terminal.expect_clean(0)
 }

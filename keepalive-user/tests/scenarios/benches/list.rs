@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::kit::net::Namespace;
 use crate::kit::socket::{Keepalive, Tcp};
-use crate::kit::sys;
+use crate::kit::sys::{self, Child};
 
 /// Connections one process holds: both ends, below the usual hard limit of open files.
 const PER_PROCESS: usize = 8000;
@@ -119,53 +119,44 @@ fn measure(command: &[&str]) -> Result<(f64, i64)> {
 
 /// Processes that hold connected sockets in this namespace until dropped.
 struct Farm {
-    /// They end when this does.
-    _lines: Vec<UnixStream>,
-    pids: Vec<libc::pid_t>,
+    lines: Vec<UnixStream>,
+    children: Vec<Child>,
 }
 
 impl Farm {
     fn new(sockets: usize) -> Result<Self> {
         let mut farm = Self {
-            _lines: Vec::new(),
-            pids: Vec::new(),
+            lines: Vec::new(),
+            children: Vec::new(),
         };
         let mut left = sockets.div_ceil(2);
         while left > 0 {
             let connections = left.min(PER_PROCESS);
             left -= connections;
-            let number = farm.pids.len() as u8 + 1;
-            let (mut ours, theirs) = UnixStream::pair()?;
-            // SAFETY: there is no other thread here.
-            let pid = sys::check(unsafe { libc::fork() })?;
-            if pid == 0 {
+            let number = farm.children.len() as u8 + 1;
+            let (ours, theirs) = UnixStream::pair()?;
+            let mut ends = Some((ours, theirs));
+            // There is no other thread here.
+            let child = Child::start(|| {
+                let Some((ours, theirs)) = ends.take() else {
+                    return 1;
+                };
                 drop(ours);
-                farm._lines.clear();
-                let code = c_int::from(hold(number, connections, theirs).is_err());
-                // SAFETY: ends the child without running what belongs to the parent.
-                unsafe { libc::_exit(code) };
-            }
+                farm.lines.clear();
+                c_int::from(hold(number, connections, theirs).is_err())
+            })?;
+            farm.children.push(child);
+            let (mut ours, theirs) = ends.context("both ends are still ours")?;
             drop(theirs);
-            farm.pids.push(pid);
             ours.read_exact(&mut [0])
                 .with_context(|| format!("process {number} could not connect"))?;
-            farm._lines.push(ours);
+            farm.lines.push(ours);
             eprintln!(
                 "[farm] {} of {sockets} sockets",
                 sockets - 2 * left.min(sockets / 2)
             );
         }
         Ok(farm)
-    }
-}
-
-impl Drop for Farm {
-    fn drop(&mut self) {
-        self._lines.clear();
-        for pid in &self.pids {
-            // SAFETY: a child of ours that nobody else waits for; a null status is allowed.
-            unsafe { libc::waitpid(*pid, std::ptr::null_mut(), 0) };
-        }
     }
 }
 

@@ -9,16 +9,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 
 use crate::harness::bench::{Bench, HardCase};
 use crate::kit::event::Event;
 use crate::kit::net::Namespace;
 use crate::kit::process::Running;
 use crate::kit::socket::Keepalive;
-use crate::kit::sys;
+use crate::kit::sys::{self, hold};
 use crate::kit::tracer::{PATIENCE, START};
 use crate::kit::witness::Counters;
-use crate::kit::worker::{Line, Worker, hold};
+use crate::kit::worker::{Line, Worker};
 use crate::trace::silent::Silent;
 
 pub const CASES: &[HardCase] = &[HardCase {
@@ -106,7 +107,7 @@ impl Trace {
     }
 
     fn end(&mut self) -> Result<Lines> {
-        sys::signal(self.child.id(), libc::SIGINT).context("SIGINT to the tracer")?;
+        sys::signal(self.child.id(), Signal::INT).context("SIGINT to the tracer")?;
         let deadline = Instant::now() + PATIENCE;
         while self.child.try_wait()?.is_none() {
             ensure!(

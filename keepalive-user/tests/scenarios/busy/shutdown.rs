@@ -8,13 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 
 use crate::harness::bench::{Bench, HardCase};
 use crate::kit::net::{self, Namespace};
 use crate::kit::socket::{Keepalive, LOCALHOST, Tcp};
-use crate::kit::sys;
+use crate::kit::sys::{self, hold};
 use crate::kit::tracer::PATIENCE;
-use crate::kit::worker::{Line, Worker, hold};
+use crate::kit::worker::{Line, Worker};
 
 pub const CASES: &[HardCase] = &[HardCase {
     name: "shutdown_under_churn",
@@ -28,7 +29,7 @@ const RUN: Duration = Duration::from_secs(2);
 
 /// How a trace is asked to end.
 enum Ask {
-    Signal(i32),
+    Signal(Signal),
     /// By itself, after `RUN`.
     Duration,
     /// By itself, after the first events.
@@ -43,8 +44,8 @@ fn shutdown_under_churn(bench: &Bench) -> Result<()> {
     thread::scope(|scope| {
         let churn = scope.spawn(|| churn(&stop));
         let outcome = [
-            Ask::Signal(libc::SIGINT),
-            Ask::Signal(libc::SIGTERM),
+            Ask::Signal(Signal::INT),
+            Ask::Signal(Signal::TERM),
             Ask::Duration,
             Ask::Count,
         ]
@@ -59,7 +60,7 @@ fn shutdown_under_churn(bench: &Bench) -> Result<()> {
 
 fn ends_in_time(bench: &Bench, ask: &Ask) -> Result<()> {
     let (what, options, after): (_, &[&str], _) = match ask {
-        Ask::Signal(libc::SIGINT) => ("SIGINT", &[], RUN),
+        Ask::Signal(Signal::INT) => ("SIGINT", &[], RUN),
         Ask::Signal(_) => ("SIGTERM", &[], RUN),
         Ask::Duration => ("-d", &["-d", "2s"], RUN),
         Ask::Count => ("-n", &["-n", "20"], Duration::ZERO),

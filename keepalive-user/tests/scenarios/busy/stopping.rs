@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 
 use crate::harness::bench::{Bench, HardCase, Refused};
 use crate::kit::event::Event;
@@ -105,7 +106,7 @@ fn soon() -> Duration {
 fn storm(pair: &Pair, times: u32) -> Result<()> {
     for time in 0..times {
         let idle = 1000 * (2 - time % 2);
-        sys::set_option(&pair.client, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, idle)?;
+        pair.client.set_idle(idle)?;
     }
     Ok(())
 }
@@ -119,7 +120,7 @@ fn armed_pair() -> Result<Pair> {
 /// The reader has stopped: SIGINT and SIGTERM end the trace in time, and its recording is whole.
 fn blocked_reader(bench: &Bench) -> Result<()> {
     let netns = Namespace::create()?;
-    for signal in [libc::SIGINT, libc::SIGTERM] {
+    for signal in [Signal::INT, Signal::TERM] {
         let pair = armed_pair()?;
         let probed = Pair::over(LOCALHOST)?;
         let recording = Recording::new("blocked");
@@ -160,7 +161,7 @@ fn list_blocked_reader(bench: &Bench) -> Result<()> {
     let _pairs: Vec<Pair> = (0..200)
         .map(|_| Pair::over(LOCALHOST))
         .collect::<Result<_>>()?;
-    for signal in [libc::SIGINT, libc::SIGTERM] {
+    for signal in [Signal::INT, Signal::TERM] {
         let mut command = Command::new(&bench.keepalive);
         command.args(["list", "--watch", "1", "--json", "--no-owner"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -220,7 +221,7 @@ fn slow_reader_is_counted(bench: &Bench) -> Result<()> {
         let event = Event::parse(&line).with_context(|| format!("line {}", lines.len() + 2))?;
         if event.is("lost") && !is_interrupted {
             // It came to the gap: nothing is missing after it.
-            sys::signal(trace.child.id(), libc::SIGINT)?;
+            sys::signal(trace.child.id(), Signal::INT)?;
             is_interrupted = true;
         }
         lines.push(event);
@@ -260,12 +261,12 @@ fn second_interrupt(bench: &Bench) -> Result<()> {
     storm(&pair, FULL_PIPE)?;
     thread::sleep(Duration::from_secs(1));
     let begin = Instant::now();
-    sys::signal(trace.child.id(), libc::SIGINT)?;
+    sys::signal(trace.child.id(), Signal::INT)?;
     thread::sleep(Duration::from_millis(100));
-    sys::signal(trace.child.id(), libc::SIGINT)?;
+    sys::signal(trace.child.id(), Signal::INT)?;
     let (status, stderr) = trace.end(begin, soon())?;
     ensure!(
-        status.signal() == Some(libc::SIGINT),
+        status.signal() == Some(Signal::INT.as_raw()),
         "{status}, stderr: {stderr}"
     );
     Ok(())

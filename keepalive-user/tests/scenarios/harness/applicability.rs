@@ -3,8 +3,9 @@
 //! Whether a row applies is found out by trying wherever that is possible: a kernel that has the
 //! feature gets no excuse.
 
-use std::io;
 use std::path::Path;
+
+use rustix::io::Errno;
 
 use crate::kit::browser::CHROMIUM;
 use crate::kit::expect::Facts;
@@ -114,11 +115,9 @@ pub fn without_mptcp() -> bool {
     let Err(error) = Tcp::new_mptcp(LOCALHOST) else {
         return false;
     };
-    let errno = error
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::raw_os_error);
+    let errno = error.downcast_ref().and_then(Errno::from_io_error);
     matches!(
         errno,
-        Some(libc::EPROTONOSUPPORT | libc::ENOPROTOOPT | libc::EINVAL)
+        Some(Errno::PROTONOSUPPORT | Errno::NOPROTOOPT | Errno::INVAL)
     )
 }

@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
-use std::os::fd::AsRawFd;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +13,8 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::io::{dup2, fcntl_dupfd_cloexec};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::kit::tracer::PATIENCE;
@@ -38,10 +41,9 @@ impl Browser {
         let profile = PathBuf::from(format!("/tmp/keepalive-browser-{}", std::process::id()));
         let (from_us, requests) = std::io::pipe().context("pipe")?;
         let (answers, to_us) = std::io::pipe().context("pipe")?;
-        let child = command(&profile, &from_us, &to_us)
+        let child = command(&profile, from_us, to_us)
             .spawn()
             .with_context(|| format!("cannot start {CHROMIUM}"))?;
-        drop((from_us, to_us));
         let (sender, messages) = mpsc::channel();
         thread::spawn(move || {
             let mut answers = BufReader::new(answers);
@@ -189,16 +191,16 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         // Its helpers are in its group.
-        let group = -i32::try_from(self.child.id()).unwrap_or(0);
-        // SAFETY: takes no pointers; the child has not been waited for, so the group is its own.
-        unsafe { libc::kill(group, libc::SIGKILL) };
+        if let Some(group) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.profile);
     }
 }
 
 /// Reads requests from descriptor 3, writes answers to descriptor 4.
-fn command(profile: &Path, requests: &PipeReader, answers: &PipeWriter) -> Command {
+fn command(profile: &Path, requests: PipeReader, answers: PipeWriter) -> Command {
     let mut command = Command::new(CHROMIUM);
     command
         .args([
@@ -218,18 +220,14 @@ fn command(profile: &Path, requests: &PipeReader, answers: &PipeWriter) -> Comma
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let (requests, answers) = (requests.as_raw_fd(), answers.as_raw_fd());
     let give = move || {
         // Copies first, out of the way of 3 and 4.
-        // SAFETY: these take no pointers; both descriptors are open in the child, which is a copy
-        // of this process made while their owners were alive.
-        let [from, to] =
-            [requests, answers].map(|fd| unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10) });
-        for (copy, wanted) in [(from, 3), (to, 4)] {
-            // SAFETY: as above; `dup2` leaves the new descriptor open across exec.
-            if unsafe { libc::dup2(copy, wanted) } < 0 {
-                return Err(std::io::Error::last_os_error());
-            }
+        let [from, to] = [requests.as_fd(), answers.as_fd()].map(|fd| fcntl_dupfd_cloexec(fd, 10));
+        for (copy, wanted) in [(from?, 3), (to?, 4)] {
+            // SAFETY: no owner of 3 or 4 is in this process: it is a copy made to execute another program,
+            // in which they are to be.
+            let mut wanted = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(wanted) });
+            dup2(copy, &mut wanted)?;
         }
         Ok(())
     };

@@ -1,10 +1,11 @@
 //! The witness to the millisecond: what sock_diag(7) itself says, read as plainly as can be.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, bail, ensure};
+use linux_raw_sys::net::{AF_INET, IPPROTO_TCP};
+use linux_raw_sys::netlink::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, netlink, recv, send};
 
 use crate::kit::sys;
 
@@ -22,45 +23,32 @@ pub struct Timer {
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 
 /// Those of all TCP sockets of one address family, in the calling thread's namespace.
-pub fn timers(family: u8) -> Result<Vec<Timer>> {
-    let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_DGRAM, libc::NETLINK_SOCK_DIAG)?;
+pub fn timers(family: AddressFamily) -> Result<Vec<Timer>> {
+    let socket = sys::socket(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        Some(netlink::SOCK_DIAG),
+    )?;
     let mut request = [0_u8; 72];
     request[..4].copy_from_slice(&72_u32.to_ne_bytes());
     request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    let flags = (NLM_F_REQUEST | NLM_F_DUMP) as u16;
     request[6..8].copy_from_slice(&flags.to_ne_bytes());
-    request[16] = family;
-    request[17] = libc::IPPROTO_TCP as u8;
+    request[16] = family.as_raw() as u8;
+    request[17] = IPPROTO_TCP as u8;
     request[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
-    // SAFETY: the pointer and length are those of `request`.
-    let sent = unsafe {
-        libc::send(
-            socket.as_raw_fd(),
-            request.as_ptr().cast(),
-            request.len(),
-            0,
-        )
-    };
-    ensure!(sent == 72, "sock_diag: {}", io::Error::last_os_error());
+    let sent = send(&socket, &request, SendFlags::empty()).context("sock_diag")?;
+    ensure!(sent == request.len(), "sock_diag took {sent} bytes");
     let mut found = Vec::new();
     let mut buffer = vec![0_u8; 1 << 16];
     loop {
-        // SAFETY: the pointer and length are those of `buffer`.
-        let length = unsafe {
-            libc::recv(
-                socket.as_raw_fd(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                0,
-            )
-        };
-        let length = usize::try_from(length).context("sock_diag")?;
+        let (length, _) = recv(&socket, &mut *buffer, RecvFlags::empty()).context("sock_diag")?;
         let mut rest = &buffer[..length];
         while rest.len() >= 16 {
             let size = word(rest, 0) as usize;
             match word(rest, 4) as u16 {
                 SOCK_DIAG_BY_FAMILY => found.push(timer(&rest[16..size])),
-                kind if i32::from(kind) == libc::NLMSG_DONE => return Ok(found),
+                kind if u32::from(kind) == NLMSG_DONE => return Ok(found),
                 kind => bail!("sock_diag: a message of kind {kind}"),
             }
             rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
@@ -74,8 +62,8 @@ fn timer(message: &[u8]) -> Timer {
     let address = |at: usize| -> IpAddr {
         let octets: [u8; 16] = message[at..at + 16].try_into().unwrap_or_default();
         let [a, b, c, d, ..] = octets;
-        match i32::from(message[0]) {
-            libc::AF_INET => Ipv4Addr::new(a, b, c, d).into(),
+        match u32::from(message[0]) {
+            AF_INET => Ipv4Addr::new(a, b, c, d).into(),
             _ => Ipv6Addr::from(octets).into(),
         }
     };

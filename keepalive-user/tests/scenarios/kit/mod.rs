@@ -12,6 +12,7 @@ pub mod link;
 pub mod listing;
 pub mod net;
 pub mod process;
+pub mod rtnetlink;
 pub mod socket;
 pub mod ss;
 pub mod sys;

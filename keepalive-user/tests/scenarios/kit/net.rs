@@ -3,12 +3,16 @@
 use std::ffi::c_int;
 use std::fmt::Display;
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use crate::kit::sys;
+use crate::kit::rtnetlink::{Message, RTM_NEWLINK, index_of, interface};
+
+/// `include/uapi/linux/if.h`.
+const IFF_UP: u32 = 1;
 
 /// A network namespace, kept alive by an open file.
 pub struct Namespace {
@@ -28,19 +32,16 @@ impl Namespace {
 
     /// Moves the calling thread into a new namespace with its loopback up.
     pub fn create() -> Result<Self> {
-        // SAFETY: takes no pointers; only this thread changes namespace.
-        sys::check(unsafe { libc::unshare(libc::CLONE_NEWNET) })
-            .context("unshare(CLONE_NEWNET)")?;
+        // SAFETY: without CLONE_FILES no thread loses a descriptor; only this thread changes namespace.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.context("unshare(CLONE_NEWNET)")?;
         set_link_up("lo", true)?;
         Self::current()
     }
 
     /// Moves the calling thread into this namespace. Sockets it already has stay where they are.
     pub fn enter(&self) -> Result<()> {
-        // SAFETY: takes no pointers; the descriptor is open.
-        sys::check(unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) })
-            .context("setns")?;
-        Ok(())
+        let network = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(self.file.as_fd(), network).context("setns")
     }
 
     pub fn as_raw_fd(&self) -> c_int {
@@ -56,27 +57,9 @@ pub fn sysctl(name: &str, value: impl Display) -> Result<()> {
 
 /// Switches an interface of the calling thread's namespace on or off.
 pub fn set_link_up(name: &str, up: bool) -> Result<()> {
-    let fd = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
-    let mut request = interface_request(name);
-    // SAFETY: SIOCGIFFLAGS fills the flags of the ifreq it is given.
-    sys::check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) })
-        .with_context(|| format!("flags of {name}"))?;
-    // SAFETY: the kernel has just filled this member of the union.
-    let flags = unsafe { request.ifr_ifru.ifru_flags };
-    let bit = libc::IFF_UP as i16;
-    request.ifr_ifru.ifru_flags = if up { flags | bit } else { flags & !bit };
-    // SAFETY: SIOCSIFFLAGS reads the flags of the ifreq it is given.
-    sys::check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) })
-        .with_context(|| format!("switching {name}"))?;
-    Ok(())
-}
-
-/// An `ifreq` that names an interface.
-pub fn interface_request(name: &str) -> libc::ifreq {
-    // SAFETY: all-zero is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    request
+    let flags = if up { IFF_UP } else { 0 };
+    let header = interface(index_of(name)?, flags, IFF_UP);
+    Message::new(RTM_NEWLINK, 0, &header)
+        .send()
+        .with_context(|| format!("switching {name}"))
 }

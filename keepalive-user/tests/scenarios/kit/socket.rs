@@ -3,17 +3,17 @@
 use std::ffi::c_int;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
 
 use crate::kit::sys;
 
-const TCP_REPAIR: c_int = 19;
-const IPPROTO_MPTCP: c_int = 262;
-const SO_COOKIE: c_int = 57;
 /// More than the narrow server takes, so that something waits.
-const NARROW_SENDER: c_int = 32 << 10;
+const NARROW_SENDER: usize = 32 << 10;
 /// Bytes written and not sent yet.
 const SIOCOUTQNSD: libc::Ioctl = 0x894B;
 
@@ -63,6 +63,12 @@ impl Keepalive {
 #[derive(Debug)]
 pub struct Tcp(TcpStream);
 
+impl AsFd for Tcp {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl AsRawFd for Tcp {
     fn as_raw_fd(&self) -> c_int {
         self.0.as_raw_fd()
@@ -72,20 +78,20 @@ impl AsRawFd for Tcp {
 impl Tcp {
     /// An unconnected socket for this kind of address.
     pub fn new(address: IpAddr) -> Result<Self> {
-        Self::with_protocol(address, libc::IPPROTO_TCP)
+        Self::with_protocol(address, ipproto::TCP)
     }
 
     /// An unconnected MPTCP socket; its error says whether the kernel has MPTCP.
     pub fn new_mptcp(address: IpAddr) -> Result<Self> {
-        Self::with_protocol(address, IPPROTO_MPTCP)
+        Self::with_protocol(address, ipproto::MPTCP)
     }
 
-    fn with_protocol(address: IpAddr, protocol: c_int) -> Result<Self> {
+    fn with_protocol(address: IpAddr, protocol: Protocol) -> Result<Self> {
         let family = match address {
-            IpAddr::V4(_) => libc::AF_INET,
-            IpAddr::V6(_) => libc::AF_INET6,
+            IpAddr::V4(_) => AddressFamily::INET,
+            IpAddr::V6(_) => AddressFamily::INET6,
         };
-        let fd = sys::socket(family, libc::SOCK_STREAM, protocol).context("socket")?;
+        let fd = sys::socket(family, SocketType::STREAM, Some(protocol)).context("socket")?;
         Ok(Self(TcpStream::from(fd)))
     }
 
@@ -95,53 +101,29 @@ impl Tcp {
     }
 
     pub fn bind_to(&self, address: SocketAddr) -> Result<()> {
-        let (storage, length) = raw_address(address);
-        // SAFETY: the pointer and the length describe `storage`, which outlives the call.
-        sys::check(unsafe { libc::bind(self.as_raw_fd(), (&raw const storage).cast(), length) })
-            .context("bind")?;
-        Ok(())
+        net::bind(self, &address).context("bind")
     }
 
     /// Binds to any free port of `address` and listens.
     pub fn listen(&self, address: IpAddr) -> Result<()> {
         self.bind(address)?;
-        // SAFETY: takes no pointers.
-        sys::check(unsafe { libc::listen(self.as_raw_fd(), 4096) }).context("listen")?;
-        Ok(())
+        net::listen(self, 4096).context("listen")
     }
 
     pub fn connect(&self, to: SocketAddr) -> Result<()> {
-        let (storage, length) = raw_address(to);
-        // SAFETY: the pointer and the length describe `storage`, which outlives the call.
-        sys::check(unsafe { libc::connect(self.as_raw_fd(), (&raw const storage).cast(), length) })
-            .with_context(|| format!("connect to {to}"))?;
-        Ok(())
+        net::connect(self, &to).with_context(|| format!("connect to {to}"))
     }
 
     /// Begins to connect, and leaves it at that.
     pub fn begin_to_connect(&self, to: SocketAddr) -> Result<()> {
         self.0.set_nonblocking(true)?;
-        let error = self.connect(to).err().context("connected at once")?;
-        let errno = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::raw_os_error);
-        ensure!(errno == Some(libc::EINPROGRESS), "{error:#}");
+        let error = net::connect(self, &to).err().context("connected at once")?;
+        ensure!(error == Errno::INPROGRESS, "connect to {to}: {error}");
         Ok(())
     }
 
     pub fn accept(&self) -> Result<Self> {
-        // SAFETY: null address pointers are allowed: the caller does not want the address.
-        let fd = sys::check(unsafe {
-            libc::accept4(
-                self.as_raw_fd(),
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                libc::SOCK_CLOEXEC,
-            )
-        })
-        .context("accept")?;
-        // SAFETY: the kernel just gave us this descriptor, nobody else owns it.
-        let fd = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
+        let fd = net::accept_with(self, SocketFlags::CLOEXEC).context("accept")?;
         Ok(Self(TcpStream::from(fd)))
     }
 
@@ -155,8 +137,7 @@ impl Tcp {
 
     /// The kernel's cookie as events write it. Asking makes the kernel give the socket one.
     pub fn cookie(&self) -> Result<String> {
-        let cookie: u64 =
-            sys::get_option(self, libc::SOL_SOCKET, SO_COOKIE).context("SO_COOKIE")?;
+        let cookie = sockopt::socket_cookie(self).context("SO_COOKIE")?;
         Ok(format!("{cookie:x}"))
     }
 
@@ -169,49 +150,42 @@ impl Tcp {
     /// Sets the numbers alone, which arms nothing while keepalive is off.
     pub fn set_times(&self, keepalive: Keepalive) -> Result<()> {
         self.set_idle(keepalive.idle)?;
-        self.tcp_option(libc::TCP_KEEPINTVL, keepalive.interval)?;
-        self.tcp_option(libc::TCP_KEEPCNT, keepalive.probes)?;
+        sockopt::set_tcp_keepintvl(self, seconds(keepalive.interval)).context("TCP_KEEPINTVL")?;
+        sockopt::set_tcp_keepcnt(self, keepalive.probes).context("TCP_KEEPCNT")?;
         if keepalive.user_timeout_ms > 0 {
-            self.tcp_option(libc::TCP_USER_TIMEOUT, keepalive.user_timeout_ms)?;
+            self.set_user_timeout_ms(keepalive.user_timeout_ms)?;
         }
         Ok(())
     }
 
     pub fn switch_keepalive(&self, on: bool) -> Result<()> {
-        sys::set_option(self, libc::SOL_SOCKET, libc::SO_KEEPALIVE, c_int::from(on))
-            .context("SO_KEEPALIVE")
+        sockopt::set_socket_keepalive(self, on).context("SO_KEEPALIVE")
     }
 
-    pub fn set_idle(&self, seconds: u32) -> Result<()> {
-        self.tcp_option(libc::TCP_KEEPIDLE, seconds)
+    pub fn set_idle(&self, idle: u32) -> Result<()> {
+        sockopt::set_tcp_keepidle(self, seconds(idle)).context("TCP_KEEPIDLE")
     }
 
     pub fn set_user_timeout_ms(&self, milliseconds: u32) -> Result<()> {
-        self.tcp_option(libc::TCP_USER_TIMEOUT, milliseconds)
+        sockopt::set_tcp_user_timeout(self, milliseconds).context("TCP_USER_TIMEOUT")
     }
 
     /// How long an orphan stays in FIN_WAIT2, seconds.
     pub fn set_linger2(&self, seconds: u32) -> Result<()> {
-        self.tcp_option(libc::TCP_LINGER2, seconds)
+        sys::set_option(self, libc::IPPROTO_TCP, libc::TCP_LINGER2, seconds).context("TCP_LINGER2")
     }
 
-    pub fn set_receive_buffer(&self, bytes: c_int) -> Result<()> {
-        sys::set_option(self, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes).context("SO_RCVBUF")
+    pub fn set_receive_buffer(&self, bytes: usize) -> Result<()> {
+        sockopt::set_socket_recv_buffer_size(self, bytes).context("SO_RCVBUF")
     }
 
-    pub fn set_send_buffer(&self, bytes: c_int) -> Result<()> {
-        sys::set_option(self, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes).context("SO_SNDBUF")
+    pub fn set_send_buffer(&self, bytes: usize) -> Result<()> {
+        sockopt::set_socket_send_buffer_size(self, bytes).context("SO_SNDBUF")
     }
 
     /// Beyond the system's limit, which takes CAP_NET_ADMIN.
-    pub fn force_receive_buffer(&self, bytes: c_int) -> Result<()> {
-        sys::set_option(self, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
-            .context("SO_RCVBUFFORCE")
-    }
-
-    fn tcp_option(&self, name: c_int, value: u32) -> Result<()> {
-        sys::set_option(self, libc::IPPROTO_TCP, name, value)
-            .with_context(|| format!("TCP option {name} = {value}"))
+    pub fn force_receive_buffer(&self, bytes: usize) -> Result<()> {
+        sockopt::set_socket_recv_buffer_size_force(self, bytes).context("SO_RCVBUFFORCE")
     }
 
     /// Makes this socket deaf and mute: the kernel drops every segment that arrives for it
@@ -240,7 +214,7 @@ impl Tcp {
     /// Closes without a word to the peer, as if the host had rebooted: the next segment meets no
     /// socket and is answered by a reset.
     pub fn vanish(self) -> Result<()> {
-        self.tcp_option(TCP_REPAIR, 1)
+        sys::set_option(&self.0, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1).context("TCP_REPAIR")
     }
 
     /// Closes with a reset.
@@ -250,11 +224,7 @@ impl Tcp {
 
     /// Makes its close, or the end of its process, a reset: no orphan stays for its user timeout.
     pub fn reset_on_close(&self) -> Result<()> {
-        let linger = libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
-        sys::set_option(self, libc::SOL_SOCKET, libc::SO_LINGER, linger).context("SO_LINGER")
+        sockopt::set_socket_linger(self, Some(Duration::ZERO)).context("SO_LINGER")
     }
 
     /// Sends FIN and keeps the socket.
@@ -275,7 +245,7 @@ impl Tcp {
     /// Reads until nothing has come for a moment.
     pub fn drain(&self) -> Result<()> {
         let mut buffer = vec![0; 65536];
-        while sys::readable(self.as_raw_fd(), std::time::Duration::from_millis(300))? {
+        while sys::readable(self, Duration::from_millis(300))? {
             if (&self.0).read(&mut buffer).context("drain")? == 0 {
                 break;
             }
@@ -369,38 +339,6 @@ impl Pair {
     }
 }
 
-/// The C form of an address.
-fn raw_address(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
-    // SAFETY: all-zero is a valid sockaddr_storage.
-    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let length = match address {
-        SocketAddr::V4(v4) => {
-            let raw = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
-                sin_port: v4.port().to_be(),
-                sin_addr: libc::in_addr {
-                    s_addr: u32::from_ne_bytes(v4.ip().octets()),
-                },
-                sin_zero: [0; 8],
-            };
-            // SAFETY: sockaddr_storage is large and aligned enough for every sockaddr.
-            unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(raw) };
-            size_of::<libc::sockaddr_in>()
-        }
-        SocketAddr::V6(v6) => {
-            let raw = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                sin6_port: v6.port().to_be(),
-                sin6_flowinfo: 0,
-                sin6_addr: libc::in6_addr {
-                    s6_addr: v6.ip().octets(),
-                },
-                sin6_scope_id: v6.scope_id(),
-            };
-            // SAFETY: sockaddr_storage is large and aligned enough for every sockaddr.
-            unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(raw) };
-            size_of::<libc::sockaddr_in6>()
-        }
-    };
-    (storage, length as libc::socklen_t)
+fn seconds(seconds: u32) -> Duration {
+    Duration::from_secs(seconds.into())
 }

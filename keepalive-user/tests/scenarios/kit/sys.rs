@@ -3,9 +3,23 @@
 //! Nothing here knows about keepalive.
 
 use std::ffi::{CStr, c_int};
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::cmsg_space;
+use rustix::event::{PollFd, PollFlags, Timespec, pause, poll};
+use rustix::io::{FdFlags, dup, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, Protocol, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socket_with,
+};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, kill_process, setrlimit, waitpid,
+};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Turns the C convention (-1 and errno) into a `Result`.
 pub fn check(result: c_int) -> io::Result<c_int> {
@@ -17,11 +31,12 @@ pub fn check(result: c_int) -> io::Result<c_int> {
 }
 
 /// A new socket that no child process inherits.
-pub fn socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<OwnedFd> {
-    // SAFETY: takes no pointers; the result is checked.
-    let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })?;
-    // SAFETY: the kernel just gave us this descriptor, nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+pub fn socket(
+    family: AddressFamily,
+    kind: SocketType,
+    protocol: Option<Protocol>,
+) -> io::Result<OwnedFd> {
+    Ok(socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?)
 }
 
 /// Plain data the kernel may read from or write into.
@@ -34,16 +49,12 @@ pub unsafe trait Plain: Copy {}
 unsafe impl Plain for c_int {}
 // SAFETY: an integer.
 unsafe impl Plain for u32 {}
-// SAFETY: an integer.
-unsafe impl Plain for u64 {}
-// SAFETY: two integers.
-unsafe impl Plain for libc::linger {}
 // SAFETY: integers and bit-fields the kernel fills.
 unsafe impl Plain for libc::tcp_info {}
 // SAFETY: a length and a pointer, both only read by the kernel.
 unsafe impl Plain for libc::sock_fprog {}
 
-/// setsockopt(2).
+/// setsockopt(2), for options that rustix does not have.
 pub fn set_option<T: Plain>(
     fd: &impl AsRawFd,
     level: c_int,
@@ -63,7 +74,7 @@ pub fn set_option<T: Plain>(
     Ok(())
 }
 
-/// getsockopt(2). What the kernel does not fill stays zero.
+/// getsockopt(2), for options that rustix does not have. What the kernel does not fill stays zero.
 pub fn get_option<T: Plain>(fd: &impl AsRawFd, level: c_int, name: c_int) -> io::Result<T> {
     // SAFETY: all-zero is a valid `Plain` value.
     let mut value: T = unsafe { std::mem::zeroed() };
@@ -96,119 +107,80 @@ pub fn set_process_name(name: &CStr) -> io::Result<()> {
 
 /// CLOCK_MONOTONIC, as events have it.
 pub fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the pointer is to a local; this clock is on every kernel.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// kill(2).
-pub fn signal(pid: u32, signal: c_int) -> io::Result<()> {
-    // SAFETY: takes no pointers.
-    check(unsafe { libc::kill(pid as libc::pid_t, signal) })?;
-    Ok(())
+pub fn signal(pid: u32, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(pid.cast_signed()).context("no process has this id")?;
+    Ok(kill_process(pid, signal)?)
 }
 
 /// Allows so many open files, beyond the hard limit too where we may raise that. The hard limit is never
 /// lowered: a hardened machine does not let us raise it again.
 pub fn allow_open_files(wanted: u64) -> io::Result<()> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
+    // None is without a limit.
+    let raised = |limit: Option<u64>| limit.map(|limit| limit.max(wanted));
+    let limit = getrlimit(Resource::Nofile);
+    let limit = Rlimit {
+        current: raised(limit.current),
+        maximum: raised(limit.maximum),
     };
-    // SAFETY: the pointer is to a local.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
-    limit.rlim_cur = limit.rlim_cur.max(wanted);
-    limit.rlim_max = limit.rlim_max.max(wanted);
-    // SAFETY: the pointer describes `limit`, which outlives the call.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
-    Ok(())
+    Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
 /// Waits until the descriptor is readable; false after `patience`.
-pub fn readable(fd: RawFd, patience: Duration) -> io::Result<bool> {
-    let mut poll = libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one pollfd, which outlives the call.
-    let ready = check(unsafe { libc::poll(&raw mut poll, 1, patience.as_millis() as c_int) })?;
-    Ok(ready > 0)
-}
-
-/// One descriptor on its way to another process: `struct cmsghdr`, and what comes with it.
-#[repr(C)]
-struct Rights {
-    header: libc::cmsghdr,
-    fd: c_int,
-    padding: c_int,
-}
-
-/// Calls `pass` with a message of one byte and one descriptor.
-fn with_rights(fd: c_int, pass: impl FnOnce(&mut libc::msghdr) -> isize) -> io::Result<()> {
-    let mut byte = 0_u8;
-    let mut part = libc::iovec {
-        iov_base: (&raw mut byte).cast(),
-        iov_len: 1,
-    };
-    let mut rights = Rights {
-        // SAFETY: integers.
-        header: unsafe { std::mem::zeroed() },
-        fd,
-        padding: 0,
-    };
-    rights.header.cmsg_len = size_of::<libc::cmsghdr>() + size_of::<c_int>();
-    rights.header.cmsg_level = libc::SOL_SOCKET;
-    rights.header.cmsg_type = libc::SCM_RIGHTS;
-    // SAFETY: integers and null pointers.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = (&raw mut rights).cast();
-    message.msg_controllen = size_of::<Rights>();
-    if pass(&mut message) < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+pub fn readable(fd: impl AsFd, patience: Duration) -> Result<bool> {
+    let patience = Timespec::try_from(patience)?;
+    Ok(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience))? > 0)
 }
 
 /// Passes a descriptor on (SCM_RIGHTS).
-pub fn send_descriptor(over: &impl AsRawFd, what: &impl AsRawFd) -> io::Result<()> {
-    with_rights(what.as_raw_fd(), |message| {
-        // SAFETY: all that the message points to outlives the call.
-        unsafe { libc::sendmsg(over.as_raw_fd(), message, 0) }
-    })
+pub fn send_descriptor(over: impl AsFd, what: impl AsFd) -> io::Result<()> {
+    let what = [what.as_fd()];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    if !rights.push(SendAncillaryMessage::ScmRights(&what)) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    sendmsg(over, &[IoSlice::new(&[0])], &mut rights, SendFlags::empty())?;
+    Ok(())
 }
 
-/// Waits for a descriptor, and keeps it.
-pub fn receive_descriptor(over: &impl AsRawFd) {
-    let _ = with_rights(-1, |message| {
-        // SAFETY: all that the message points to outlives the call.
-        unsafe { libc::recvmsg(over.as_raw_fd(), message, 0) }
-    });
+/// Waits for a descriptor, and keeps it. System calls alone: nothing is allocated.
+pub fn receive_descriptor(over: impl AsFd) {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut rights = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let _ = recvmsg(over, &mut parts, &mut rights, RecvFlags::empty());
+    // What is in the buffer would be closed with it.
+    std::mem::forget(rights);
 }
 
-/// Holds so many more descriptors of a file.
-pub fn duplicate(what: &impl AsRawFd, times: c_int) {
+/// Holds so many more descriptors of a file. System calls alone: nothing is allocated.
+pub fn duplicate(what: impl AsFd, times: u32) {
     for _ in 0..times {
-        // SAFETY: takes no pointers.
-        unsafe { libc::dup(what.as_raw_fd()) };
+        // Until the process ends.
+        let _ = dup(&what).map(OwnedFd::into_raw_fd);
     }
 }
 
 /// Lets a program that is executed have the descriptor.
-pub fn keep_open_on_exec(fd: RawFd) -> io::Result<()> {
-    // SAFETY: takes no pointers.
-    check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
-    Ok(())
+pub fn keep_open_on_exec(fd: impl AsFd) -> io::Result<()> {
+    Ok(fcntl_setfd(fd, FdFlags::empty())?)
+}
+
+/// Waits for ever.
+pub fn hold() -> ! {
+    loop {
+        pause();
+    }
 }
 
 /// A process of ours that only waits, with all that it inherited.
-pub struct Child(pub libc::pid_t);
+pub struct Child(Pid);
 
 impl Child {
     pub fn fork() -> io::Result<Self> {
@@ -217,26 +189,35 @@ impl Child {
 
     /// As [`Child::fork`]; what it does first must be system calls alone, and allocate nothing.
     pub fn run(action: impl FnOnce()) -> io::Result<Self> {
-        // SAFETY: the child makes one system call after the other and allocates nothing.
-        let pid = check(unsafe { libc::fork() })?;
-        if pid == 0 {
+        Self::start(|| {
             action();
-            loop {
-                // SAFETY: takes no pointers.
-                unsafe { libc::pause() };
-            }
-        }
+            hold()
+        })
+    }
+
+    /// A child that does this, and ends with it. If this process has other threads it must be system calls
+    /// alone, and allocate nothing: a lock that one of them has is never given back in the child.
+    pub fn start(action: impl FnOnce() -> c_int) -> io::Result<Self> {
+        // SAFETY: the child goes on with what `action` does, to which the rule above applies, and ends
+        // without running anything of the parent's.
+        let pid = check(unsafe { libc::fork() })?;
+        let Some(pid) = Pid::from_raw(pid) else {
+            let code = action();
+            // SAFETY: ends the process, and takes no pointers.
+            unsafe { libc::_exit(code) };
+        };
         Ok(Self(pid))
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.0.as_raw_pid()
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // SAFETY: a child of ours that nobody else waits for; a null status is allowed.
-        unsafe {
-            libc::kill(self.0, libc::SIGKILL);
-            libc::waitpid(self.0, std::ptr::null_mut(), 0);
-        }
+        let _ = kill_process(self.0, Signal::KILL);
+        let _ = waitpid(Some(self.0), WaitOptions::empty());
     }
 }
 

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 
 use crate::kit::event::{Event, Key};
 use crate::kit::process::Running;
@@ -215,7 +216,7 @@ impl Tracer {
 
     /// Sends SIGINT and waits for the end.
     pub fn interrupt(self) -> Result<Ended> {
-        sys::signal(self.pid(), libc::SIGINT).context("SIGINT to the tracer")?;
+        sys::signal(self.pid(), Signal::INT).context("SIGINT to the tracer")?;
         self.end()
     }
 

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
 
 use crate::kit::sys;
 
@@ -79,10 +81,11 @@ const ETHERNET_HEADER: usize = 14;
 impl Capture {
     pub fn on_loopback() -> Result<Self> {
         let protocol = ETH_P_ALL.to_be();
-        let fd = sys::socket(
-            libc::AF_PACKET,
-            libc::SOCK_RAW | libc::SOCK_NONBLOCK,
-            i32::from(protocol),
+        let fd = socket_with(
+            AddressFamily::PACKET,
+            SocketType::RAW,
+            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            NonZeroU32::new(protocol.into()).map(Protocol::from_raw),
         )
         .context("AF_PACKET")?;
         sys::set_option(&fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1_i32)?;

@@ -5,9 +5,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
-use crate::kit::sys;
+use crate::kit::sys::Child;
 
 /// A number in memory that child processes share with us.
 #[derive(Clone, Copy)]
@@ -15,22 +17,16 @@ pub struct Counter(&'static AtomicU64);
 
 impl Counter {
     pub fn new() -> Result<Self> {
-        // SAFETY: a new anonymous mapping; nothing that exists is touched.
+        // SAFETY: a new anonymous mapping, at an address that the kernel chooses; nothing that exists is touched.
         let page = unsafe {
-            libc::mmap(
+            mmap_anonymous(
                 std::ptr::null_mut(),
                 size_of::<AtomicU64>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-                -1,
-                0,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
             )
         };
-        ensure!(
-            page != libc::MAP_FAILED,
-            "mmap: {}",
-            std::io::Error::last_os_error()
-        );
+        let page = page.context("mmap")?;
         // SAFETY: the page is zeroed, aligned, large enough, and never unmapped.
         Ok(Self(unsafe { &*page.cast::<AtomicU64>() }))
     }
@@ -46,7 +42,7 @@ impl Counter {
 
 /// A child process that is killed when this is dropped, or when we die.
 pub struct Worker {
-    pid: libc::pid_t,
+    _child: Child,
     line: UnixStream,
 }
 
@@ -67,22 +63,26 @@ impl Line {
 impl Worker {
     /// Forks, and waits until `work` says that it is ready. Other threads must not print meanwhile.
     pub fn start(what: &str, work: impl FnOnce(Line) -> Result<()>) -> Result<Self> {
-        let (mut ours, theirs) = UnixStream::pair()?;
-        // SAFETY: the child has no threads; the C library makes its allocator usable after a fork.
-        let pid = sys::check(unsafe { libc::fork() })?;
-        if pid == 0 {
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut ends = Some((ours, theirs));
+        let child = Child::start(|| {
+            let Some((ours, theirs)) = ends.take() else {
+                return 1;
+            };
             drop(ours);
-            // SAFETY: takes no pointers.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
             if let Err(error) = work(Line(theirs)) {
                 eprintln!("{what}: {error:#}");
             }
-            // SAFETY: ends the child without running what belongs to the parent.
-            unsafe { libc::_exit(1) };
-        }
+            1
+        })?;
+        let (mut ours, theirs) = ends.context("both ends are still ours")?;
         drop(theirs);
         let ready = ours.read_exact(&mut [0]);
-        let worker = Self { pid, line: ours };
+        let worker = Self {
+            _child: child,
+            line: ours,
+        };
         ready.with_context(|| format!("{what} could not be set up"))?;
         Ok(worker)
     }
@@ -90,23 +90,5 @@ impl Worker {
     /// Lets it go on.
     pub fn go(&mut self) -> Result<()> {
         self.line.write_all(b"x").context("telling it to go on")
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // SAFETY: a child of ours that nobody else waits for; a null status is allowed.
-        unsafe {
-            libc::kill(self.pid, libc::SIGKILL);
-            libc::waitpid(self.pid, std::ptr::null_mut(), 0);
-        }
-    }
-}
-
-/// Until killed.
-pub fn hold() -> ! {
-    loop {
-        // SAFETY: takes no pointers.
-        unsafe { libc::pause() };
     }
 }

@@ -9,6 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 use crate::harness::bench::{Bench, HardCase, Refused};
 use crate::kit::event::Event;
@@ -63,25 +65,23 @@ pub const CASES: &[HardCase] = &[
     },
 ];
 
-const CAP_SYS_ADMIN: libc::c_ulong = 21;
-const CAP_PERFMON: libc::c_ulong = 38;
-const CAP_BPF: libc::c_ulong = 39;
-
 /// Children of this thread will be root without these capabilities.
-fn give_up(capabilities: &[libc::c_ulong]) -> Result<()> {
+fn give_up(capabilities: &[CapabilitySet]) -> Result<()> {
     for capability in capabilities {
-        // SAFETY: takes no pointers; changes this thread only.
-        sys::check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, *capability, 0, 0, 0) })
-            .with_context(|| format!("dropping capability {capability}"))?;
+        remove_capability_from_bounding_set(*capability)
+            .with_context(|| format!("dropping {capability:?}"))?;
     }
     Ok(())
 }
 
 fn missing_capability(bench: &Bench) -> Result<()> {
-    for (capability, name) in [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")] {
+    for (capability, name) in [
+        (CapabilitySet::BPF, "CAP_BPF"),
+        (CapabilitySet::PERFMON, "CAP_PERFMON"),
+    ] {
         let refused = thread::scope(|scope| {
             let run = scope.spawn(|| {
-                give_up(&[CAP_SYS_ADMIN, capability])?;
+                give_up(&[CapabilitySet::SYS_ADMIN, capability])?;
                 bench.output(&["-d", "1s"])
             });
             run.join().ok().context("the thread died")?
@@ -89,7 +89,7 @@ fn missing_capability(bench: &Bench) -> Result<()> {
         refused.expect_code(3)?.expect_sentence(&[name])?;
     }
     // These two are enough.
-    give_up(&[CAP_SYS_ADMIN])?;
+    give_up(&[CapabilitySet::SYS_ADMIN])?;
     let tracer = bench.trace(&[])?;
     sees_a_timer(&tracer)?;
     let ended = tracer.interrupt()?;
@@ -224,12 +224,12 @@ fn ring_small(bench: &Bench) -> Result<()> {
     let pairs = (0..SOCKETS)
         .map(|_| Pair::over(LOCALHOST))
         .collect::<Result<Vec<_>>>()?;
-    sys::signal(tracer.pid(), libc::SIGSTOP)?;
+    sys::signal(tracer.pid(), Signal::STOP)?;
     for pair in &pairs {
         pair.client.arm(Keepalive::EVERY_SECOND)?;
     }
     thread::sleep(Duration::from_secs(3));
-    sys::signal(tracer.pid(), libc::SIGCONT)?;
+    sys::signal(tracer.pid(), Signal::CONT)?;
     tracer
         .wait_for_line(PATIENCE, |line| line.is("lost"))
         .context("no `lost` line")?;
@@ -259,13 +259,13 @@ fn ring_small_filtered(bench: &Bench) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let port = wanted.client.local()?.port().to_string();
     let tracer = bench.trace(&["--ring-bytes", "4096", "-L", &port])?;
-    sys::signal(tracer.pid(), libc::SIGSTOP)?;
+    sys::signal(tracer.pid(), Signal::STOP)?;
     for pair in &others {
         pair.client.arm(Keepalive::EVERY_SECOND)?;
     }
     wanted.client.arm(Keepalive::EVERY_SECOND)?;
     thread::sleep(Duration::from_secs(3));
-    sys::signal(tracer.pid(), libc::SIGCONT)?;
+    sys::signal(tracer.pid(), Signal::CONT)?;
     tracer
         .wait_for_line(PATIENCE, |line| line.is_timer("probe_sent"))
         .context("the wanted socket is not seen")?;
@@ -296,7 +296,7 @@ fn kill9(bench: &Bench) -> Result<()> {
         holdings.programs() > 0,
         "the tracer holds no programs? This check sees nothing"
     );
-    sys::signal(tracer.pid(), libc::SIGKILL)?;
+    sys::signal(tracer.pid(), Signal::KILL)?;
     tracer.end()?;
     holdings.expect_gone()
 }

@@ -7,9 +7,13 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use linux_raw_sys::errno::EPERM;
+use linux_raw_sys::general::__NR_bpf;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 
 use crate::harness::bench::{Bench, HardCase, Refused};
-use crate::kit::sys;
 use crate::kit::tracer::Tracer;
 
 pub const CASES: &[HardCase] = &[
@@ -64,38 +68,31 @@ fn hide_btf() -> Result<()> {
 
 /// A mount namespace of this thread alone, whose mounts nobody else sees.
 pub fn private_mounts() -> Result<()> {
-    // SAFETY: takes no pointers; changes this thread only.
-    sys::check(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context("unshare(CLONE_NEWNS)")?;
-    let (nothing, root) = (std::ptr::null(), c"/".as_ptr());
-    let flags = libc::MS_REC | libc::MS_PRIVATE;
-    // SAFETY: a C string that outlives the call; the other pointers are ignored with these flags.
-    sys::check(unsafe { libc::mount(nothing, root, nothing, flags, nothing.cast()) })
-        .context("making mounts private")?;
-    Ok(())
+    // SAFETY: without CLONE_FILES no thread loses a descriptor; only this thread changes namespace.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.context("unshare(CLONE_NEWNS)")?;
+    let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+    mount_change(c"/", private).context("making mounts private")
 }
 
 /// Mounts a file system of this kind.
 pub fn mount(kind: &CStr, at: &CStr, options: &CStr) -> Result<()> {
-    // SAFETY: C strings that outlive the call.
-    sys::check(unsafe {
-        libc::mount(
-            kind.as_ptr(),
-            at.as_ptr(),
-            kind.as_ptr(),
-            0,
-            options.as_ptr().cast(),
-        )
-    })?;
-    Ok(())
+    Ok(rustix::mount::mount(
+        kind,
+        at,
+        kind,
+        MountFlags::empty(),
+        options,
+    )?)
 }
 
 /// A policy that forbids bpf(2) altogether: every backend's reason is given.
 fn all_refused(bench: &Bench) -> Result<()> {
     let mut command = Command::new(&bench.keepalive);
     command.args(["trace", "-d", "1s"]);
-    // SAFETY: only system calls on memory of this function, between fork and exec.
+    let filter = forbidding_bpf()?;
+    // SAFETY: two system calls on memory that was there before the fork.
     unsafe {
-        command.pre_exec(forbid_bpf);
+        command.pre_exec(move || apply_filter(&filter).map_err(|_| io::ErrorKind::Other.into()));
     }
     Refused::from(command)?.expect_code(4)?.expect_sentence(&[
         "fentry",
@@ -107,42 +104,12 @@ fn all_refused(bench: &Bench) -> Result<()> {
 }
 
 /// A seccomp filter: bpf(2) fails with EPERM, all else works.
-fn forbid_bpf() -> io::Result<()> {
-    let statement = |code: u32, jt, jf, k| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    let mut filter = [
-        // The number of the system call, the first word of `struct seccomp_data`.
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        statement(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            0,
-            1,
-            libc::SYS_bpf as u32,
-        ),
-        statement(
-            libc::BPF_RET | libc::BPF_K,
-            0,
-            0,
-            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
-        ),
-        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog {
-        len: filter.len() as u16,
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: the program and its filter outlive the calls.
-    unsafe {
-        sys::check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-        sys::check(libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const program,
-        ))?;
-    }
-    Ok(())
+fn forbidding_bpf() -> Result<BpfProgram> {
+    let filter = SeccompFilter::new(
+        [(__NR_bpf.into(), Vec::new())].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(EPERM),
+        TargetArch::try_from(std::env::consts::ARCH)?,
+    )?;
+    Ok(filter.try_into()?)
 }

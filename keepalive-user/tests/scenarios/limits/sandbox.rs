@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::net::{SocketFlags, accept_with};
+use rustix::process::{Gid, Resource, Rlimit, Uid, setrlimit};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, configure_capability_in_ambient_set, set_capabilities,
+    set_keep_capabilities, set_thread_res_gid, set_thread_res_uid,
+};
 
 use crate::harness::bench::{Bench, HardCase, Refused};
 use crate::kit::listing::{Listing, sources};
@@ -37,9 +43,8 @@ pub const CASES: &[HardCase] = &[
 
 /// CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE; CAP_BPF where the kernel asks for it.
 const OWNERS: u64 = 1 << 2 | 1 << 19;
-const CAP_BPF: u64 = 1 << 39;
-const CAP_PERFMON: u64 = 1 << 38;
-const CAP_SYS_PTRACE: u64 = 1 << 19;
+const CAP_BPF: u64 = CapabilitySet::BPF.bits();
+const CAP_SYS_PTRACE: u64 = CapabilitySet::SYS_PTRACE.bits();
 
 /// `/proc/PID/task/TID/status` of every thread.
 fn statuses(pid: u32) -> Result<Vec<HashMap<String, String>>> {
@@ -98,26 +103,14 @@ fn expect_confined(pid: u32, bounding: Option<u64>, allowed: u64) -> Result<()> 
 }
 
 /// A process of another user that accepts one connection and holds it.
-fn stranger(listener: RawFd) -> Result<Child> {
-    // SAFETY: the child makes one system call after the other and allocates nothing.
-    let pid = sys::check(unsafe { libc::fork() })?;
-    if pid == 0 {
-        let nobody = libc::c_long::from(NOBODY);
-        // SAFETY: no pointers but null ones. Not the C library's way, which asks other threads.
-        unsafe {
-            libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody);
-            libc::accept4(
-                listener,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                libc::SOCK_CLOEXEC,
-            );
-            loop {
-                libc::pause();
-            }
-        }
-    }
-    Ok(Child(pid))
+fn stranger(listener: BorrowedFd<'_>) -> Result<Child> {
+    let nobody = Uid::from_raw(NOBODY);
+    Ok(Child::run(|| {
+        // Of this thread, which is the child's only one.
+        let _ = set_thread_res_uid(nobody, nobody, nobody);
+        // Kept until the process ends.
+        std::mem::forget(accept_with(listener, SocketFlags::CLOEXEC));
+    })?)
 }
 
 /// A trace that gave up all it could still resolves owners of other users, rotates its recording,
@@ -180,11 +173,11 @@ fn resolves_a_stranger(tracer: &Tracer) -> Result<Child> {
     let listener = Tcp::new(LOCALHOST)?;
     listener.arm(Keepalive::after(1))?;
     listener.listen(LOCALHOST)?;
-    let stranger = stranger(listener.as_raw_fd())?;
+    let stranger = stranger(listener.as_fd())?;
     let client = Tcp::new(LOCALHOST)?;
     client.connect(listener.local()?)?;
     let port = u64::from(listener.local()?.port());
-    let pid = u64::try_from(stranger.0)?;
+    let pid = u64::try_from(stranger.pid())?;
     tracer
         .wait_for_line(PATIENCE, |event| {
             event.is("timer")
@@ -216,34 +209,25 @@ fn ambient(bench: &Bench) -> Result<()> {
 
 /// What `setpriv --reuid … --inh-caps … --ambient-caps …` does.
 fn become_nobody_with_capabilities() -> io::Result<()> {
-    const VERSION_3: u32 = 0x2008_0522;
-    let held = CAP_BPF | CAP_PERFMON | CAP_SYS_PTRACE;
-    let header = [VERSION_3, 0];
-    let (low, high) = (held as u32, (held >> 32) as u32);
-    // Effective, permitted, inheritable; twice.
-    let data = [low, low, low, high, high, high];
-    let memory = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
+    let held = CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::SYS_PTRACE;
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
     };
-    let nobody = libc::c_long::from(NOBODY);
-    // SAFETY: pointers to locals that outlive the calls, of the sizes that these have.
-    unsafe {
-        // Up to 5.10 maps count as locked memory; elsewhere it does not matter if it is refused.
-        libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const memory);
-        sys::check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0))?;
-        for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
-            if libc::syscall(call, nobody, nobody, nobody) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        if libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        for capability in (0..64_u64).filter(|capability| held & (1 << capability) != 0) {
-            let raise = libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong;
-            sys::check(libc::prctl(libc::PR_CAP_AMBIENT, raise, capability, 0, 0))?;
-        }
+    // Up to 5.10 maps count as locked memory; elsewhere it does not matter if it is refused.
+    let _ = setrlimit(Resource::Memlock, unlimited);
+    set_keep_capabilities(true)?;
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    set_thread_res_gid(group, group, group)?;
+    set_thread_res_uid(user, user, user)?;
+    let sets = CapabilitySets {
+        effective: held,
+        permitted: held,
+        inheritable: held,
+    };
+    set_capabilities(None, sets)?;
+    for capability in held.iter() {
+        configure_capability_in_ambient_set(capability, true)?;
     }
     Ok(())
 }

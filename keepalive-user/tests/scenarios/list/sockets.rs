@@ -7,6 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::net::sockopt;
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::applicability::without_mptcp;
@@ -119,16 +121,15 @@ fn settings(bench: &Bench) -> Result<()> {
 
 /// The witness: the kernel's own answer for the same socket.
 fn agrees_with_getsockopt(row: &Event, socket: &Tcp) -> Result<()> {
-    let tcp = |name| -> Result<u64> {
-        let value: i32 = sys::get_option(socket, libc::IPPROTO_TCP, name)?;
-        Ok(value as u64)
-    };
-    row.expect("keepalive.time_ms", tcp(libc::TCP_KEEPIDLE)? * 1000)?;
-    row.expect("keepalive.interval_ms", tcp(libc::TCP_KEEPINTVL)? * 1000)?;
-    row.expect("keepalive.probes", tcp(libc::TCP_KEEPCNT)?)?;
-    row.expect("keepalive.user_timeout_ms", tcp(libc::TCP_USER_TIMEOUT)?)?;
-    let on: i32 = sys::get_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE)?;
-    row.expect("keepalive.enabled", on != 0)
+    let ms = |time: Duration| time.as_millis() as u64;
+    row.expect("keepalive.time_ms", ms(sockopt::tcp_keepidle(socket)?))?;
+    row.expect("keepalive.interval_ms", ms(sockopt::tcp_keepintvl(socket)?))?;
+    row.expect("keepalive.probes", sockopt::tcp_keepcnt(socket)?)?;
+    row.expect(
+        "keepalive.user_timeout_ms",
+        sockopt::tcp_user_timeout(socket)?,
+    )?;
+    row.expect("keepalive.enabled", sockopt::socket_keepalive(socket)?)
 }
 
 /// IPv6, IPv4-mapped IPv6 as IPv4, and MPTCP subflows marked.
@@ -174,7 +175,7 @@ fn owners(bench: &Bench) -> Result<()> {
     let early = Tcp::new(LOCALHOST)?;
     early.connect(waiting.local()?)?;
     let pid = u64::from(std::process::id());
-    let both = [pid, child.0 as u64];
+    let both = [pid, child.pid() as u64];
     for source in sources(bench) {
         let listing = Listing::of(bench, source, &[])?;
         let row = listing.row(&shared.client)?;
@@ -319,7 +320,7 @@ fn unprivileged(bench: &Bench) -> Result<()> {
 /// More processes own sockets than we may have open files: each is asked all the same.
 fn few_files(bench: &Bench) -> Result<()> {
     const PROCESSES: usize = 40;
-    const FILES: libc::rlim_t = 24;
+    const FILES: u64 = 24;
     let _namespace = Namespace::create()?;
     let mut children = Vec::new();
     for _ in 0..PROCESSES {
@@ -358,7 +359,7 @@ fn watch(bench: &Bench) -> Result<()> {
             ends += u32::from(Event::parse(&line)?.is("list_end"));
         }
         if by_signal {
-            sys::signal(child.id(), libc::SIGINT)?;
+            sys::signal(child.id(), Signal::INT)?;
         } else {
             drop(lines);
         }

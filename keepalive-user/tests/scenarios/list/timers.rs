@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::net::AddressFamily;
 
 use crate::harness::bench::{Bench, HardCase};
 use crate::kit::diag;
@@ -201,7 +202,7 @@ fn agree(bench: &Bench, source: &str, zoo: &Zoo) -> Result<()> {
 /// Every deadline is where the kernel's own interface has it, within the bound.
 fn to_the_millisecond(listing: &Listing) -> Result<()> {
     let before = sys::monotonic_ns() / 1_000_000;
-    let witness = diag::timers(libc::AF_INET as u8)?;
+    let witness = diag::timers(AddressFamily::INET)?;
     let after = sys::monotonic_ns() / 1_000_000;
     ensure!(
         after - before < TOLERANCE_MS / 2,

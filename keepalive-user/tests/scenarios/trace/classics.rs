@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::explain::command;
@@ -73,7 +74,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // Its children follow.
-        if crate::kit::sys::signal(self.0.id(), libc::SIGTERM).is_ok() {
+        if crate::kit::sys::signal(self.0.id(), Signal::TERM).is_ok() {
             let _ = self.0.wait();
         }
     }

@@ -4,6 +4,7 @@
 use std::io;
 
 use anyhow::{Result, ensure};
+use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::harness::suite::{Scenario, Stage};
@@ -112,15 +113,15 @@ pub fn expect_same_error(
     name: &str,
 ) -> Result<()> {
     let expected = match name {
-        "ETIMEDOUT" => libc::ETIMEDOUT,
-        "ECONNRESET" => libc::ECONNRESET,
-        "ECONNREFUSED" => libc::ECONNREFUSED,
-        "EHOSTUNREACH" => libc::EHOSTUNREACH,
-        "ENETUNREACH" => libc::ENETUNREACH,
+        "ETIMEDOUT" => Errno::TIMEDOUT,
+        "ECONNRESET" => Errno::CONNRESET,
+        "ECONNREFUSED" => Errno::CONNREFUSED,
+        "EHOSTUNREACH" => Errno::HOSTUNREACH,
+        "ENETUNREACH" => Errno::NETUNREACH,
         other => anyhow::bail!("errno of {other}?"),
     };
     ensure!(
-        told.raw_os_error() == Some(expected),
+        Errno::from_io_error(told) == Some(expected),
         "the application was told {told}, not {name}"
     );
     closed.expect("error", name)

@@ -2,7 +2,7 @@
 //! finding that out may cost.
 
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::net::sockopt;
 
 use crate::harness::bench::{Bench, HardCase};
 use crate::kit::event::{Event, Key};
@@ -94,9 +95,9 @@ fn fork_after_accept(bench: &Bench) -> Result<()> {
     drop(server);
     let armed = followed.next("armed")?;
     armed.expect("process.pid", std::process::id())?;
-    followed.expect_owner(child.0, "ka-scenarios")?;
+    followed.expect_owner(child.pid(), "ka-scenarios")?;
     // The one that closes it is the child, by its end.
-    let pid = child.0;
+    let pid = child.pid();
     drop(child);
     drop(client);
     followed
@@ -122,7 +123,7 @@ fn descriptor_handed_over(bench: &Bench) -> Result<()> {
     drop(server);
     // The timer may have run before.
     followed.next("timer")?;
-    followed.expect_owner(receiver.0, "ka-scenarios")?;
+    followed.expect_owner(receiver.pid(), "ka-scenarios")?;
     drop(client);
     Ok(())
 }
@@ -132,7 +133,7 @@ fn exec_keeps_the_socket(bench: &Bench) -> Result<()> {
     let namespace = Namespace::create()?;
     let Pair { client, server, .. } = Pair::over(LOCALHOST)?;
     let mut followed = Followed::new(bench, &namespace, &server)?;
-    let fd = server.as_raw_fd();
+    let inherited = server.as_fd().try_clone_to_owned()?;
     let mut command = Command::new(&bench.keepalive);
     // Waits for a recording that never comes.
     command
@@ -143,35 +144,33 @@ fn exec_keeps_the_socket(bench: &Bench) -> Result<()> {
     // SAFETY: between fork and exec there are system calls only.
     unsafe {
         command.pre_exec(move || {
-            sys::keep_open_on_exec(fd)?;
-            for (level, name) in [
-                (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
-                (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
-                (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
-            ] {
-                sys::set_option(&fd, level, name, 1)?;
-            }
+            sys::keep_open_on_exec(&inherited)?;
+            let second = Duration::from_secs(1);
+            sockopt::set_tcp_keepidle(&inherited, second)?;
+            sockopt::set_tcp_keepintvl(&inherited, second)?;
+            sockopt::set_socket_keepalive(&inherited, true)?;
             Ok(())
         });
     }
     let child = Running::start(&mut command)?;
-    drop(server);
+    // The command has a copy of it.
+    drop((command, server));
     let outcome = followed.expect_owner(child.id().cast_signed(), "keepalive");
     drop((child, client));
     outcome
 }
 
 /// Descriptors of a process that has nothing to do with it.
-const DESCRIPTORS: i32 = 18_000;
+const DESCRIPTORS: u32 = 18_000;
 const CHURN: Duration = Duration::from_secs(6);
 
 /// Short connections with keepalive beside a process with many descriptors: each has an owner from
 /// its first event on, the tracer stays cheap, and ends when it is told to.
 fn churn_of_short_connections(bench: &Bench) -> Result<()> {
-    sys::allow_open_files(DESCRIPTORS as u64 + 1000).context("RLIMIT_NOFILE")?;
+    sys::allow_open_files(u64::from(DESCRIPTORS) + 1000).context("RLIMIT_NOFILE")?;
     let many = UnixStream::pair()?.0;
     let crowd = Child::run(|| sys::duplicate(&many, DESCRIPTORS))?;
-    let held = format!("/proc/{}/fd", crowd.0);
+    let held = format!("/proc/{}/fd", crowd.pid());
     let deadline = Instant::now() + PATIENCE;
     while fs::read_dir(&held)?.count() < DESCRIPTORS as usize {
         ensure!(Instant::now() < deadline, "no {DESCRIPTORS} descriptors");

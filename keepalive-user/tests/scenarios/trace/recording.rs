@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use rustix::process::Signal;
 
 use crate::harness::bench::{Bench, HardCase, Refused};
 use crate::kit::net::Namespace;
@@ -61,7 +62,7 @@ impl Trace {
         Ok(())
     }
 
-    fn end(&mut self, signal: i32) -> Result<()> {
+    fn end(&mut self, signal: Signal) -> Result<()> {
         sys::signal(self.child.id(), signal)?;
         self.child.wait()?;
         Ok(())
@@ -96,9 +97,9 @@ fn recording(bench: &Bench) -> Result<()> {
         trace.await_text("\"cause\":\"keepalive_probes\"", PATIENCE)?;
         trace.await_text("\"event\":\"answer\"", PATIENCE)?;
     }
-    killed.end(libc::SIGKILL)?;
+    killed.end(Signal::KILL)?;
     for trace in [&mut plain, &mut packed] {
-        trace.end(libc::SIGINT)?;
+        trace.end(Signal::INT)?;
         let live = fs::read_to_string(&trace.lines)?;
         let told = trace.replay(bench, &["--json"])?;
         ensure!(told.stdout == live, "told {}\nlive {live}", told.stdout);

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use rustix::net::AddressFamily;
 
 use crate::harness::suite::{Scenario, Stage};
 use crate::kit::diag;
@@ -101,7 +102,7 @@ pub fn stall(stage: &Stage<'_>, client: &Tcp) -> Result<Stalled> {
     let written_ns = sys::monotonic_ns();
     let local = client.local()?;
     stage.until("the window to close", || {
-        let timers = diag::timers(libc::AF_INET as u8)?;
+        let timers = diag::timers(AddressFamily::INET)?;
         let is_probing = |timer: &diag::Timer| timer.local == local && timer.kind == WINDOW_PROBE;
         Ok(timers.iter().any(is_probing) && client.info()?.tcpi_unacked == 0)
     })?;
@@ -137,7 +138,7 @@ fn not_idle(stage: &Stage<'_>) -> Result<()> {
 fn socket_busy(stage: &Stage<'_>) -> Result<()> {
     const QUEUE: usize = 2 << 20;
     let client = Tcp::new(LOCALHOST)?;
-    client.force_receive_buffer(8 * QUEUE as i32)?;
+    client.force_receive_buffer(8 * QUEUE)?;
     let pair = Pair::from(client, Tcp::new(LOCALHOST)?, LOCALHOST, LOCALHOST)?;
     let watch = stage.watch(&pair.client)?;
     pair.server.send(&vec![b'x'; QUEUE])?;

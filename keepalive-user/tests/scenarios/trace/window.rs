@@ -1,6 +1,7 @@
 //! Zero windows: a peer that takes no data, with and without keepalive, alive and dead.
 
 use anyhow::{Result, ensure};
+use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::harness::suite::{Scenario, Stage};
@@ -140,7 +141,7 @@ fn expect_timed_out(pair: &Pair, closed: &Event) -> Result<()> {
     closed.expect("error", "ETIMEDOUT")?;
     let told = pair.client.failure()?;
     ensure!(
-        told.raw_os_error() == Some(libc::ETIMEDOUT),
+        Errno::from_io_error(&told) == Some(Errno::TIMEDOUT),
         "the application was told {told}"
     );
     Ok(())

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::kit::event::Event;
@@ -81,7 +82,7 @@ impl Loaded {
     /// Interrupts it, and kills it where that does not help.
     pub fn finish(mut self) -> Result<Finished> {
         let begin = Instant::now();
-        sys::signal(self.child.id(), libc::SIGINT).context("SIGINT to the tracer")?;
+        sys::signal(self.child.id(), Signal::INT).context("SIGINT to the tracer")?;
         let mut status = None;
         while status.is_none() && begin.elapsed() < END {
             thread::sleep(Duration::from_millis(5));

@@ -10,9 +10,9 @@ use anyhow::Result;
 use super::Summary;
 use crate::kit::net;
 use crate::kit::socket::{Keepalive, LOCALHOST, Pair, Tcp};
-use crate::kit::sys;
+use crate::kit::sys::{self, hold};
 use crate::kit::witness::Counters;
-use crate::kit::worker::{Counter, Line, Worker, hold};
+use crate::kit::worker::{Counter, Line, Worker};
 use crate::trace::silent::Silent;
 
 /// Whether each goal was reached.
