@@ -4,15 +4,21 @@
 //! tracefs and bpffs are left unmounted: the tool must do without.
 
 use std::{
-    ffi::CStr,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::process::CommandExt,
-    },
+    os::unix::process::CommandExt,
     path::Path,
     process::{Command, Stdio},
+};
+
+use rustix::{
+    fs::sync,
+    mount::{MountFlags, mount},
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with},
+    process::{WaitOptions, ioctl_tiocsctty, setsid, wait},
+    stdio::stdin,
+    system::{RebootCommand, finit_module, reboot},
+    termios::{ControlModes, OptionalActions, tcdrain, tcgetattr, tcsetattr},
 };
 
 const LINE: &str = "/dev/ttyS1";
@@ -25,14 +31,11 @@ fn main() {
     });
     if let Ok(mut line) = OpenOptions::new().write(true).open(LINE) {
         let _ = writeln!(line, "\nvm-init: exit {code}");
-        // SAFETY: a plain system call on an open file; waits until the host has it all.
-        unsafe { libc::tcdrain(line.as_raw_fd()) };
+        // Until the host has it all.
+        let _ = tcdrain(line);
     }
-    // SAFETY: plain system calls; there is nothing left to lose.
-    unsafe {
-        libc::sync();
-        libc::reboot(libc::LINUX_REBOOT_CMD_POWER_OFF);
-    }
+    sync();
+    let _ = reboot(RebootCommand::PowerOff);
 }
 
 fn prepare() -> io::Result<()> {
@@ -44,7 +47,7 @@ fn prepare() -> io::Result<()> {
         (c"tmpfs", c"/run"),
         (c"cgroup2", c"/sys/fs/cgroup"),
     ] {
-        mount(kind, at)?;
+        mount(kind, at, kind, MountFlags::empty(), None)?;
     }
     let mut modules: Vec<_> = fs::read_dir("/modules")?
         .flatten()
@@ -55,43 +58,37 @@ fn prepare() -> io::Result<()> {
     loopback_up()
 }
 
-fn mount(kind: &CStr, at: &CStr) -> io::Result<()> {
-    // SAFETY: three C strings that outlive the call, and no data.
-    let result = unsafe {
-        libc::mount(
-            kind.as_ptr(),
-            at.as_ptr(),
-            kind.as_ptr(),
-            0,
-            std::ptr::null(),
-        )
-    };
-    check(result)
-}
-
 fn load(module: &Path) -> io::Result<()> {
-    let file = File::open(module)?;
-    // SAFETY: an open file, an empty C string and no flags.
-    let result =
-        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
-    check(if result == 0 { 0 } else { -1 })
+    Ok(finit_module(File::open(module)?, c"", 0)?)
 }
 
+/// RTM_NEWLINK, rtnetlink(7): sets IFF_UP of the first interface, which is `lo`.
 fn loopback_up() -> io::Result<()> {
-    // SAFETY: the socket is owned by `socket`; `request` is zeroed, named and flagged before use.
-    unsafe {
-        let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
-        check(fd.min(0))?;
-        let socket = OwnedFd::from_raw_fd(fd);
-        let mut request: libc::ifreq = std::mem::zeroed();
-        request.ifr_name[0] = b'l'.cast_signed();
-        request.ifr_name[1] = b'o'.cast_signed();
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-        check(libc::ioctl(
-            socket.as_raw_fd(),
-            libc::SIOCSIFFLAGS,
-            &raw const request,
-        ))
+    const RTM_NEWLINK: u16 = 16;
+    const REQUEST_AND_ACK: u16 = 1 | 4;
+    const LOOPBACK: u32 = 1;
+    const IFF_UP: u32 = 1;
+    // `struct nlmsghdr` (length, type, flags, sequence, port), `struct ifinfomsg` (family and type, index,
+    // flags, which of them change).
+    let mut request = 32_u32.to_ne_bytes().to_vec();
+    request.extend(RTM_NEWLINK.to_ne_bytes());
+    request.extend(REQUEST_AND_ACK.to_ne_bytes());
+    for word in [0, 0, 0, LOOPBACK, IFF_UP, IFF_UP] {
+        request.extend(u32::to_ne_bytes(word));
+    }
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    send(&socket, &request, SendFlags::empty())?;
+    // `struct nlmsgerr`: a negative errno after the header, or 0.
+    let mut answer = [0; 256];
+    recv(&socket, &mut answer, RecvFlags::empty())?;
+    match i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]) {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(-errno)),
     }
 }
 
@@ -118,11 +115,12 @@ fn execute() -> io::Result<i32> {
         // For job control. Not otherwise: the end of a session flushes its terminal, and with it
         // the last lines of the output.
         //
-        // SAFETY: only async-signal-safe system calls between fork and exec.
+        // SAFETY: two system calls between fork and exec, which rustix makes without allocating.
         unsafe {
             command.pre_exec(|| {
-                libc::setsid();
-                libc::ioctl(0, libc::TIOCSCTTY, 0);
+                // A shell without job control is one as well.
+                let _ = setsid();
+                let _ = ioctl_tiocsctty(stdin());
                 Ok(())
             });
         }
@@ -132,43 +130,24 @@ fn execute() -> io::Result<i32> {
 }
 
 /// Waits for the command, burying orphans meanwhile, as process 1 must.
-fn reap(command: libc::pid_t) -> io::Result<i32> {
+fn reap(command: i32) -> io::Result<i32> {
     loop {
-        let mut status = 0;
-        // SAFETY: the pointer is to a local.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, 0) };
-        if pid == command {
-            let exited = libc::WIFEXITED(status);
-            return Ok(if exited {
-                libc::WEXITSTATUS(status)
-            } else {
-                128 + libc::WTERMSIG(status)
-            });
+        let Some((pid, status)) = wait(WaitOptions::empty())? else {
+            continue;
+        };
+        if pid.as_raw_pid() == command {
+            let killed = status
+                .terminating_signal()
+                .map_or(128, |signal| 128 + signal);
+            return Ok(status.exit_status().unwrap_or(killed));
         }
-        check(pid.min(0))?;
     }
 }
 
 /// No translation of line ends: what is written is what the host reads.
 fn make_raw(line: &File) -> io::Result<()> {
-    // SAFETY: `settings` is filled in by tcgetattr before it is used.
-    unsafe {
-        let mut settings: libc::termios = std::mem::zeroed();
-        check(libc::tcgetattr(line.as_raw_fd(), &raw mut settings))?;
-        libc::cfmakeraw(&raw mut settings);
-        settings.c_cflag |= libc::CLOCAL;
-        check(libc::tcsetattr(
-            line.as_raw_fd(),
-            libc::TCSANOW,
-            &raw const settings,
-        ))
-    }
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    let mut settings = tcgetattr(line)?;
+    settings.make_raw();
+    settings.control_modes |= ControlModes::CLOCAL;
+    Ok(tcsetattr(line, OptionalActions::Now, &settings)?)
 }

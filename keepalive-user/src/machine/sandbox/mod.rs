@@ -19,6 +19,8 @@ use std::{
 
 use rustix::thread::set_no_new_privs;
 
+use super::clock;
+
 /// What a command has to do after its privileged part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -163,7 +165,9 @@ pub fn try_out(needs: &Needs) -> Sandbox {
 
 fn apply(needs: &Needs) -> Sandbox {
     let mut sandbox = Sandbox::default();
-    // Found out while everything is still allowed.
+    // Found out while everything is still allowed; also where the clocks are, which asks prctl(2) and may
+    // read /proc/self/auxv the first time.
+    let _ = clock::monotonic_ns();
     let keep = capabilities::needed(needs);
     // No program that this process starts has more rights than it.
     if let Err(error) = set_no_new_privs(true) {
