@@ -43,12 +43,16 @@ pub struct SelfTest {
     pub netns: u32,
     /// State changes of that socket seen so far.
     pub state_changes: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// `current->flags` at the last of them.
+    pub task_flags: u32,
     /// Function of the timer at `sk + layout.keepalive_timer`, as `timer:timer_start` saw it; 0 = not seen.
     pub keepalive_function: u64,
     /// Function of the timer at `sk + layout.write_timer`, likewise.
     pub write_function: u64,
+    /// Deadline of the write timer at the last state change, 64-bit jiffies.
+    pub write_expires: u64,
+    /// The socket that the `struct socket` behind `sk_socket` has then.
+    pub socket_sk: u64,
     /// The last state change, read as for any event.
     pub record: Record,
 }

@@ -141,7 +141,7 @@ pub fn netlink(datagram: &[u8]) {
 /// Whatever is wrong with it.
 pub fn btf(bytes: &[u8]) -> Result<()> {
     let btf = Btf::parse(bytes)?;
-    layout::resolve(&btf).map(drop)
+    layout::resolve(&btf, "the kernel").map(drop)
 }
 
 /// An ignore file of `audit`.

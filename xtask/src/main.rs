@@ -4,6 +4,7 @@
 //! installs, and fails with the command to run where it may not do it itself. One file each.
 
 mod bench;
+mod btf_fixtures;
 mod build;
 mod checks;
 mod fuzz;
@@ -56,6 +57,8 @@ enum Command {
     Bench(bench::Bench),
     /// Feed hostile recordings to the reader, from the kept corpus on
     Fuzz(fuzz::Arguments),
+    /// Trim each kernel's types to what the layout is resolved from, for its tests
+    BtfFixtures(btf_fixtures::Arguments),
     /// Boot a kernel of the matrix and run a command in it, or a shell
     Vm(vm::Arguments),
     /// Check the rules that no linter knows: layers of imports, length of files, module comments
@@ -80,6 +83,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(what) => bench::run(&what),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::BtfFixtures(arguments) => btf_fixtures::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Tidy => tidy::check().map(|()| ExitCode::SUCCESS),
         Command::Ci => {

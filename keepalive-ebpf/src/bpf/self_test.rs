@@ -47,7 +47,12 @@ pub fn state_change(sk: u64) {
     {
         test.record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
         // SAFETY: no arguments, no side effects.
-        test.record.comm = process_name(unsafe { bpf_get_current_task() });
+        let task = unsafe { bpf_get_current_task() };
+        test.record.comm = process_name(task);
+        test.task_flags = peek(task + u64::from(layout!(task_flags)));
+        test.write_expires = socket.at(layout!(write_expires));
+        let behind: u64 = socket.at(layout!(sk_socket));
+        test.socket_sk = peek(behind + u64::from(layout!(socket_sk)));
         test.state_changes += 1;
     }
 }

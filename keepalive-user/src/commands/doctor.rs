@@ -5,25 +5,25 @@
 use std::io::Write;
 
 use anyhow::Result;
-use keepalive_ebpf::Snapshot;
+use keepalive_ebpf::{Comparison, Need, Place, Snapshot};
 
 use crate::{
     cli::Doctor,
     core::{
         event::{
-            Backend, BackendReport, CapabilityReport, CommandReport, Diagnosis, HookReport,
-            KeptReport, LayoutReport, ListReport, ListSource, SandboxReport, Status,
+            Backend, BackendReport, CapabilityReport, CommandReport, Compared, Diagnosis,
+            FieldReport, HookReport, KeptReport, LayoutReport, ListReport, ListSource,
+            SandboxReport, Status,
         },
         exit::Exit,
     },
     machine::{
-        bpf::{Kernel, Options, hooks::Need, survey::Survey},
+        bpf::{Kernel, Options, hooks, layout::Row, survey::Survey},
         files,
         listing::Lister,
         namespace::Namespace,
         privileges,
         sandbox::{self, Needs, Owners, Sandbox, capabilities::KEPT},
-        session,
     },
     output::doctor,
 };
@@ -98,7 +98,7 @@ fn examine(options: &Options) -> (Diagnosis, Exit) {
     let list = list_report(options);
     let report = Diagnosis {
         version: env!("CARGO_PKG_VERSION"),
-        kernel: session::kernel_release(),
+        kernel: files::kernel_release(),
         backend,
         verdict,
         lockdown: lockdown(),
@@ -134,9 +134,10 @@ fn layout_report(kernel: &Result<Kernel>) -> LayoutReport {
         Ok(kernel) => LayoutReport {
             status: Status::Ok,
             error: None,
-            keepalive_timer: Some(kernel.resolved.keepalive_timer),
-            write_timer: Some(kernel.resolved.write_timer),
-            absent: kernel.resolved.absent.clone(),
+            keepalive_timer: Some(kernel.resolved.keepalive_timer()),
+            write_timer: Some(kernel.resolved.write_timer()),
+            absent: kernel.resolved.absent(),
+            fields: kernel.resolved.rows.iter().map(field_report).collect(),
             withholds_from_init: Some(kernel.resolved.withholds_from_init),
         },
         Err(error) => LayoutReport {
@@ -145,8 +146,36 @@ fn layout_report(kernel: &Result<Kernel>) -> LayoutReport {
             keepalive_timer: None,
             write_timer: None,
             absent: Vec::new(),
+            fields: Vec::new(),
             withholds_from_init: None,
         },
+    }
+}
+
+fn field_report(row: &Row) -> FieldReport {
+    let is_offset = match row.field.place {
+        Place::Socket | Place::Common | Place::Mini | Place::Other => true,
+        Place::SocketLength | Place::MiniLength | Place::Flag | Place::Tag(_) => false,
+    };
+    let lost = match row.field.need {
+        Need::Optional(lost) => Some(lost),
+        Need::Required | Need::Instead(_) => None,
+    };
+    let (compared, comparison) = match row.field.comparison {
+        Comparison::Compared(with) => (Compared::Yes, with),
+        Comparison::AsZero(with) => (Compared::AsZero, with),
+        Comparison::NotCompared(why) => (Compared::No, why),
+    };
+    FieldReport {
+        name: row.field.name,
+        member: row.member,
+        offset: (is_offset && row.member.is_some()).then_some(row.word),
+        size: row.member.filter(|_| is_offset).map(|_| row.size),
+        value: (!is_offset).then_some(row.word),
+        required: row.field.need == Need::Required,
+        lost: lost.filter(|_| row.member.is_none()),
+        compared,
+        comparison,
     }
 }
 
@@ -182,14 +211,14 @@ fn report_on(survey: &Survey) -> BackendReport {
             at: hook.at.describe(),
             status: match (refused, hook.need) {
                 (None, _) => Status::Ok,
-                (Some(_), Need::Required) => Status::Refused,
+                (Some(_), hooks::Need::Required) => Status::Refused,
                 (Some(_), _) => Status::Degraded,
             },
             reason: refused.clone(),
             lost: refused.as_ref().and(match hook.need {
-                Need::Required => None,
-                Need::Optional(lost) => Some(lost),
-                Need::LiveAnswers => Some("--live-answers"),
+                hooks::Need::Required => None,
+                hooks::Need::Optional(lost) => Some(lost),
+                hooks::Need::LiveAnswers => Some("--live-answers"),
             }),
         })
         .collect();

@@ -160,6 +160,72 @@ pub fn bring_up_loopback(socket: BorrowedFd<'_>) -> io::Result<()> {
     check(result.into()).map(drop)
 }
 
+/// `struct tcp_info`.
+pub type TcpInfo = libc::tcp_info;
+
+/// TCP_INFO; what this kernel does not report is zero.
+///
+/// # Errors
+/// If it is not a TCP socket.
+pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+    // SAFETY: a struct of integers, for which all zero is a value.
+    let mut info: TcpInfo = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<TcpInfo>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `info`, whose size that is.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    check(result.into()).map(|_| info)
+}
+
+/// TCP_RTO_MAX_MS, `include/uapi/linux/tcp.h` since 6.15.
+const TCP_RTO_MAX_MS: c_int = 44;
+
+/// The longest retransmission timeout of a socket, milliseconds.
+///
+/// # Errors
+/// ENOPROTOOPT from older kernels.
+pub fn tcp_rto_max(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut milliseconds: c_int = 0;
+    let mut length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to the integer, whose size that is.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_RTO_MAX_MS,
+            (&raw mut milliseconds).cast(),
+            &raw mut length,
+        )
+    };
+    check(result.into())?;
+    u32::try_from(milliseconds).map_err(io::Error::other)
+}
+
+/// Sets what [`tcp_rto_max`] reads.
+///
+/// # Errors
+/// ENOPROTOOPT from older kernels.
+pub fn set_tcp_rto_max(socket: BorrowedFd<'_>, milliseconds: u32) -> io::Result<()> {
+    // SAFETY: the kernel reads as many bytes as the integer has.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_RTO_MAX_MS,
+            (&raw const milliseconds).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    check(result.into()).map(drop)
+}
+
 /// As system calls report: -1 and errno, or a result.
 fn check(result: c_long) -> io::Result<c_long> {
     if result < 0 {

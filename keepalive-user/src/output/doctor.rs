@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use crate::core::{
     event::{
-        BackendReport, Diagnosis, LayoutReport, ListReport, ListSource, SandboxReport, Status,
+        BackendReport, Compared, Diagnosis, FieldReport, LayoutReport, ListReport, ListSource,
+        SandboxReport, Status,
     },
     words::escape,
 };
@@ -29,6 +30,11 @@ pub fn text(report: &Diagnosis, verbose: bool, out: &mut impl Write) -> Result<(
         report.layout.status,
         &layout_text(&report.layout),
     )?;
+    if verbose {
+        for field in &report.layout.fields {
+            writeln!(out, "{:28}{}", "", field_text(field))?;
+        }
+    }
     if report.layout.withholds_from_init == Some(true) {
         line(out, "programs", Status::Degraded, WITHHELD)?;
     }
@@ -114,6 +120,31 @@ fn layout_text(layout: &LayoutReport) -> String {
         "keepalive timer is {}, write timer {}{absent}",
         timers[0], timers[1]
     )
+}
+
+/// `icsk_rto: inet_connection_sock.icsk_rto at 1184, 4 bytes; compared: TCP_INFO tcpi_rto`.
+fn field_text(field: &FieldReport) -> String {
+    let place = match (field.member, field.offset, field.size, field.value) {
+        (Some(member), Some(offset), Some(size), _) => {
+            format!("{member} at {offset}, {size} bytes")
+        }
+        (Some(member), .., Some(value)) => format!("{member}, mask {value:#x}"),
+        (None, .., Some(value)) => value.to_string(),
+        _ => "absent".to_owned(),
+    };
+    let optional = if field.required { "" } else { ", optional" };
+    let lost = field
+        .lost
+        .map_or(String::new(), |lost| format!("; lost: {lost}"));
+    let compared = match field.compared {
+        Compared::Yes => "compared",
+        Compared::AsZero => "compared as 0",
+        Compared::No => "not compared",
+    };
+    let FieldReport {
+        name, comparison, ..
+    } = field;
+    format!("{name}: {place}{optional}{lost}; {compared}: {comparison}")
 }
 
 fn backend_text(backend: &BackendReport) -> String {

@@ -42,9 +42,43 @@ pub struct LayoutReport {
     pub write_timer: Option<&'static str>,
     /// Optional fields this kernel does not have.
     pub absent: Vec<&'static str>,
+    /// Every field that programs read, and what the self-test proves of it. Empty without a layout.
+    pub fields: Vec<FieldReport>,
     /// Whether this kernel runs no program while process 1 is the current task; what timers do then
     /// is counted as missed. Null if unknown.
     pub withholds_from_init: Option<bool>,
+}
+
+/// One field of the kernel that programs read.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct FieldReport {
+    pub name: &'static str,
+    /// Where this kernel has it: `struct.member`, or an enumerator. Null if it does not have it, and for
+    /// what is computed.
+    pub member: Option<&'static str>,
+    /// Bytes from the start of the struct.
+    pub offset: Option<u32>,
+    /// Bytes.
+    pub size: Option<u32>,
+    /// A length or mask, of what is not a member.
+    pub value: Option<u32>,
+    /// Whether this kernel could not be traced without it.
+    pub required: bool,
+    /// What is lost because this kernel does not have it.
+    pub lost: Option<&'static str>,
+    pub compared: Compared,
+    /// What the self-test compares it with, or why it does not.
+    pub comparison: &'static str,
+}
+
+/// Whether the self-test compares what programs read with what the kernel reports otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compared {
+    Yes,
+    /// The socket of the self-test has 0 there, as other places may have.
+    AsZero,
+    No,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]

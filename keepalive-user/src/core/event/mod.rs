@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::audit::{AuditEnd, AuditLine, Finding, Severity};
 pub use self::diagnosis::{
-    BackendReport, CapabilityReport, CommandReport, Diagnosis, HookReport, KeptReport,
-    LayoutReport, ListReport, SandboxReport, Status,
+    BackendReport, CapabilityReport, CommandReport, Compared, Diagnosis, FieldReport, HookReport,
+    KeptReport, LayoutReport, ListReport, SandboxReport, Status,
 };
 pub use self::explanation::{
     DeadLetter, Explanation, LastAction, LastRun, Outlook, OwnerCloses, Plan, PlannedAction,

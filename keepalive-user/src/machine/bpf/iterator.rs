@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use aya::{Ebpf, EbpfLoader, programs::Iter};
-use keepalive_ebpf::{Filter, OpenSocket, Snapshot};
+use keepalive_ebpf::{Filter, KernelLayout, OpenSocket, Snapshot};
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
 use super::{Kernel, OBJECT, Options, raise_memlock_limit};
@@ -24,6 +24,8 @@ const AT_ONCE: usize = 1 << 16;
 /// The loaded programs.
 pub struct Iterators {
     ebpf: Ebpf,
+    /// What they read by.
+    pub layout: Box<KernelLayout>,
 }
 
 const SOCKETS: &str = "list_tcp";
@@ -74,7 +76,10 @@ impl Iterators {
                 .load(kind, btf)
                 .with_context(|| format!("iter/{kind}"))?;
         }
-        Ok(Self { ebpf })
+        Ok(Self {
+            ebpf,
+            layout: Box::new(kernel.resolved.layout),
+        })
     }
 
     /// A walk over every TCP socket of the calling thread's network namespace.

@@ -37,7 +37,7 @@ use self::{
     cost::{Cost, Measuring},
     hooks::{Hook, Need},
     reason::reason,
-    self_test::Learned,
+    self_test::{Depth, Learned},
 };
 use crate::{
     core::{
@@ -47,7 +47,7 @@ use crate::{
     },
     machine::{
         bpf::{btf::Btf, layout::Resolved},
-        stop,
+        files, stop,
     },
 };
 
@@ -82,7 +82,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Reads the BTF and finds the layout in it.
+    /// Reads the BTF and resolves the layout in it.
     ///
     /// # Errors
     /// No BTF, unreadable BTF, or a required field that it does not have.
@@ -103,6 +103,10 @@ impl Kernel {
             };
             Refusal::new(exit, format!("no BTF: {error:#}; {hint}"))
         })?;
+        let kernel = match options.btf {
+            Some(_) => "the kernel of this file".to_owned(),
+            None => format!("Linux {}", files::kernel_release()),
+        };
         let unusable = |error: anyhow::Error| {
             Refusal::new(
                 exit,
@@ -111,7 +115,8 @@ impl Kernel {
         };
         // Two readings of millions of bytes, side by side. aya's must be of the running kernel.
         let (resolved, aya) = std::thread::scope(|scope| {
-            let resolved = scope.spawn(|| Btf::parse(&bytes).and_then(|btf| layout::resolve(&btf)));
+            let resolved =
+                scope.spawn(|| Btf::parse(&bytes).and_then(|btf| layout::resolve(&btf, &kernel)));
             let aya = match options.btf {
                 None => AyaBtf::parse(&bytes, aya::Endianness::default()).ok(),
                 Some(_) => AyaBtf::from_sys_fs().ok(),
@@ -217,7 +222,7 @@ impl Source {
         let mut ebpf = load(backend, kernel, options)?;
         let btf = kernel.btf.as_ref();
         stop::check()?;
-        let learned = prove(backend, &mut ebpf, btf)?;
+        let learned = prove(backend, &mut ebpf, kernel, Depth::AtOnce)?;
         load_look(&mut ebpf)?;
         set_timer_functions(&mut ebpf, learned.functions)?;
         let mut missing = Vec::new();
@@ -338,14 +343,15 @@ fn load(backend: Backend, kernel: &Kernel, options: &Options) -> Result<Ebpf> {
 }
 
 /// Attaches the two programs of the self-test and runs it; the one that is only for it goes again.
-fn prove(backend: Backend, ebpf: &mut Ebpf, btf: Option<&AyaBtf>) -> Result<Learned> {
+fn prove(backend: Backend, ebpf: &mut Ebpf, kernel: &Kernel, depth: Depth) -> Result<Learned> {
+    let btf = kernel.btf.as_ref();
     let state_change = backend.state_change();
     state_change
         .attach(ebpf, btf)
         .with_context(|| state_change.at.describe())?;
     let test = hooks::SELF_TEST;
     test.attach(ebpf, btf).with_context(|| test.at.describe())?;
-    let learned = self_test::run(ebpf);
+    let learned = self_test::run(ebpf, &kernel.resolved.layout, depth);
     let program = ebpf
         .program_mut(test.program)
         .context("the BPF object lost a program")?;

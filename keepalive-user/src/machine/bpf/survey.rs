@@ -3,7 +3,12 @@
 //! What `doctor` asks the source: try every hook of a backend and say how each fared, instead of
 //! stopping at the first refusal.
 
-use super::{Kernel, Options, hooks::Hook, load, prove, reason, self_test::Learned};
+use super::{
+    Kernel, Options,
+    hooks::Hook,
+    load, prove, reason,
+    self_test::{Depth, Learned},
+};
 use crate::core::event::Backend;
 
 /// How one backend fared.
@@ -32,7 +37,8 @@ impl Survey {
                 };
             }
         };
-        let self_test = prove(backend, &mut ebpf, btf).map_err(|error| reason(&error));
+        let self_test =
+            prove(backend, &mut ebpf, kernel, Depth::FirstProbe).map_err(|error| reason(&error));
         let proved = backend.state_change().program;
         let hooks = backend
             .hooks()

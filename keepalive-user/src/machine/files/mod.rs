@@ -241,6 +241,17 @@ pub fn read_kernel(path: &str) -> io::Result<String> {
     Ok(text)
 }
 
+/// `uname -r`.
+pub fn kernel_release() -> String {
+    kernel_word("osrelease").unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// One of the words of `uname`.
+pub fn kernel_word(name: &str) -> Option<String> {
+    let word = read_kernel(&format!("/proc/sys/kernel/{name}")).ok()?;
+    Some(word.trim_end().to_owned())
+}
+
 /// Refuses an output that is one of the other files, under whatever name.
 ///
 /// # Errors

@@ -36,15 +36,15 @@ impl Owners {
     }
 
     /// As the kernel walks them; `None` if its process ids are not those of /proc, because we are
-    /// in a pid namespace. `own` is a socket of ours, which must be among them.
-    pub fn of_kernel(walk: Walk<OpenSocket>, own: RawFd) -> Result<Option<Self>> {
+    /// in a pid namespace. `own` is a socket of ours and its inode, which must be among them.
+    pub fn of_kernel(walk: Walk<OpenSocket>, own: (RawFd, u64)) -> Result<Option<Self>> {
         let pid = std::process::id();
         let mut owners = Self::default();
         let mut same_pids = false;
         walk.batches(|batch| {
             for open in batch {
                 let descriptor = Descriptor::from(open);
-                same_pids |= descriptor.pid == pid && descriptor.fd == own;
+                same_pids |= descriptor.pid == pid && (descriptor.fd, open.inode) == own;
                 owners.add(descriptor, || comm_of(descriptor.pid));
             }
         })?;

@@ -9,7 +9,6 @@ mod netlink;
 
 use std::{
     collections::BTreeMap,
-    os::fd::AsRawFd,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
 };
@@ -148,9 +147,9 @@ fn by_iterators(
     })?;
     // Both walks at once: neither needs the other.
     let files = with_owners.then(|| iterators.descriptors()).transpose()?;
-    let own_fd = own.as_raw_fd();
+    let own_file = own.file();
     let (walked, owners) = thread::scope(|scope| {
-        let owners = scope.spawn(move || files.map(|walk| Owners::of_kernel(walk, own_fd)));
+        let owners = scope.spawn(move || files.map(|walk| Owners::of_kernel(walk, own_file)));
         let walked = walk_sockets(iterators, namespaces, &own, wanted);
         (walked, owners.join())
     });
@@ -187,7 +186,7 @@ fn walk_sockets(
     let (mut found, tested) = gathered.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     (found.incomplete, found.sysctls) = walked?;
     let tested = tested.context("the iterator never saw the socket of the self-test")?;
-    let hz = own.check(&tested.id, &tested.settings, &tested.numbers)?;
+    let hz = own.check(&tested, &iterators.layout)?;
     Ok((found, hz))
 }
 

@@ -20,7 +20,7 @@ use self::seed::Seeding;
 use super::{
     bpf::{Kernel, Looked, Options, Source, hooks::Need, self_test::is_of_a_self_test},
     clock::{self, monotonic_ns},
-    diagnostics,
+    diagnostics, files,
     owners::LiveOwners,
     privileges,
     readiness::readable,
@@ -91,13 +91,13 @@ impl Session {
             when: clock::when(clock),
             schema_version: SCHEMA_VERSION.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            host: kernel_word("hostname"),
-            kernel: kernel_release(),
+            host: files::kernel_word("hostname"),
+            kernel: files::kernel_release(),
             backend: source.backend,
             refused: source.refused.clone(),
             hz: source.learned.hz,
             clock_offset_ns: clock.offset_ns,
-            keepalive_timer: kernel.resolved.keepalive_timer.to_owned(),
+            keepalive_timer: kernel.resolved.keepalive_timer().to_owned(),
             ring_bytes: options.ring_bytes.into(),
             live_answers: options.live_answers,
             filters: request.filters.clone(),
@@ -395,15 +395,4 @@ fn warn_of_blind_spots(source: &Source, options: &Options) {
             "--live-answers needs the fentry backend; answers are reported at the next timer instead"
         );
     }
-}
-
-/// `uname -r`.
-pub fn kernel_release() -> String {
-    kernel_word("osrelease").unwrap_or_else(|| "unknown".to_owned())
-}
-
-/// One of the words of `uname`.
-fn kernel_word(name: &str) -> Option<String> {
-    let word = super::files::read_kernel(&format!("/proc/sys/kernel/{name}")).ok()?;
-    Some(word.trim_end().to_owned())
 }

@@ -8,7 +8,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use rustix::net::{
 };
 
 use super::{IDLE_SECONDS, INTERVAL_SECONDS, PROBES, USER_TIMEOUT_MS};
-use crate::core::numbers::state;
+use crate::{core::numbers::state, machine::syscall};
 
 /// What SO_RCVBUF and SO_SNDBUF are set to. sock_diag reports twice that, to everyone, and none of the
 /// other options.
@@ -27,6 +27,8 @@ const RECEIVE_BUFFER: u32 = 12_345;
 const SEND_BUFFER: u32 = 12_321;
 /// As sock_diag reports them.
 pub const BUFFERS: (u32, u32) = (2 * RECEIVE_BUFFER, 2 * SEND_BUFFER);
+/// Other than the default, and than any in round seconds.
+const LONGEST_RTO_MS: u32 = 98_765;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1;
 
@@ -89,6 +91,11 @@ fn marked(address: IpAddr) -> io::Result<OwnedFd> {
     sockopt::set_tcp_keepcnt(&socket, PROBES)?;
     sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS)?;
     sockopt::set_tcp_keepidle(&socket, seconds(IDLE_SECONDS))?;
+    // Others may pace what is sent, and leave data unsent although the window is open. Not for everyone where
+    // net.ipv4.tcp_allowed_congestion_control excludes it.
+    let _ = sockopt::set_tcp_congestion(&socket, "reno");
+    // Before 6.15 there is no such option.
+    let _ = syscall::set_tcp_rto_max(socket.as_fd(), LONGEST_RTO_MS);
     Ok(socket)
 }
 

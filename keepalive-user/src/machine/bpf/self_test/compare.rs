@@ -1,0 +1,383 @@
+//! The comparison of what the programs read with what the kernel reports otherwise. Every field that
+//! [`keepalive_ebpf::FIELDS`] calls compared is compared here, or by the walk over open files.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Instant,
+};
+
+use anyhow::{Result, ensure};
+use keepalive_ebpf::{ABSENT, Identity, KernelLayout, Numbers, SelfTest, Settings, TimerFunctions};
+use rustix::net::AddressFamily;
+
+use super::{
+    IDLE_SECONDS, INTERVAL_SECONDS, Learned, PROBES, USER_TIMEOUT_MS,
+    truth::{After, Truth},
+};
+use crate::core::{
+    arithmetic,
+    numbers::{pending, state},
+};
+
+/// How long setting the options and exchanging two bytes may take, seconds: much longer than a busy
+/// machine stalls, and a small part of the idle time.
+const SET_UP: u32 = 60;
+/// `SEND_SHUTDOWN`, which `shutdown` sets before it changes the state.
+const SEND_SHUTDOWN: u8 = 2;
+/// `include/linux/sched.h`, the same in every kernel.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// Addresses of the kernel are in the upper half on all 64-bit machines with BPF trampolines.
+const KERNEL_HALF: u64 = 1 << 63;
+
+/// One reading of the socket under test.
+#[derive(Clone, Copy)]
+pub struct Reading<'a> {
+    pub id: &'a Identity,
+    pub settings: &'a Settings,
+    pub numbers: &'a Numbers,
+    /// Deadline of the write timer.
+    pub write_expires: u64,
+}
+
+/// Compares all that the programs read while `shutdown` held the socket's lock.
+///
+/// # Errors
+/// Names the first field that was read wrong, with both values.
+pub fn test(
+    truth: &Truth,
+    after: &After,
+    layout: &KernelLayout,
+    test: &SelfTest,
+) -> Result<Learned> {
+    ensure!(
+        test.state_changes > 0,
+        "the programs never saw the socket of the self-test (sk_protocol, skc_dport, net.ns.inum)"
+    );
+    let record = &test.record;
+    let reading = Reading {
+        id: &record.id,
+        settings: &record.settings,
+        numbers: &record.after,
+        write_expires: test.write_expires,
+    };
+    let hz = socket(truth, after, layout, &reading)?;
+    same("sk_shutdown", record.id.shutdown, SEND_SHUTDOWN)?;
+    same("sk_lock.owned", record.after.owned, 1_u8)?;
+    ensure!(
+        test.socket_sk == record.id.sk,
+        "wrong kernel layout: socket.sk behind sk_socket is not the socket itself"
+    );
+    task(truth, after, test)?;
+    for (timer, function) in [
+        ("keepalive", test.keepalive_function),
+        ("write", test.write_function),
+    ] {
+        ensure!(
+            function != 0,
+            "wrong kernel layout: the {timer} timer is not where it should be"
+        );
+        ensure!(
+            function >= KERNEL_HALF,
+            "wrong kernel layout: timer_list.function of the {timer} timer is not an address"
+        );
+    }
+    ensure!(
+        test.keepalive_function != test.write_function,
+        "wrong kernel layout: both timers have the same callback"
+    );
+    Ok(Learned {
+        hz,
+        functions: TimerFunctions {
+            keepalive: test.keepalive_function,
+            write: test.write_function,
+        },
+        same_pids: record.tgid == std::process::id(),
+    })
+}
+
+/// Compares one reading of the socket with the truth, and finds the kernel's tick.
+///
+/// # Errors
+/// Names the first field that was read wrong, with both values.
+pub fn socket(
+    truth: &Truth,
+    after: &After,
+    layout: &KernelLayout,
+    reading: &Reading<'_>,
+) -> Result<u32> {
+    let hz = reading.settings.time / IDLE_SECONDS;
+    ensure!(
+        (1..=10_000).contains(&hz),
+        "wrong kernel layout: a tick of {hz} per second"
+    );
+    identity(truth, reading.id)?;
+    settings(truth, layout, reading.settings, hz)?;
+    numbers(truth, after, reading.numbers, hz)?;
+    clocks(truth, reading, hz)?;
+    write_timer(truth, reading, hz)?;
+    Ok(hz)
+}
+
+fn identity(truth: &Truth, id: &Identity) -> Result<()> {
+    let family = if truth.local.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    same("skc_family", id.family, family.as_raw())?;
+    same("skc_state", id.state, state::ESTABLISHED)?;
+    same("inet_sport", id.local_port, truth.local.port())?;
+    same("skc_dport", id.peer_port, truth.peer.port())?;
+    same_address("local", id.local, truth.local.ip())?;
+    same_address("peer", id.peer, truth.peer.ip())?;
+    same("skc_cookie", id.cookie, truth.cookie)?;
+    same("i_ino", id.inode, truth.inode)?;
+    same("net.ns.inum", id.netns, truth.netns)?;
+    same("SOCK_KEEPOPEN", id.keepopen, 1_u8)?;
+    same("SOCK_DEAD", id.orphan, 0_u8)?;
+    same("sk_err", id.error, 0_u8)?;
+    same("sk_err_soft", id.error_soft, 0_u8)?;
+    ensure!(
+        matches!(id.mptcp, 0 | u8::MAX),
+        "wrong kernel layout: is_mptcp reads {}, but the socket is TCP's",
+        id.mptcp
+    );
+    match truth.cgroup {
+        // Where the kernel does not keep it (5.10, some options of cgroup v1) it reads 0.
+        Some(cgroup) if id.cgroup != 0 => same("sk_cgrp_data", id.cgroup, cgroup),
+        _ => Ok(()),
+    }
+}
+
+fn settings(truth: &Truth, layout: &KernelLayout, settings: &Settings, hz: u32) -> Result<()> {
+    same("keepalive_time", settings.time, hz * IDLE_SECONDS)?;
+    same("keepalive_intvl", settings.interval, hz * INTERVAL_SECONDS)?;
+    same("keepalive_probes", settings.probes, PROBES)?;
+    same("icsk_user_timeout", settings.user_timeout, USER_TIMEOUT_MS)?;
+    if let Some(rto_max_ms) = truth.rto_max_ms
+        && layout.icsk_rto_max != ABSENT
+    {
+        let rto_max = arithmetic::millis_to_jiffies(rto_max_ms, hz);
+        ensure!(
+            rto_max.abs_diff(settings.rto_max) <= 1,
+            "wrong kernel layout: icsk_rto_max reads {} ticks, but it is {rto_max}",
+            settings.rto_max
+        );
+    }
+    let Some([time, interval, probes, retries2]) = truth.sysctls else {
+        return Ok(());
+    };
+    let ticks = |seconds: u32| u64::from(seconds) * u64::from(hz);
+    same(
+        "sysctl_tcp_keepalive_time",
+        settings.sysctl_time,
+        ticks(time),
+    )?;
+    let read = settings.sysctl_interval;
+    same("sysctl_tcp_keepalive_intvl", read, ticks(interval))?;
+    same(
+        "sysctl_tcp_keepalive_probes",
+        settings.sysctl_probes,
+        probes,
+    )?;
+    same("sysctl_tcp_retries2", settings.sysctl_retries2, retries2)
+}
+
+/// Nothing was sent since TCP_INFO was asked, so these have not moved.
+fn numbers(truth: &Truth, after: &After, numbers: &Numbers, hz: u32) -> Result<()> {
+    let info = &truth.info;
+    same("icsk_probes_out", numbers.probes_out, info.tcpi_probes)?;
+    same("icsk_backoff", numbers.backoff, info.tcpi_backoff)?;
+    same(
+        "icsk_retransmits",
+        numbers.retransmits,
+        info.tcpi_retransmits,
+    )?;
+    same("packets_out", numbers.packets_out, info.tcpi_unacked)?;
+    let unsent = info.tcpi_notsent_bytes;
+    ensure!(
+        numbers.snd_una != 0
+            && numbers.snd_una == numbers.snd_nxt
+            && numbers.write_seq == numbers.snd_nxt.wrapping_add(unsent),
+        "wrong kernel layout: snd_una {}, snd_nxt {} and write_seq {}, but nothing is in flight \
+             and {unsent} bytes are unsent",
+        numbers.snd_una,
+        numbers.snd_nxt,
+        numbers.write_seq
+    );
+    same("snd_wnd", numbers.snd_wnd, info.tcpi_snd_wnd)?;
+    // An ACK that was delayed may have been sent meanwhile.
+    let (before, after) = (info.tcpi_segs_out, after.info.tcpi_segs_out);
+    ensure!(
+        numbers.segs_out.wrapping_sub(before) <= after.wrapping_sub(before),
+        "wrong kernel layout: segs_out reads {}, but it went from {before} to {after}",
+        numbers.segs_out
+    );
+    // Microseconds of whole ticks, rounded for a tick that is no whole number of them.
+    let rto = (u64::from(info.tcpi_rto) * u64::from(hz)).div_ceil(1_000_000);
+    ensure!(
+        rto.abs_diff(numbers.rto.into()) <= 1,
+        "wrong kernel layout: icsk_rto reads {} ticks, but it is {rto}",
+        numbers.rto
+    );
+    Ok(())
+}
+
+/// Nothing was received since TCP_INFO was asked: the time stamps are as old as it reported, and
+/// as long as it took since.
+fn clocks(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
+    let Reading {
+        settings, numbers, ..
+    } = reading;
+    let since = truth.asked.elapsed();
+    let jiffies = numbers.jiffies as u32;
+    // Its milliseconds are whole ticks, and the stamp and the reading are rounded to ticks.
+    let oldest = |reported_ms: u32| {
+        let milliseconds = u128::from(reported_ms) + since.as_millis();
+        milliseconds * u128::from(hz) / 1000 + 3
+    };
+    for (field, stamp, reported_ms) in [
+        (
+            "rcv_tstamp",
+            numbers.rcv_tstamp,
+            truth.info.tcpi_last_ack_recv,
+        ),
+        ("lrcvtime", numbers.lrcvtime, truth.info.tcpi_last_data_recv),
+    ] {
+        let age = jiffies.wrapping_sub(stamp);
+        let oldest = oldest(reported_ms);
+        ensure!(
+            u128::from(age) <= oldest,
+            "wrong kernel layout: {field} is {age} ticks old, and cannot be older than {oldest}"
+        );
+    }
+    let age = numbers.time.saturating_sub(numbers.clock_cache);
+    let set_up = u64::from(SET_UP) * 1_000_000_000;
+    ensure!(
+        u128::from(age) < u128::from(set_up) + since.as_nanos(),
+        "wrong kernel layout: tcp_clock_cache is {age} ns old"
+    );
+    let due = numbers.expires.saturating_sub(numbers.jiffies);
+    let idle = u64::from(settings.time);
+    let passed = u64::from(SET_UP * hz) + since.as_secs() * u64::from(hz);
+    ensure!(
+        numbers.timer_pending == 1 && due <= idle && due + passed > idle,
+        "wrong kernel layout: the keepalive timer is due in {due} ticks, but {idle} were set"
+    );
+    Ok(())
+}
+
+/// With the window closed the kernel must have armed the timer of zero-window probes, and without it
+/// cleared what it had armed for the data sent before; its deadline stays where it was.
+fn write_timer(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
+    let Reading {
+        settings, numbers, ..
+    } = reading;
+    let pending = match truth.closing {
+        Some(_) => pending::PROBE0,
+        None => 0,
+    };
+    same("icsk_pending", numbers.pending, pending)?;
+    let (begin, least, most) = match truth.closing {
+        Some(closing) => {
+            let interval = probe_interval(settings, numbers, hz);
+            (closing, interval, interval)
+        }
+        // The first timeout of a connection is a second (RFC 6298).
+        None => (truth.opened, 0, u64::from(numbers.rto.max(hz))),
+    };
+    let due = i128::from(reading.write_expires) - i128::from(numbers.jiffies);
+    let passed = ticks_since(begin, hz);
+    // Pacing may put it off (`tcp_pacing_delay`).
+    let (earliest, latest) = (
+        i128::from(least) - i128::from(passed),
+        i128::from(most) + i128::from(hz),
+    );
+    ensure!(
+        (earliest..=latest).contains(&due),
+        "wrong kernel layout: the write timer is due in {due} ticks, but it was set to \
+         {least}..={most} at most {passed} ticks ago"
+    );
+    let age = (numbers.jiffies as u32).wrapping_sub(numbers.probes_tstamp);
+    let is_probing = truth.closing.is_some() && truth.info.tcpi_backoff > 0;
+    ensure!(
+        if is_probing {
+            numbers.probes_tstamp != 0 && u64::from(age) <= passed
+        } else {
+            numbers.probes_tstamp == 0
+        },
+        "wrong kernel layout: icsk_probes_tstamp reads {} at {}, but {}",
+        numbers.probes_tstamp,
+        numbers.jiffies as u32,
+        if is_probing {
+            format!("the first probe was sent at most {passed} ticks ago")
+        } else {
+            "no zero-window probe was sent".to_owned()
+        }
+    );
+    Ok(())
+}
+
+/// `tcp_probe0_when`: from the RTO, but no less than TCP_RTO_MIN, doubled with every probe.
+fn probe_interval(settings: &Settings, numbers: &Numbers, hz: u32) -> u64 {
+    let rto_max = match settings.rto_max {
+        0 => arithmetic::millis_to_jiffies(arithmetic::RTO_MAX_MS as u32, hz),
+        rto_max => rto_max,
+    };
+    let base = u64::from(numbers.rto.max(hz / 5));
+    (base << numbers.backoff.min(31)).min(rto_max.into())
+}
+
+/// At most, rounding and a tick begun included.
+fn ticks_since(begin: Instant, hz: u32) -> u64 {
+    let ticks = begin.elapsed().as_nanos() * u128::from(hz) / 1_000_000_000;
+    u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(3)
+}
+
+/// The flags and the name of the acting thread, against what /proc reports of us where it is there.
+fn task(truth: &Truth, after: &After, test: &SelfTest) -> Result<()> {
+    if let (Some(before), Some(after)) = (truth.task_flags, after.task_flags) {
+        // The kernel sets and clears some of them during a system call.
+        let steady = before & after;
+        let read = test.task_flags;
+        ensure!(
+            read & steady == steady && read & PF_KTHREAD == 0,
+            "wrong kernel layout: task_struct.flags reads {read:#x}, but our thread has {steady:#x}"
+        );
+    }
+    let comm = &test.record.comm;
+    let read = comm.split(|&byte| byte == 0).next().unwrap_or_default();
+    if let Ok(own) = std::fs::read("/proc/self/comm") {
+        ensure!(
+            own.strip_suffix(b"\n").unwrap_or(&own) == read,
+            "wrong kernel layout: task_struct.comm reads {:?}, but we are {:?}",
+            String::from_utf8_lossy(read),
+            String::from_utf8_lossy(&own)
+        );
+    }
+    Ok(())
+}
+
+/// # Errors
+/// If they differ: names the field, and has both values.
+pub fn same<T: Into<u64>, U: Into<u64>>(field: &str, read: T, is: U) -> Result<()> {
+    let (read, is) = (read.into(), is.into());
+    ensure!(
+        read == is,
+        "wrong kernel layout: {field} reads {read}, but it is {is}"
+    );
+    Ok(())
+}
+
+fn same_address(which: &str, read: [u8; 16], is: IpAddr) -> Result<()> {
+    let read = Ipv6Addr::from(read).to_canonical();
+    ensure!(
+        read == is,
+        "wrong kernel layout: {which} address reads {read}, but it is {is}"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
