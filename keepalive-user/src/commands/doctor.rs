@@ -64,16 +64,9 @@ fn examine(options: &Options) -> (Diagnosis, Exit) {
     let missing = privileges::missing();
     let kernel = Kernel::read(options);
     let backends: Vec<BackendReport> = match &kernel {
-        Ok(kernel) => {
-            let wanted = options
-                .backend
-                .as_ref()
-                .map_or(&Backend::ALL[..], std::slice::from_ref);
-            wanted
-                .iter()
-                .map(|&backend| report_on(&Survey::of(backend, kernel, options)))
-                .collect()
-        }
+        Ok(kernel) => Backend::candidates(options.backend)
+            .map(|backend| report_on(&Survey::of(backend, kernel, options)))
+            .collect(),
         Err(_) => Vec::new(),
     };
     let backend = backends

@@ -56,7 +56,9 @@ impl Target {
     pub fn is(&self, row: &ListedSocket) -> bool {
         match self {
             Self::Pid(pid) => row.pids.contains(pid),
-            _ => self.names(&row.socket),
+            Self::Port(_) | Self::Endpoint(_) | Self::Pair(..) | Self::Cookie(_) => {
+                self.names(&row.socket)
+            }
         }
     }
 

@@ -3,9 +3,9 @@
 //! Numbers, durations and names as text, and foreign text made harmless: one form of each, whoever
 //! prints it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
-/// `350 µs`, `41.3 ms`, `75.0 s`, `2 h 11 min`.
+/// A duration in a sentence: `350 µs`, `41.3 ms`, `75.0 s`, `2 h 11 min`.
 pub fn micros(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
@@ -26,6 +26,47 @@ pub fn millis(ms: u64) -> String {
             } else {
                 format!("{hours} h {minutes} min")
             }
+        }
+    }
+}
+
+/// Seconds, exact: `75`, `75.250`.
+pub fn seconds(ms: u64) -> String {
+    match ms % 1000 {
+        0 => (ms / 1000).to_string(),
+        rest => format!("{}.{rest:03}", ms / 1000),
+    }
+}
+
+/// A duration in few characters, for tables: `250ms`, `7.9s`, `75s`, `59m12s`, `1h59m`, `3d4h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brief {
+    pub large: u64,
+    pub unit: &'static str,
+    pub small: Option<(u64, &'static str)>,
+}
+
+impl Brief {
+    pub fn of(ms: u64) -> Self {
+        let s = ms / 1000;
+        let (large, unit, small) = match ms {
+            0..1_000 => (ms, "ms", None),
+            1_000..10_000 => (s, ".", Some((ms % 1000 / 100, "s"))),
+            10_000..100_000 => (s, "s", None),
+            100_000..6_000_000 => (s / 60, "m", Some((s % 60, "s"))),
+            6_000_000..172_800_000 => (s / 3600, "h", Some((s / 60 % 60, "m"))),
+            172_800_000.. => (s / 86_400, "d", Some((s / 3600 % 24, "h"))),
+        };
+        Self { large, unit, small }
+    }
+}
+
+impl fmt::Display for Brief {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.large, self.unit)?;
+        match self.small {
+            Some((number, unit)) => write!(f, "{number}{unit}"),
+            None => Ok(()),
         }
     }
 }
@@ -73,12 +114,9 @@ pub fn plural(count: u64, noun: &str) -> String {
     }
 }
 
-/// The name of a cause or a decision, as in JSON.
-pub fn name(value: &impl serde::Serialize) -> String {
-    serde_json::to_value(value)
-        .ok()
-        .and_then(|name| name.as_str().map(str::to_owned))
-        .unwrap_or_default()
+/// The name of a cause, a decision or another variant, as in JSON.
+pub fn name(value: impl Into<&'static str>) -> &'static str {
+    value.into()
 }
 
 /// Text that came from a process or a path, made harmless: names are chosen by whoever runs

@@ -62,7 +62,15 @@ impl Format {
                 pretty::line(event, *colour, writer)?;
                 match event {
                     Event::End(end) => summary.table(end, writer),
-                    _ => Ok(()),
+                    Event::Start(_)
+                    | Event::Armed(_)
+                    | Event::Timer(_)
+                    | Event::WindowProbe(_)
+                    | Event::Answer(_)
+                    | Event::Closed(_)
+                    | Event::Finding(_)
+                    | Event::Lost(_)
+                    | Event::Missed(_) => Ok(()),
                 }
             }
         }

@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use super::words::{certificate, clock_ms, moment, owner, settings};
 use crate::core::{
     event::{
-        Answer, Armed, ArmedCause, Cause, Death, Decision, Event, Lost, LostWhere, Missed,
-        MissedWhere, Precision, ProbeKind, SocketEvent, Start, TimerRun, WindowProbe,
+        About, Answer, Armed, ArmedCause, Death, Decision, Event, Lost, LostWhere, Meaning, Missed,
+        MissedWhere, Precision, ProbeKind, Rule, SocketEvent, Start, TimerRun, WindowProbe,
     },
     words::{bytes, escape, micros, millis, plural},
 };
@@ -28,17 +28,18 @@ pub fn line_in(
     writer: &mut impl Write,
 ) -> Result<()> {
     let head = match event {
-        Event::Armed(event) => head(event, zone),
-        Event::Timer(event) => head(event, zone),
-        Event::WindowProbe(event) => head(event, zone),
-        Event::Answer(event) => head(event, zone),
-        Event::Closed(event) => head(event, zone),
         Event::Lost(lost) => format!("{}  ", clock_ms(lost.when.timestamp, zone)),
         Event::Missed(missed) => format!("{}  ", clock_ms(missed.when.timestamp, zone)),
         Event::Finding(finding) => {
             return super::audit::text(finding, colour, writer).context("cannot write");
         }
-        Event::Start(_) | Event::End(_) => String::new(),
+        Event::Start(_)
+        | Event::Armed(_)
+        | Event::Timer(_)
+        | Event::WindowProbe(_)
+        | Event::Answer(_)
+        | Event::Closed(_)
+        | Event::End(_) => event.about().map_or(String::new(), |it| head(it, zone)),
     };
     let Some((text, style)) = sentence(event, zone) else {
         return Ok(());
@@ -65,7 +66,7 @@ pub fn sentence(event: &Event, zone: &TimeZone) -> Option<(String, Style)> {
         Event::Closed(event) => {
             let heard = heard(event.when.timestamp, event.what.idle_ms, zone);
             let text = certificate(&event.what, &event.keepalive, &heard);
-            (text, closed_style(event.what.cause))
+            (text, closed_style(event.what.cause.meaning()))
         }
         Event::Lost(lost) => (lost_text(lost), plain(AnsiColor::Red).bold()),
         Event::Missed(missed) => (missed_text(missed, zone), plain(AnsiColor::Red).bold()),
@@ -114,13 +115,13 @@ fn plain(colour: AnsiColor) -> Style {
 }
 
 /// Time, owner, connection.
-fn head<T>(event: &SocketEvent<T>, zone: &TimeZone) -> String {
+fn head(about: About<'_>, zone: &TimeZone) -> String {
     format!(
         "{} {} {} → {}  ",
-        clock_ms(event.when.timestamp, zone),
-        owner(event.process.as_ref()),
-        event.socket.local,
-        event.socket.peer,
+        clock_ms(about.when.timestamp, zone),
+        owner(about.process),
+        about.socket.local,
+        about.socket.peer,
     )
 }
 
@@ -243,9 +244,9 @@ fn answer(answer: &Answer) -> String {
 
 fn dead(death: Option<&Death>, now: Timestamp, zone: &TimeZone) -> String {
     death.map_or(String::new(), |death| {
-        let rule = match death.rule {
-            Cause::KeepaliveUserTimeout | Cause::WindowProbeUserTimeout => " (TCP_USER_TIMEOUT)",
-            _ => "",
+        let rule = match death.rule.rule() {
+            Some(Rule::UserTimeout) => " (TCP_USER_TIMEOUT)",
+            Some(Rule::KeepCount | Rule::Retries2 | Rule::SynRetries) | None => "",
         };
         format!(
             ", dead at {} unless answered{rule}",
@@ -269,14 +270,19 @@ fn timer_style(run: &TimerRun) -> Style {
         Decision::ProbeSent if run.attempt == Some(1) => Style::new(),
         Decision::ProbeSent | Decision::ProbeFailed => plain(AnsiColor::Yellow),
         Decision::Killed => plain(AnsiColor::Red),
-        _ => Style::new().dimmed(),
+        Decision::DataInFlight
+        | Decision::DataUnsent
+        | Decision::NotIdle
+        | Decision::SocketBusy
+        | Decision::Stopped
+        | Decision::FinWait2 => Style::new().dimmed(),
     }
 }
 
-fn closed_style(cause: Cause) -> Style {
-    match cause {
-        Cause::PeerFin | Cause::LocalClose | Cause::Unknown => Style::new().dimmed(),
-        Cause::PeerReset | Cause::LocalAbort => plain(AnsiColor::Yellow),
-        _ => plain(AnsiColor::Red).bold(),
+fn closed_style(meaning: Meaning) -> Style {
+    match meaning {
+        Meaning::TimedOut => plain(AnsiColor::Red).bold(),
+        Meaning::ResetOrAborted => plain(AnsiColor::Yellow),
+        Meaning::Orderly | Meaning::Unknown => Style::new().dimmed(),
     }
 }

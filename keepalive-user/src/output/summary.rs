@@ -8,7 +8,8 @@ use rustc_hash::FxHashMap;
 
 use super::words::{losses_text, owner};
 use crate::core::{
-    event::{Cause, End, Event, EventCounts, SocketEvent},
+    event::{Cause, End, Event, EventCounts, Meaning},
+    ledger::History,
     words::{micros, millis, name, plural},
 };
 
@@ -17,82 +18,34 @@ const ROWS: usize = 4096;
 /// Rows printed.
 const SHOWN: usize = 20;
 
-/// Counts, and a row per socket.
+/// A row per socket.
 #[derive(Default)]
 pub struct Summary {
-    rows: FxHashMap<u64, Row>,
-}
-
-/// What one socket did.
-#[derive(Clone, Debug, Default)]
-struct Row {
-    owner: String,
-    connection: String,
-    timers: u64,
-    probes: u64,
-    answers: u64,
-    /// A probe is out, and may still be answered.
-    waiting: bool,
-    worst_rtt_us: Option<u64>,
-    outcome: Option<Cause>,
+    sockets: FxHashMap<u64, History>,
 }
 
 impl Summary {
     pub fn add(&mut self, event: &Event) {
-        match event {
-            Event::Armed(event) => {
-                self.row(event);
-            }
-            Event::Timer(event) => {
-                let row = self.row(event);
-                row.timers += 1;
-                row.probes += u64::from(event.what.attempt.is_some());
-                row.waiting |= event.what.attempt.is_some();
-            }
-            Event::WindowProbe(event) => {
-                let row = self.row(event);
-                row.probes += 1;
-                row.waiting = true;
-            }
-            Event::Answer(event) => {
-                let row = self.row(event);
-                row.answers += 1;
-                row.waiting = false;
-                row.worst_rtt_us = row.worst_rtt_us.max(event.what.rtt_us);
-            }
-            Event::Closed(event) => self.row(event).outcome = Some(event.what.cause),
-            Event::Start(_)
-            | Event::Finding(_)
-            | Event::Lost(_)
-            | Event::Missed(_)
-            | Event::End(_) => {}
-        }
-    }
-
-    fn row<T>(&mut self, event: &SocketEvent<T>) -> &mut Row {
-        if self.rows.len() >= 2 * ROWS {
+        let Some(about) = event.about() else { return };
+        let id = about.socket.id;
+        if self.sockets.len() >= 2 * ROWS && !self.sockets.contains_key(&id) {
             self.forget();
         }
-        let row = self.rows.entry(event.socket.id).or_default();
-        if row.connection.is_empty() {
-            row.connection = format!("{} → {}", event.socket.local, event.socket.peer);
-        }
-        if event.process.is_some() || row.owner.is_empty() {
-            row.owner = owner(event.process.as_ref());
-        }
-        row
+        let history = self.sockets.entry(id);
+        let history = history.or_insert_with(|| History::new(about));
+        history.observe(about, event);
     }
 
-    /// Drops the least telling half.
+    /// Drops the half that matters least.
     fn forget(&mut self) {
         let mut ids: Vec<(u64, _)> = self
-            .rows
+            .sockets
             .iter()
-            .map(|(id, row)| (*id, row.weight()))
+            .map(|(id, history)| (*id, weight(history)))
             .collect();
         ids.sort_by_key(|(_, weight)| Reverse(*weight));
         for (id, _) in ids.drain(ROWS..) {
-            self.rows.remove(&id);
+            self.sockets.remove(&id);
         }
     }
 
@@ -104,12 +57,8 @@ impl Summary {
     }
 
     fn rows_to(&self, end: &End, writer: &mut impl Write) -> std::io::Result<()> {
-        let mut rows: Vec<&Row> = self.rows.values().collect();
-        rows.sort_by(|a, b| {
-            b.weight()
-                .cmp(&a.weight())
-                .then_with(|| a.connection.cmp(&b.connection))
-        });
+        let mut rows: Vec<&History> = self.sockets.values().collect();
+        rows.sort_by_cached_key(|row| (Reverse(weight(row)), connection(row)));
         let all = end.sockets.max(rows.len() as u64);
         let more = all.saturating_sub(SHOWN as u64);
         rows.truncate(SHOWN);
@@ -122,12 +71,12 @@ impl Summary {
             "TIMERS",
             "PROBES",
             "ANSWERED",
-            "LOST",
+            "UNANSWERED",
             "WORST RTT",
             "OUTCOME",
         ];
         let mut cells: Vec<[String; 8]> = vec![header.map(str::to_owned)];
-        cells.extend(rows.into_iter().map(Row::cells));
+        cells.extend(rows.into_iter().map(columns));
         let width = |column: usize| {
             cells
                 .iter()
@@ -152,37 +101,32 @@ impl Summary {
     }
 }
 
-impl Row {
-    /// What is worth seeing first: the killed, then the unanswered, then the busy.
-    fn weight(&self) -> (u8, u64, u64) {
-        let killed = match self.outcome {
-            None => 1,
-            Some(Cause::PeerFin | Cause::LocalClose | Cause::Unknown) => 0,
-            Some(Cause::PeerReset | Cause::LocalAbort) => 2,
-            Some(_) => 3,
-        };
-        (killed, self.lost(), self.timers)
-    }
+/// What is worth seeing first: what timed out, what was cut off, then the unanswered, then the busy.
+fn weight(history: &History) -> (u8, u64, u64) {
+    let end = match history.cause().map(Cause::meaning) {
+        Some(Meaning::TimedOut) => 3,
+        Some(Meaning::ResetOrAborted) => 2,
+        None => 1,
+        Some(Meaning::Orderly | Meaning::Unknown) => 0,
+    };
+    (end, history.unanswered(), history.timers)
+}
 
-    fn cells(&self) -> [String; 8] {
-        [
-            self.owner.clone(),
-            self.connection.clone(),
-            self.timers.to_string(),
-            self.probes.to_string(),
-            self.answers.to_string(),
-            self.lost().to_string(),
-            self.worst_rtt_us.map_or_else(|| "-".to_owned(), micros),
-            self.outcome
-                .map_or_else(|| "open".to_owned(), |cause| name(&cause)),
-        ]
-    }
+fn connection(history: &History) -> String {
+    format!("{} → {}", history.socket.local, history.socket.peer)
+}
 
-    /// Probes without an answer, but for the one that an open socket still waits for.
-    fn lost(&self) -> u64 {
-        let waiting = u64::from(self.waiting && self.outcome.is_none());
-        self.probes.saturating_sub(self.answers + waiting)
-    }
+fn columns(history: &History) -> [String; 8] {
+    [
+        owner(history.process.as_ref()),
+        connection(history),
+        history.timers.to_string(),
+        history.probes.to_string(),
+        history.answers.to_string(),
+        history.unanswered().to_string(),
+        history.worst_rtt_us.map_or_else(|| "-".to_owned(), micros),
+        history.cause().map_or("open", name).to_owned(),
+    ]
 }
 
 /// Two lines: what happened, and what was lost.

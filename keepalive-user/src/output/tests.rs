@@ -189,8 +189,8 @@ fn sums_up() {
     let mut text = Vec::new();
     summary.table(&end, &mut text).unwrap();
     let expected = "
-OWNER  CONNECTION                    TIMERS  PROBES  ANSWERED  LOST  WORST RTT  OUTCOME
-?      10.0.0.1:22 → 10.0.0.9:51514       4       3         1     2      40 ms  keepalive_probes
+OWNER  CONNECTION                    TIMERS  PROBES  ANSWERED  UNANSWERED  WORST RTT  OUTCOME
+?      10.0.0.1:22 → 10.0.0.9:51514       4       3         1           2      40 ms  keepalive_probes
 
 1 socket in 5 s: 4 timer runs (1 killed, 3 probe_sent), 0 zero-window probes, 1 answer, 1 closed (1 keepalive_probes)
 Nothing was lost.
@@ -318,9 +318,9 @@ fn schemas_describe_the_lines() {
 }
 
 /// Answers are known at the next timer only, so every healthy socket has a probe out when a trace
-/// ends. That one is not lost.
+/// ends. That one is not unanswered.
 #[test]
-fn a_probe_still_out_is_not_lost() {
+fn a_probe_still_out_is_not_unanswered() {
     let mut summary = Summary::default();
     for event in &events(&story()[..3]) {
         summary.add(event);
@@ -339,8 +339,8 @@ fn a_probe_still_out_is_not_lost() {
     summary.table(&end, &mut text).unwrap();
     let text = String::from_utf8(text).unwrap();
     let row = text.lines().find(|line| line.contains('→')).unwrap();
-    let lost = row.split_whitespace().nth(7);
-    assert_eq!(lost, Some("0"), "{text}");
+    let unanswered = row.split_whitespace().nth(7);
+    assert_eq!(unanswered, Some("0"), "{text}");
 }
 
 #[test]

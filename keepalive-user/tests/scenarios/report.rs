@@ -227,7 +227,7 @@ fn first_look(browser: &mut Browser) -> Result<()> {
     let title = text(browser, "h1")?;
     ensure!(
         title.starts_with("1 connection killed by keepalive"),
-        "the worst news is not first: {title}"
+        "the worst headline is not first: {title}"
     );
     let outcomes = column(browser, OUTCOME)?;
     ensure!(outcomes.len() >= 4, "{outcomes:?}");
@@ -273,20 +273,20 @@ fn filters(browser: &mut Browser, story: &Story) -> Result<()> {
     browser.press("Escape")?;
     ensure!(column(browser, PEER)? == all, "the filter stays");
 
-    browser.click("[data-fate=killed]")?;
+    browser.click("[data-outcome=timed_out]")?;
     let killed = column(browser, OUTCOME)?;
     ensure!(
         killed == ["killed: probes and user timeout"],
         "the chip does not choose: {killed:?}"
     );
-    browser.click("[data-fate=troubled]")?;
+    browser.click("[data-outcome=troubled]")?;
     let both = column(browser, OUTCOME)?;
     ensure!(
         both.len() >= 3 && both[1..].iter().all(|it| it.starts_with("open: ")),
         "two chips are not both: {both:?}"
     );
-    browser.click("[data-fate=troubled]")?;
-    browser.click("[data-fate=killed]")?;
+    browser.click("[data-outcome=troubled]")?;
+    browser.click("[data-outcome=timed_out]")?;
     ensure!(column(browser, PEER)? == all, "the chips stay");
     Ok(())
 }

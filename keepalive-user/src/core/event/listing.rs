@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use strum::{EnumIter, IntoStaticStr};
 
 use super::{Cause, Cgroup, Keepalive, Process, Socket, When};
 
@@ -78,8 +79,9 @@ pub struct RunningTimer {
     pub retries: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, EnumIter, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum TimerKind {
     /// Retransmission of unacknowledged data (`ICSK_TIME_RETRANS`).
     Retransmit,

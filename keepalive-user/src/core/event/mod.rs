@@ -7,19 +7,23 @@
 //! Nothing here knows where an event comes from or how it is shown.
 
 mod audit;
+mod cause;
 mod diagnosis;
 mod explanation;
 mod listing;
 mod session;
 mod text;
+mod timer;
 
 use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{EnumIter, IntoStaticStr};
 
 pub use self::audit::{AuditEnd, AuditLine, Finding, Severity};
+pub use self::cause::{Cause, Meaning, Rule};
 pub use self::diagnosis::{
     BackendReport, CapabilityReport, CommandReport, Compared, Diagnosis, FieldReport, HookReport,
     KeptReport, LayoutReport, ListReport, SandboxReport, Status,
@@ -36,6 +40,7 @@ pub use self::session::{
     Backend, End, EventCounts, Losses, Lost, LostWhere, Missed, MissedCounts, MissedWhere, Refused,
     SCHEMA_VERSION, Start,
 };
+pub use self::timer::{Decision, TimerRun};
 
 /// One line of output.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -90,7 +95,18 @@ pub struct SocketEvent<T> {
     pub what: T,
 }
 
-/// Whose a socket is: the part of an event that is found out last.
+/// What an event about a socket says of the socket.
+#[derive(Clone, Copy)]
+pub struct About<'a> {
+    pub when: When,
+    pub socket: &'a Socket,
+    pub process: Option<&'a Arc<Process>>,
+    pub cgroup: Option<&'a Arc<Cgroup>>,
+    pub container_id: Option<&'a Arc<str>>,
+    pub keepalive: &'a Keepalive,
+}
+
+/// The owner of a socket: the part of an event that is found out last.
 pub struct OwnerFields<'a> {
     pub process: &'a mut Option<Arc<Process>>,
     pub cgroup: &'a mut Option<Arc<Cgroup>>,
@@ -114,6 +130,20 @@ impl Event {
         }
     }
 
+    /// The socket, of an event about one.
+    pub fn about(&self) -> Option<About<'_>> {
+        match self {
+            Self::Armed(event) => Some(event.about()),
+            Self::Timer(event) => Some(event.about()),
+            Self::WindowProbe(event) => Some(event.about()),
+            Self::Answer(event) => Some(event.about()),
+            Self::Closed(event) => Some(event.about()),
+            Self::Start(_) | Self::Finding(_) | Self::Lost(_) | Self::Missed(_) | Self::End(_) => {
+                None
+            }
+        }
+    }
+
     /// The owner's fields, of an event about a socket.
     pub fn owner(&mut self) -> Option<OwnerFields<'_>> {
         match self {
@@ -130,6 +160,17 @@ impl Event {
 }
 
 impl<T> SocketEvent<T> {
+    fn about(&self) -> About<'_> {
+        About {
+            when: self.when,
+            socket: &self.socket,
+            process: self.process.as_ref(),
+            cgroup: self.cgroup.as_ref(),
+            container_id: self.container_id.as_ref(),
+            keepalive: &self.keepalive,
+        }
+    }
+
     fn owner(&mut self) -> OwnerFields<'_> {
         OwnerFields {
             process: &mut self.process,
@@ -181,8 +222,11 @@ pub struct Endpoint {
 }
 
 /// TCP state, RFC 9293 section 3.3.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, EnumIter, IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum TcpState {
     Established,
     SynSent,
@@ -253,8 +297,9 @@ pub struct Armed {
     pub idle_ms: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, EnumIter, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum ArmedCause {
     /// SO_KEEPALIVE or TCP_KEEPIDLE was set; `keepalive.enabled` says whether it is on now.
     Setsockopt,
@@ -264,35 +309,6 @@ pub enum ArmedCause {
     Accept,
     /// The socket is older than the tracer.
     Seen,
-}
-
-/// One run of the keepalive timer.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
-pub struct TimerRun {
-    pub decision: Decision,
-    /// How long the peer had been silent, milliseconds (`keepalive_time_elapsed`): the number the
-    /// kernel compares with `time_ms` and `user_timeout_ms`. Null if nothing was ever received.
-    pub idle_ms: Option<u64>,
-    /// How late the timer ran after its deadline, milliseconds: the timer wheel rounds up.
-    pub late_ms: Option<u64>,
-    /// Segments sent and not acknowledged, before.
-    pub packets_out: u32,
-    /// Bytes written by the application and not sent yet, before.
-    pub unsent_bytes: u32,
-    /// `icsk_probes_out`: unanswered probes.
-    pub probes_out: BeforeAfter,
-    /// Number of the probe sent by this run, from 1; null if none was.
-    pub attempt: Option<u32>,
-    /// Of how many: `keepalive.probes`; null without a probe, or if the user timeout decides alone.
-    pub attempts: Option<u32>,
-    /// Result of the local send: false if the probe was counted but did not leave the host (no
-    /// route, firewall); null if no probe was made or the backend cannot tell.
-    pub sent: Option<bool>,
-    /// Errno name of that failure (`EHOSTUNREACH`).
-    pub send_error: Option<Errno>,
-    /// Until the timer runs next, milliseconds; null if it stopped.
-    pub next_ms: Option<u64>,
-    pub death: Option<Death>,
 }
 
 /// When the kernel ends the connection unless an answer comes.
@@ -305,45 +321,6 @@ pub struct Death {
     pub at: Timestamp,
     /// The rule that ends it first.
     pub rule: Cause,
-}
-
-/// Every way out of `tcp_keepalive_timer`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Decision {
-    /// A probe was made and counted.
-    ProbeSent,
-    /// The probe was dropped locally (qdisc): not counted, tried again after 500 ms.
-    ProbeFailed,
-    /// Segments are unacknowledged: retransmission decides, keepalive waits a full time.
-    DataInFlight,
-    /// Data waits to be sent (zero window, congestion): keepalive waits a full time.
-    DataUnsent,
-    /// The peer was heard less than `time_ms` ago: armed for the remainder.
-    NotIdle,
-    /// A process owned the socket: tried again after HZ/20.
-    SocketBusy,
-    /// Keepalive is off, or the state is CLOSE, LISTEN or SYN_SENT: not armed again.
-    Stopped,
-    /// Not keepalive: the FIN_WAIT2 timer of an orphan, which shares the timer.
-    FinWait2,
-    /// The connection was ended.
-    Killed,
-}
-
-impl Decision {
-    /// All, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
-        Self::ProbeSent,
-        Self::ProbeFailed,
-        Self::DataInFlight,
-        Self::DataUnsent,
-        Self::NotIdle,
-        Self::SocketBusy,
-        Self::Stopped,
-        Self::FinWait2,
-        Self::Killed,
-    ];
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -440,53 +417,5 @@ pub struct Totals {
     pub worst_rtt_us: Option<u64>,
 }
 
-/// Why a socket ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// TCP_KEEPCNT probes unanswered.
-    KeepaliveProbes,
-    /// TCP_USER_TIMEOUT, looked at by the keepalive timer.
-    KeepaliveUserTimeout,
-    /// Retransmissions of unacknowledged data ran out (`tcp_retries2`).
-    RetransmitTimeout,
-    /// TCP_USER_TIMEOUT, looked at by the retransmission timer.
-    RetransmitUserTimeout,
-    /// It never connected: no answer to its SYN (`tcp_syn_retries` or TCP_SYNCNT, or
-    /// TCP_USER_TIMEOUT if that is shorter).
-    ConnectTimeout,
-    /// Zero-window probes ran out.
-    WindowProbeTimeout,
-    /// TCP_USER_TIMEOUT, looked at by the zero-window probe timer.
-    WindowProbeUserTimeout,
-    /// The peer sent a RST.
-    PeerReset,
-    /// The peer closed first.
-    PeerFin,
-    /// This side closed first.
-    LocalClose,
-    /// This side aborted: close with unread data or SO_LINGER 0, or `ss -K`.
-    LocalAbort,
-    /// An ICMP or local error the kernel took as final.
-    NetworkError,
-    Unknown,
-}
-
-impl Cause {
-    /// All, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
-        Self::KeepaliveProbes,
-        Self::KeepaliveUserTimeout,
-        Self::RetransmitTimeout,
-        Self::RetransmitUserTimeout,
-        Self::ConnectTimeout,
-        Self::WindowProbeTimeout,
-        Self::WindowProbeUserTimeout,
-        Self::PeerReset,
-        Self::PeerFin,
-        Self::LocalClose,
-        Self::LocalAbort,
-        Self::NetworkError,
-        Self::Unknown,
-    ];
-}
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{EnumIter, IntoEnumIterator, IntoStaticStr};
 
 use super::When;
 
@@ -41,13 +42,28 @@ pub struct Start {
     pub filters: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, EnumIter, IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+// In the order of preference.
 pub enum Backend {
     /// BPF trampolines on the kernel's functions.
     Fentry,
     /// Raw tracepoints, reading the socket at entry and exit of the timer.
     Tracepoint,
+}
+
+impl Backend {
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// The backends to try, in the order of preference; only `wanted`, if one is asked for.
+    pub fn candidates(wanted: Option<Self>) -> impl Iterator<Item = Self> {
+        Self::iter().filter(move |backend| wanted.is_none_or(|wanted| wanted == *backend))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -1,7 +1,19 @@
 //! # The ledger
 //!
-//! What is known over time, folded from events: of a trace, and of one socket.
+//! What is known over time, folded from events: of a trace, and of one socket. Every output that counts
+//! or follows sockets folds them here.
 
 mod counts;
+mod history;
+mod seen;
+mod window;
 
-pub use self::counts::Counts;
+pub use self::{
+    counts::Counts,
+    history::{Data, History, Last, Probe, ProbeResult, Suppressed},
+    seen::Seen,
+    window::{Phase, ZeroWindows},
+};
+
+#[cfg(test)]
+mod tests;

@@ -73,8 +73,18 @@ fn outlook(socket: &ListedSocket) -> Outlook {
         | TcpState::SynSent
         | TcpState::SynRecv
         | TcpState::TimeWait => return Outlook::NotConnected,
-        _ if runs(TimerKind::FinWait2) => return Outlook::FinWait2,
-        _ => {}
+        TcpState::Established
+        | TcpState::FinWait1
+        | TcpState::FinWait2
+        | TcpState::CloseWait
+        | TcpState::LastAck
+        | TcpState::Closing
+        | TcpState::NewSynRecv
+        | TcpState::BoundInactive
+        | TcpState::Unknown => {}
+    }
+    if runs(TimerKind::FinWait2) {
+        return Outlook::FinWait2;
     }
     let Some(keepalive) = &socket.keepalive else {
         return Outlook::Unknown;

@@ -110,7 +110,14 @@ impl<R: Read> Reader<R> {
         match frame {
             Frame::End { .. } => self.end = Some(End::Whole),
             Frame::Continued => self.end = Some(End::Continued),
-            _ => {}
+            Frame::Record(_)
+            | Frame::Seed { .. }
+            | Frame::Process { .. }
+            | Frame::Cgroup { .. }
+            | Frame::Lost { .. }
+            | Frame::Missed { .. }
+            | Frame::Finding(_)
+            | Frame::Undecodable(_) => {}
         }
         Ok(Some(frame))
     }

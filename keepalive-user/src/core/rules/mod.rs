@@ -164,7 +164,7 @@ fn zombie_suspect(case: &Case<'_>) -> Option<Found> {
     Some(Found {
         evidence: format!(
             "{}, silent for {}, SO_KEEPALIVE off, nothing in flight",
-            name(&case.socket.socket.state),
+            name(case.socket.socket.state),
             millis(silence)
         ),
         consequence: "if the peer is gone, nothing will ever notice".to_owned(),

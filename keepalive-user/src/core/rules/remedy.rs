@@ -126,7 +126,7 @@ pub fn option(
 ) -> String {
     match origin {
         Some(Origin::Socket) => format!("setsockopt {option} = {value} (the program sets it now)"),
-        _ => format!(
+        Some(Origin::Sysctl) | None => format!(
             "setsockopt {option} = {value}, or sysctl -w net.ipv4.{sysctl}={value} in network \
              namespace {}",
             socket.socket.netns

@@ -133,16 +133,6 @@ pub const SELF_TEST: Hook = hook(
 );
 
 impl Backend {
-    /// Best first.
-    pub const ALL: [Self; 2] = [Self::Fentry, Self::Tracepoint];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fentry => "fentry",
-            Self::Tracepoint => "tracepoint",
-        }
-    }
-
     pub fn hooks(self) -> &'static [Hook] {
         match self {
             Self::Fentry => FENTRY,

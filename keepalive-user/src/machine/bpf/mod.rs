@@ -188,12 +188,8 @@ impl Source {
     /// With every backend's reason if none works.
     pub fn open(kernel: &Kernel, options: &Options) -> Result<Self> {
         raise_memlock_limit();
-        let candidates = match &options.backend {
-            Some(backend) => std::slice::from_ref(backend),
-            None => &Backend::ALL,
-        };
         let mut refused = Vec::new();
-        for &backend in candidates {
+        for backend in Backend::candidates(options.backend) {
             match Self::attach(backend, kernel, options) {
                 Ok(source) => return Ok(Self { refused, ..source }),
                 // A signal also makes the verifier give up.

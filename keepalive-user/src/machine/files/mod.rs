@@ -347,13 +347,15 @@ impl NewFile {
             true => fs::rename(&beside, path),
             false => rename_new(&beside, path),
         };
-        placed.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => anyhow::anyhow!(
-                "{} exists by now and is not overwritten: the report is in {}",
-                path.display(),
-                beside.display()
-            ),
-            _ => anyhow::Error::from(error).context(cannot_write(path)),
+        placed.map_err(|error| {
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                return anyhow::anyhow!(
+                    "{} exists by now and is not overwritten: the report is in {}",
+                    path.display(),
+                    beside.display()
+                );
+            }
+            anyhow::Error::from(error).context(cannot_write(path))
         })
     }
 }

@@ -100,7 +100,15 @@ impl LiveOwners {
                 resolver.ask(Subject::Unaccepted(armed.socket.id), want);
             }
             Event::Closed(closed) => resolver.cancel(Subject::Unaccepted(closed.socket.id)),
-            _ => {}
+            Event::Start(_)
+            | Event::Armed(_)
+            | Event::Timer(_)
+            | Event::WindowProbe(_)
+            | Event::Answer(_)
+            | Event::Finding(_)
+            | Event::Lost(_)
+            | Event::Missed(_)
+            | Event::End(_) => {}
         }
     }
 

@@ -71,7 +71,7 @@ impl Places {
         match self.known.peek(&id) {
             _ if id == 0 => None,
             Some(Known::At(place)) => Some(place.clone()),
-            _ => Some(Place::new(id, None)),
+            Some(Known::Nowhere(_)) | None => Some(Place::new(id, None)),
         }
     }
 
@@ -86,7 +86,7 @@ impl Places {
             _ if id == 0 => return false,
             Some(Known::At(_)) => return false,
             Some(Known::Nowhere(until)) if now < *until => return false,
-            _ => {}
+            Some(Known::Nowhere(_)) | None => {}
         }
         let answer = match &mut self.finder {
             Finder::Live { handles, tokens } => match handles {

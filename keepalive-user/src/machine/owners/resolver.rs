@@ -301,7 +301,7 @@ impl Worker {
                     Subject::Inode(inode) if want.pid == Some(pid) && want.due <= now => {
                         Some(*inode)
                     }
-                    _ => None,
+                    Subject::Inode(_) | Subject::Unaccepted(_) => None,
                 });
             let wanted = wanted.collect();
             return (Some(Job::Scan { pid, wanted }), 0);

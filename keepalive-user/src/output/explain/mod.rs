@@ -6,14 +6,15 @@ use anyhow::{Context, Result};
 
 use super::{
     json_line,
-    words::{clock, owner},
+    words::{Limits, clock, owner, rule},
 };
 use crate::core::{
     event::{
         Blocker, Cause, DeadLetter, Explanation, Keepalive, LastAction, LastRun, ListedSocket,
-        Origin, Outlook, OwnerCloses, Plan, PlannedAction, Span, TcpState, TimerKind,
+        Origin, Outlook, OwnerCloses, Plan, PlannedAction, PlannedSettings, Span, TcpState,
+        TimerKind,
     },
-    words::{bytes, millis, name, plural},
+    words::{bytes, millis, name, plural, seconds},
 };
 
 /// Runs of a schedule that fit a line.
@@ -78,9 +79,10 @@ pub fn news(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
 
 /// That the socket has ended, and nothing told how.
 pub fn gone(before: &Explanation, writer: &mut impl Write) -> Result<()> {
-    let why = match before.outlook {
-        Some(Outlook::KeepaliveOff) => "with SO_KEEPALIVE off the kernel does not report how",
-        _ => "how was not seen",
+    let why = if before.outlook == Some(Outlook::KeepaliveOff) {
+        "with SO_KEEPALIVE off the kernel does not report how"
+    } else {
+        "how was not seen"
     };
     writeln!(writer, "The socket has ended: {why}.").context("cannot write")
 }
@@ -92,7 +94,7 @@ pub fn choice(socket: &ListedSocket) -> String {
         "{}-{}  {}  {}  {}",
         socket.socket.local,
         socket.socket.peer,
-        name(&socket.socket.state),
+        name(socket.socket.state),
         cookie.map_or_else(|| "-".to_owned(), |cookie| format!("sk:{cookie}")),
         owner(socket.process.as_ref()),
     )
@@ -104,7 +106,7 @@ fn who(socket: &ListedSocket) -> String {
         owner(socket.process.as_ref()),
         socket.socket.local,
         socket.socket.peer,
-        name(&socket.socket.state),
+        name(socket.socket.state),
         socket.socket.netns,
         match socket.silence_ms {
             Some(silence) => format!(", peer heard {} ago", millis(silence)),
@@ -117,7 +119,18 @@ fn how_set(socket: &ListedSocket) -> String {
     let Some(keepalive) = &socket.keepalive else {
         return match socket.socket.state {
             TcpState::TimeWait | TcpState::SynRecv => "In this state a socket has no settings.",
-            _ => {
+            TcpState::Established
+            | TcpState::SynSent
+            | TcpState::FinWait1
+            | TcpState::FinWait2
+            | TcpState::Close
+            | TcpState::CloseWait
+            | TcpState::LastAck
+            | TcpState::Listen
+            | TcpState::Closing
+            | TcpState::NewSynRecv
+            | TcpState::BoundInactive
+            | TcpState::Unknown => {
                 "How keepalive is set on it is not known: that takes root, and for sockets that no \
                  process holds a kernel with BPF iterators."
             }
@@ -192,28 +205,32 @@ fn future(explanation: &Explanation) -> Vec<String> {
 
 fn end(socket: &ListedSocket) -> Option<String> {
     let death = socket.death?;
-    let timeout = || {
-        let ms = socket
-            .keepalive
-            .map_or(0, |keepalive| keepalive.user_timeout_ms);
-        format!("TCP_USER_TIMEOUT {}", millis(ms))
+    let keepalive = socket.keepalive;
+    let limits = Limits {
+        probes: keepalive.map_or(0, |keepalive| keepalive.probes),
+        user_timeout_ms: keepalive.map_or(0, |keepalive| keepalive.user_timeout_ms),
+        retries2: Some(socket.retries2.unwrap_or_default()),
     };
-    let retries = socket.retries2.unwrap_or_default();
-    let (unless, rule) = match death.rule {
-        Cause::KeepaliveProbes => {
-            let probes = socket.keepalive.map_or(0, |keepalive| keepalive.probes);
-            ("Unless the peer is heard", format!("TCP_KEEPCNT {probes}"))
-        }
+    let rule = rule(death.rule, limits);
+    let unless = match death.rule {
         Cause::RetransmitTimeout => {
-            let rule = format!("tcp_retries2 {retries}");
             let in_time = millis(death.in_ms);
             return Some(format!(
                 "Unless it is acknowledged the connection ends in about {in_time}, by {rule}."
             ));
         }
-        Cause::RetransmitUserTimeout => ("Unless it is acknowledged", timeout()),
-        Cause::WindowProbeTimeout => ("Unless the peer answers", format!("tcp_retries2 {retries}")),
-        _ => ("Unless the peer is heard", timeout()),
+        Cause::RetransmitUserTimeout => "Unless it is acknowledged",
+        Cause::WindowProbeTimeout => "Unless the peer answers",
+        Cause::KeepaliveProbes
+        | Cause::KeepaliveUserTimeout
+        | Cause::ConnectTimeout
+        | Cause::WindowProbeUserTimeout
+        | Cause::PeerReset
+        | Cause::PeerFin
+        | Cause::LocalClose
+        | Cause::LocalAbort
+        | Cause::NetworkError
+        | Cause::Unknown => "Unless the peer is heard",
     };
     Some(format!(
         "{unless} the connection ends {}, by {rule}.",
@@ -280,14 +297,15 @@ fn why(outlook: Outlook, socket: &ListedSocket, plan: Option<&Plan>) -> String {
                 Some(plan) if plan.rule == Cause::KeepaliveProbes => {
                     format!(" of {}", plan.probes.most)
                 }
-                _ => String::new(),
+                Some(_) | None => String::new(),
             };
             format!(
                 "{}{of} unanswered; the next run of the timer, {timer}, {}.",
                 plural(socket.probes_out.into(), "probe"),
                 match next.and_then(|next| next.blocked_by) {
                     Some(Blocker::ConnectionEnds) => "ends the connection",
-                    _ => "sends another",
+                    Some(Blocker::DataInFlight | Blocker::DataUnsent | Blocker::TimerStops)
+                    | None => "sends another",
                 }
             )
         }
@@ -334,7 +352,7 @@ fn timers(socket: &ListedSocket) -> Option<String> {
                 0 => String::new(),
                 retries => format!(", {retries} so far"),
             };
-            let kind = name(&timer.kind).replace('_', " ");
+            let kind = name(timer.kind).replace('_', " ");
             format!("{kind} {}{retries}", in_time(timer.in_ms))
         })
         .collect();
@@ -358,10 +376,7 @@ pub fn if_silent(plan: &Plan) -> Vec<String> {
             plan.probes.least, plan.probes.most
         )
     };
-    let rule = match plan.rule {
-        Cause::KeepaliveUserTimeout => format!("TCP_USER_TIMEOUT {timeout}"),
-        _ => format!("TCP_KEEPCNT {}", settings.probes),
-    };
+    let rule = rule(plan.rule, limits(settings));
     lines.push(format!(
         "It is taken for dead after {}: {probes}, by {rule}.",
         span(plan.dead_after_ms)
@@ -399,14 +414,6 @@ fn schedule(plan: &Plan) -> Option<String> {
     })
 }
 
-/// Seconds, exact, other than [`millis`].
-fn seconds(ms: u64) -> String {
-    match ms % 1000 {
-        0 => (ms / 1000).to_string(),
-        rest => format!("{}.{rest:03}", ms / 1000),
-    }
-}
-
 /// What ends a connection that keepalive does not run on.
 fn stuck(plan: &Plan, orphan: bool) -> String {
     const SUBJECT: &str = "If data is not acknowledged keepalive does not run";
@@ -418,16 +425,19 @@ fn stuck(plan: &Plan, orphan: bool) -> String {
     }
     let settings = &plan.settings;
     let end = &plan.unacknowledged_data;
-    let rule = match end.rule {
-        Cause::RetransmitUserTimeout => {
-            format!("TCP_USER_TIMEOUT {}", millis(settings.user_timeout_ms))
-        }
-        _ => format!("tcp_retries2 {}", settings.retries2),
-    };
+    let rule = rule(end.rule, limits(settings));
     format!(
         "{SUBJECT}: dead {} after the first retransmission, by {rule}.",
         span(end.after_ms)
     )
+}
+
+fn limits(settings: &PlannedSettings) -> Limits {
+    Limits {
+        probes: settings.probes,
+        user_timeout_ms: settings.user_timeout_ms,
+        retries2: Some(settings.retries2),
+    }
 }
 
 fn owner_closes(closes: &OwnerCloses, socket: Option<&ListedSocket>) -> String {

@@ -13,7 +13,7 @@ use crate::core::{
         Blocker, Keepalive, ListEnd, ListLine, ListSource, ListedSocket, NextProbe, Origin,
         RunningTimer, TcpState, TimerKind,
     },
-    words::{escape, plural},
+    words::{Brief, escape, plural},
 };
 
 /// How a socket is shown.
@@ -405,35 +405,14 @@ fn next_probe(socket: &ListedSocket, text: &mut Text) {
     }
 }
 
-/// As [`brief`], for who does not build a line.
-pub(super) fn in_brief(ms: u64) -> String {
-    let mut text = Text::default();
-    brief(ms, &mut text);
-    String::from_utf8_lossy(text.bytes()).into_owned()
-}
-
-/// A time in few characters: `250ms`, `7.9s`, `75s`, `59m12s`, `1h59m`, `3d4h`.
+/// Without the formatting machinery: a listing has a million of them.
 fn brief(ms: u64, text: &mut Text) {
-    let s = ms / 1000;
-    let mut parts = |large: u64, unit: &str, small: u64, last: &str| {
-        text.number(large);
+    let Brief { large, unit, small } = Brief::of(ms);
+    text.number(large);
+    text.push(unit);
+    if let Some((number, unit)) = small {
+        text.number(number);
         text.push(unit);
-        text.number(small);
-        text.push(last);
-    };
-    match ms {
-        0..1_000 => {
-            text.number(ms);
-            text.push("ms");
-        }
-        1_000..10_000 => parts(s, ".", ms % 1000 / 100, "s"),
-        10_000..100_000 => {
-            text.number(s);
-            text.push("s");
-        }
-        100_000..6_000_000 => parts(s / 60, "m", s % 60, "s"),
-        6_000_000..172_800_000 => parts(s / 3600, "h", s / 60 % 60, "m"),
-        _ => parts(s / 86_400, "d", s / 3600 % 24, "h"),
     }
 }
 

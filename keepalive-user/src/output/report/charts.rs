@@ -1,12 +1,6 @@
 //! What all sockets amount to: when things happened, and how the numbers spread.
 
-use super::{
-    histogram::Histogram,
-    mark::{LOOKS, Mark},
-    model::Model,
-    svg::Svg,
-    time::Scale,
-};
+use super::{histogram::Histogram, mark::Mark, model::Model, svg::Svg, time::Scale};
 use crate::core::{
     event::Decision,
     words::{count, grouped, micros, millis, name},
@@ -32,15 +26,12 @@ pub fn heat(model: &Model, width: f64) -> Chart {
     let cells = width - LEFT - RIGHT;
     let cell = cells * (scale.width_ns as f64 / scale.end_ns.max(1) as f64).min(1.0);
     let mut y = 0.0;
-    for look in LOOKS.iter().rev() {
-        let row = &model.heat[look.mark as usize][..used];
+    for (&mark, row) in model.heat.iter().rev() {
+        let row = &row[..used];
         let most = row.iter().copied().max().unwrap_or(0);
-        if most == 0 {
-            continue;
-        }
         let middle = y + ROW / 2.0;
-        svg.mark((10.0, middle), look.mark);
-        svg.text((26.0, middle + 4.5), "t f-ink", look.label);
+        svg.mark((10.0, middle), mark);
+        svg.text((26.0, middle + 4.5), "t f-ink", mark.label());
         svg.rect((LEFT, y + 2.0), (cells, ROW - 4.0), "f-veil");
         for (bucket, &number) in row.iter().enumerate().filter(|(_, number)| **number > 0) {
             let x = bucket as f64 * cell;
@@ -48,8 +39,13 @@ pub fn heat(model: &Model, width: f64) -> Chart {
             let size = ((cells - x).min(cell) - 0.6).max(1.2);
             let strength = 0.25 + 0.75 * (number as f64 / most as f64).sqrt();
             let from = bucket as u64 * scale.width_ns / 1_000_000;
-            let title = format!("{}: {} {}", scale.clock(from), grouped(number), look.label);
-            let class = format!("f-{}", look.name);
+            let title = format!(
+                "{}: {} {}",
+                scale.clock(from),
+                grouped(number),
+                mark.label()
+            );
+            let class = format!("f-{}", mark.name());
             let at = (LEFT + x, y + 2.0);
             svg.cell(at, (size, ROW - 4.0), (class.as_str(), strength), &title);
         }
@@ -100,14 +96,13 @@ pub fn place(value: f64, (from, to): (f64, f64), (left, right): (f64, f64)) -> f
 /// Timer runs, by what the kernel decided.
 pub fn decisions(model: &Model) -> Chart {
     let mut svg = Svg::default();
-    let all = Decision::ALL.iter().zip(model.decisions);
-    let mut all: Vec<_> = all.filter(|(_, number)| *number > 0).collect();
+    let mut all: Vec<(Decision, u64)> = model.decisions.iter().map(|(&it, &n)| (it, n)).collect();
     all.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
     let total: u64 = all.iter().map(|(_, number)| number).sum();
     let most = all.first().map_or(1, |(_, number)| *number);
     let mut y = 6.0;
     for (decision, number) in all {
-        let mark = of_decision(*decision);
+        let mark = of_decision(decision);
         let label = name(decision).replace('_', " ");
         svg.mark((8.0, y + 6.0), mark);
         svg.text((22.0, y + 10.0), "t f-ink", &label);
@@ -124,7 +119,7 @@ pub fn decisions(model: &Model) -> Chart {
         svg.rect(
             (0.0, y + 17.0),
             (length, 6.0),
-            &format!("f-{}", mark.look().name),
+            &format!("f-{}", mark.name()),
         );
         y += 35.0;
     }
@@ -145,7 +140,7 @@ fn of_decision(decision: Decision) -> Mark {
         Decision::SocketBusy => Mark::SocketBusy,
         Decision::Stopped => Mark::Stopped,
         Decision::FinWait2 => Mark::FinWait2,
-        Decision::Killed => Mark::Killed,
+        Decision::Killed => Mark::TimedOut,
     }
 }
 

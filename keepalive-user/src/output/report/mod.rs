@@ -2,10 +2,11 @@
 //! picture. Written once, at the end; until then events are folded, and memory is bounded.
 
 mod charts;
+mod headline;
 mod histogram;
 mod mark;
 mod model;
-mod news;
+mod outcome;
 mod page;
 mod phrase;
 mod picture;
@@ -103,7 +104,7 @@ impl Report {
         };
         Ok(match self.format {
             Format::Page => {
-                let open = socket.map(|story| story.socket.id);
+                let open = socket.map(|story| story.history.socket.id);
                 page::page(model, &worst_first, open)?.into_bytes()
             }
             Format::Svg => picture().svg(true).into_bytes(),
@@ -152,15 +153,24 @@ impl Report {
 /// The one socket that is meant.
 fn only<'a>(stories: &[&'a Story], target: &Target) -> Result<&'a Story> {
     let is_meant = |story: &&&Story| match target {
-        Target::Pid(pid) => story.pid == Some(*pid),
-        target => target.names(&story.socket),
+        Target::Pid(pid) => {
+            let process = story.history.process.as_ref();
+            process.is_some_and(|process| process.pid == *pid)
+        }
+        Target::Port(_) | Target::Endpoint(_) | Target::Pair(..) | Target::Cookie(_) => {
+            target.names(&story.history.socket)
+        }
     };
     let meant: Vec<&&Story> = stories.iter().filter(is_meant).collect();
     let message = match meant[..] {
         [story] => return Ok(story),
         [] => "nothing was seen of such a socket".to_owned(),
         _ => {
-            let choices: Vec<String> = meant.iter().take(10).map(|it| choice(&it.socket)).collect();
+            let choices: Vec<String> = meant
+                .iter()
+                .take(10)
+                .map(|it| choice(&it.history.socket))
+                .collect();
             let more = meant.len().saturating_sub(choices.len());
             let more = if more > 0 {
                 format!("; and {more} more")

@@ -13,11 +13,14 @@ use super::{
     time::{BUCKETS, Scale, fold},
 };
 use crate::{
-    core::event::{Decision, End, Event, Finding, Severity, Socket, SocketEvent, Start},
+    core::{
+        event::{About, Decision, End, Event, Finding, Severity, Socket, Start},
+        ledger::Seen,
+    },
     output::pretty::sentence,
 };
 
-/// Sockets whose story is told; of more than twice as many the worst stay.
+/// Sockets of which a story is kept; of more than twice as many the worst stay.
 const STORIES: usize = 4096;
 /// Events kept of all sockets together, and of one at most and at least.
 const MOMENTS: usize = 60_000;
@@ -35,11 +38,10 @@ pub struct Model {
     pub start: Option<Box<Start>>,
     pub end: Option<End>,
     pub stories: FxHashMap<u64, Story>,
-    /// A bit for each socket number that was seen: they are given in order.
-    seen: Vec<u64>,
+    seen: Seen,
     /// Events of each mark in each bucket of time.
-    pub heat: [Vec<u64>; Mark::COUNT],
-    pub decisions: [u64; Decision::ALL.len()],
+    pub heat: BTreeMap<Mark, Vec<u64>>,
+    pub decisions: BTreeMap<Decision, u64>,
     pub rtt_us: Histogram,
     pub silence_ms: Histogram,
     pub sentences: Sentences,
@@ -64,9 +66,9 @@ impl Model {
             start: None,
             end: None,
             stories: FxHashMap::default(),
-            seen: Vec::new(),
-            heat: std::array::from_fn(|_| vec![0; BUCKETS]),
-            decisions: [0; Decision::ALL.len()],
+            seen: Seen::default(),
+            heat: BTreeMap::new(),
+            decisions: BTreeMap::new(),
             rtt_us: Histogram::default(),
             silence_ms: Histogram::default(),
             sentences: Sentences::default(),
@@ -82,22 +84,18 @@ impl Model {
                 self.scale = Scale::new(when.timestamp, when.monotonic_ns, &self.zone);
                 self.start = Some(start.clone());
             }
-            Event::Armed(it) => self.happened(it, event, None, None),
             Event::Timer(it) => {
-                self.decisions[it.what.decision as usize] += 1;
+                *self.decisions.entry(it.what.decision).or_default() += 1;
                 if let Some(silence) = it.what.idle_ms {
                     self.silence_ms.add(silence);
                 }
-                self.happened(it, event, it.what.idle_ms, None);
             }
-            Event::WindowProbe(it) => self.happened(it, event, None, None),
             Event::Answer(it) => {
                 if let Some(rtt) = it.what.rtt_us {
                     self.rtt_us.add(rtt);
                 }
-                self.happened(it, event, None, it.what.rtt_us);
             }
-            Event::Closed(it) => self.happened(it, event, it.what.idle_ms, None),
+            Event::Armed(_) | Event::WindowProbe(_) | Event::Closed(_) => {}
             Event::Finding(finding) => self.found(finding),
             Event::Lost(lost) => self.reach(self.scale.since(lost.when.monotonic_ns)),
             Event::Missed(missed) => self.reach(self.scale.since(missed.when.monotonic_ns)),
@@ -105,6 +103,9 @@ impl Model {
                 self.reach(self.scale.since(end.when.monotonic_ns));
                 self.end = Some(end.clone());
             }
+        }
+        if let Some(about) = event.about() {
+            self.happened(about, event);
         }
     }
 
@@ -135,71 +136,41 @@ impl Model {
     }
 
     /// An event about a socket.
-    fn happened<T>(
-        &mut self,
-        it: &SocketEvent<T>,
-        event: &Event,
-        silence_ms: Option<u64>,
-        rtt_us: Option<u64>,
-    ) {
+    fn happened(&mut self, about: About<'_>, event: &Event) {
         let Some(mark) = Mark::of(event) else { return };
-        let since = self.scale.since(it.when.monotonic_ns);
+        let since = self.scale.since(about.when.monotonic_ns);
         self.reach(since);
         let bucket = self.scale.bucket(since);
         // The certificate comes with it, and is counted.
-        let is_same_death = mark == Mark::Killed && matches!(event, Event::Timer(_));
-        self.heat[mark as usize][bucket] += u64::from(!is_same_death);
-        let moment = Moment {
-            at: since,
-            mark,
-            silence_ms,
-            rtt_us,
-            words: self.sentences.learn(
-                &sentence(event, &self.scale.zone).map_or_else(String::new, |(text, _)| text),
-            ),
-        };
-        if self.stories.len() >= 2 * STORIES && !self.stories.contains_key(&it.socket.id) {
+        let is_same_death = mark == Mark::TimedOut && matches!(event, Event::Timer(_));
+        if !is_same_death {
+            let row = self.heat.entry(mark);
+            row.or_insert_with(|| vec![0; BUCKETS])[bucket] += 1;
+        }
+        let text = sentence(event, &self.scale.zone).map_or_else(String::new, |(text, _)| text);
+        let moment = Moment::new(event, mark, since, self.sentences.learn(&text));
+        let id = about.socket.id;
+        if self.stories.len() >= 2 * STORIES && !self.stories.contains_key(&id) {
             self.forget();
         }
         let room = self.room();
-        let id = it.socket.id;
-        if !self.stories.contains_key(&id) {
-            let is_partial = self.see(id);
-            self.stories.insert(id, Story::new(it, since, is_partial));
-        }
-        let Some(story) = self.stories.get_mut(&id) else {
-            return;
-        };
-        story.identify(it);
-        story.count(event, since);
+        let story = self.stories.entry(id).or_insert_with(|| {
+            let is_partial = self.seen.insert(id);
+            Story::new(about, since, is_partial)
+        });
+        story.observe(about, event, since);
         story.keep(moment, bucket, room);
     }
 
-    /// Whether a socket was seen before; now it was.
-    fn see(&mut self, id: u64) -> bool {
-        let (word, bit) = (usize::try_from(id / 64).unwrap_or(0), 1 << (id % 64));
-        if word >= self.seen.len() {
-            self.seen.resize(word + 1, 0);
-        }
-        let was_seen = self.seen[word] & bit != 0;
-        self.seen[word] |= bit;
-        was_seen
-    }
-
-    /// Sockets whose story is not told.
+    /// Sockets of which no story is kept.
     pub fn left_out(&self) -> u64 {
-        let seen: u64 = self
-            .seen
-            .iter()
-            .map(|word| u64::from(word.count_ones()))
-            .sum();
-        seen.saturating_sub(self.stories.len() as u64)
+        self.seen.count().saturating_sub(self.stories.len() as u64)
     }
 
     /// Time has come this far.
     fn reach(&mut self, since: u64) {
         for _ in 0..self.scale.extend(since) {
-            for row in &mut self.heat {
+            for row in self.heat.values_mut() {
                 fold(row, |one, other| one + other);
                 row.resize(BUCKETS, 0);
             }
@@ -212,9 +183,13 @@ impl Model {
         (MOMENTS / self.stories.len().max(1)).clamp(ROOM.0, ROOM.1)
     }
 
-    /// Leaves out the least telling half.
+    /// Leaves out the half that matters least.
     fn forget(&mut self) {
-        let worst: Vec<u64> = self.worst_first().iter().map(|it| it.socket.id).collect();
+        let worst: Vec<u64> = self
+            .worst_first()
+            .iter()
+            .map(|it| it.history.socket.id)
+            .collect();
         for id in &worst[STORIES.min(worst.len())..] {
             self.stories.remove(id);
         }
@@ -228,8 +203,8 @@ impl Model {
         let (room, end) = (self.room(), self.scale.end_ns);
         for story in self.stories.values_mut() {
             story.shrink(room);
-            if story.end.is_none() {
-                story.settle(end);
+            if story.history.end.is_none() {
+                story.windows.settle(end);
             }
         }
     }

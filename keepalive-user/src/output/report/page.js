@@ -1,5 +1,5 @@
 "use strict";
-// What is in `data` was said by processes: it becomes text, never markup.
+// What is in `data` was chosen by processes: it becomes text, never markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 
@@ -46,7 +46,7 @@ function clock(ms, digits = 0) {
 
 // Marks: a shape and a colour for each kind of event.
 const MARKS = data.marks.map((mark) => mark.name);
-const FATES = data.fates.map((fate) => fate.name);
+const OUTCOMES = data.outcomes.map((outcome) => outcome.name);
 
 function use(name, x, y, scale = 1) {
   const transform = `translate(${x} ${y})${scale === 1 ? "" : ` scale(${scale})`}`;
@@ -78,7 +78,7 @@ function timeAxis([from, to], [left, right], y) {
   return parts;
 }
 
-const fateOf = (socket) => data.fates[FATES.indexOf(socket.fate)];
+const outcomeOf = (socket) => data.outcomes[OUTCOMES.indexOf(socket.outcome)];
 const path = (socket) => `${socket.local} → ${socket.peer}`;
 
 // The theme: the system's, until it is chosen here.
@@ -94,18 +94,18 @@ dark.addEventListener("change", showTheme);
 showTheme();
 
 // The head.
-const TONES = { bad: "killed", odd: "another_probe", good: "answer" };
+const TONES = { bad: "timed_out", odd: "another_probe", good: "answer" };
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-function piece(news) {
-  const text = capital(news.text);
-  const said = news.fate ? make("button", { type: "button", click: () => onlyFate(news.fate) }, text) : text;
-  return make("span", {}, said, news.whose ? make("span", { class: "whose" }, `   ${news.whose}`) : null);
+function piece(headline) {
+  const text = capital(headline.text);
+  const words = headline.outcome ? make("button", { type: "button", click: () => onlyOutcome(headline.outcome) }, text) : text;
+  return make("span", {}, words, headline.owners ? make("span", { class: "owners" }, `   ${headline.owners}`) : null);
 }
 
-byId("first").append(piece(data.news[0]));
-byId("news").append(
-  ...data.news.slice(1).map((news) => make("li", {}, icon(TONES[news.tone]), piece(news))),
+byId("first").append(piece(data.headlines[0]));
+byId("headlines").append(
+  ...data.headlines.slice(1).map((headline) => make("li", {}, icon(TONES[headline.tone]), piece(headline))),
 );
 byId("facts").append(
   ...data.facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
@@ -139,7 +139,7 @@ function lane(socket, width) {
 const hatch = (x, y, width, height) =>
   draw("rect", { x, y, width, height, fill: "url(#hatch)", "fill-opacity": 0.45 });
 
-/** The least telling first, so that the others are drawn over them. */
+/** The least important first, so that the others are drawn over them. */
 const inOrder = (events) => [...events].sort((one, other) => one[1] - other[1]);
 
 /** Where events are missing: the worst mark of each bucket of time. */
@@ -160,7 +160,7 @@ const markOf = (letter) => (letter && letter !== "." ? MARKS[letter.charCodeAt(0
 
 function laneRow(socket) {
   const who = make("div", { class: "who" },
-    make("b", {}, icon(fateOf(socket).mark), socket.verdict),
+    make("b", {}, icon(outcomeOf(socket).mark), socket.verdict),
     make("span", { class: "line" }, `${socket.owner}   ${path(socket)}`));
   return make("li", {}, make("a", { href: `#socket-${socket.id}` }, who, lane(socket, 760)));
 }
@@ -174,20 +174,20 @@ byId("lanes").append(...data.sockets.slice(0, LANES).map(laneRow), make("li", { 
 
 // The table.
 const COLUMNS = [
-  { name: "Outcome", key: (it) => FATES.indexOf(it.fate) * 1e6 + it.order, text: (it) => it.verdict },
+  { name: "Outcome", key: (it) => OUTCOMES.indexOf(it.outcome) * 1e6 + it.order, text: (it) => it.verdict },
   { name: "Owner", key: (it) => it.owner, text: (it) => it.owner },
   { name: "Local", key: (it) => it.local, text: (it) => it.local },
   { name: "Peer", key: (it) => it.peer, text: (it) => it.peer },
   { name: "Timers", down: true, key: (it) => it.timers, text: (it) => grouped(it.timers) },
   { name: "Probes", down: true, key: (it) => it.probes, text: (it) => grouped(it.probes) },
   { name: "Answered", down: true, key: (it) => it.answers, text: (it) => grouped(it.answers) },
-  { name: "Lost", down: true, key: (it) => it.lost, text: (it) => grouped(it.lost) },
+  { name: "Unanswered", down: true, key: (it) => it.unanswered, text: (it) => grouped(it.unanswered) },
   { name: "Worst RTT", down: true, key: (it) => it.rtt ?? -1, text: (it) => (it.rtt === null ? "–" : micros(it.rtt)) },
   { name: "Silence", down: true, key: (it) => it.silence ?? -1, text: (it) => (it.silence === null ? "–" : millis(it.silence)) },
   { name: "Over time", key: (it) => it.from, strip: true },
 ];
 const PAGE = 50;
-const table = { column: 0, reverse: false, page: 0, fates: new Set(), shown: [] };
+const table = { column: 0, reverse: false, page: 0, outcomes: new Set(), shown: [] };
 data.sockets.forEach((socket, order) => {
   socket.order = order;
   socket.text = [socket.owner, socket.local, socket.peer, socket.place, socket.verdict, socket.settings].join(" ").toLowerCase();
@@ -204,7 +204,7 @@ function select() {
   const { key, down } = COLUMNS[table.column];
   const sign = table.reverse !== Boolean(down) ? -1 : 1;
   table.shown = data.sockets
-    .filter((it) => (!table.fates.size || table.fates.has(it.fate)) && words.every((word) => it.text.includes(word)))
+    .filter((it) => (!table.outcomes.size || table.outcomes.has(it.outcome)) && words.every((word) => it.text.includes(word)))
     .sort((one, other) => sign * compare(key(one), key(other)) || one.order - other.order);
   table.page = 0;
   showRows();
@@ -237,7 +237,7 @@ function tableRow(socket) {
   const cells = COLUMNS.map((column, index) => {
     if (column.strip) return make("td", { class: "strip" }, strip(socket));
     const text = column.text(socket);
-    const mark = index === 0 ? icon(fateOf(socket).mark) : null;
+    const mark = index === 0 ? icon(outcomeOf(socket).mark) : null;
     return make("td", { class: column.down ? "number" : null, title: text }, mark, text);
   });
   return make("tr", { tabindex: 0, "data-id": socket.id, click: open, keydown: (event) => rowKey(event, open) }, ...cells);
@@ -286,24 +286,24 @@ function turn(by) {
 
 // Chips: one for each outcome there is.
 byId("chips").append(
-  ...data.fates.map((fate) => {
-    const number = data.sockets.filter((it) => it.fate === fate.name).length;
+  ...data.outcomes.map((outcome) => {
+    const number = data.sockets.filter((it) => it.outcome === outcome.name).length;
     const flip = () => {
-      if (!table.fates.delete(fate.name)) table.fates.add(fate.name);
+      if (!table.outcomes.delete(outcome.name)) table.outcomes.add(outcome.name);
       showChips();
     };
-    const attributes = { type: "button", "data-fate": fate.name, "aria-pressed": "false", hidden: number === 0, click: flip };
-    return make("button", attributes, icon(fate.mark), fate.label, make("small", {}, grouped(number)));
+    const attributes = { type: "button", "data-outcome": outcome.name, "aria-pressed": "false", hidden: number === 0, click: flip };
+    return make("button", attributes, icon(outcome.mark), outcome.label, make("small", {}, grouped(number)));
   }),
 );
 
 function showChips() {
-  for (const chip of byId("chips").children) chip.setAttribute("aria-pressed", table.fates.has(chip.dataset.fate));
+  for (const chip of byId("chips").children) chip.setAttribute("aria-pressed", table.outcomes.has(chip.dataset.outcome));
   select();
 }
 
-function onlyFate(fate) {
-  table.fates = new Set([fate]);
+function onlyOutcome(outcome) {
+  table.outcomes = new Set([outcome]);
   byId("filter").value = "";
   showChips();
   byId("sockets").scrollIntoView();

@@ -7,19 +7,22 @@ use anyhow::Result;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use strum::IntoEnumIterator;
 
 use super::{
     charts::{self, Chart, NARROW},
-    mark::LOOKS,
+    headline::{Headline, Tone, headlines},
+    mark::Mark,
     model::Model,
-    news::{News, news},
-    story::{Fate, Moment, Phase, Story},
+    outcome::Outcome,
+    story::{Moment, Story},
     svg::definitions,
     theme,
 };
 use crate::{
     core::{
         event::Finding,
+        ledger::{History, Phase},
         words::{escape, name, plural},
     },
     output::words::{losses_text, owner},
@@ -35,30 +38,30 @@ const WIDE: f64 = 1184.0;
 #[derive(Serialize)]
 struct Data<'a> {
     facts: Vec<(&'static str, String)>,
-    news: Vec<Said<'a>>,
+    headlines: Vec<HeadlineData<'a>>,
     /// The beginning, milliseconds since 1970, with the offset of its zone added.
     epoch_ms: i64,
     length_ms: u64,
     bucket_ms: f64,
     buckets: usize,
     marks: Vec<Legend>,
-    fates: Vec<Chip>,
+    outcomes: Vec<Chip>,
     sentences: Vec<&'a str>,
-    sockets: Vec<Row<'a>>,
+    sockets: Vec<Row>,
     left_out: u64,
     /// Rule, severity, and how many there were.
-    rules: Vec<(Cow<'a, str>, String, u64)>,
-    findings: Vec<Found<'a>>,
+    rules: Vec<(Cow<'a, str>, &'static str, u64)>,
+    findings: Vec<FindingData<'a>>,
     /// The socket to begin with.
     open: Option<u64>,
 }
 
 #[derive(Serialize)]
-struct Said<'a> {
-    tone: super::news::Tone,
+struct HeadlineData<'a> {
+    tone: Tone,
     text: &'a str,
-    whose: &'a str,
-    fate: Option<&'static str>,
+    owners: &'a str,
+    outcome: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -78,11 +81,11 @@ struct Chip {
 
 /// A socket.
 #[derive(Serialize)]
-struct Row<'a> {
+struct Row {
     id: u64,
-    fate: &'static str,
+    outcome: &'static str,
     verdict: String,
-    owner: &'a str,
+    owner: String,
     local: String,
     peer: String,
     settings: String,
@@ -94,7 +97,7 @@ struct Row<'a> {
     timers: u64,
     probes: u64,
     answers: u64,
-    lost: u64,
+    unanswered: u64,
     rtt: Option<u64>,
     silence: Option<u64>,
     limit: Option<u64>,
@@ -110,7 +113,7 @@ struct Row<'a> {
 }
 
 #[derive(Serialize)]
-struct Found<'a> {
+struct FindingData<'a> {
     rule: Cow<'a, str>,
     who: String,
     evidence: Cow<'a, str>,
@@ -136,13 +139,9 @@ pub fn page(model: &Model, worst_first: &[&Story], open: Option<u64>) -> Result<
         ("ANSWERS", charts::answers(model), NARROW),
         ("SILENCE", charts::silence(model), NARROW),
     ];
-    let news = news(model, worst_first);
-    let data = data(&serde_json::to_string(&told(
-        model,
-        worst_first,
-        &news,
-        open,
-    ))?);
+    let headlines = headlines(model, worst_first);
+    let data = all(model, worst_first, &headlines, open);
+    let data = within_script(&serde_json::to_string(&data)?);
     let mut page = SHELL.to_owned();
     for (place, chart, width) in figures {
         page = page.replace(&format!("<!--{place}-->"), &figure(&chart, width));
@@ -167,7 +166,7 @@ fn hash(text: &str) -> String {
 }
 
 /// JSON within a script element: nothing in it ends the element, or a line of a script.
-fn data(json: &str) -> String {
+fn within_script(json: &str) -> String {
     let mut data = String::with_capacity(json.len() + 64);
     for character in json.chars() {
         match character {
@@ -182,67 +181,65 @@ fn data(json: &str) -> String {
     data
 }
 
-fn told<'a>(
+fn all<'a>(
     model: &'a Model,
     worst_first: &[&'a Story],
-    news: &'a [News],
+    headlines: &'a [Headline],
     open: Option<u64>,
 ) -> Data<'a> {
     let scale = &model.scale;
     let offset = i64::from(scale.zone.to_offset(scale.start).seconds());
     Data {
         facts: facts(model),
-        news: news.iter().map(said).collect(),
+        headlines: headlines.iter().map(headline_data).collect(),
         epoch_ms: scale.start.as_millisecond() + offset * 1000,
         length_ms: model.length_ms(),
         bucket_ms: scale.width_ns as f64 / 1e6,
         buckets: scale.used(),
         marks: legend(model),
-        fates: Fate::ALL.map(chip).into(),
+        outcomes: Outcome::iter().map(chip).collect(),
         sentences: model.sentences.all.iter().map(|it| &**it).collect(),
         sockets: worst_first.iter().map(|story| row(model, story)).collect(),
         left_out: model.left_out(),
         rules: model
             .findings
             .iter()
-            .map(|(rule, found)| (escape(rule), name(&found.severity), found.number))
+            .map(|(rule, found)| (escape(rule), name(found.severity), found.number))
             .collect(),
         findings: model
             .findings
             .values()
             .flat_map(|findings| &findings.kept)
-            .map(found)
+            .map(finding_data)
             .collect(),
         open,
     }
 }
 
-fn said(news: &News) -> Said<'_> {
-    Said {
-        tone: news.tone,
-        text: &news.text,
-        whose: &news.whose,
-        fate: news.about.map(Fate::name),
+fn headline_data(headline: &Headline) -> HeadlineData<'_> {
+    HeadlineData {
+        tone: headline.tone,
+        text: &headline.text,
+        owners: &headline.owners,
+        outcome: headline.about.map(Outcome::name),
     }
 }
 
 fn legend(model: &Model) -> Vec<Legend> {
-    let looks = LOOKS.iter().map(|look| Legend {
-        name: look.name,
-        label: look.label,
-        meaning: look.meaning,
-        seen: model.heat[look.mark as usize]
-            .iter()
-            .any(|number| *number > 0),
+    let marks = Mark::iter().map(|mark| Legend {
+        name: mark.name(),
+        label: mark.label(),
+        meaning: mark.meaning(),
+        seen: model.heat.contains_key(&mark),
     });
-    looks.collect()
+    marks.collect()
 }
 
-fn chip(fate: Fate) -> Chip {
+fn chip(outcome: Outcome) -> Chip {
     Chip {
-        name: fate.name(),
-        label: fate.label(),
-        mark: fate.mark().look().name,
+        name: outcome.name(),
+        label: outcome.label(),
+        mark: outcome.mark().name(),
     }
 }
 
@@ -285,35 +282,35 @@ pub fn facts(model: &Model) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn row<'a>(model: &Model, story: &'a Story) -> Row<'a> {
-    let socket = &story.socket;
+fn row(model: &Model, story: &Story) -> Row {
+    let (history, socket) = (&story.history, &story.history.socket);
     let milliseconds = |phase: &Phase| (phase.from / 1_000_000, phase.to / 1_000_000);
     Row {
         id: socket.id,
-        fate: story.fate().name(),
+        outcome: story.outcome().name(),
         verdict: story.verdict(),
-        owner: &story.owner,
+        owner: story.owner(),
         local: socket.local.to_string(),
         peer: socket.peer.to_string(),
         settings: story.settings(),
         place: place(story),
         from: story.from / 1_000_000,
         to: story.to / 1_000_000,
-        partial: story.is_partial,
-        timers: story.timers,
-        probes: story.probes,
-        answers: story.answers,
-        lost: story.lost(),
-        rtt: story.worst_rtt_us,
-        silence: story.longest_silence_ms,
-        limit: story.limit_ms,
+        partial: history.is_partial,
+        timers: history.timers,
+        probes: history.probes,
+        answers: history.answers,
+        unanswered: history.unanswered(),
+        rtt: history.worst_rtt_us,
+        silence: history.longest_silence_ms,
+        limit: history.limit_ms,
         end: story.certificate(&model.scale),
         strip: story
             .strip
             .iter()
             .map(|mark| mark.map_or('.', |mark| mark.letter()))
             .collect(),
-        phases: story.phases.iter().map(milliseconds).collect(),
+        phases: story.windows.phases().iter().map(milliseconds).collect(),
         missing: story.left_out,
         gap: story.kept().0.len(),
         events: story.moments().map(event).collect(),
@@ -335,13 +332,16 @@ fn event(moment: &Moment) -> Vec<Option<u64>> {
 }
 
 fn place(story: &Story) -> String {
-    let socket = &story.socket;
+    let History {
+        socket,
+        cgroup,
+        container_id,
+        ..
+    } = &story.history;
     let cookie = socket.cookie.map(|cookie| format!("sk:{cookie}"));
-    let cgroup = story
-        .cgroup
-        .as_deref()
-        .map(|path| format!("cgroup {}", escape(path)));
-    let container = story.container.as_deref();
+    let path = cgroup.as_ref().and_then(|cgroup| cgroup.path.as_deref());
+    let cgroup = path.map(|path| format!("cgroup {}", escape(&shortened(path))));
+    let container = container_id.as_deref();
     let container = container.map(|id| format!("container {}", escape(id)));
     let netns = Some(format!("network namespace {}", socket.netns));
     let parts: Vec<String> = [cookie, netns, cgroup, container]
@@ -351,7 +351,19 @@ fn place(story: &Story) -> String {
     parts.join(", ")
 }
 
-fn found(finding: &Finding) -> Found<'_> {
+/// Longest path of a cgroup that is shown, bytes.
+const PATH: usize = 512;
+
+/// A path, without its beginning where it is too long: the end tells paths apart.
+fn shortened(path: &str) -> Cow<'_, str> {
+    if path.len() <= PATH {
+        return path.into();
+    }
+    let start = path.ceil_char_boundary(path.len() - PATH);
+    format!("…{}", &path[start..]).into()
+}
+
+fn finding_data(finding: &Finding) -> FindingData<'_> {
     let who = match &finding.socket {
         Some(socket) => {
             let owner = owner(finding.process.as_ref());
@@ -359,7 +371,7 @@ fn found(finding: &Finding) -> Found<'_> {
         }
         None => format!("network namespace {}", finding.netns),
     };
-    Found {
+    FindingData {
         rule: escape(&finding.rule),
         who,
         evidence: escape(&finding.evidence),

@@ -5,9 +5,9 @@ use resvg::{tiny_skia, usvg};
 
 use super::{
     charts::{self, Chart},
+    headline::{Tone, headlines},
     mark::Mark,
     model::Model,
-    news::{Tone, news},
     page::facts,
     story::{Moment, Story},
     svg::{Svg, cut, definitions},
@@ -27,19 +27,19 @@ const SAID: usize = 16;
 /// All sockets.
 pub fn overview(model: &Model, worst_first: &[&Story]) -> Sheet {
     let mut sheet = Sheet::new();
-    let all = news(model, worst_first);
+    let all = headlines(model, worst_first);
     if let [first, rest @ ..] = &all[..] {
         sheet.title(&first.text);
-        if !first.whose.is_empty() {
-            sheet.line(None, "t f-soft", &first.whose);
+        if !first.owners.is_empty() {
+            sheet.line(None, "t f-soft", &first.owners);
         }
-        for news in rest.iter().take(5) {
-            let mark = match news.tone {
-                Tone::Bad => Mark::Killed,
+        for headline in rest.iter().take(5) {
+            let mark = match headline.tone {
+                Tone::Bad => Mark::TimedOut,
                 Tone::Odd => Mark::AnotherProbe,
                 Tone::Good => Mark::Answer,
             };
-            let text = format!("{}  {}", news.text, news.whose);
+            let text = format!("{}  {}", headline.text, headline.owners);
             sheet.line(Some(mark), "t f-ink", text.trim_end());
         }
     }
@@ -86,16 +86,19 @@ fn lanes(model: &Model, stories: &[&Story]) -> Chart {
     let width = INNER - 2.0 * PADDING - NAMES;
     let mut y = 0.0;
     for story in stories {
-        let mark = story.fate().mark();
+        let mark = story.outcome().mark();
         svg.mark((8.0, y + 13.0), mark);
-        let class = format!("t f-{}", mark.look().name);
+        let class = format!("t f-{}", mark.name());
         svg.text((24.0, y + 17.0), &class, &cut(&story.verdict(), 32));
         svg.text(
             (NAMES - 24.0, y + 17.0),
             "s f-soft e",
-            &cut(&story.owner, 22),
+            &cut(&story.owner(), 22),
         );
-        let who = format!("{} → {}", story.socket.local, story.socket.peer);
+        let who = format!(
+            "{} → {}",
+            story.history.socket.local, story.history.socket.peer
+        );
         svg.text((24.0, y + 36.0), "s f-ink", &cut(&who, 54));
         svg.part((NAMES, y), &timeline::lane(model, story, width, 25.0));
         y += LANE;
@@ -121,7 +124,9 @@ pub fn one(model: &Model, story: &Story) -> Sheet {
     sheet.title(&certificate.unwrap_or_else(|| story.verdict()));
     let who = format!(
         "{}  {} → {}",
-        story.owner, story.socket.local, story.socket.peer
+        story.owner(),
+        story.history.socket.local,
+        story.history.socket.peer
     );
     sheet.line(None, "t f-ink", &who);
     sheet.line(None, "s f-soft", &numbers(story));
@@ -135,15 +140,16 @@ pub fn one(model: &Model, story: &Story) -> Sheet {
 
 /// What it did, in one line.
 fn numbers(story: &Story) -> String {
-    let cookie = story.socket.cookie;
+    let history = &story.history;
+    let cookie = history.socket.cookie;
     [
         cookie.map_or_else(String::new, |cookie| format!("sk:{cookie} · ")),
-        format!("{} · {} timer runs · ", story.settings(), story.timers),
+        format!("{} · {} timer runs · ", story.settings(), history.timers),
         format!(
-            "{} probes, {} answered, {} lost",
-            story.probes,
-            story.answers,
-            story.lost()
+            "{} probes, {} answered, {} unanswered",
+            history.probes,
+            history.answers,
+            history.unanswered()
         ),
     ]
     .concat()

@@ -22,7 +22,7 @@ function open(socket) {
   const facts = [
     ["Keepalive", socket.settings],
     ["Timer runs", grouped(socket.timers)],
-    ["Probes", `${grouped(socket.probes)}, ${grouped(socket.answers)} answered, ${grouped(socket.lost)} lost`],
+    ["Probes", `${grouped(socket.probes)}, ${grouped(socket.answers)} answered, ${grouped(socket.unanswered)} unanswered`],
     ["Slowest answer", socket.rtt === null ? "–" : micros(socket.rtt)],
     ["Longest silence", socket.silence === null ? "–" : millis(socket.silence)],
     ["Watched", `${clock(from)} – ${clock(socket.to)}${socket.partial ? ", before that only in the totals" : ""}`],
@@ -32,7 +32,7 @@ function open(socket) {
     make("nav", { class: "walk" },
       make("button", { type: "button", id: "all", click: () => (location.hash = "") }, "← all sockets"),
       make("span", { class: "space" }), counted, walk(-1, "← before"), walk(1, "next →")),
-    make("h1", { tabindex: -1 }, icon(fateOf(socket).mark), capital(socket.end ?? socket.verdict)),
+    make("h1", { tabindex: -1 }, icon(outcomeOf(socket).mark), capital(socket.end ?? socket.verdict)),
     make("p", { class: "path" }, `${socket.owner}   ${path(socket)}`),
     make("dl", { class: "facts" }, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
     make("section", { class: "card" },
@@ -144,7 +144,7 @@ function silence(socket, inside) {
     inside.append(draw("polygon", { points, class: "area f-probe" }), line(xOf(from), y(0), xOf(to), y(ms), "thick l-probe"));
   }
   if (limit !== null) {
-    axis.push(line(SIDE, y(limit), WIDTH - 12, y(limit), "dash l-killed"), text(SIDE + 6, y(limit) - 5, "s f-killed l-card halo", `dead after ${millis(limit)}`));
+    axis.push(line(SIDE, y(limit), WIDTH - 12, y(limit), "dash l-timed_out"), text(SIDE + 6, y(limit) - 5, "s f-timed_out l-card halo", `dead after ${millis(limit)}`));
   }
   return axis;
 }

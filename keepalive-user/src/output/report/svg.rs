@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use super::mark::{LOOKS, Mark};
+use strum::IntoEnumIterator;
+
+use super::mark::Mark;
 use crate::core::words::escape;
 
 /// A picture, or a part of one.
@@ -33,8 +35,8 @@ impl fmt::Display for N {
 /// What is drawn more than once: the marks, and what fills a closed window.
 pub fn definitions() -> String {
     let mut text = String::from("<defs>");
-    for look in &LOOKS {
-        let (name, path) = (look.name, look.path);
+    for mark in Mark::iter() {
+        let (name, path) = (mark.name(), mark.path());
         text += &format!("<path id=\"m-{name}\" fill-rule=\"evenodd\" d=\"{path}\"/>");
     }
     text + "<pattern id=\"hatch\" width=\"7\" height=\"7\" patternUnits=\"userSpaceOnUse\" \
@@ -115,7 +117,7 @@ impl Svg {
     }
 
     pub fn mark(&mut self, (x, y): (f64, f64), mark: Mark) {
-        let ([x, y], name) = ([x, y].map(N), mark.look().name);
+        let ([x, y], name) = ([x, y].map(N), mark.name());
         self.put(format_args!(
             "<use href=\"#m-{name}\" class=\"f-{name}\" transform=\"translate({x} {y})\"/>"
         ));

@@ -8,7 +8,7 @@ use resvg::{tiny_skia::Pixmap, usvg::roxmltree};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{mark::Mark, story::Fate, *};
+use super::{mark::Mark, outcome::Outcome, *};
 use crate::{
     core::{
         event::{
@@ -105,12 +105,16 @@ fn folds_the_story() {
     let [story] = model.worst_first()[..] else {
         panic!("not one socket");
     };
-    assert_eq!(story.fate(), Fate::Killed);
+    let history = &story.history;
+    assert_eq!(story.outcome(), Outcome::TimedOut);
     assert_eq!(story.verdict(), "killed: probes unanswered");
-    assert_eq!((story.timers, story.probes, story.answers), (4, 3, 1));
-    assert_eq!((story.lost(), story.worst_rtt_us), (2, Some(40_000)));
+    assert_eq!((history.timers, history.probes, history.answers), (4, 3, 1));
     assert_eq!(
-        (story.longest_silence_ms, story.limit_ms),
+        (history.unanswered(), history.worst_rtt_us),
+        (2, Some(40_000))
+    );
+    assert_eq!(
+        (history.longest_silence_ms, history.limit_ms),
         (Some(2960), Some(2960))
     );
     let marks: Vec<Mark> = story.moments().map(|moment| moment.mark).collect();
@@ -122,12 +126,12 @@ fn folds_the_story() {
             Mark::Answer,
             Mark::Probe,
             Mark::AnotherProbe,
-            Mark::Killed,
-            Mark::Killed
+            Mark::TimedOut,
+            Mark::TimedOut
         ]
     );
     // One death, though the timer and the certificate tell of it.
-    assert_eq!(model.heat[Mark::Killed as usize].iter().sum::<u64>(), 1);
+    assert_eq!(model.heat[&Mark::TimedOut].iter().sum::<u64>(), 1);
     let said: Vec<String> = story
         .moments()
         .map(|it| model.sentences.say(&it.words))
@@ -137,11 +141,14 @@ fn folds_the_story() {
 }
 
 #[test]
-fn the_worst_news_comes_first() {
+fn the_worst_headline_comes_first() {
     let all = events(&story());
     let said = |model: &Model| {
-        let news = news::news(model, &model.worst_first());
-        news.into_iter().map(|news| news.text).collect::<Vec<_>>()
+        let headlines = headline::headlines(model, &model.worst_first());
+        headlines
+            .into_iter()
+            .map(|headline| headline.text)
+            .collect::<Vec<_>>()
     };
     assert_eq!(
         said(&model(&all, 5)),
@@ -318,7 +325,7 @@ fn zero_windows_are_phases() {
     let phases = |events: &[Event], seconds: u64| {
         let model = model(events, seconds);
         let story = model.worst_first()[0];
-        let phases = story.phases.iter();
+        let phases = story.windows.phases().iter();
         let phases: Vec<_> = phases
             .map(|it| (it.from / SECOND, it.to / SECOND))
             .collect();
@@ -334,7 +341,7 @@ fn zero_windows_are_phases() {
     let (seen, verdict) = phases(&all, 60);
     assert_eq!(
         (seen, verdict.as_str()),
-        (vec![(10, 17)], "open: 3 probes lost")
+        (vec![(10, 17)], "open: 3 probes unanswered earlier")
     );
     let again = [&all[..], &[probe(40, Some(1000)), probe(41, None)]].concat();
     assert_eq!(phases(&again, 60).0, [(10, 17), (40, 41)]);
@@ -355,7 +362,13 @@ fn crowd(number: u64, seconds: u64) -> Vec<Event> {
             Event::Closed(SocketEvent { when, socket, .. }) => {
                 (socket.id, *when) = (id, CLOCK.at((1000 + second) * SECOND));
             }
-            other => panic!("{other:?}"),
+            other @ (Event::Start(_)
+            | Event::Armed(_)
+            | Event::WindowProbe(_)
+            | Event::Finding(_)
+            | Event::Lost(_)
+            | Event::Missed(_)
+            | Event::End(_)) => panic!("{other:?}"),
         }
         event
     };
@@ -381,13 +394,13 @@ fn many_sockets_make_no_large_page() {
     assert_eq!((sockets.len(), &data["left_out"]), (2000, &0.into()));
     let killed = sockets
         .iter()
-        .take_while(|socket| socket["fate"] == "killed");
+        .take_while(|socket| socket["outcome"] == "timed_out");
     assert_eq!(killed.count(), 200);
     for socket in sockets {
         let here = socket["events"].as_array().unwrap().len() as u64;
         let all = socket["timers"].as_u64().unwrap() + socket["answers"].as_u64().unwrap();
         let missing = socket["missing"].as_u64().unwrap();
-        let death = u64::from(socket["fate"] == "killed");
+        let death = u64::from(socket["outcome"] == "timed_out");
         assert_eq!(here + missing, all + death);
         assert!(missing > 0);
     }
@@ -404,7 +417,9 @@ fn more_sockets_than_can_be_told() {
         20_000
     );
     assert!(told.len() <= 4096);
-    let killed = told.iter().filter(|socket| socket["fate"] == "killed");
+    let killed = told
+        .iter()
+        .filter(|socket| socket["outcome"] == "timed_out");
     assert_eq!(killed.count(), 2000);
 }
 
@@ -412,7 +427,7 @@ fn more_sockets_than_can_be_told() {
 fn a_long_trace_has_no_more_buckets_than_a_short_one() {
     let model = model(&crowd(3, 50_000), 50_000);
     assert!(model.scale.used() <= time::BUCKETS);
-    let sums = model.heat.iter().map(|row| row.iter().sum::<u64>());
+    let sums = model.heat.values().map(|row| row.iter().sum::<u64>());
     assert_eq!(sums.sum::<u64>(), 3 * 2 * 49_999);
     for story in model.stories.values() {
         assert!(story.strip.len() <= model.scale.used());

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::mark::LOOKS;
+use strum::IntoEnumIterator;
+
+use super::mark::Mark;
 
 /// Colours that are no mark's: name, light, dark.
 const COLOURS: [(&str, &str, &str); 11] = [
@@ -21,7 +23,10 @@ const COLOURS: [(&str, &str, &str); 11] = [
 
 /// All colours: name, light, dark.
 fn colours() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-    let marks = LOOKS.iter().map(|look| (look.name, look.light, look.dark));
+    let marks = Mark::iter().map(|mark| {
+        let (light, dark) = mark.colours();
+        (mark.name(), light, dark)
+    });
     COLOURS.into_iter().chain(marks)
 }
 

@@ -26,7 +26,7 @@ pub fn lane(model: &Model, story: &Story, width: f64, y: f64) -> Svg {
     let x = |at: u64| place(ms(at), (0.0, model.length_ms() as f64), (0.0, width));
     svg.line((0.0, y), (width, y), "grid l-line");
     svg.line((x(story.from), y), (x(story.to), y), "thick l-soft");
-    for phase in &story.phases {
+    for phase in story.windows.phases() {
         let size = ((x(phase.to) - x(phase.from)).max(2.0), 22.0);
         svg.hatched((x(phase.from), y - 11.0), size);
     }
@@ -62,7 +62,7 @@ fn strip(svg: &mut Svg, story: &Story, y: f64, scale: &Scale, x: impl Fn(u64) ->
             .saturating_mul(scale.width_ns)
             .min(first.at.max(from));
         let size = ((x(to) - x(from) - 0.5).max(0.5), 6.0);
-        let class = format!("f-{}", mark.look().name);
+        let class = format!("f-{}", mark.name());
         svg.rect((x(from), y - 3.0), size, &class);
     }
 }
@@ -91,7 +91,7 @@ pub fn alone(model: &Model, story: &Story, width: f64) -> Chart {
     } else {
         lane + 24.0
     };
-    for phase in &story.phases {
+    for phase in story.windows.phases() {
         let size = ((x(phase.to) - x(phase.from)).max(2.0), bottom - 20.0);
         svg.hatched((x(phase.from), 20.0), size);
         svg.text(
@@ -126,8 +126,12 @@ pub fn alone(model: &Model, story: &Story, width: f64) -> Chart {
     if has_answers {
         round_trips(&mut svg, story, across, answers, x);
     }
-    if let Some(mark) = story.end.as_ref().map(|end| Mark::of_cause(end.cause)) {
-        let class = format!("thin l-{}", mark.look().name);
+    if let Some(mark) = story
+        .history
+        .cause()
+        .map(|cause| Mark::of_meaning(cause.meaning()))
+    {
+        let class = format!("thin l-{}", mark.name());
         svg.line((x(story.to), 20.0), (x(story.to), bottom), &class);
     }
     time_axis(&mut svg, &model.scale, span, across, bottom + 8.0);
@@ -140,9 +144,10 @@ pub fn alone(model: &Model, story: &Story, width: f64) -> Chart {
 /// How long the peer was silent: rises with time, falls when it is heard; and where the end is.
 fn silence(svg: &mut Svg, story: &Story, across: (f64, f64), x: impl Fn(u64) -> f64) {
     let (top, bottom) = (20.0, 20.0 + SILENCE);
-    let longest = story.longest_silence_ms.unwrap_or(0);
+    let longest = story.history.longest_silence_ms.unwrap_or(0);
     // The end is shown if it came into sight.
     let limit = story
+        .history
         .limit_ms
         .filter(|limit| *limit <= longest.saturating_mul(3));
     let unit = if longest >= 1_000 { 1_000 } else { 1 };
@@ -165,11 +170,15 @@ fn silence(svg: &mut Svg, story: &Story, across: (f64, f64), x: impl Fn(u64) -> 
         svg.line(points[0], points[1], "thick l-probe");
     }
     if let Some(limit) = limit {
-        svg.line((across.0, y(limit)), (across.1, y(limit)), "dash l-killed");
+        svg.line(
+            (across.0, y(limit)),
+            (across.1, y(limit)),
+            "dash l-timed_out",
+        );
         let words = format!("dead after {}", millis(limit));
         svg.text(
             (across.0 + 6.0, y(limit) - 5.0),
-            "s f-killed l-card halo",
+            "s f-timed_out l-card halo",
             &words,
         );
     }

@@ -9,20 +9,18 @@ use ratatui::{
     widgets::{Paragraph, Wrap},
 };
 
-use super::{
-    row::{Probe, Row},
-    theme::Theme,
-};
+use super::{row::Row, theme::Theme};
 use crate::{
     core::{
         arithmetic,
-        event::{Cause, Event, Keepalive, PlannedSettings, ProbeKind, When},
+        event::{Decision, Event, Keepalive, PlannedSettings, ProbeKind, When},
+        ledger::{History, Last, Probe},
         words::{escape, millis, name},
     },
     output::{
         explain,
         pretty::sentence,
-        words::{clock_ms, moment, owner},
+        words::{Limits, clock_ms, moment, owner, rule},
     },
 };
 
@@ -55,18 +53,19 @@ pub fn lines(
     height: u16,
 ) -> Vec<Line<'static>> {
     let gap = (height >= ROOMY).then(Line::default);
-    let mut now_lines: Vec<_> = situation(row, now, zone)
+    let mut now_lines: Vec<_> = situation(&row.history, now, zone)
         .into_iter()
         .map(Line::raw)
         .collect();
-    now_lines.extend(prospect(row, now, zone).map(|text| Line::styled(text, theme.mood(row))));
-    let settings = settings(&row.keepalive)
+    now_lines
+        .extend(prospect(&row.history, now, zone).map(|text| Line::styled(text, theme.mood(row))));
+    let settings = settings(&row.history.keepalive)
         .into_iter()
         .map(Line::raw)
         .collect();
-    let newest_first = row.history.iter().rev();
-    let happened = newest_first.filter_map(|(when, event)| told(*when, event, theme, zone));
-    let mut lines = who(row, theme);
+    let newest_first = row.events.iter().rev();
+    let happened = newest_first.filter_map(|(when, event)| line(*when, event, theme, zone));
+    let mut lines = who(&row.history, theme);
     for (title, text) in [
         ("NOW", now_lines),
         ("SETTINGS", settings),
@@ -79,31 +78,27 @@ pub fn lines(
     lines
 }
 
-fn who(row: &Row, theme: Theme) -> Vec<Line<'static>> {
-    let socket = &row.socket;
-    let mut rest = format!(
-        "{}, network namespace {}",
-        name(&socket.state),
-        socket.netns
-    );
+fn who(history: &History, theme: Theme) -> Vec<Line<'static>> {
+    let socket = &history.socket;
+    let mut rest = format!("{}, network namespace {}", name(socket.state), socket.netns);
     if let Some(cookie) = socket.cookie {
         rest += &format!(", sk:{cookie}");
     }
-    if let Some(path) = row
+    if let Some(path) = history
         .cgroup
         .as_ref()
         .and_then(|cgroup| cgroup.path.as_deref())
     {
         rest += &format!(", cgroup {}", escape(path));
     }
-    if let Some(container) = &row.container_id {
+    if let Some(container) = &history.container_id {
         rest += &format!(", container {}", escape(container));
     }
     vec![
         Line::styled(
             format!(
                 "{}  {} → {}",
-                owner(row.process.as_ref()),
+                owner(history.process.as_ref()),
                 socket.local,
                 socket.peer
             ),
@@ -131,22 +126,22 @@ fn settings(keepalive: &Keepalive) -> Vec<String> {
 }
 
 /// What is the case, and what the timer does next.
-fn situation(row: &Row, now: When, zone: &TimeZone) -> Vec<String> {
-    if row.ended.is_some() {
+fn situation(history: &History, now: When, zone: &TimeZone) -> Vec<String> {
+    if history.end.is_some() {
         return vec!["It is over.".to_owned()];
     }
-    let silent = match row.silence(now.monotonic_ns) {
+    let silent = match history.silence_ms(now.monotonic_ns) {
         Some(ms) => format!(
             "the peer was last heard {} ago, as far as is known",
             millis(ms)
         ),
         None => "the peer was never heard".to_owned(),
     };
-    let mut lines = vec![match row.probe {
+    let mut lines = vec![match history.probe {
         Some(probe) => format!("{}; {silent}.", out(probe)),
         None => format!("No probe is out; {silent}."),
     }];
-    let Some(timer) = row.timer else {
+    let Some(timer) = history.timer else {
         lines.push("Its timer does not run.".to_owned());
         return lines;
     };
@@ -156,7 +151,7 @@ fn situation(row: &Row, now: When, zone: &TimeZone) -> Vec<String> {
     } else {
         format!("runs in {} ({})", millis(left), at(now, left, zone))
     };
-    lines.push(format!("Its timer {when}: {}.", then(row)));
+    lines.push(format!("Its timer {when}: {}.", then(history)));
     lines
 }
 
@@ -175,9 +170,9 @@ fn out(probe: Probe) -> String {
 }
 
 /// What the timer's next run does.
-fn then(row: &Row) -> String {
-    let keepalive = &row.keepalive;
-    match row.probe {
+fn then(history: &History) -> String {
+    let keepalive = &history.keepalive;
+    match history.probe {
         Some(Probe {
             kind: ProbeKind::Window,
             attempt,
@@ -193,31 +188,47 @@ fn then(row: &Row) -> String {
         Some(Probe { attempt, .. }) => {
             format!("probe {} leaves, unless the peer is heard", attempt + 1)
         }
-        None => match row.last.as_str() {
-            "data_in_flight" => "until then retransmission decides".to_owned(),
-            "data_unsent" => "until then data waits to be sent, and no probe leaves".to_owned(),
-            "fin_wait2" => "it ends the closed socket, which is not keepalive".to_owned(),
-            _ => format!(
-                "the first probe leaves, if the peer has been silent for {} by then",
-                millis(keepalive.time_ms)
-            ),
-        },
+        None => after(history.last).map_or_else(
+            || {
+                format!(
+                    "the first probe leaves, if the peer has been silent for {} by then",
+                    millis(keepalive.time_ms)
+                )
+            },
+            str::to_owned,
+        ),
+    }
+}
+
+/// What the timer's next run does after a run that sent no probe for a reason that lasts.
+fn after(last: Option<Last>) -> Option<&'static str> {
+    let Some(Last::Timer(decision)) = last else {
+        return None;
+    };
+    match decision {
+        Decision::DataInFlight => Some("until then retransmission decides"),
+        Decision::DataUnsent => Some("until then data waits to be sent, and no probe leaves"),
+        Decision::FinWait2 => Some("it ends the closed socket, which is not keepalive"),
+        Decision::ProbeSent
+        | Decision::ProbeFailed
+        | Decision::NotIdle
+        | Decision::SocketBusy
+        | Decision::Stopped
+        | Decision::Killed => None,
     }
 }
 
 /// When it dies, and by which rule.
-fn prospect(row: &Row, now: When, zone: &TimeZone) -> Option<String> {
-    let (due, death) = row.death?;
+fn prospect(history: &History, now: When, zone: &TimeZone) -> Option<String> {
+    let (due, death) = history.death?;
     let left = due.saturating_sub(now.monotonic_ns) / 1_000_000;
-    let keepalive = &row.keepalive;
-    let rule = match death.rule {
-        Cause::KeepaliveProbes => format!("TCP_KEEPCNT {}", keepalive.probes),
-        Cause::KeepaliveUserTimeout | Cause::WindowProbeUserTimeout => {
-            format!("TCP_USER_TIMEOUT {}", millis(keepalive.user_timeout_ms))
-        }
-        Cause::WindowProbeTimeout => "tcp_retries2".to_owned(),
-        other => name(&other),
+    let keepalive = &history.keepalive;
+    let limits = Limits {
+        probes: keepalive.probes,
+        user_timeout_ms: keepalive.user_timeout_ms,
+        retries2: None,
     };
+    let rule = rule(death.rule, limits);
     let when = if left == 0 {
         "It dies when the timer runs".to_owned()
     } else {
@@ -233,7 +244,7 @@ fn at(now: When, left_ms: u64, zone: &TimeZone) -> String {
     moment(then, now.timestamp, zone)
 }
 
-fn told(when: When, event: &Event, theme: Theme, zone: &TimeZone) -> Option<Line<'static>> {
+fn line(when: When, event: &Event, theme: Theme, zone: &TimeZone) -> Option<Line<'static>> {
     let (text, style) = sentence(event, zone)?;
     Some(Line::from(vec![
         Span::styled(

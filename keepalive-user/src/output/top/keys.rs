@@ -1,5 +1,10 @@
 //! What keys do.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the keys are those of crossterm, and most do nothing"
+)]
+
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::Top;
@@ -107,8 +112,8 @@ impl Top {
         let rows = self.view.shown(sockets, 1);
         let chosen = rows
             .iter()
-            .find(|row| Some(row.socket.id) == self.view.selected);
-        self.view.open = chosen.or(rows.first()).map(|row| row.socket.id);
+            .find(|row| Some(row.history.socket.id) == self.view.selected);
+        self.view.open = chosen.or(rows.first()).map(|row| row.history.socket.id);
     }
 
     /// Moves the cursor; from then on it stays with the socket it is on.
@@ -129,7 +134,7 @@ impl Top {
             _ => return,
         };
         let to = to.min(rows.len().saturating_sub(1));
-        self.view.selected = rows.get(to).map(|row| row.socket.id);
+        self.view.selected = rows.get(to).map(|row| row.history.socket.id);
         self.view.cursor = to;
     }
 }

@@ -19,6 +19,7 @@ use ratatui::{
     style::Style,
     text::{Line, Span},
 };
+use strum::{EnumIter, IntoEnumIterator, IntoStaticStr};
 
 pub use self::keys::Action;
 use self::{row::Row, sockets::Sockets, theme::Theme};
@@ -61,35 +62,31 @@ struct View {
 }
 
 /// What rows are sorted by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, EnumIter, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 enum Sort {
     #[default]
     Urgency,
+    #[strum(serialize = "next timer")]
     NextTimer,
     Silence,
     Attempt,
+    #[strum(serialize = "round trip")]
     RoundTrip,
     Owner,
     Peer,
 }
 
 impl Sort {
-    const ALL: [(Self, &'static str); 7] = [
-        (Self::Urgency, "urgency"),
-        (Self::NextTimer, "next timer"),
-        (Self::Silence, "silence"),
-        (Self::Attempt, "attempt"),
-        (Self::RoundTrip, "round trip"),
-        (Self::Owner, "owner"),
-        (Self::Peer, "peer"),
-    ];
-
     fn name(self) -> &'static str {
-        Self::ALL[self as usize].1
+        self.into()
     }
 
+    /// The one after it, and the first after the last.
     fn next(self) -> Self {
-        Self::ALL[(self as usize + 1) % Self::ALL.len()].0
+        let mut all = Self::iter().cycle();
+        all.find(|sort| *sort == self);
+        all.next().unwrap_or_default()
     }
 
     /// Puts the first `most` rows in order; the rest comes after them in any order.
@@ -97,16 +94,19 @@ impl Sort {
         match self {
             Self::Urgency => order(rows, most, |row| row.urgency()),
             Self::NextTimer => order(rows, most, |row| {
-                row.timer.map_or(u64::MAX, |timer| timer.due)
+                row.history.timer.map_or(u64::MAX, |timer| timer.due)
             }),
-            Self::Silence => order(rows, most, |row| row.heard.unwrap_or(u64::MAX)),
+            Self::Silence => order(rows, most, |row| row.history.heard.unwrap_or(u64::MAX)),
             Self::Attempt => order(rows, most, |row| {
-                Reverse(row.probe.map(|probe| probe.attempt))
+                Reverse(row.history.probe.map(|probe| probe.attempt))
             }),
-            Self::RoundTrip => order(rows, most, |row| row.slowness()),
+            Self::RoundTrip => order(rows, most, |row| Reverse(row.history.latest_rtt_us())),
             Self::Owner => order(rows, most, |row| row.text()),
             Self::Peer => order(rows, most, |row| {
-                (row.socket.peer.address, row.socket.peer.port)
+                (
+                    row.history.socket.peer.address,
+                    row.history.socket.peer.port,
+                )
             }),
         }
     }
@@ -116,7 +116,7 @@ impl Sort {
 fn order<'a, K: Ord>(rows: &mut Vec<&'a Row>, most: usize, key: impl Fn(&'a Row) -> K) {
     let mut keyed: Vec<((K, u64), &Row)> = rows
         .iter()
-        .map(|row| ((key(row), row.socket.id), *row))
+        .map(|row| ((key(row), row.history.socket.id), *row))
         .collect();
     let by_key = |a: &((K, u64), &Row), b: &((K, u64), &Row)| a.0.cmp(&b.0);
     if let Some(last) = most.checked_sub(1).filter(|&last| last < keyed.len()) {
@@ -307,13 +307,13 @@ impl View {
         self.cursor = match self.selected {
             None => 0,
             Some(id) => {
-                let found = rows.iter().position(|row| row.socket.id == id);
+                let found = rows.iter().position(|row| row.history.socket.id == id);
                 // Where a socket has gone, the next one takes its place.
                 found.unwrap_or(self.cursor).min(last)
             }
         };
         if self.selected.is_some() {
-            self.selected = rows.get(self.cursor).map(|row| row.socket.id);
+            self.selected = rows.get(self.cursor).map(|row| row.history.socket.id);
         }
         self.page = page.max(1);
         let least = (self.cursor + 1).saturating_sub(self.page);

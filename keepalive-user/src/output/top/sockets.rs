@@ -5,15 +5,14 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use super::row::{DYING, Row, is_violent};
-use crate::core::event::{Event, SocketEvent, Start};
+use crate::core::event::{About, Event, Start};
 
 /// Rows kept; of more, the least urgent half is dropped.
 const ROWS: usize = 100_000;
 /// How long a socket that died is shown, nanoseconds.
 const LINGER: u64 = 10_000_000_000;
 /// How long past its deadline a timer is waited for, nanoseconds, beyond the eighth of its time that
-/// the kernel may be late. Then it was deleted and nobody said so (tracepoint backend), or the
-/// record was lost.
+/// the kernel may be late. Then it was deleted unseen (tracepoint backend), or the record was lost.
 const OVERDUE: u64 = 60_000_000_000;
 
 /// How often the rows of ended sockets are dropped, nanoseconds: that visits every row.
@@ -44,37 +43,32 @@ pub struct Census {
 
 impl Sockets {
     pub fn event(&mut self, event: &Event) {
+        if let Some(about) = event.about() {
+            self.observe(about, event);
+        }
         match event {
-            Event::Armed(it) => self.row(it, event).armed(it.when, &it.what),
-            Event::Timer(it) => self.row(it, event).timer(it.when, &it.what),
-            Event::WindowProbe(it) => self.row(it, event).window_probe(it.when, &it.what),
-            Event::Answer(it) => self.row(it, event).answer(it.when, &it.what),
-            Event::Closed(it) => {
-                self.died += u64::from(is_violent(it.what.cause));
-                self.row(it, event).closed(it.when, &it.what);
-            }
+            Event::Closed(it) => self.died += u64::from(is_violent(it.what.cause)),
             Event::Lost(lost) => self.lost += lost.count,
             Event::Missed(missed) => self.lost += missed.count,
             Event::Start(start) => self.start = Some(start.clone()),
-            Event::Finding(_) | Event::End(_) => {}
+            Event::Armed(_)
+            | Event::Timer(_)
+            | Event::WindowProbe(_)
+            | Event::Answer(_)
+            | Event::Finding(_)
+            | Event::End(_) => {}
         }
     }
 
-    /// The row of the event's socket, which remembers the event.
-    fn row<T>(&mut self, about: &SocketEvent<T>, event: &Event) -> &mut Row {
+    fn observe(&mut self, about: About<'_>, event: &Event) {
         let id = about.socket.id;
         if self.rows.len() >= ROWS && !self.rows.contains_key(&id) {
             self.make_room();
         }
         let sockets = self.rows.len();
-        let row = self
-            .rows
-            .entry(id)
-            .or_insert_with(|| Rc::new(Row::new(about)));
-        let row = Rc::make_mut(row);
-        row.identify(about);
-        row.remember(about.when, event, sockets);
-        row
+        let row = self.rows.entry(id);
+        let row = row.or_insert_with(|| Rc::new(Row::new(about)));
+        Rc::make_mut(row).observe(about, event, sockets);
     }
 
     /// Drops the less urgent half, and counts it as lost.
@@ -106,9 +100,10 @@ impl Sockets {
 
     pub fn census(&self) -> Census {
         let mut census = Census::default();
-        for row in self.rows.values().filter(|row| row.ended.is_none()) {
+        let rows = self.rows.values();
+        for row in rows.filter(|row| row.history.end.is_none()) {
             census.sockets += 1;
-            census.out += usize::from(row.probe.is_some());
+            census.out += usize::from(row.history.probe.is_some());
             census.dying += usize::from(row.urgency().0 == DYING);
         }
         census
@@ -116,14 +111,15 @@ impl Sockets {
 }
 
 fn is_over(row: &Row, now: u64) -> bool {
-    if let Some((at, cause)) = row.ended {
-        return !is_violent(cause) || now > at.saturating_add(LINGER);
+    let history = &row.history;
+    if let Some(end) = &history.end {
+        return !is_violent(end.closed.cause) || now > end.at.saturating_add(LINGER);
     }
-    match row.timer {
+    match history.timer {
         Some(timer) => {
             let late = OVERDUE + timer.due.saturating_sub(timer.set) / 8;
             now > timer.due.saturating_add(late)
         }
-        None => !row.keepalive.enabled && row.probe.is_none(),
+        None => !history.keepalive.enabled && history.probe.is_none(),
     }
 }

@@ -8,13 +8,14 @@ use ratatui::{
     style::Style,
 };
 
-use super::{
-    row::{Fate, Row},
-    theme::Theme,
-};
+use super::{row::Row, theme::Theme};
 use crate::{
-    core::{event::ProbeKind, words::micros},
-    output::{list::in_brief, words::owner},
+    core::{
+        event::ProbeKind,
+        ledger::ProbeResult,
+        words::{Brief, micros},
+    },
+    output::words::owner,
 };
 
 /// What a column shows.
@@ -29,7 +30,7 @@ enum Show {
     Probes,
     Silent,
     Last,
-    Fates,
+    Results,
     RoundTrip,
 }
 
@@ -57,7 +58,7 @@ static COLUMNS: [Column; 11] = [
     column(Show::Probes, "PROBES", 8, 15, ANY),
     column(Show::Silent, "SILENT", 6, 6, ANY),
     column(Show::Last, "LAST", 12, 22, ANY),
-    column(Show::Fates, "RTT", 4, 16, ANY),
+    column(Show::Results, "RTT", 4, 16, ANY),
     column(Show::RoundTrip, "LATEST", 7, 7, 120..=u16::MAX),
 ];
 
@@ -166,40 +167,40 @@ pub fn shortened(text: &str, width: usize) -> String {
 }
 
 fn cell(row: &Row, show: Show, width: u16, now: u64, theme: Theme) -> Cell {
-    let mood = theme.mood(row);
+    let (mood, history) = (theme.mood(row), &row.history);
     match show {
-        Show::Owner => (owner(row.process.as_ref()), Style::new()),
-        Show::LocalPort => (row.socket.local.port.to_string(), Style::new()),
-        Show::Local => (row.socket.local.to_string(), Style::new()),
-        Show::Peer => (row.socket.peer.to_string(), Style::new()),
+        Show::Owner => (owner(history.process.as_ref()), Style::new()),
+        Show::LocalPort => (history.socket.local.port.to_string(), Style::new()),
+        Show::Local => (history.socket.local.to_string(), Style::new()),
+        Show::Peer => (history.socket.peer.to_string(), Style::new()),
         Show::Next => (next(row, now), mood),
         Show::Dies => {
-            let left = row.death.map(|(at, _)| countdown(at, now));
+            let left = history.death.map(|(at, _)| countdown(at, now));
             (left.unwrap_or_else(|| "-".to_owned()), mood)
         }
         Show::Probes => (progress(row, now, width.into()), mood),
         Show::Silent => {
-            let silence = row.silence(now).map(in_brief);
+            let silence = history.silence_ms(now).map(|ms| Brief::of(ms).to_string());
             (silence.unwrap_or_else(|| "-".to_owned()), Style::new())
         }
-        Show::Last => (row.last.clone(), mood),
-        Show::Fates => {
-            let style = match row.fates.back() {
-                Some(Fate::Lost) => mood,
-                _ => theme.good(),
+        Show::Last => (row.last().to_owned(), mood),
+        Show::Results => {
+            let style = match history.results.back() {
+                Some(ProbeResult::Unanswered) => mood,
+                Some(ProbeResult::Answered(_)) | None => theme.good(),
             };
-            (spark(&row.fates, width.into()), style)
+            (spark(&history.results, width.into()), style)
         }
         Show::RoundTrip => {
-            let rtt = row.slowness().0;
+            let rtt = history.latest_rtt_us();
             (rtt.map_or_else(|| "-".to_owned(), micros), Style::new())
         }
     }
 }
 
 fn next(row: &Row, now: u64) -> String {
-    match row.timer {
-        _ if row.ended.is_some() => "ended".to_owned(),
+    match row.history.timer {
+        _ if row.history.end.is_some() => "ended".to_owned(),
         None => "-".to_owned(),
         Some(timer) => countdown(timer.due, now),
     }
@@ -209,13 +210,14 @@ fn next(row: &Row, now: u64) -> String {
 fn countdown(then: u64, now: u64) -> String {
     match then.saturating_sub(now) / 1_000_000 {
         0 => "due".to_owned(),
-        ms => in_brief(ms),
+        ms => Brief::of(ms).to_string(),
     }
 }
 
-/// `███░░ 3/5`: how much of what the kernel puts up with is used up.
+/// `███░░ 3/5`: how many of the probes before the end are out.
 fn progress(row: &Row, now: u64, width: usize) -> String {
-    let (text, done, all) = match row.probe {
+    let history = &row.history;
+    let (text, done, all) = match history.probe {
         Some(probe) => match (probe.kind, probe.of) {
             (ProbeKind::Window, _) => return format!("window {}", probe.attempt),
             (_, Some(of)) => (
@@ -226,13 +228,13 @@ fn progress(row: &Row, now: u64, width: usize) -> String {
             // The user timeout decides alone.
             (_, None) => (
                 format!("{} ut", probe.attempt),
-                row.silence(now).unwrap_or_default(),
-                row.keepalive.user_timeout_ms,
+                history.silence_ms(now).unwrap_or_default(),
+                history.keepalive.user_timeout_ms,
             ),
         },
-        None if row.ended.is_some() => return String::new(),
-        None if row.keepalive.user_timeout_ms > 0 => ("0 ut".to_owned(), 0, 1),
-        None => (format!("0/{}", row.keepalive.probes), 0, 1),
+        None if history.end.is_some() => return String::new(),
+        None if history.keepalive.user_timeout_ms > 0 => ("0 ut".to_owned(), 0, 1),
+        None => (format!("0/{}", history.keepalive.probes), 0, 1),
     };
     let room = width.saturating_sub(text.chars().count().max(4) + 1);
     format!("{} {text:>4}", bar(done, all, room))
@@ -252,21 +254,21 @@ fn bar(done: u64, all: u64, width: usize) -> String {
 }
 
 /// The last probes: the higher the slower, `·` answered at an unknown time, `×` not answered.
-fn spark(fates: &VecDeque<Fate>, width: usize) -> String {
+fn spark(results: &VecDeque<ProbeResult>, width: usize) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let shown = || fates.iter().skip(fates.len().saturating_sub(width));
+    let shown = || results.iter().skip(results.len().saturating_sub(width));
     let slowest = shown()
-        .filter_map(|fate| match fate {
-            Fate::Answered(rtt) => *rtt,
-            Fate::Lost => None,
+        .filter_map(|result| match result {
+            ProbeResult::Answered(rtt) => *rtt,
+            ProbeResult::Unanswered => None,
         })
         .max()
         .unwrap_or(0);
     shown()
-        .map(|fate| match fate {
-            Fate::Lost => '×',
-            Fate::Answered(None) => '·',
-            Fate::Answered(Some(rtt)) => {
+        .map(|result| match result {
+            ProbeResult::Unanswered => '×',
+            ProbeResult::Answered(None) => '·',
+            ProbeResult::Answered(Some(rtt)) => {
                 let level = rtt.saturating_mul(7) / slowest.max(1);
                 BARS[usize::try_from(level).unwrap_or(7).min(7)]
             }

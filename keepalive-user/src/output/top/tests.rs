@@ -261,7 +261,7 @@ fn colours_only_when_told_to() {
 fn s_sorts() {
     let mut top = top();
     let mut orders = Vec::new();
-    for (_, name) in Sort::ALL {
+    for name in Sort::iter().map(Sort::name) {
         let screen = screen(&mut top);
         assert!(screen.contains(&format!("by {name}")), "{screen}");
         orders.push(owners(&screen).join(" "));
@@ -339,7 +339,7 @@ fn the_cursor_follows_its_socket() {
     let mut top = top();
     screen(&mut top);
     press(&mut top, &[KeyCode::Down, KeyCode::Down]);
-    for _ in Sort::ALL {
+    for _ in Sort::iter() {
         let terminal = drawn(&mut top, after(NOW), 80, 24);
         let buffer = terminal.backend().buffer();
         let reversed = |y: &u16| {
@@ -460,4 +460,10 @@ proptest! {
         drawn(&mut top, CLOCK.at(now), size.0, size.1);
         drawn(&mut top, after(NOW), size.0, size.1);
     }
+}
+
+/// There may be 100,000 of them.
+#[test]
+fn rows_are_small() {
+    assert!(size_of::<Row>() <= 432, "{} bytes", size_of::<Row>());
 }

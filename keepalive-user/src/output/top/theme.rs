@@ -50,8 +50,8 @@ impl Theme {
 
     /// How bad it is for a socket.
     pub fn mood(self, row: &Row) -> Style {
-        match (row.ended, row.probe) {
-            (Some((_, cause)), _) if is_violent(cause) => self.bad(),
+        match (row.history.cause(), row.history.probe) {
+            (Some(cause), _) if is_violent(cause) => self.bad(),
             (Some(_), _) => self.faint(),
             (None, Some(probe)) if probe.of.is_some_and(|of| probe.attempt >= of.max(2)) => {
                 self.bad()

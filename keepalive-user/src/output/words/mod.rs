@@ -5,8 +5,8 @@ use std::sync::Arc;
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::core::{
-    event::{Cause, Closed, Keepalive, Losses, MissedCounts, Process, TcpState},
-    words::{count, escape, millis, plural, tenths},
+    event::{Cause, Closed, Keepalive, Losses, MissedCounts, Process, Rule, TcpState},
+    words::{count, escape, millis, name, plural, tenths},
 };
 
 /// Local time of day.
@@ -106,6 +106,29 @@ pub fn settings(keepalive: &Keepalive) -> String {
         text += &format!(", user timeout {}", millis(keepalive.user_timeout_ms));
     }
     text
+}
+
+/// What a rule is set to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    pub probes: u32,
+    pub user_timeout_ms: u64,
+    /// `None` = unknown.
+    pub retries2: Option<u32>,
+}
+
+/// The setting that ends a connection so, and its value: `TCP_KEEPCNT 9`.
+pub fn rule(cause: Cause, limits: Limits) -> String {
+    match (cause.rule(), limits.retries2) {
+        (Some(Rule::KeepCount), _) => format!("TCP_KEEPCNT {}", limits.probes),
+        (Some(Rule::UserTimeout), _) => {
+            format!("TCP_USER_TIMEOUT {}", millis(limits.user_timeout_ms))
+        }
+        (Some(Rule::Retries2), Some(retries2)) => format!("tcp_retries2 {retries2}"),
+        (Some(Rule::Retries2), None) => "tcp_retries2".to_owned(),
+        (Some(Rule::SynRetries), _) => "tcp_syn_retries".to_owned(),
+        (None, _) => name(cause).to_owned(),
+    }
 }
 
 /// What a death certificate says, in one clause; `heard` is when the peer was last heard.

@@ -1,20 +1,19 @@
-//! What a report says first, in words: the worst news, then the rest.
+//! The headlines of a report, the worst first.
 
 use std::collections::BTreeMap;
 
-use super::{
-    model::Model,
-    story::{Fate, Story},
-};
+use strum::IntoEnumIterator;
+
+use super::{model::Model, outcome::Outcome, story::Story};
 use crate::{
     core::{
-        event::{Cause, Severity},
+        event::{Cause, Meaning, Severity},
         words::{count, grouped, micros, name},
     },
     output::words::losses_text,
 };
 
-/// How a piece of news is taken.
+/// How good or bad a headline is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tone {
@@ -25,16 +24,16 @@ pub enum Tone {
 
 /// One sentence, and which sockets it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
+pub struct Headline {
     pub tone: Tone,
     pub text: String,
-    /// Whose sockets these are, those with the most first.
-    pub whose: String,
-    pub about: Option<Fate>,
+    /// The owners of these sockets, those with the most first.
+    pub owners: String,
+    pub about: Option<Outcome>,
 }
 
 /// All there is to say, the worst first; never nothing.
-pub fn news(model: &Model, worst_first: &[&Story]) -> Vec<News> {
+pub fn headlines(model: &Model, worst_first: &[&Story]) -> Vec<Headline> {
     let mut all = Vec::new();
     deaths(model, worst_first, &mut all);
     in_trouble(model, worst_first, &mut all);
@@ -48,88 +47,76 @@ pub fn news(model: &Model, worst_first: &[&Story]) -> Vec<News> {
         all.push(plain(Tone::Good, text.to_owned()));
     }
     answers(model, &mut all);
-    all.sort_by_key(|news| news.tone);
+    all.sort_by_key(|headline| headline.tone);
     all
 }
 
-fn plain(tone: Tone, text: String) -> News {
-    News {
+fn plain(tone: Tone, text: String) -> Headline {
+    Headline {
         tone,
         text,
-        whose: String::new(),
+        owners: String::new(),
         about: None,
     }
 }
 
-/// Ended sockets, by what ended them: what is said, of how many, and how bad that is.
-const DEATHS: [(&[Cause], Fate, Tone, &str); 6] = [
-    (
-        &[Cause::KeepaliveProbes, Cause::KeepaliveUserTimeout],
-        Fate::Killed,
-        Tone::Bad,
-        "killed by keepalive: no answer to any probe",
-    ),
-    (
-        &[Cause::RetransmitTimeout, Cause::RetransmitUserTimeout],
-        Fate::Killed,
-        Tone::Bad,
-        "killed by retransmission: data was not acknowledged, and keepalive had no say",
-    ),
-    (
-        &[Cause::WindowProbeTimeout, Cause::WindowProbeUserTimeout],
-        Fate::Killed,
-        Tone::Bad,
-        "killed in a zero window",
-    ),
-    (
-        &[Cause::NetworkError],
-        Fate::Cut,
-        Tone::Bad,
-        "ended by a network error",
-    ),
-    (
-        &[Cause::PeerReset],
-        Fate::Cut,
-        Tone::Odd,
-        "reset by the peer",
-    ),
-    (
-        &[Cause::LocalAbort],
-        Fate::Cut,
-        Tone::Odd,
-        "aborted by this side",
-    ),
-];
-
-fn deaths(model: &Model, worst_first: &[&Story], all: &mut Vec<News>) {
-    let Some(end) = &model.end else { return };
-    for (causes, fate, tone, what) in DEATHS {
-        let counts = causes
-            .iter()
-            .filter_map(|cause| end.causes.get(&name(cause)));
-        let number: u64 = counts.sum();
-        if number == 0 {
-            continue;
+/// What is said of connections that ended so; nothing where nothing is wrong.
+fn death(cause: Cause) -> Option<&'static str> {
+    match cause {
+        Cause::KeepaliveProbes | Cause::KeepaliveUserTimeout => {
+            Some("killed by keepalive: no answer to any probe")
         }
-        let of_these = |story: &&&Story| {
-            let cause = story.end.as_ref().map(|end| end.cause);
-            cause.is_some_and(|cause| causes.contains(&cause))
+        Cause::RetransmitTimeout | Cause::RetransmitUserTimeout => {
+            Some("killed by retransmission: data was not acknowledged, and keepalive had no say")
+        }
+        Cause::ConnectTimeout => Some("never established: no answer to the SYN"),
+        Cause::WindowProbeTimeout | Cause::WindowProbeUserTimeout => {
+            Some("killed in a zero window")
+        }
+        Cause::NetworkError => Some("ended by a network error"),
+        Cause::PeerReset => Some("reset by the peer"),
+        Cause::LocalAbort => Some("aborted by this side"),
+        Cause::PeerFin | Cause::LocalClose | Cause::Unknown => None,
+    }
+}
+
+fn tone(meaning: Meaning) -> Tone {
+    match meaning {
+        Meaning::TimedOut => Tone::Bad,
+        Meaning::ResetOrAborted => Tone::Odd,
+        Meaning::Orderly | Meaning::Unknown => Tone::Good,
+    }
+}
+
+fn deaths(model: &Model, worst_first: &[&Story], all: &mut Vec<Headline>) {
+    let Some(end) = &model.end else { return };
+    let mut groups: Vec<(&str, Meaning, u64)> = Vec::new();
+    for cause in Cause::iter() {
+        let number = end.causes.get(name(cause)).copied().unwrap_or(0);
+        let Some(text) = death(cause).filter(|_| number > 0) else {
+            continue;
         };
-        let dead = worst_first.iter().filter(of_these);
-        all.push(News {
-            tone,
-            text: format!("{} {what}", count(number, "connection")),
-            whose: whose(dead),
-            about: Some(fate),
+        match groups.iter_mut().find(|group| group.0 == text) {
+            Some(group) => group.2 += number,
+            None => groups.push((text, cause.meaning(), number)),
+        }
+    }
+    for (text, meaning, number) in groups {
+        let is_of_these = |story: &&&Story| story.history.cause().and_then(death) == Some(text);
+        all.push(Headline {
+            tone: tone(meaning),
+            text: format!("{} {text}", count(number, "connection")),
+            owners: owners(worst_first.iter().filter(is_of_these)),
+            about: Some(meaning.into()),
         });
     }
 }
 
 /// `postgres/801 (3), nginx/12`.
-fn whose<'a>(stories: impl Iterator<Item = &'a &'a Story>) -> String {
-    let mut owners: BTreeMap<&str, u64> = BTreeMap::new();
+fn owners<'a>(stories: impl Iterator<Item = &'a &'a Story>) -> String {
+    let mut owners: BTreeMap<String, u64> = BTreeMap::new();
     for story in stories {
-        *owners.entry(&story.owner).or_default() += 1;
+        *owners.entry(story.owner()).or_default() += 1;
     }
     owners.remove("?");
     let mut owners: Vec<_> = owners.into_iter().collect();
@@ -139,7 +126,7 @@ fn whose<'a>(stories: impl Iterator<Item = &'a &'a Story>) -> String {
         .iter()
         .take(3)
         .map(|(owner, number)| match number {
-            1 => (*owner).to_owned(),
+            1 => owner.clone(),
             _ => format!("{owner} ({})", grouped(*number)),
         })
         .collect();
@@ -149,14 +136,14 @@ fn whose<'a>(stories: impl Iterator<Item = &'a &'a Story>) -> String {
     names.join(", ")
 }
 
-fn in_trouble(model: &Model, worst_first: &[&Story], all: &mut Vec<News>) {
+fn in_trouble(model: &Model, worst_first: &[&Story], all: &mut Vec<Headline>) {
     let troubled = worst_first
         .iter()
-        .filter(|story| story.fate() == Fate::Troubled);
+        .filter(|story| story.outcome() == Outcome::Troubled);
     let mut by_verdict: BTreeMap<&str, Vec<&&Story>> = BTreeMap::new();
     for story in troubled {
         by_verdict
-            .entry(story.ill().unwrap_or_default())
+            .entry(story.trouble_of_several().unwrap_or_default())
             .or_default()
             .push(story);
     }
@@ -167,18 +154,18 @@ fn in_trouble(model: &Model, worst_first: &[&Story], all: &mut Vec<News>) {
     } else {
         ""
     };
-    for (ill, stories) in kinds {
+    for (trouble, stories) in kinds {
         let number = count(stories.len() as u64, "socket");
-        all.push(News {
+        all.push(Headline {
             tone: Tone::Odd,
-            text: format!("{about}{number} {ill}"),
-            whose: whose(stories.into_iter()),
-            about: Some(Fate::Troubled),
+            text: format!("{about}{number} {trouble}"),
+            owners: owners(stories.into_iter()),
+            about: Some(Outcome::Troubled),
         });
     }
 }
 
-fn findings(model: &Model, all: &mut Vec<News>) {
+fn findings(model: &Model, all: &mut Vec<Headline>) {
     let of = |severity: Severity| {
         let rules = model.findings.values();
         let rules = rules.filter(|findings| findings.severity == severity);
@@ -199,14 +186,14 @@ fn findings(model: &Model, all: &mut Vec<News>) {
     }
 }
 
-fn losses(model: &Model, all: &mut Vec<News>) {
+fn losses(model: &Model, all: &mut Vec<Headline>) {
     let Some(end) = &model.end else { return };
     if let Some(text) = losses_text(&end.lost, &end.missed) {
         all.push(plain(Tone::Odd, format!("Not everything was seen: {text}")));
     }
 }
 
-fn answers(model: &Model, all: &mut Vec<News>) {
+fn answers(model: &Model, all: &mut Vec<Headline>) {
     let answers = model.end.as_ref().map_or(0, |end| end.events.answer);
     let rtt = &model.rtt_us;
     if answers == 0 {

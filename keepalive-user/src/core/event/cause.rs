@@ -1,0 +1,141 @@
+//! Why a socket ended, and what that means: the one classification, which every output follows.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use strum::{EnumIter, IntoStaticStr};
+
+/// Why a socket ended.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    JsonSchema,
+    EnumIter,
+    IntoStaticStr,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Cause {
+    /// TCP_KEEPCNT probes unanswered.
+    KeepaliveProbes,
+    /// TCP_USER_TIMEOUT, looked at by the keepalive timer.
+    KeepaliveUserTimeout,
+    /// Retransmissions of unacknowledged data ran out (`tcp_retries2`).
+    RetransmitTimeout,
+    /// TCP_USER_TIMEOUT, looked at by the retransmission timer.
+    RetransmitUserTimeout,
+    /// It never connected: no answer to its SYN (`tcp_syn_retries` or TCP_SYNCNT, or
+    /// TCP_USER_TIMEOUT if that is shorter).
+    ConnectTimeout,
+    /// Zero-window probes ran out.
+    WindowProbeTimeout,
+    /// TCP_USER_TIMEOUT, looked at by the zero-window probe timer.
+    WindowProbeUserTimeout,
+    /// The peer sent a RST.
+    PeerReset,
+    /// The peer closed first.
+    PeerFin,
+    /// This side closed first.
+    LocalClose,
+    /// This side aborted: close with unread data or SO_LINGER 0, or `ss -K`.
+    LocalAbort,
+    /// An ICMP or local error the kernel took as final.
+    NetworkError,
+    Unknown,
+}
+
+/// What a cause means for the connection, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumIter, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum Meaning {
+    /// A timer of this host ended it: the peer did not answer in time.
+    TimedOut,
+    /// One end or the network cut it off.
+    ResetOrAborted,
+    /// One end closed it.
+    Orderly,
+    /// The end was not seen.
+    Unknown,
+}
+
+impl Cause {
+    pub fn meaning(self) -> Meaning {
+        match self {
+            Self::KeepaliveProbes
+            | Self::KeepaliveUserTimeout
+            | Self::RetransmitTimeout
+            | Self::RetransmitUserTimeout
+            | Self::ConnectTimeout
+            | Self::WindowProbeTimeout
+            | Self::WindowProbeUserTimeout => Meaning::TimedOut,
+            Self::PeerReset | Self::LocalAbort | Self::NetworkError => Meaning::ResetOrAborted,
+            Self::PeerFin | Self::LocalClose => Meaning::Orderly,
+            Self::Unknown => Meaning::Unknown,
+        }
+    }
+}
+
+/// What sets the time or the count that a timer ends a connection by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// TCP_KEEPCNT.
+    KeepCount,
+    /// TCP_USER_TIMEOUT.
+    UserTimeout,
+    /// `net.ipv4.tcp_retries2`.
+    Retries2,
+    /// `net.ipv4.tcp_syn_retries`.
+    SynRetries,
+}
+
+impl Cause {
+    /// The rule, of an end by a timer.
+    pub fn rule(self) -> Option<Rule> {
+        match self {
+            Self::KeepaliveProbes => Some(Rule::KeepCount),
+            Self::KeepaliveUserTimeout
+            | Self::RetransmitUserTimeout
+            | Self::WindowProbeUserTimeout => Some(Rule::UserTimeout),
+            Self::RetransmitTimeout | Self::WindowProbeTimeout => Some(Rule::Retries2),
+            Self::ConnectTimeout => Some(Rule::SynRetries),
+            Self::PeerReset
+            | Self::PeerFin
+            | Self::LocalClose
+            | Self::LocalAbort
+            | Self::NetworkError
+            | Self::Unknown => None,
+        }
+    }
+}
+
+impl Meaning {
+    /// Whether the connection ended otherwise than by being closed, as far as is known.
+    pub fn is_violent(self) -> bool {
+        match self {
+            Self::TimedOut | Self::ResetOrAborted => true,
+            Self::Orderly | Self::Unknown => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use strum::IntoEnumIterator;
+
+    use super::*;
+
+    /// What has a rule is what a timer ended.
+    #[test]
+    fn timers_have_rules() {
+        for cause in Cause::iter() {
+            let timed_out = cause.meaning() == Meaning::TimedOut;
+            assert_eq!(cause.rule().is_some(), timed_out, "{cause:?}");
+        }
+    }
+}

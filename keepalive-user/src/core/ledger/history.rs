@@ -1,0 +1,372 @@
+//! One socket over time, folded from its events: its owner, what it did in numbers, and how it stands.
+//! Times are CLOCK_MONOTONIC, nanoseconds.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::core::{
+    event::{
+        About, Answer, Armed, ArmedCause, Cause, Cgroup, Closed, Death, Decision, Event, Keepalive,
+        ProbeKind, Process, Socket, TimerRun, Totals, When, WindowProbe,
+    },
+    words::name,
+};
+
+/// Probes whose result is remembered.
+const RESULTS: usize = 16;
+
+#[derive(Clone, Debug)]
+pub struct History {
+    pub socket: Socket,
+    pub process: Option<Arc<Process>>,
+    pub cgroup: Option<Arc<Cgroup>>,
+    pub container_id: Option<Arc<str>>,
+    pub keepalive: Keepalive,
+    /// Events before the first one here were dropped: the numbers are since then, until the certificate
+    /// has them all.
+    pub is_partial: bool,
+    /// Runs of the keepalive timer.
+    pub timers: u64,
+    /// Keepalive and zero-window probes.
+    pub probes: u64,
+    pub answers: u64,
+    /// Probes that did not leave this host.
+    pub not_sent: u64,
+    /// Timer runs in a row, up to the last one, that sent no probe because of data.
+    pub suppressed: Option<Suppressed>,
+    /// `icsk_probes_out`, as last seen.
+    pub probes_out: u32,
+    /// The last probe may still be answered, or a reset answered it.
+    is_waiting: bool,
+    pub worst_rtt_us: Option<u64>,
+    pub longest_silence_ms: Option<u64>,
+    /// Silence at which the kernel ends the connection, milliseconds, as last computed.
+    pub limit_ms: Option<u64>,
+    /// When the last segment of the peer came, as far as the timer knows.
+    pub heard: Option<u64>,
+    pub timer: Option<Timer>,
+    /// The probe that waits for its answer.
+    pub probe: Option<Probe>,
+    /// When the kernel ends the connection unless an answer comes, and by which rule.
+    pub death: Option<(u64, Death)>,
+    /// What happened last.
+    pub last: Option<Last>,
+    /// What became of the last probes, oldest first.
+    pub results: VecDeque<ProbeResult>,
+    pub end: Option<Box<Ended>>,
+}
+
+/// An armed timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timer {
+    pub set: u64,
+    pub due: u64,
+}
+
+/// A probe without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub kind: ProbeKind,
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// Of how many, if that decides.
+    pub of: Option<u32>,
+}
+
+/// What became of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeResult {
+    /// After so many microseconds, where that is known.
+    Answered(Option<u64>),
+    Unanswered,
+}
+
+/// Timer runs without a probe, and what the last of them waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suppressed {
+    pub runs: u64,
+    pub by: Data,
+}
+
+/// Data that keeps the keepalive timer from probing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Sent and not acknowledged.
+    InFlight,
+    /// Written and not sent.
+    Unsent,
+}
+
+/// What happened last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    Armed(ArmedCause),
+    SwitchedOff,
+    Timer(Decision),
+    WindowProbe,
+    Answered,
+    Closed(Cause),
+}
+
+/// The end of a socket.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub at: u64,
+    pub closed: Closed,
+}
+
+impl Last {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Armed(cause) => name(cause),
+            Self::SwitchedOff => "switched_off",
+            Self::Timer(decision) => name(decision),
+            Self::WindowProbe => "window_probe",
+            Self::Answered => "answered",
+            Self::Closed(cause) => name(cause),
+        }
+    }
+}
+
+impl History {
+    /// Of the socket of a first event, which is yet to be observed.
+    pub fn new(about: About<'_>) -> Self {
+        Self {
+            socket: about.socket.clone(),
+            process: None,
+            cgroup: None,
+            container_id: None,
+            keepalive: *about.keepalive,
+            is_partial: false,
+            timers: 0,
+            probes: 0,
+            answers: 0,
+            not_sent: 0,
+            suppressed: None,
+            probes_out: 0,
+            is_waiting: false,
+            worst_rtt_us: None,
+            longest_silence_ms: None,
+            limit_ms: None,
+            heard: None,
+            timer: None,
+            probe: None,
+            death: None,
+            last: None,
+            results: VecDeque::new(),
+            end: None,
+        }
+    }
+
+    /// Folds an event of this socket.
+    pub fn observe(&mut self, about: About<'_>, event: &Event) {
+        self.identify(about);
+        let when = about.when;
+        match event {
+            Event::Armed(event) => self.armed(when, &event.what),
+            Event::Timer(event) => self.timer_ran(when, &event.what),
+            Event::WindowProbe(event) => self.window_probed(when, &event.what),
+            Event::Answer(event) => self.answered(when, &event.what),
+            Event::Closed(event) => self.closed(when, &event.what),
+            Event::Start(_)
+            | Event::Finding(_)
+            | Event::Lost(_)
+            | Event::Missed(_)
+            | Event::End(_) => {}
+        }
+    }
+
+    /// The owner may be resolved later than the first event, and changes when the socket changes hands.
+    fn identify(&mut self, about: About<'_>) {
+        self.socket.clone_from(about.socket);
+        self.keepalive = *about.keepalive;
+        if about.process.is_some() {
+            self.process = about.process.cloned();
+        }
+        if about.cgroup.is_some() {
+            self.cgroup = about.cgroup.cloned();
+            self.container_id = about.container_id.cloned();
+        }
+    }
+
+    fn armed(&mut self, when: When, armed: &Armed) {
+        self.heard_by(when, armed.idle_ms);
+        if self.keepalive.enabled {
+            self.last = Some(Last::Armed(armed.cause));
+            self.set_timer(when, armed.next_ms);
+        } else {
+            self.last = Some(Last::SwitchedOff);
+            (self.timer, self.probe, self.death) = (None, None, None);
+        }
+    }
+
+    fn timer_ran(&mut self, when: When, run: &TimerRun) {
+        self.timers += 1;
+        self.not_sent += u64::from(run.is_unsent());
+        self.probes_out = run.probes_out.after;
+        self.suppress(run.decision);
+        self.silent(run.idle_ms);
+        if let (Some(idle), Some(death)) = (run.idle_ms, &run.death) {
+            self.limit_ms = Some(idle.saturating_add(death.in_ms));
+        }
+        self.heard_by(when, run.idle_ms);
+        self.set_timer(when, run.next_ms);
+        self.last = Some(Last::Timer(run.decision));
+        if let Some(attempt) = run.attempt {
+            self.probed(ProbeKind::Keepalive, attempt, run.attempts);
+        } else {
+            match run.decision {
+                // A run that changes nothing: the probe before it is still out.
+                Decision::SocketBusy | Decision::ProbeFailed => return,
+                Decision::Killed => {}
+                Decision::ProbeSent
+                | Decision::DataInFlight
+                | Decision::DataUnsent
+                | Decision::NotIdle
+                | Decision::Stopped
+                | Decision::FinWait2 => self.probe = None,
+            }
+        }
+        self.set_death(when, run.death);
+    }
+
+    fn suppress(&mut self, decision: Decision) {
+        let by = match decision {
+            Decision::DataInFlight => Some(Data::InFlight),
+            Decision::DataUnsent => Some(Data::Unsent),
+            Decision::ProbeSent
+            | Decision::ProbeFailed
+            | Decision::NotIdle
+            | Decision::SocketBusy
+            | Decision::Stopped
+            | Decision::FinWait2
+            | Decision::Killed => None,
+        };
+        let runs = self.suppressed.map_or(0, |before| before.runs) + 1;
+        self.suppressed = by.map(|by| Suppressed { runs, by });
+    }
+
+    fn window_probed(&mut self, when: When, probe: &WindowProbe) {
+        self.not_sent += u64::from(probe.sent == Some(false));
+        self.probes_out = probe.probes_out.after;
+        self.set_timer(when, probe.next_ms);
+        self.last = Some(Last::WindowProbe);
+        self.probed(ProbeKind::Window, probe.probes_out.after.max(1), None);
+        self.set_death(when, probe.death);
+    }
+
+    fn answered(&mut self, when: When, answer: &Answer) {
+        self.answers += 1;
+        self.is_waiting = false;
+        self.probes_out = 0;
+        self.worst_rtt_us = self.worst_rtt_us.max(answer.rtt_us);
+        self.heard = self.heard.max(Some(when.monotonic_ns));
+        self.last = Some(Last::Answered);
+        self.remember(ProbeResult::Answered(answer.rtt_us));
+        (self.probe, self.death) = (None, None);
+    }
+
+    fn closed(&mut self, when: When, closed: &Closed) {
+        self.probes_out = closed.probes_out;
+        self.silent(closed.idle_ms);
+        self.heard_by(when, closed.idle_ms);
+        self.last = Some(Last::Closed(closed.cause));
+        (self.timer, self.death) = (None, None);
+        // A reset is an answer, too.
+        let is_reset = closed.cause == Cause::PeerReset;
+        self.is_waiting &= is_reset;
+        if self.probe.is_some() && !is_reset {
+            self.remember(ProbeResult::Unanswered);
+        }
+        if self.is_partial {
+            self.take_totals(&closed.totals);
+        }
+        self.end = Some(Box::new(Ended {
+            at: when.monotonic_ns,
+            closed: closed.clone(),
+        }));
+    }
+
+    /// The certificate has them all, whatever was seen here.
+    fn take_totals(&mut self, totals: &Totals) {
+        self.timers = totals.timers;
+        self.probes = totals.keepalive_probes + totals.window_probes;
+        self.answers = totals.keepalive_answers + totals.window_answers;
+        self.worst_rtt_us = totals.worst_rtt_us;
+    }
+
+    /// A probe was sent. If another one was out, that was not answered.
+    fn probed(&mut self, kind: ProbeKind, attempt: u32, of: Option<u32>) {
+        self.probes += 1;
+        self.is_waiting = true;
+        if attempt > 1 {
+            self.remember(ProbeResult::Unanswered);
+        }
+        self.probe = Some(Probe { kind, attempt, of });
+    }
+
+    /// Takes no more memory than it must: `top` has a history of 100,000 sockets.
+    fn remember(&mut self, result: ProbeResult) {
+        if self.results.len() >= RESULTS {
+            self.results.pop_front();
+        }
+        self.results.reserve_exact(1);
+        self.results.push_back(result);
+    }
+
+    fn silent(&mut self, idle_ms: Option<u64>) {
+        self.longest_silence_ms = self.longest_silence_ms.max(idle_ms);
+    }
+
+    fn heard_by(&mut self, when: When, idle_ms: Option<u64>) {
+        if let Some(ago) = idle_ms.map(nanos) {
+            self.heard = Some(when.monotonic_ns.saturating_sub(ago));
+        }
+    }
+
+    fn set_timer(&mut self, when: When, next_ms: Option<u64>) {
+        self.timer = next_ms.map(|next| Timer {
+            set: when.monotonic_ns,
+            due: when.monotonic_ns.saturating_add(nanos(next)),
+        });
+    }
+
+    fn set_death(&mut self, when: When, death: Option<Death>) {
+        self.death = death.map(|death| {
+            let at = when.monotonic_ns.saturating_add(nanos(death.in_ms));
+            (at, death)
+        });
+    }
+
+    /// Probes without an answer, but for the one that an open socket still waits for and the one that a
+    /// reset answered.
+    pub fn unanswered(&self) -> u64 {
+        let waiting = u64::from(self.is_waiting);
+        self.probes.saturating_sub(self.answers + waiting)
+    }
+
+    /// Why it ended, if it has.
+    pub fn cause(&self) -> Option<Cause> {
+        self.end.as_ref().map(|end| end.closed.cause)
+    }
+
+    /// The last round-trip time that was measured, microseconds.
+    pub fn latest_rtt_us(&self) -> Option<u64> {
+        let newest_first = self.results.iter().rev();
+        newest_first
+            .filter_map(|result| match result {
+                ProbeResult::Answered(rtt) => *rtt,
+                ProbeResult::Unanswered => None,
+            })
+            .next()
+    }
+
+    /// Milliseconds without a segment from the peer, until now or the end.
+    pub fn silence_ms(&self, now: u64) -> Option<u64> {
+        let now = self.end.as_ref().map_or(now, |end| end.at);
+        Some(now.saturating_sub(self.heard?) / 1_000_000)
+    }
+}
+
+fn nanos(millis: u64) -> u64 {
+    millis.saturating_mul(1_000_000)
+}

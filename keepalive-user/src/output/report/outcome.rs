@@ -1,0 +1,59 @@
+//! What became of a socket, as a report sorts and counts them.
+
+use strum::{EnumIter, IntoStaticStr};
+
+use super::mark::Mark;
+use crate::core::event::Meaning;
+
+/// What became of a socket, worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumIter, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum Outcome {
+    TimedOut,
+    ResetOrAborted,
+    /// Open, and something is or was wrong.
+    Troubled,
+    Open,
+    Orderly,
+    Unknown,
+}
+
+impl From<Meaning> for Outcome {
+    fn from(meaning: Meaning) -> Self {
+        match meaning {
+            Meaning::TimedOut => Self::TimedOut,
+            Meaning::ResetOrAborted => Self::ResetOrAborted,
+            Meaning::Orderly => Self::Orderly,
+            Meaning::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl Outcome {
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::TimedOut => "timed out",
+            Self::ResetOrAborted => "reset or aborted",
+            Self::Troubled => "open, in trouble",
+            Self::Open => "open and well",
+            Self::Orderly => "closed",
+            Self::Unknown => "ended unseen",
+        }
+    }
+
+    /// The mark that stands for it.
+    pub fn mark(self) -> Mark {
+        match self {
+            Self::TimedOut => Mark::of_meaning(Meaning::TimedOut),
+            Self::ResetOrAborted => Mark::of_meaning(Meaning::ResetOrAborted),
+            Self::Troubled => Mark::AnotherProbe,
+            Self::Open => Mark::Answer,
+            Self::Orderly => Mark::of_meaning(Meaning::Orderly),
+            Self::Unknown => Mark::of_meaning(Meaning::Unknown),
+        }
+    }
+}
