@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use keepalive_ebpf::{Filter, Identity, KIND_CLOSING, KIND_OWNER, Numbers, Record};
+use strum::IntoEnumIterator;
 
 use super::{
     clock::Clock,
@@ -20,7 +21,7 @@ use super::{
     ledger::Counts,
     owners::Owners,
     recording::Recorder,
-    tracker::{self, Observation, Tracker, Unseen},
+    tracker::{self, Observation, Tracker},
 };
 
 /// Sockets the tracker remembers.
@@ -288,27 +289,24 @@ impl<O: Owners> Pipeline<O> {
     /// Reports what no program saw since this was last reported. A probe whose record was lost on the
     /// way is counted there, not here.
     pub fn report_missed(&mut self, when: When) -> Result<()> {
-        let Unseen {
-            probes,
-            window_probes,
-            timers,
-            closes,
-        } = self.tracker.unseen();
-        self.tracker.reported_unseen();
-        let said = self.missed;
         let lost = self.lost.probes;
-        for (place, count, before) in [
-            (MissedWhere::Probe, probes, said.probe + lost),
-            (MissedWhere::WindowProbe, window_probes, said.window_probe),
-            (MissedWhere::Timer, timers, said.timer),
-            (MissedWhere::Close, closes, said.close),
-        ] {
-            let new = count.total.saturating_sub(before);
-            if new > 0 {
-                let since = count.since.unwrap_or(when.monotonic_ns);
+        let mut unseen = self.tracker.unseen().clone();
+        self.tracker.unseen().reported();
+        for place in MissedWhere::iter() {
+            let counted_as_lost = match place {
+                MissedWhere::Probe => lost,
+                MissedWhere::WindowProbe
+                | MissedWhere::Timer
+                | MissedWhere::Close
+                | MissedWhere::Unread => 0,
+            };
+            let before = *self.missed.at(place) + counted_as_lost;
+            let count = unseen.counts.at(place).saturating_sub(before);
+            if count > 0 {
+                let since = unseen.since(place).unwrap_or(when.monotonic_ns);
                 self.missed(Missed {
                     when,
-                    count: new,
+                    count,
                     since: self.clock.at(since),
                     place,
                 })?;

@@ -30,7 +30,7 @@ use crate::{
 const SHOWN: usize = 20;
 
 /// A socket, and what its explanation needs.
-pub struct Found {
+pub struct Located {
     pub row: ListedSocket,
     pub id: Identity,
     /// Defaults of its namespace.
@@ -60,7 +60,7 @@ impl Finder {
     }
 
     /// The socket that the target names; asks if there are several.
-    pub fn find(&mut self, target: &Target) -> Result<Found> {
+    pub fn find(&mut self, target: &Target) -> Result<Located> {
         let mut listing = self.lister.list(&self.namespaces, true, &|_| true)?;
         let mut matching: Vec<(Snapshot, ListedSocket)> = Vec::new();
         for socket in &listing.sockets {
@@ -78,14 +78,14 @@ impl Finder {
     }
 
     /// What finding it again needs.
-    pub fn needs(&self, found: &Found) -> Result<Needs> {
+    pub fn needs(&self, found: &Located) -> Result<Needs> {
         let here = Namespace::current()?.inode;
         let host = namespace::host().map_or(here, |(host, _)| host);
         Ok(self.lister.needs(found.id.netns != here || host != here))
     }
 
     /// The same socket as it is now; `None` if it has ended.
-    pub fn again(&mut self, before: &Found) -> Result<Option<Found>> {
+    pub fn again(&mut self, before: &Located) -> Result<Option<Located>> {
         let there = before.id.netns;
         self.namespaces.retain(|namespace| namespace.inode == there);
         let mut listing = self.lister.list(&self.namespaces, true, &|socket| {
@@ -96,7 +96,7 @@ impl Finder {
             return Ok(None);
         };
         let row = self.row(&socket, listing.hz, &mut listing.owners);
-        Ok(Some(Found {
+        Ok(Some(Located {
             is_accepted: before.is_accepted,
             ..self.found(&socket, row, &listing)
         }))
@@ -108,14 +108,14 @@ impl Finder {
         row
     }
 
-    fn found(&mut self, socket: &Snapshot, mut row: ListedSocket, listing: &Listing) -> Found {
+    fn found(&mut self, socket: &Snapshot, mut row: ListedSocket, listing: &Listing) -> Located {
         (row.cgroup, row.container_id) = self.cgroups.resolve(socket.id.cgroup);
         let is_listener = |other: &Snapshot| {
             other.id.state == state::LISTEN
                 && other.id.netns == socket.id.netns
                 && other.id.local_port == socket.id.local_port
         };
-        Found {
+        Located {
             row,
             id: socket.id,
             sysctls: listing.sysctls.get(&socket.id.netns).copied(),

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     explanation,
-    find::{Finder, Found},
+    find::{Finder, Located},
 };
 use crate::{
     cli::Selection,
@@ -36,7 +36,7 @@ const PACE: Pace = Pace {
 /// Explains a socket, and goes on until it ends or the session has to stop.
 pub fn follow(
     finder: &mut Finder,
-    found: Found,
+    found: Located,
     options: &Options,
     confinement: Confinement,
 ) -> Result<Exit> {
@@ -73,7 +73,7 @@ async fn watch_one(
     live: &mut Live,
     page: &RefCell<Page>,
     finder: &mut Finder,
-    found: Found,
+    found: Located,
 ) -> Result<()> {
     // It may have ended before we watched.
     let Some(mut found) = finder.again(&found)? else {
@@ -178,7 +178,7 @@ impl Output for Shared {
 /// Watches how connections to the same port are closed; `None` if the session had to stop.
 pub fn watch(
     finder: &Finder,
-    found: &Found,
+    found: &Located,
     time: Duration,
     options: &Options,
     confinement: Confinement,
@@ -254,7 +254,7 @@ impl Output for Closes {
 
 /// A session of this connection alone, or of all to its service.
 fn request(
-    found: &Found,
+    found: &Located,
     alone: bool,
     options: &Options,
     confinement: Confinement,

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
 
-use self::find::{Finder, Found};
+use self::find::{Finder, Located};
 use crate::{
     cli::Explain,
     core::{
@@ -81,7 +81,7 @@ fn explain_socket(target: &Target, arguments: &Explain) -> Result<Exit> {
         return Ok(Exit::Success);
     };
     let closes = live::watch(&finder, &found, time, &options, confinement)?;
-    let with = |found: &Found, owner_closes: Option<OwnerCloses>| Explanation {
+    let with = |found: &Located, owner_closes: Option<OwnerCloses>| Explanation {
         owner_closes,
         ..explanation(found)
     };
@@ -107,7 +107,7 @@ fn show(explanation: &Explanation, json: bool) -> Result<()> {
     out.flush().context("cannot write")
 }
 
-fn explanation(found: &Found) -> Explanation {
+fn explanation(found: &Located) -> Explanation {
     let host = namespace::host();
     let elsewhere = host.filter(|(netns, _)| *netns != found.row.socket.netns);
     let host = elsewhere.map(|(_, sysctls)| sysctls);

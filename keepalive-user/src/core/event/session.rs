@@ -122,7 +122,7 @@ pub struct Missed {
     pub place: MissedWhere,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema, EnumIter)]
 #[serde(rename_all = "snake_case")]
 pub enum MissedWhere {
     /// A keepalive probe that the kernel counted.
@@ -231,15 +231,27 @@ impl Losses {
 }
 
 impl MissedCounts {
-    /// Adds what a `missed` event reports.
-    pub fn add(&mut self, missed: &Missed) {
-        let total = match missed.place {
+    /// Of one place.
+    pub fn of(place: MissedWhere, count: u64) -> Self {
+        let mut counts = Self::default();
+        *counts.at(place) = count;
+        counts
+    }
+
+    /// The total of one place.
+    pub fn at(&mut self, place: MissedWhere) -> &mut u64 {
+        match place {
             MissedWhere::Probe => &mut self.probe,
             MissedWhere::WindowProbe => &mut self.window_probe,
             MissedWhere::Timer => &mut self.timer,
             MissedWhere::Close => &mut self.close,
             MissedWhere::Unread => &mut self.unread,
-        };
+        }
+    }
+
+    /// Adds what a `missed` event reports.
+    pub fn add(&mut self, missed: &Missed) {
+        let total = self.at(missed.place);
         *total = total.saturating_add(missed.count);
     }
 

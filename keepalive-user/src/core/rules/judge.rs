@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Case, Found, Middlebox, NAMESPACE_RULE, RULES, namespace_sysctls, rule_names};
+use super::{Case, Middlebox, NAMESPACE_RULE, RULES, Violation, namespace_sysctls, rule_names};
 use crate::core::{
     arithmetic,
     event::{Finding, ListedSocket, Severity, Sysctls, TcpState, When},
@@ -168,7 +168,7 @@ impl<'a> Judge<'a> {
         !is_ignored
     }
 
-    fn finding(&self, rule: &str, severity: Severity, netns: u32, found: Found) -> Finding {
+    fn finding(&self, rule: &str, severity: Severity, netns: u32, found: Violation) -> Finding {
         Finding {
             when: self.when,
             rule: rule.to_owned(),

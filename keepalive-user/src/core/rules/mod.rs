@@ -27,7 +27,7 @@ pub struct Rule {
     pub severity: Severity,
     /// For `--help`.
     pub summary: &'static str,
-    pub check: fn(&Case<'_>) -> Option<Found>,
+    pub check: fn(&Case<'_>) -> Option<Violation>,
 }
 
 /// What a rule looks at.
@@ -40,9 +40,9 @@ pub struct Case<'a> {
     pub silent_ms: u64,
 }
 
-/// What a rule found.
+/// What breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct Violation {
     pub evidence: String,
     pub consequence: String,
     pub remedy: String,
@@ -157,11 +157,11 @@ impl Case<'_> {
     }
 }
 
-fn zombie_suspect(case: &Case<'_>) -> Option<Found> {
+fn zombie_suspect(case: &Case<'_>) -> Option<Violation> {
     let silence = case
         .unguarded()
         .filter(|&silence| silence >= case.silent_ms)?;
-    Some(Found {
+    Some(Violation {
         evidence: format!(
             "{}, silent for {}, SO_KEEPALIVE off, nothing in flight",
             name(case.socket.socket.state),
@@ -172,7 +172,7 @@ fn zombie_suspect(case: &Case<'_>) -> Option<Found> {
     })
 }
 
-fn no_keepalive(case: &Case<'_>) -> Option<Found> {
+fn no_keepalive(case: &Case<'_>) -> Option<Violation> {
     /// Shorter silences are ordinary.
     const IDLE_MS: u64 = 60_000;
     // With something in between `late_for_middlebox` says more.
@@ -180,14 +180,14 @@ fn no_keepalive(case: &Case<'_>) -> Option<Found> {
         .unguarded()
         .filter(|silence| (IDLE_MS..case.silent_ms).contains(silence))
         .filter(|_| case.middlebox.is_none())?;
-    Some(Found {
+    Some(Violation {
         evidence: format!("silent for {}, SO_KEEPALIVE off", millis(silence)),
         consequence: "a peer that is gone is noticed only when something is sent".to_owned(),
         remedy: case.advice().switch_on(case.socket),
     })
 }
 
-fn late_for_middlebox(case: &Case<'_>) -> Option<Found> {
+fn late_for_middlebox(case: &Case<'_>) -> Option<Violation> {
     let middlebox = case.middlebox?;
     let keepalive = case.keepalive()?;
     if !case.lasts() || !case.leaves_the_host() {
@@ -195,7 +195,7 @@ fn late_for_middlebox(case: &Case<'_>) -> Option<Found> {
     }
     let timeout = middlebox.timeout_ms;
     if !keepalive.enabled {
-        return Some(Found {
+        return Some(Violation {
             evidence: format!("SO_KEEPALIVE off, {}", middlebox.forgets()),
             consequence: format!(
                 "dropped when it was silent for {}, and nobody is told",
@@ -209,7 +209,7 @@ fn late_for_middlebox(case: &Case<'_>) -> Option<Found> {
         return None;
     }
     let idle = case.advice().idle;
-    Some(Found {
+    Some(Violation {
         evidence: format!(
             "first probe after {} to {} of silence, {}",
             millis(first.least),
@@ -233,7 +233,7 @@ fn late_for_middlebox(case: &Case<'_>) -> Option<Found> {
     })
 }
 
-fn suppressed(case: &Case<'_>) -> Option<Found> {
+fn suppressed(case: &Case<'_>) -> Option<Violation> {
     /// Fewer are an ordinary loss.
     const RETRIES: u32 = 3;
     let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
@@ -269,7 +269,7 @@ fn suppressed(case: &Case<'_>) -> Option<Found> {
                 .to_owned(),
         )
     };
-    Some(Found {
+    Some(Violation {
         evidence: format!(
             "{} sent and not acknowledged, {} so far",
             bytes(case.socket.send_queue),
@@ -280,7 +280,7 @@ fn suppressed(case: &Case<'_>) -> Option<Found> {
     })
 }
 
-fn count_ignored(case: &Case<'_>) -> Option<Found> {
+fn count_ignored(case: &Case<'_>) -> Option<Violation> {
     let plan = case.plan?;
     let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
     let count = u64::from(keepalive.probes);
@@ -311,7 +311,7 @@ fn count_ignored(case: &Case<'_>) -> Option<Found> {
             kept.probes.least, kept.probes.most
         )
     };
-    Some(Found {
+    Some(Violation {
         evidence: format!(
             "TCP_USER_TIMEOUT {}, TCP_KEEPCNT {count}",
             millis(keepalive.user_timeout_ms)
@@ -328,7 +328,7 @@ fn count_ignored(case: &Case<'_>) -> Option<Found> {
     })
 }
 
-fn user_timeout_late(case: &Case<'_>) -> Option<Found> {
+fn user_timeout_late(case: &Case<'_>) -> Option<Violation> {
     /// As a share of the timeout: what timers may be late is not worth a word.
     const MARGIN: u64 = 8;
     let plan = case.plan?;
@@ -340,7 +340,7 @@ fn user_timeout_late(case: &Case<'_>) -> Option<Found> {
     }
     // The first run probes, the second can end it.
     let (idle, interval) = (timeout * 2 / 3000, timeout / 3000);
-    Some(Found {
+    Some(Violation {
         evidence: format!(
             "TCP_USER_TIMEOUT {}, idle {}, interval {}",
             millis(timeout),
@@ -362,10 +362,10 @@ fn user_timeout_late(case: &Case<'_>) -> Option<Found> {
     })
 }
 
-fn interval_above_idle(case: &Case<'_>) -> Option<Found> {
+fn interval_above_idle(case: &Case<'_>) -> Option<Violation> {
     let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
     let dead = case.plan?.dead_after_ms.least;
-    (keepalive.interval_ms > keepalive.time_ms && case.lasts()).then(|| Found {
+    (keepalive.interval_ms > keepalive.time_ms && case.lasts()).then(|| Violation {
         evidence: format!(
             "probes every {}, the first after {}",
             millis(keepalive.interval_ms),
@@ -382,8 +382,8 @@ fn interval_above_idle(case: &Case<'_>) -> Option<Found> {
     })
 }
 
-fn listener_without_keepalive(case: &Case<'_>) -> Option<Found> {
-    (case.socket.socket.state == TcpState::Listen && case.is_off()).then(|| Found {
+fn listener_without_keepalive(case: &Case<'_>) -> Option<Violation> {
+    (case.socket.socket.state == TcpState::Listen && case.is_off()).then(|| Violation {
         evidence: "listens with SO_KEEPALIVE off".to_owned(),
         consequence: "accepted connections have none unless the application sets it on each"
             .to_owned(),
@@ -395,7 +395,7 @@ fn listener_without_keepalive(case: &Case<'_>) -> Option<Found> {
 }
 
 /// A namespace whose defaults are not the host's: what was tuned there has no effect here.
-pub fn namespace_sysctls(here: &Sysctls, host: &Sysctls) -> Option<Found> {
+pub fn namespace_sysctls(here: &Sysctls, host: &Sysctls) -> Option<Violation> {
     let differences = here.differences(host);
     let settings: Vec<String> = differences
         .iter()
@@ -405,7 +405,7 @@ pub fn namespace_sysctls(here: &Sysctls, host: &Sysctls) -> Option<Found> {
         .into_iter()
         .map(|(name, here, host)| format!("{name} is {here}, the host's is {host}"))
         .collect();
-    (!differences.is_empty()).then(|| Found {
+    (!differences.is_empty()).then(|| Violation {
         evidence: differences.join("; "),
         consequence: "the host's sysctls have no effect in this namespace".to_owned(),
         remedy: format!(

@@ -82,7 +82,7 @@ fn in_state(state: TcpState, keepalive: Option<Keepalive>) -> ListedSocket {
 }
 
 /// What the rule of this name finds.
-fn found(name: &str, socket: &ListedSocket, middlebox: Option<&Middlebox>) -> Option<Found> {
+fn found(name: &str, socket: &ListedSocket, middlebox: Option<&Middlebox>) -> Option<Violation> {
     let plan = arithmetic::plan_of(socket, Some(250));
     let case = Case {
         socket,

@@ -5,27 +5,28 @@
 //! comes in with the records, so a recording gives the same events as the live kernel.
 
 mod continuity;
+mod interpreter;
 mod probe;
 mod socket;
 mod table;
-mod tell;
+mod unseen;
 
-pub use self::tell::acting;
+pub use self::interpreter::acting;
 
 use std::collections::VecDeque;
 
 use keepalive_ebpf::{Identity, Numbers, Record};
 
-pub use self::continuity::Unseen;
+pub use self::unseen::Unseen;
 use self::{
-    continuity::{Continuity, Gap, beginning, may_be_running},
+    continuity::{Continuity, beginning, may_be_running, missed_probes},
+    interpreter::Interpreter,
     socket::{Closer, Socket},
     table::Table,
-    tell::Teller,
 };
 use crate::core::{
     clock::Clock,
-    event::Event,
+    event::{Event, MissedCounts},
     numbers::{last_data, silence, state},
     wire::{Kind, Within},
 };
@@ -48,12 +49,21 @@ pub struct Observation {
     pub settled: bool,
 }
 
+/// The end of one socket.
+const CLOSE: MissedCounts = MissedCounts {
+    probe: 0,
+    window_probe: 0,
+    timer: 0,
+    close: 1,
+    unread: 0,
+};
+
 /// Most ends that wait for their timer run: more than a machine has CPUs.
 const ENDINGS: usize = 1 << 13;
 
 /// All sockets seen and not ended.
 pub struct Tracker {
-    teller: Teller,
+    interpreter: Interpreter,
     capacity: usize,
     sockets: Table,
     last_id: u64,
@@ -73,7 +83,7 @@ impl Tracker {
     /// programs were attached, CLOCK_MONOTONIC, nanoseconds.
     pub fn new(hz: u32, clock: Clock, capacity: usize, start: u64) -> Self {
         Self {
-            teller: Teller {
+            interpreter: Interpreter {
                 hz: hz.max(1),
                 clock,
             },
@@ -104,7 +114,7 @@ impl Tracker {
             return;
         }
         let key = record.id.sk;
-        let teller = self.teller;
+        let interpreter = self.interpreter;
         self.now = self.now.max((record.after.time, record.after.jiffies));
         if kind == Kind::Looked {
             self.looked(record, events);
@@ -114,9 +124,9 @@ impl Tracker {
             && old.is_another(record)
         {
             if old.end.is_none() && !old.is_seed {
-                self.unseen.closes.add(1, old.last_seen);
+                self.unseen.add(CLOSE, old.last_seen);
             }
-            teller.report_end(old, events);
+            interpreter.report_end(old, events);
             self.sockets.remove(key);
         }
         self.compare(record);
@@ -126,23 +136,23 @@ impl Tracker {
         }
         let socket = match self.sockets.get(key) {
             Some(socket) if !socket.is_seed => socket,
-            _ => self.meet(kind, record, events),
+            _ => self.first_seen(kind, record, events),
         };
-        socket.advance(record, teller.hz);
+        socket.advance(record, interpreter.hz);
         socket.learn(&record.id, record.after.time);
-        teller.report_answer(socket, kind, record, events);
+        interpreter.report_answer(socket, kind, record, events);
         match kind {
-            Kind::KeepaliveTimer => teller.timer(socket, record, events),
-            Kind::WindowProbe => teller.window_probe(socket, record, events),
-            Kind::Setsockopt => teller.setsockopt(socket, record, events),
-            Kind::Established => teller.established(socket, record, events),
+            Kind::KeepaliveTimer => interpreter.timer(socket, record, events),
+            Kind::WindowProbe => interpreter.window_probe(socket, record, events),
+            Kind::Setsockopt => interpreter.setsockopt(socket, record, events),
+            Kind::Established => interpreter.established(socket, record, events),
             Kind::Close => socket.end = Some(Box::new(*record)),
             Kind::Ack | Kind::Closing | Kind::Looked | Kind::Owner | Kind::Listed => {}
         }
-        // An end within a timer run is told after that run.
+        // An end within a timer run is reported after that run.
         let in_timer = kind == Kind::Close && Within::of(record) == Some(Within::KeepaliveTimer);
         if socket.end.is_some() && !in_timer {
-            teller.report_end(socket, events);
+            interpreter.report_end(socket, events);
             self.sockets.remove(key);
         } else if in_timer {
             self.bound_endings(key, events);
@@ -161,7 +171,7 @@ impl Tracker {
         if let Some(oldest) = oldest
             && let Some(socket) = self.sockets.get(oldest).filter(waiting)
         {
-            self.teller.report_end(socket, events);
+            self.interpreter.report_end(socket, events);
             self.sockets.remove(oldest);
         }
     }
@@ -169,11 +179,11 @@ impl Tracker {
     /// Reports the ends whose timer run never came, because its record was lost.
     pub fn finish(&mut self, events: &mut Vec<Observation>) {
         for socket in self.sockets.iter_mut() {
-            self.teller.report_end(socket, events);
+            self.interpreter.report_end(socket, events);
         }
     }
 
-    /// Remembers a socket that is older than the tracer. It is told of when something happens to
+    /// Remembers a socket that is older than the tracer. It is reported when something happens to
     /// it; what it may lose until then, its owner and its cookie, is known from now on. With its
     /// numbers what it does unseen is noticed from now on, too.
     pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&Numbers>) {
@@ -203,27 +213,14 @@ impl Tracker {
     }
 
     /// What no program saw so far.
-    pub fn unseen(&self) -> Unseen {
-        self.unseen
-    }
-
-    /// The unseen things are reported: what comes is counted from a later time.
-    pub fn reported_unseen(&mut self) {
-        let Unseen {
-            probes,
-            window_probes,
-            timers,
-            closes,
-        } = &mut self.unseen;
-        for count in [probes, window_probes, timers, closes] {
-            count.since = None;
-        }
+    pub fn unseen(&mut self) -> &mut Unseen {
+        &mut self.unseen
     }
 
     /// Addresses of sockets whose timer should have run `grace` seconds ago, and of which nothing was
     /// seen; without a grace, of all whose deadline has passed. `time`: now, CLOCK_MONOTONIC.
     pub fn overdue(&self, time: u64, grace: Option<u32>) -> impl Iterator<Item = u64> {
-        let hz = self.teller.hz;
+        let hz = self.interpreter.hz;
         let passed = u128::from(time.saturating_sub(self.now.0)) * u128::from(hz) / 1_000_000_000;
         let now = self.now.1.wrapping_add(passed as u64) as u32;
         self.sockets.keys(move |socket| {
@@ -239,7 +236,7 @@ impl Tracker {
     pub fn gone(&mut self, key: u64) {
         // Of one that was only listed the end may have been seen before the listing was taken.
         if let Some(socket) = self.sockets.remove(key).filter(|socket| !socket.is_seed) {
-            self.unseen.closes.add(1, socket.last_seen);
+            self.unseen.add(CLOSE, socket.last_seen);
         }
     }
 
@@ -254,8 +251,8 @@ impl Tracker {
             self.gone(key);
             return;
         }
-        let teller = self.teller;
-        if may_be_running(record, teller.hz) {
+        let interpreter = self.interpreter;
+        if may_be_running(record, interpreter.hz) {
             return;
         }
         self.compare(record);
@@ -263,28 +260,28 @@ impl Tracker {
             return;
         };
         let since = socket.last_seen;
-        socket.advance(record, teller.hz);
+        socket.advance(record, interpreter.hz);
         socket.learn(&record.id, record.after.time);
-        teller.report_answer(socket, Kind::Looked, record, events);
+        interpreter.report_answer(socket, Kind::Looked, record, events);
         if is_closed {
-            self.unseen.closes.add(1, since);
+            self.unseen.add(CLOSE, since);
             socket.end = Some(Box::new(*record));
-            teller.report_end(socket, events);
+            interpreter.report_end(socket, events);
             self.sockets.remove(key);
         }
     }
 
     /// Notes what happened to the socket of a record since it was last seen.
     fn compare(&mut self, record: &Record) {
-        let (first, hz) = (beginning(record), self.teller.hz);
+        let (first, hz) = (beginning(record), self.interpreter.hz);
         match self.sockets.get(record.id.sk) {
             Some(socket) => {
                 let since = socket.last_seen;
-                let gap = socket
+                let missed = socket
                     .continuity
                     .filter(|_| first.time >= since)
-                    .map(|continuity| continuity.gap(record, hz));
-                self.unseen.add(gap.unwrap_or_default(), since);
+                    .map(|continuity| continuity.missed(record, hz));
+                self.unseen.add(missed.unwrap_or_default(), since);
             }
             // New to us, with probes out since the peer was last heard: if that is later than our
             // start, they were ours to see.
@@ -294,21 +291,21 @@ impl Tracker {
                 let heard = silence.map(|silence| first.time.saturating_sub(silence));
                 if let Some(heard) = heard.filter(|heard| *heard >= self.start) {
                     self.unseen
-                        .add(Gap::probes(first.probes_out.into(), first), heard);
+                        .add(missed_probes(first.probes_out.into(), first), heard);
                 }
             }
             None => {}
         }
     }
 
-    /// Notes whose the socket was: from now on it has neither file nor owner.
+    /// Notes the owner of the socket: from now on it has neither file nor owner.
     fn closing(&mut self, record: &Record) {
         let (id, time) = (&record.id, record.after.time);
         if self.sockets.get(id.sk).is_none() {
             self.seed(id, time, None);
         }
         if let Some(socket) = self.sockets.get(id.sk) {
-            socket.advance(record, self.teller.hz);
+            socket.advance(record, self.interpreter.hz);
             socket.learn(id, time);
             socket.closer = Some(Box::new(Closer {
                 acting: acting(record),
@@ -318,7 +315,12 @@ impl Tracker {
     }
 
     /// A socket that no record was of before; at most it was seeded.
-    fn meet(&mut self, kind: Kind, record: &Record, events: &mut Vec<Observation>) -> &mut Socket {
+    fn first_seen(
+        &mut self,
+        kind: Kind,
+        record: &Record,
+        events: &mut Vec<Observation>,
+    ) -> &mut Socket {
         self.last_id += 1;
         let (key, time) = (record.id.sk, record.after.time);
         let mut socket = Socket::new(self.last_id, &record.id, time);
@@ -326,7 +328,7 @@ impl Tracker {
             socket.inherit(seed);
         }
         socket.learn(&record.id, time);
-        self.teller.meet(&socket, kind, record, events);
+        self.interpreter.first_seen(&socket, kind, record, events);
         self.make_room();
         self.sockets.insert(key, socket)
     }

@@ -15,7 +15,7 @@ pub enum Mark {
     SocketBusy,
     Armed,
     Closed,
-    Unseen,
+    EndUnseen,
     DataInFlight,
     DataUnsent,
     Probe,
@@ -47,7 +47,7 @@ impl Mark {
             Self::SocketBusy => "socket in use",
             Self::Armed => "keepalive set",
             Self::Closed => "closed",
-            Self::Unseen => "ended unseen",
+            Self::EndUnseen => "ended unseen",
             Self::DataInFlight => "data in flight",
             Self::DataUnsent => "data waiting",
             Self::Probe => "probe sent",
@@ -69,7 +69,7 @@ impl Mark {
             Self::SocketBusy => "a process held the socket: tried again at once",
             Self::Armed => "keepalive was switched on, off or retimed",
             Self::Closed => "closed by one of its ends",
-            Self::Unseen => "ended, and the cause was not seen",
+            Self::EndUnseen => "ended, and the cause was not seen",
             Self::DataInFlight => "no probe: data is unacknowledged, retransmission decides",
             Self::DataUnsent => "no probe: data waits to be sent, the window is closed",
             Self::Probe => "the first probe after the idle time",
@@ -91,7 +91,7 @@ impl Mark {
             Self::SocketBusy => "M-4-4H4L-4 4H4z",
             Self::Armed => "M-3-5H-1V5H-3zM-1-5L5-2L-1 1z",
             Self::Closed => "M-5-1.2H5V1.2H-5z",
-            Self::Unseen => "M-5-1.2H-2V1.2H-5zM2-1.2H5V1.2H2z",
+            Self::EndUnseen => "M-5-1.2H-2V1.2H-5zM2-1.2H5V1.2H2z",
             Self::DataInFlight => "M-4.2-4.2H4.2V4.2H-4.2z",
             Self::DataUnsent => "M-4.4-4.4H4.4V4.4H-4.4zM-2.2-2.2V2.2H2.2V-2.2z",
             Self::Probe => "M-4.6 0a4.6 4.6 0 1 0 9.2 0a4.6 4.6 0 1 0-9.2 0z",
@@ -113,7 +113,7 @@ impl Mark {
                 ("#7c8798", "#8e99ab")
             }
             Self::Armed => ("#3f6f8f", "#7fb2d1"),
-            Self::Closed | Self::Unseen => ("#5d6675", "#a6b0c0"),
+            Self::Closed | Self::EndUnseen => ("#5d6675", "#a6b0c0"),
             Self::DataInFlight => ("#7b4fc4", "#b395ee"),
             Self::DataUnsent | Self::WindowProbe => ("#a36a00", "#e3b341"),
             Self::Probe => ("#2563d9", "#6ea8ff"),
@@ -162,7 +162,7 @@ impl Mark {
             Meaning::TimedOut => Self::TimedOut,
             Meaning::ResetOrAborted => Self::ResetOrAborted,
             Meaning::Orderly => Self::Closed,
-            Meaning::Unknown => Self::Unseen,
+            Meaning::Unknown => Self::EndUnseen,
         }
     }
 }

@@ -12,6 +12,7 @@ use keepalive_ebpf::{
 
 use crate::core::{
     arithmetic::Effective,
+    event::{MissedCounts, MissedWhere},
     numbers::{pending, silence, state, unsent},
 };
 
@@ -41,15 +42,6 @@ enum Deadline {
     Exact,
     /// Computed: the programs saw the socket just before the timer was armed.
     About,
-}
-
-/// What happened between two observations, beyond what is known of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gap {
-    pub probes: u64,
-    pub window_probes: u64,
-    /// Runs of the keepalive timer that sent no probe, or of which that is not known.
-    pub timers: u64,
 }
 
 /// The numbers at the beginning of what a record observed.
@@ -103,26 +95,23 @@ impl Continuity {
         }
     }
 
-    /// What happened between then and this record.
-    pub fn gap(&self, record: &Record, hz: u32) -> Gap {
+    /// What happened between then and this record, beyond what is known of it.
+    pub fn missed(&self, record: &Record, hz: u32) -> MissedCounts {
         let now = beginning(record);
         let probes = self.jump(now);
         if probes > 0 {
-            return Gap::probes(probes, now);
+            return missed_probes(probes, now);
         }
         if !self.is_rearmed(record, now, hz) {
-            return Gap::default();
+            return MissedCounts::default();
         }
         // An idle socket was probed, and the answer reset the count.
         let idle = self.expires.wrapping_sub(self.heard) >= Effective::of(record, hz).time;
         let quiet = self.heard != 0 && traffic(now) == self.traffic && unsent(now) == 0;
         if idle && quiet && now.segs_out != self.segs_out {
-            return Gap::probes(1, now);
+            return missed_probes(1, now);
         }
-        Gap {
-            timers: 1,
-            ..Gap::default()
-        }
+        MissedCounts::of(MissedWhere::Timer, 1)
     }
 
     /// Probes that raised `icsk_probes_out`. An acceptable ACK resets it, and leaves its time.
@@ -176,21 +165,15 @@ impl Continuity {
     }
 }
 
-impl Gap {
-    /// Probes, of the kind that the socket makes now: `tcp_keepalive_timer` makes none while data waits.
-    pub fn probes(count: u64, now: &Numbers) -> Self {
-        if unsent(now) > 0 || now.pending == pending::PROBE0 {
-            Self {
-                window_probes: count,
-                ..Self::default()
-            }
-        } else {
-            Self {
-                probes: count,
-                ..Self::default()
-            }
-        }
-    }
+/// Probes, of the kind that the socket makes now: `tcp_keepalive_timer` makes none while data waits.
+pub fn missed_probes(count: u64, now: &Numbers) -> MissedCounts {
+    let is_window = unsent(now) > 0 || now.pending == pending::PROBE0;
+    let place = if is_window {
+        MissedWhere::WindowProbe
+    } else {
+        MissedWhere::Probe
+    };
+    MissedCounts::of(place, count)
 }
 
 /// Whether the keepalive timer of a socket that was read on request may be running right then: its own
@@ -223,42 +206,6 @@ fn traffic(numbers: &Numbers) -> u32 {
 /// Whether `stamp` is at or after `start`, both low 32 bits of jiffies.
 pub fn is_since(start: u32, stamp: u32) -> bool {
     stamp.wrapping_sub(start) < 1 << 31
-}
-
-/// What no program saw, of all sockets.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Unseen {
-    pub probes: Count,
-    pub window_probes: Count,
-    pub timers: Count,
-    pub closes: Count,
-}
-
-/// How often, and since when.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Count {
-    pub total: u64,
-    /// CLOCK_MONOTONIC of the earliest observation before those not yet reported, nanoseconds.
-    pub since: Option<u64>,
-}
-
-impl Unseen {
-    /// Adds what happened after an observation.
-    pub fn add(&mut self, gap: Gap, since: u64) {
-        self.probes.add(gap.probes, since);
-        self.window_probes.add(gap.window_probes, since);
-        self.timers.add(gap.timers, since);
-    }
-}
-
-impl Count {
-    /// Adds some, which happened after an observation.
-    pub fn add(&mut self, count: u64, since: u64) {
-        if count > 0 {
-            self.total += count;
-            self.since = Some(self.since.map_or(since, |earliest| earliest.min(since)));
-        }
-    }
 }
 
 #[cfg(test)]

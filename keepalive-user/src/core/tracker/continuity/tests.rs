@@ -125,7 +125,7 @@ impl Kernel {
 }
 
 /// How often the kernel probed, how many of these the tracker saw, and what it found missing.
-fn watch(runs: &[(u64, Peer, bool)]) -> (u64, u64, Unseen, bool) {
+fn watch(runs: &[(u64, Peer, bool)]) -> (u64, u64, MissedCounts, bool) {
     let mut kernel = Kernel::new();
     let mut tracker = Tracker::new(HZ, Clock { offset_ns: 0 }, 10, 0);
     let mut seen: Vec<Observation> = Vec::new();
@@ -148,7 +148,7 @@ fn watch(runs: &[(u64, Peer, bool)]) -> (u64, u64, Unseen, bool) {
     (
         kernel.probes,
         probes.count() as u64,
-        tracker.unseen(),
+        tracker.unseen().counts,
         kernel.is_closed,
     )
 }
@@ -168,9 +168,7 @@ proptest! {
     ) {
         let (probes, seen, unseen, _) = watch(&runs);
         prop_assert_eq!(probes, seen);
-        for count in [unseen.probes, unseen.window_probes, unseen.timers, unseen.closes] {
-            prop_assert_eq!(count.total, 0);
-        }
+        prop_assert_eq!(unseen, MissedCounts::default());
     }
 
     /// A peer that is silent: every probe leaves its mark.
@@ -179,10 +177,10 @@ proptest! {
         runs in proptest::collection::vec((0..9u64, Just(Peer::Silent), any::<bool>()), 0..9),
     ) {
         let (probes, seen, unseen, is_closed) = watch(&runs);
-        prop_assert_eq!(seen + unseen.probes.total, probes);
+        prop_assert_eq!(seen + unseen.probe, probes);
         // The run that killed it, if that was not seen.
         let killed_unseen = is_closed && !runs[usize::from(COUNT)].2;
-        prop_assert_eq!(unseen.closes.total, u64::from(killed_unseen));
+        prop_assert_eq!(unseen.close, u64::from(killed_unseen));
     }
 
     /// A peer that answers, or not: never more than there were.
@@ -191,7 +189,7 @@ proptest! {
         runs in proptest::collection::vec((0..9u64, any_peer(), any::<bool>()), 0..30),
     ) {
         let (probes, seen, unseen, _) = watch(&runs);
-        prop_assert!(seen + unseen.probes.total <= probes, "{seen} + {unseen:?} > {probes}");
+        prop_assert!(seen + unseen.probe <= probes, "{seen} + {unseen:?} > {probes}");
     }
 }
 
@@ -202,7 +200,7 @@ fn a_single_unseen_probe_that_was_answered_is_found() {
     // Probe, `not_idle`, probe (unseen), `not_idle`.
     let (probes, seen, unseen, _) = watch(&[run(true), run(true), run(false), run(true)]);
     assert_eq!((probes, seen), (2, 1));
-    assert_eq!((unseen.probes.total, unseen.timers.total), (1, 0));
+    assert_eq!((unseen.probe, unseen.timer), (1, 0));
 }
 
 #[test]
@@ -210,7 +208,7 @@ fn an_unseen_run_without_a_probe_is_found() {
     let run = |is_seen| (1, Peer::Answers, is_seen);
     let (probes, seen, unseen, _) = watch(&[run(true), run(false), run(true)]);
     assert_eq!((probes, seen), (2, 2));
-    assert_eq!((unseen.probes.total, unseen.timers.total), (0, 1));
+    assert_eq!((unseen.probe, unseen.timer), (0, 1));
 }
 
 /// A socket is read on one CPU while its timer runs on another: the run's own record is under way.
@@ -231,7 +229,7 @@ fn a_run_that_is_not_over_is_not_missed() {
     }
     kernel.at(kernel.numbers.jiffies + 9);
     tracker.observe(&kernel.record(KIND_LOOKED, Numbers::default()), &mut seen);
-    assert_eq!(tracker.unseen().probes.total, 0);
+    assert_eq!(tracker.unseen().counts.probe, 0);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a record tells of a socket: events from the two, and nothing else.
+//! What a record means for a socket: events from the two, and nothing else.
 
 use keepalive_ebpf::{
     FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, Numbers, Record,
@@ -23,16 +23,22 @@ use crate::core::{
     wire::Kind,
 };
 
-/// What it takes to tell: the kernel's tick, per second, and the clock.
+/// What it takes to interpret a record: the kernel's tick, per second, and the clock.
 #[derive(Clone, Copy)]
-pub struct Teller {
+pub struct Interpreter {
     pub hz: u32,
     pub clock: Clock,
 }
 
-impl Teller {
+impl Interpreter {
     /// The first record of a socket. If keepalive was on already, that is worth an event.
-    pub fn meet(self, socket: &Socket, kind: Kind, record: &Record, events: &mut Vec<Observation>) {
+    pub fn first_seen(
+        self,
+        socket: &Socket,
+        kind: Kind,
+        record: &Record,
+        events: &mut Vec<Observation>,
+    ) {
         // One that never got its connection is no older than its SYN.
         let connecting = matches!(record.from_state, state::SYN_SENT | state::SYN_RECV);
         let older = record.id.keepopen != 0
@@ -172,7 +178,7 @@ impl Teller {
         events.push(socket.observation(record, Event::Armed(self.about(socket, record, what))));
     }
 
-    /// If the record shows that the outstanding probe was answered, says so first.
+    /// If the record shows that the outstanding probe was answered, reports that first.
     pub fn report_answer(
         self,
         socket: &mut Socket,
