@@ -171,8 +171,8 @@ fn report_says_what_it_needs() {
     expect_usage_error(&["report"], &["FILE", "--output"]);
     expect_usage_error(&["report", "x.kar"], &["--output"]);
     for name in ["report", "report.pdf", ".html"] {
-        expect_usage_error(&["report", "x.kar", "-o", name], &[name, ".html, .svg"]);
-        expect_usage_error(&["trace", "--report", name], &[name, ".html, .svg"]);
+        expect_usage_error(&["report", "x.kar", "-o", name], &[name, ".html or .svg"]);
+        expect_usage_error(&["trace", "--report", name], &[name, ".html or .svg"]);
     }
     let socket = ["report", "x.kar", "-o", "x.svg", "--socket", "host:22"];
     expect_usage_error(&socket, &["host:22", "ADDR:PORT"]);

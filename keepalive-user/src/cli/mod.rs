@@ -135,7 +135,7 @@ pub struct Trace {
     /// Write to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Write a report to this file at the end: .html for a page, .svg or .png for a picture
+    /// Write a report to this file at the end: .html for a page, .svg for a picture
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Check the open sockets when the trace begins, as `keepalive audit` does

@@ -87,7 +87,7 @@ const REPORT_EXAMPLES: &str = "\
 Examples:
   keepalive report trace.kar -o report.html          everything on one page: open it in a browser
   keepalive report trace.kar -o report.html -R 5432  only connections to PostgreSQL
-  keepalive report trace.kar -o report.png           a picture of all
+  keepalive report trace.kar -o report.svg           a picture of all
   keepalive report trace.kar -o one.svg --socket :5432
   keepalive trace --report report.html               without a recording
 
@@ -99,7 +99,7 @@ pub struct Report {
     /// Recordings made by `keepalive trace --record`, of one trace; - is standard input
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Write to this file: .html for a page, .svg or .png for a picture
+    /// Write to this file: .html for a page, .svg for a picture
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     /// Overwrite it if it exists

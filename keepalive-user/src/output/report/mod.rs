@@ -4,6 +4,7 @@
 mod charts;
 mod headline;
 mod histogram;
+mod lane;
 mod mark;
 mod model;
 mod outcome;
@@ -14,7 +15,6 @@ mod story;
 mod svg;
 mod theme;
 mod time;
-mod timeline;
 
 use std::path::Path;
 
@@ -34,7 +34,6 @@ use crate::core::{
 pub enum Format {
     Page,
     Svg,
-    Png,
 }
 
 /// Writes a finished report to its file.
@@ -59,10 +58,9 @@ impl Report {
         match path.extension().and_then(|suffix| suffix.to_str()) {
             Some("html" | "htm") => Ok(Format::Page),
             Some("svg") => Ok(Format::Svg),
-            Some("png") => Ok(Format::Png),
             _ => {
                 let message = format!(
-                    "{}: a report is a page or a picture: name it .html, .svg or .png",
+                    "{}: a report is a page or a picture: name it .html or .svg",
                     path.display()
                 );
                 Err(Refusal::new(Exit::Usage, message).into())
@@ -107,8 +105,7 @@ impl Report {
                 let open = socket.map(|story| story.history.socket.id);
                 page::page(model, &worst_first, open)?.into_bytes()
             }
-            Format::Svg => picture().svg(true).into_bytes(),
-            Format::Png => picture::png(&picture())?,
+            Format::Svg => picture().svg().into_bytes(),
         })
     }
 }
@@ -141,7 +138,7 @@ impl Report {
         let worst = self.model.worst_first();
         let one = worst
             .first()
-            .map(|story| picture::one(&self.model, story).svg(true));
+            .map(|story| picture::one(&self.model, story).svg());
         for svg in [picture, one.unwrap_or_default().into_bytes()] {
             assert_eq!(count(&svg, "<script"), 0);
             assert!(count(&svg, "<svg") <= 1);

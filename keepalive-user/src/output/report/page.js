@@ -57,27 +57,6 @@ function icon(name) {
   return draw("svg", { class: "mark", viewBox: "-8 -8 16 16", "aria-hidden": "true" }, use(name, 0, 0));
 }
 
-const text = (x, y, kind, words) => draw("text", { x, y, class: kind }, words);
-const line = (x1, y1, x2, y2, kind) => draw("line", { x1, y1, x2, y2, class: kind });
-
-// Steps of a time axis, milliseconds.
-const STEPS = [5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 108e5, 216e5, 432e5, 864e5];
-
-/** Times of day, at round ones. */
-function timeAxis([from, to], [left, right], y) {
-  const length = to - from, most = Math.max(Math.floor((right - left) / 92), 1);
-  const step = STEPS.find((it) => length / it <= most) ?? Math.ceil(length / most / 864e5) * 864e5;
-  const midnight = data.epoch_ms % 864e5;
-  const parts = [line(left, y, right, y, "grid l-line")];
-  for (let tick = Math.ceil((midnight + from) / step) * step - midnight; tick <= to; tick += step) {
-    const x = left + ((tick - from) / (to - from)) * (right - left);
-    // The words of a tick at the edge stay within the picture.
-    const [at, kind] = x < left + 30 ? [left, "s f-soft"] : x > right - 30 ? [right, "s f-soft e"] : [x, "s f-soft m"];
-    parts.push(line(x, y, x, y + 5, "grid l-soft"), text(at, y + 18, kind, clock(tick, step < 1000 ? 3 : 0)));
-  }
-  return parts;
-}
-
 const outcomeOf = (socket) => data.outcomes[OUTCOMES.indexOf(socket.outcome)];
 const path = (socket) => `${socket.local} → ${socket.peer}`;
 
@@ -115,62 +94,9 @@ byId("legend").append(
     make("li", {}, icon(mark.name), make("div", {}, make("b", {}, mark.label), make("span", {}, ` ${mark.meaning}`)))),
 );
 
-// Lanes: the worst sockets.
-const LANES = 8;
-
-function lane(socket, width) {
-  const height = 44, y = 28;
-  const x = (ms) => (ms / data.length_ms) * width;
-  const parts = [
-    draw("line", { x1: 0, y1: y, x2: width, y2: y, class: "grid l-line" }),
-    draw("line", { x1: x(socket.from), y1: y, x2: x(socket.to), y2: y, class: "thick l-soft" }),
-  ];
-  for (const [from, to] of socket.phases) {
-    parts.push(hatch(x(from), y - 12, Math.max(x(to) - x(from), 2), 24));
-  }
-  if (socket.missing) parts.push(...bars(socket, x, y));
-  for (const [at, mark] of inOrder(socket.events)) {
-    const left = Math.min(Math.max(x(at), 6), width - 6);
-    parts.push(use(MARKS[mark], left.toFixed(1), MARKS[mark] === "answer" ? y - 12 : y));
-  }
-  return draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": socket.verdict }, ...parts);
-}
-
-const hatch = (x, y, width, height) =>
-  draw("rect", { x, y, width, height, fill: "url(#hatch)", "fill-opacity": 0.45 });
-
-/** The least important first, so that the others are drawn over them. */
-const inOrder = (events) => [...events].sort((one, other) => one[1] - other[1]);
-
-/** Where events are missing: the worst mark of each bucket of time. */
-function bars(socket, x, y) {
-  const [first, last] = [socket.events[socket.gap - 1][0], socket.events[socket.gap][0]];
-  const bars = [];
-  for (let bucket = Math.floor(first / data.bucket_ms); bucket * data.bucket_ms <= last; bucket++) {
-    const mark = markOf(socket.strip[bucket]);
-    const from = Math.max(bucket * data.bucket_ms, first), to = Math.min((bucket + 1) * data.bucket_ms, last);
-    if (!mark || to <= from) continue;
-    const width = Math.max(x(to) - x(from) - 0.5, 0.5);
-    bars.push(draw("rect", { x: x(from), y: y - 3, width, height: 6, class: `f-${mark}` }));
-  }
-  return bars;
-}
-
 const markOf = (letter) => (letter && letter !== "." ? MARKS[letter.charCodeAt(0) - 97] : null);
 
-function laneRow(socket) {
-  const who = make("div", { class: "who" },
-    make("b", {}, icon(outcomeOf(socket).mark), socket.verdict),
-    make("span", { class: "line" }, `${socket.owner}   ${path(socket)}`));
-  return make("li", {}, make("a", { href: `#socket-${socket.id}` }, who, lane(socket, 760)));
-}
-
-function laneAxis(width) {
-  return draw("svg", { viewBox: `0 0 ${width} 26`, "aria-hidden": "true" }, ...timeAxis([0, data.length_ms], [0, width], 2));
-}
-
 byId("worst").hidden = data.sockets.length === 0;
-byId("lanes").append(...data.sockets.slice(0, LANES).map(laneRow), make("li", { class: "axis" }, laneAxis(760)));
 
 // The table.
 const COLUMNS = [

@@ -12,6 +12,7 @@ use strum::IntoEnumIterator;
 use super::{
     charts::{self, Chart, NARROW},
     headline::{Headline, Tone, headlines},
+    lane,
     mark::Mark,
     model::Model,
     outcome::Outcome,
@@ -150,7 +151,8 @@ pub fn page(model: &Model, worst_first: &[&Story], open: Option<u64>) -> Result<
     page = page.replace("/*STYLE*/", &style);
     page = page.replace("/*SCRIPT*/", SCRIPT);
     page = page.replace("POLICY", &policy);
-    // Last: nothing in it is replaced any more.
+    // What has names in it comes last: only `"DATA"` is replaced after the lanes, whose text has no quotes.
+    page = page.replace("<!--LANES-->", &lane::items(model, worst_first));
     Ok(page.replace("\"DATA\"", &data))
 }
 

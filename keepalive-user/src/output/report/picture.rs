@@ -1,17 +1,15 @@
 //! Whole pictures: all sockets, or one.
 
-use anyhow::{Context, Result, anyhow};
-use resvg::{tiny_skia, usvg};
-
 use super::{
     charts::{self, Chart},
     headline::{Tone, headlines},
+    lane,
     mark::Mark,
     model::Model,
     page::facts,
     story::{Moment, Story},
     svg::{Svg, cut, definitions},
-    theme, timeline,
+    theme,
 };
 use crate::core::words::count;
 
@@ -84,6 +82,7 @@ fn lanes(model: &Model, stories: &[&Story]) -> Chart {
     const LANE: f64 = 54.0;
     let mut svg = Svg::default();
     let width = INNER - 2.0 * PADDING - NAMES;
+    let span = (0, model.length_ms());
     let mut y = 0.0;
     for story in stories {
         let mark = story.outcome().mark();
@@ -100,17 +99,14 @@ fn lanes(model: &Model, stories: &[&Story]) -> Chart {
             story.history.socket.local, story.history.socket.peer
         );
         svg.text((24.0, y + 36.0), "s f-ink", &cut(&who, 54));
-        svg.part((NAMES, y), &timeline::lane(model, story, width, 25.0));
+        svg.part(
+            (NAMES, y),
+            &lane::lane(&model.scale, story, span, width, 25.0),
+        );
         y += LANE;
     }
     let across = (NAMES, NAMES + width);
-    charts::time_axis(
-        &mut svg,
-        &model.scale,
-        (0, model.length_ms()),
-        across,
-        y + 2.0,
-    );
+    charts::time_axis(&mut svg, &model.scale, span, across, y + 2.0);
     Chart {
         svg,
         height: y + 26.0,
@@ -132,7 +128,7 @@ pub fn one(model: &Model, story: &Story) -> Sheet {
     sheet.line(None, "s f-soft", &numbers(story));
     sheet.line(None, "s f-soft", &model.scale.period());
     sheet.y += 10.0;
-    let chart = timeline::alone(model, story, INNER - 2.0 * PADDING);
+    let chart = lane::alone(&model.scale, story, INNER - 2.0 * PADDING);
     sheet.card("Over time", &chart);
     sheet.card("In words", &said(model, story));
     sheet
@@ -265,14 +261,13 @@ impl Sheet {
             .part((x + PADDING, self.y + PADDING + 34.0), &chart.svg);
     }
 
-    /// The picture; `follows` if it is to be dark where its viewer is.
-    pub fn svg(&self, follows: bool) -> String {
+    pub fn svg(&self) -> String {
         let height = self.y + MARGIN - 18.0;
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" \
              width=\"{WIDTH}\" height=\"{height:.0}\"><style>{}</style>{}\
              <rect width=\"100%\" height=\"100%\" class=\"f-page\"/>{}</svg>\n",
-            theme::picture(follows),
+            theme::picture(),
             definitions(),
             self.svg.body
         )
@@ -284,25 +279,4 @@ fn capital(text: &str) -> String {
     let mut rest = text.chars();
     let first = rest.next().map(char::to_uppercase);
     first.into_iter().flatten().chain(rest).collect()
-}
-
-/// The picture in pixels, two to a unit, with a font of our own.
-pub fn png(sheet: &Sheet) -> Result<Vec<u8>> {
-    const ZOOM: f32 = 2.0;
-    let mut options = usvg::Options {
-        font_family: "Hack".to_owned(),
-        ..usvg::Options::default()
-    };
-    let fonts = options.fontdb_mut();
-    fonts.load_font_data(epaint_default_fonts::HACK_REGULAR.to_vec());
-    fonts.set_monospace_family("Hack");
-    let tree = usvg::Tree::from_str(&sheet.svg(false), &options)
-        .context("the picture is not understood")?;
-    let size = tree.size().to_int_size().scale_by(ZOOM);
-    let mut pixels = size
-        .and_then(|size| tiny_skia::Pixmap::new(size.width(), size.height()))
-        .ok_or_else(|| anyhow!("a picture of that size cannot be drawn"))?;
-    let zoom = tiny_skia::Transform::from_scale(ZOOM, ZOOM);
-    resvg::render(&tree, zoom, &mut pixels.as_mut());
-    pixels.encode_png().context("the picture cannot be written")
 }

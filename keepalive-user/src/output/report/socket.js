@@ -85,6 +85,48 @@ function timeKey(event) {
   event.stopPropagation();
 }
 
+// The chart: drawn anew whenever another span of time is looked at.
+const text = (x, y, kind, words) => draw("text", { x, y, class: kind }, words);
+const line = (x1, y1, x2, y2, kind) => draw("line", { x1, y1, x2, y2, class: kind });
+
+// Steps of a time axis, milliseconds.
+const STEPS = [5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 108e5, 216e5, 432e5, 864e5];
+
+/** Times of day, at round ones. */
+function timeAxis([from, to], [left, right], y) {
+  const length = to - from, most = Math.max(Math.floor((right - left) / 92), 1);
+  const step = STEPS.find((it) => length / it <= most) ?? Math.ceil(length / most / 864e5) * 864e5;
+  const midnight = data.epoch_ms % 864e5;
+  const parts = [line(left, y, right, y, "grid l-line")];
+  for (let tick = Math.ceil((midnight + from) / step) * step - midnight; tick <= to; tick += step) {
+    const x = left + ((tick - from) / (to - from)) * (right - left);
+    // The words of a tick at the edge stay within the picture.
+    const [at, kind] = x < left + 30 ? [left, "s f-soft"] : x > right - 30 ? [right, "s f-soft e"] : [x, "s f-soft m"];
+    parts.push(line(x, y, x, y + 5, "grid l-soft"), text(at, y + 18, kind, clock(tick, step < 1000 ? 3 : 0)));
+  }
+  return parts;
+}
+
+const hatch = (x, y, width, height) =>
+  draw("rect", { x, y, width, height, fill: "url(#hatch)", "fill-opacity": 0.45 });
+
+/** The least important first, so that the others are drawn over them. */
+const inOrder = (events) => [...events].sort((one, other) => one[1] - other[1]);
+
+/** Where events are missing: the worst mark of each bucket of time. */
+function bars(socket, x, y) {
+  const [first, last] = [socket.events[socket.gap - 1][0], socket.events[socket.gap][0]];
+  const bars = [];
+  for (let bucket = Math.floor(first / data.bucket_ms); bucket * data.bucket_ms <= last; bucket++) {
+    const mark = markOf(socket.strip[bucket]);
+    const from = Math.max(bucket * data.bucket_ms, first), to = Math.min((bucket + 1) * data.bucket_ms, last);
+    if (!mark || to <= from) continue;
+    const width = Math.max(x(to) - x(from) - 0.5, 0.5);
+    bars.push(draw("rect", { x: x(from), y: y - 3, width, height: 6, class: `f-${mark}` }));
+  }
+  return bars;
+}
+
 const xOf = (ms) => SIDE + ((ms - one.from) / (one.to - one.from)) * (WIDTH - SIDE - 12);
 const isSeen = (ms) => ms >= one.from && ms <= one.to;
 

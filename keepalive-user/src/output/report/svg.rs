@@ -94,21 +94,6 @@ impl Svg {
         ));
     }
 
-    pub fn polygon(&mut self, points: &[(f64, f64)], class: &str) {
-        self.put(format_args!("<polygon class=\"{class}\" points=\""));
-        for (x, y) in points {
-            self.put(format_args!("{},{} ", N(*x), N(*y)));
-        }
-        self.put(format_args!("\"/>"));
-    }
-
-    pub fn circle(&mut self, (x, y): (f64, f64), radius: f64, class: &str) {
-        let [x, y, radius] = [x, y, radius].map(N);
-        self.put(format_args!(
-            "<circle cx=\"{x}\" cy=\"{y}\" r=\"{radius}\" class=\"{class}\"/>"
-        ));
-    }
-
     pub fn text(&mut self, (x, y): (f64, f64), class: &str, text: &str) {
         let ([x, y], text) = ([x, y].map(N), xml(text));
         self.put(format_args!(
@@ -135,6 +120,15 @@ impl Svg {
         // Writing to a string does not fail.
         let _ = self.body.write_fmt(markup);
     }
+}
+
+/// A mark within a line of the page.
+pub fn icon(mark: Mark) -> String {
+    let name = mark.name();
+    format!(
+        "<svg class=\"mark\" viewBox=\"-8 -8 16 16\" aria-hidden=\"true\">\
+         <use href=\"#m-{name}\" class=\"f-{name}\"/></svg>"
+    )
 }
 
 /// Text within markup: nothing in it is markup, or invisible.

@@ -53,16 +53,12 @@ pub fn page() -> String {
     )
 }
 
-/// For a picture by itself: light, and dark where it can follow the viewer's theme.
-pub fn picture(follows: bool) -> String {
+/// For a picture by itself: light, and dark where its viewer is. The fonts are the viewer's.
+pub fn picture() -> String {
     let dark = classes(|(_, _, dark)| dark.to_owned());
-    let dark = match follows {
-        true => format!("@media(prefers-color-scheme:dark){{{dark}}}"),
-        false => String::new(),
-    };
     format!(
-        "text{{font-family:ui-monospace,Hack,'DejaVu Sans Mono',Menlo,Consolas,monospace;white-space:pre}}\
-         {}{SHAPES}{dark}",
+        "text{{font-family:ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;white-space:pre}}\
+         {}{SHAPES}@media(prefers-color-scheme:dark){{{dark}}}",
         classes(|(_, light, _)| light.to_owned())
     )
 }

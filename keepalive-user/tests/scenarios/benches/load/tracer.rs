@@ -115,9 +115,7 @@ impl Loaded {
             .take(2)
             .filter_map(|field| field.parse::<u64>().ok())
             .sum();
-        // SAFETY: takes no pointers.
-        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-        Ok(ticks as f64 / per_second as f64)
+        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
     }
 
     fn peak_kib(&self) -> Result<u64> {
