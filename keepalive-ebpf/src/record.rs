@@ -2,7 +2,7 @@
 //!
 //! Every record has the same size and shape: who the socket is ([`Identity`]), how keepalive is
 //! set on it ([`Settings`]), and the kernel's numbers at the end of what was observed
-//! ([`Numbers`], `after`). Records of something with a beginning (a timer run, an ACK) also
+//! ([`TcpSample`], `after`). Records of something with a beginning (a timer run, an ACK) also
 //! carry the numbers at that beginning (`before`), so that user space reads the kernel's
 //! decision off the difference.
 //!
@@ -137,7 +137,7 @@ pub struct Settings {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
-pub struct Numbers {
+pub struct TcpSample {
     /// `bpf_ktime_get_ns()`: CLOCK_MONOTONIC, nanoseconds.
     pub time: u64,
     /// `bpf_jiffies64()`.
@@ -215,14 +215,14 @@ pub struct Record {
     pub id: Identity,
     pub settings: Settings,
     /// At the beginning of what was observed; zero where it has no beginning.
-    pub before: Numbers,
+    pub before: TcpSample,
     /// At its end.
-    pub after: Numbers,
+    pub after: TcpSample,
 }
 
 const _: () = {
     assert!(size_of::<Identity>() == 88);
     assert!(size_of::<Settings>() == 40);
-    assert!(size_of::<Numbers>() == 88);
+    assert!(size_of::<TcpSample>() == 88);
     assert!(size_of::<Record>() == 336);
 };

@@ -2,13 +2,13 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Identity, Numbers, Settings};
+use crate::{Identity, Settings, TcpSample};
 
 /// `Snapshot::kind`: a full socket.
 pub const SNAPSHOT_SOCKET: u8 = 1;
-/// `Snapshot::kind`: a `struct inet_timewait_sock`; `numbers.expires` is its end.
+/// `Snapshot::kind`: a `struct inet_timewait_sock`; `sample.expires` is its end.
 pub const SNAPSHOT_TIME_WAIT: u8 = 2;
-/// `Snapshot::kind`: a `struct request_sock` (SYN_RECV); `numbers.expires` is its SYN-ACK timer.
+/// `Snapshot::kind`: a `struct request_sock` (SYN_RECV); `sample.expires` is its SYN-ACK timer.
 pub const SNAPSHOT_REQUEST: u8 = 3;
 
 /// `Snapshot::known`: `settings` and `id.keepopen`.
@@ -30,8 +30,8 @@ pub struct Snapshot {
     pub id: Identity,
     pub settings: Settings,
     /// `expires` and `timer_pending` are those of the timer in the keepalive timer's place.
-    pub numbers: Numbers,
-    /// Deadline of the write timer, 64-bit jiffies, valid if `numbers.pending` is not 0.
+    pub sample: TcpSample,
+    /// Deadline of the write timer, 64-bit jiffies, valid if `sample.pending` is not 0.
     pub write_expires: u64,
     /// Deadline of the delayed ACK, 64-bit jiffies, valid if `delack_pending` is not 0.
     pub delack_expires: u64,

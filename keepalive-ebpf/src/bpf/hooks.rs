@@ -8,7 +8,7 @@ use keepalive_ebpf::{
     FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK, KIND_CLOSE, KIND_CLOSING,
     KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_LOOKED, KIND_OWNER, KIND_SETSOCKOPT,
     KIND_WINDOW_PROBE, LOOK_FULL, LOOK_GONE, LOOK_REPORTED, LOSS_REPORTED, LOSS_RING,
-    LOSS_RING_PROBES, LOSS_SCRATCH, Numbers, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING,
+    LOSS_RING_PROBES, LOSS_SCRATCH, Record, TcpSample, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING,
     WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
 };
 
@@ -324,18 +324,18 @@ fn within(sk: u64) -> u8 {
 
 /// Notes on this CPU that a kernel function began to work on `sk`.
 #[inline(always)]
-fn note_entry(index: u32, sk: u64, pending: u8, numbers: Option<Timer>) {
+fn note_entry(index: u32, sk: u64, pending: u8, sample: Option<Timer>) {
     let Some(noted) = IN_FLIGHT.get_ptr_mut(index) else {
         return;
     };
     // SAFETY: this CPU's map value; the functions noted here do not nest on one CPU.
     let noted = unsafe { &mut *noted };
     noted.sk = 0;
-    if let Some(timer) = numbers {
+    if let Some(timer) = sample {
         let Some(copy) = Copy::of(sk, layout!(copy_len)) else {
             return;
         };
-        copy.numbers(timer, &mut noted.before);
+        copy.sample(timer, &mut noted.before);
         if !copy.is_intact() {
             count_loss(LOSS_SCRATCH);
             return;
@@ -418,7 +418,7 @@ fn report(sk: u64, timer: Timer, fill: impl FnOnce(&mut Record)) -> bool {
     record.tgid = 0;
     record.comm = [0; 16];
     // SAFETY: the same memory, of which nothing is taken as initialized.
-    socket::clear(unsafe { &mut *(&raw mut record.before).cast::<MaybeUninit<Numbers>>() });
+    socket::clear(unsafe { &mut *(&raw mut record.before).cast::<MaybeUninit<TcpSample>>() });
     fill(record);
     entry.submit(0);
     true

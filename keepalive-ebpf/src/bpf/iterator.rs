@@ -161,7 +161,7 @@ fn full(tcp: &Typed, sk: u64, out: &mut Snapshot) {
     out.known = KNOWN_SETTINGS | KNOWN_ORIGINS | KNOWN_ALL_TIMERS | KNOWN_TRAFFIC;
     tcp.identity(sk, &mut out.id);
     tcp.settings(&mut out.settings);
-    tcp.numbers(Timer::Keepalive, &mut out.numbers);
+    tcp.sample(Timer::Keepalive, &mut out.sample);
     out.write_expires = tcp.at(layout!(write_expires));
     out.delack_expires = tcp.at(layout!(delack_expires));
     out.delack_pending = u8::from(tcp.at::<u8>(layout!(icsk_ack_pending)) & ICSK_ACK_TIMER != 0);
@@ -177,7 +177,7 @@ fn full(tcp: &Typed, sk: u64, out: &mut Snapshot) {
             .wrapping_sub(tcp.at(layout!(copied_seq)));
         (
             if waiting as i32 > 0 { waiting } else { 0 },
-            out.numbers.write_seq.wrapping_sub(out.numbers.snd_una),
+            out.sample.write_seq.wrapping_sub(out.sample.snd_una),
         )
     };
 }
@@ -191,20 +191,20 @@ fn small(copy: &Copy, sk: u64, state: u8, out: &mut Snapshot) {
     copy.addresses(&mut out.id);
     out.id.local_port = copy.at(layout!(skc_num));
     out.id.mptcp = u8::MAX;
-    out.numbers.time = copy.time();
+    out.sample.time = copy.time();
     // SAFETY: no arguments, no side effects.
-    out.numbers.jiffies = unsafe { bpf_jiffies64() };
-    out.numbers.timer_pending = 1;
+    out.sample.jiffies = unsafe { bpf_jiffies64() };
+    out.sample.timer_pending = 1;
     if state == TCP_TIME_WAIT {
         out.kind = SNAPSHOT_TIME_WAIT;
         out.id.state = copy.at(layout!(tw_substate));
-        out.numbers.expires = copy.at(layout!(tw_expires));
+        out.sample.expires = copy.at(layout!(tw_expires));
     } else {
         out.kind = SNAPSHOT_REQUEST;
         // As every tool shows it.
         out.id.state = TCP_SYN_RECV;
-        out.numbers.expires = copy.at(layout!(rsk_expires));
-        out.numbers.retransmits = copy.at(layout!(rsk_num_retrans));
+        out.sample.expires = copy.at(layout!(rsk_expires));
+        out.sample.retransmits = copy.at(layout!(rsk_num_retrans));
     }
 }
 

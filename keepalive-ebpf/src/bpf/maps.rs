@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use keepalive_ebpf::{
-    Filter, KernelLayout, LOSS_KINDS, Numbers, SOCK_COPY_MAX, SelfTest, TimerFunctions,
+    Filter, KernelLayout, LOSS_KINDS, SOCK_COPY_MAX, SelfTest, TcpSample, TimerFunctions,
 };
 
 /// Where this kernel keeps its fields. Read through [`layout!`], field by field, so that the
@@ -96,7 +96,7 @@ pub struct InFlight {
     /// `icsk_pending` at entry (write timer only).
     pub pending: u8,
     pub reserved: [u8; 2],
-    pub before: Numbers,
+    pub before: TcpSample,
 }
 
 /// Index: the `IN_` constants.

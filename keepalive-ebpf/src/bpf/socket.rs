@@ -9,7 +9,7 @@ use aya_ebpf::helpers::{
     generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
 };
 use keepalive_ebpf::{
-    ABSENT, Identity, LOSS_SCRATCH, LOSS_UNREADABLE, Numbers, Record, SOCK_COPY_MAX, Settings,
+    ABSENT, Identity, LOSS_SCRATCH, LOSS_UNREADABLE, Record, SOCK_COPY_MAX, Settings, TcpSample,
 };
 
 use crate::maps::{SCRATCH, Scratch, count_loss, layout};
@@ -18,7 +18,7 @@ const AF_INET: u16 = 2;
 /// Bytes 8..12 of `::ffff:0:0/96` as they lie in memory (the target is little-endian).
 const V4_MAPPED: u32 = u32::from_le_bytes([0, 0, 0xff, 0xff]);
 
-/// Which timer [`Numbers::expires`] and [`Numbers::timer_pending`] are about.
+/// Which timer [`TcpSample::expires`] and [`TcpSample::timer_pending`] are about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Timer {
     Keepalive,
@@ -67,7 +67,7 @@ pub trait Socket {
     }
 
     #[inline(always)]
-    fn numbers(&self, timer: Timer, out: &mut Numbers) {
+    fn sample(&self, timer: Timer, out: &mut TcpSample) {
         let (timer_at, expires_at) = match timer {
             Timer::Keepalive => (
                 layout!(keepalive_timer),
@@ -76,7 +76,7 @@ pub trait Socket {
             Timer::Write => (layout!(write_timer), layout!(write_expires)),
         };
         let flags = self.flags();
-        *out = Numbers {
+        *out = TcpSample {
             time: self.time(),
             // SAFETY: no arguments, no side effects.
             jiffies: unsafe { bpf_jiffies64() },
@@ -324,7 +324,7 @@ pub fn read(sk: u64, timer: Timer, record: &mut Record) -> bool {
         };
         copy.identity(sk, &mut record.id);
         copy.settings(&mut record.settings);
-        copy.numbers(timer, &mut record.after);
+        copy.sample(timer, &mut record.after);
         if copy.is_intact() {
             return true;
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{Sandbox, Selection};
-use crate::core::{event::ListSource, numbers::state};
+use crate::core::{event::ListSource, sample::state};
 
 const LIST_EXAMPLES: &str = "\
 Examples:

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use keepalive_ebpf::{Filter, Identity, KIND_CLOSING, KIND_OWNER, Numbers, Record};
+use keepalive_ebpf::{Filter, Identity, KIND_CLOSING, KIND_OWNER, Record, TcpSample};
 use strum::IntoEnumIterator;
 
 use super::{
@@ -163,7 +163,7 @@ impl<O: Owners> Pipeline<O> {
     }
 
     /// A socket that is older than the trace.
-    pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&Numbers>) -> Result<()> {
+    pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&TcpSample>) -> Result<()> {
         if !self.wanted.admits(id) {
             return Ok(());
         }

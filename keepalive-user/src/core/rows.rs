@@ -1,8 +1,8 @@
 //! From a [`Snapshot`] to what is shown of it. Pure.
 
 use keepalive_ebpf::{
-    KNOWN_ALL_TIMERS, KNOWN_ORIGINS, KNOWN_SETTINGS, KNOWN_TRAFFIC, Numbers, SNAPSHOT_REQUEST,
-    SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT, Snapshot,
+    KNOWN_ALL_TIMERS, KNOWN_ORIGINS, KNOWN_SETTINGS, KNOWN_TRAFFIC, SNAPSHOT_REQUEST,
+    SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT, Snapshot, TcpSample,
 };
 
 use crate::core::{
@@ -10,7 +10,7 @@ use crate::core::{
     clock::Clock,
     convert,
     event::{Blocker, ListedDeath, ListedSocket, NextProbe, RunningTimer, TimerKind},
-    numbers::{last_ack, last_data, pending, silence, state, unsent},
+    sample::{last_ack, last_data, pending, silence, state, unsent},
 };
 
 /// One row, its owner still to be found; `id` is its number in the listing.
@@ -19,7 +19,7 @@ pub fn row(socket: &Snapshot, id: u64, hz: u32, clock: &Clock) -> ListedSocket {
     let knows = |bit| full && socket.known & bit != 0;
     let millis = |jiffies: u32| jiffies_to_millis(jiffies.into(), hz);
     let heard = |age: Option<u32>| age.filter(|_| knows(KNOWN_TRAFFIC) && is_connected(socket));
-    let numbers = &socket.numbers;
+    let numbers = &socket.sample;
     ListedSocket {
         when: clock.at(numbers.time),
         socket: convert::socket(id, socket.id.cookie, &socket.id),
@@ -70,7 +70,7 @@ fn is_connected(socket: &Snapshot) -> bool {
 
 /// All timers that run, in the order in which they do.
 pub fn timers(socket: &Snapshot, hz: u32) -> Vec<RunningTimer> {
-    let numbers = &socket.numbers;
+    let numbers = &socket.sample;
     let timer = |kind, expires: u64, retries: u8| RunningTimer {
         kind,
         in_ms: left(numbers, expires, hz),
@@ -120,7 +120,7 @@ fn has_uid(socket: &Snapshot) -> bool {
 }
 
 pub fn next_probe(socket: &Snapshot, hz: u32) -> Option<NextProbe> {
-    let numbers = &socket.numbers;
+    let numbers = &socket.sample;
     if socket.kind != SNAPSHOT_SOCKET || numbers.timer_pending == 0 || is_fin_wait2(socket) {
         return None;
     }
@@ -150,7 +150,7 @@ fn probes(socket: &Snapshot) -> bool {
 
 /// The end of the connection if nothing more is received, by the timer that decides it now.
 fn death(socket: &Snapshot, hz: u32) -> Option<ListedDeath> {
-    let numbers = &socket.numbers;
+    let numbers = &socket.sample;
     // What ends a connection without an owner, `tcp_orphan_retries`, is not known.
     if !knows_settings(socket) || !is_connected(socket) || socket.id.orphan != 0 {
         return None;
@@ -184,7 +184,7 @@ fn death(socket: &Snapshot, hz: u32) -> Option<ListedDeath> {
 }
 
 /// Until a deadline, milliseconds; 0 if it has passed.
-fn left(numbers: &Numbers, expires: u64, hz: u32) -> u64 {
+fn left(numbers: &TcpSample, expires: u64, hz: u32) -> u64 {
     jiffies_to_millis(expires.saturating_sub(numbers.jiffies), hz)
 }
 
@@ -212,13 +212,13 @@ mod tests {
                 sysctl_probes: 9,
                 ..Settings::default()
             },
-            numbers: Numbers {
+            sample: TcpSample {
                 jiffies: 100_000,
                 expires: 100_000 + u64::from(2 * HZ),
                 timer_pending: 1,
                 rcv_tstamp: 100_000 - 3 * HZ,
                 lrcvtime: 100_000 - 5 * HZ,
-                ..Numbers::default()
+                ..TcpSample::default()
             },
             kind: SNAPSHOT_SOCKET,
             known: KNOWN_SETTINGS | KNOWN_ORIGINS | KNOWN_ALL_TIMERS | KNOWN_TRAFFIC,
@@ -240,10 +240,10 @@ mod tests {
     #[test]
     fn data_blocks_a_probe() {
         let mut socket = socket();
-        socket.numbers.write_seq = 5;
+        socket.sample.write_seq = 5;
         let next = next_probe(&socket, HZ).unwrap();
         assert_eq!(next.blocked_by, Some(Blocker::DataUnsent));
-        socket.numbers.packets_out = 1;
+        socket.sample.packets_out = 1;
         let next = next_probe(&socket, HZ).unwrap();
         assert_eq!(next.blocked_by, Some(Blocker::DataInFlight));
         assert_eq!(next.earliest_ms, None);
@@ -269,9 +269,9 @@ mod tests {
     #[test]
     fn the_run_that_ends_the_connection_is_no_probe() {
         let mut socket = socket();
-        socket.numbers.probes_out = 9;
-        socket.numbers.rcv_tstamp = 100_000_u32.wrapping_sub(700 * HZ);
-        socket.numbers.lrcvtime = socket.numbers.rcv_tstamp;
+        socket.sample.probes_out = 9;
+        socket.sample.rcv_tstamp = 100_000_u32.wrapping_sub(700 * HZ);
+        socket.sample.lrcvtime = socket.sample.rcv_tstamp;
         let next = next_probe(&socket, HZ).unwrap();
         assert_eq!(
             (next.earliest_ms, next.blocked_by),
@@ -288,17 +288,17 @@ mod tests {
             socket.settings.user_timeout,
             socket.settings.sysctl_retries2,
         ) = (20_000, 15);
-        (socket.numbers.packets_out, socket.numbers.rto) = (1, HZ);
+        (socket.sample.packets_out, socket.sample.rto) = (1, HZ);
         assert_eq!(death(&socket, HZ), None, "no timer runs");
-        socket.numbers.pending = pending::RETRANS;
+        socket.sample.pending = pending::RETRANS;
         socket.write_expires = 100_000 + u64::from(HZ);
         let end = death(&socket, HZ).unwrap();
         assert_eq!(
             (end.in_ms, end.rule),
             (21_000, Cause::RetransmitUserTimeout)
         );
-        socket.numbers.pending = pending::PROBE0;
-        socket.numbers.probes_tstamp = 100_000 - 5 * HZ;
+        socket.sample.pending = pending::PROBE0;
+        socket.sample.probes_tstamp = 100_000 - 5 * HZ;
         let end = death(&socket, HZ).unwrap();
         assert_eq!(
             (end.in_ms, end.rule),
@@ -311,8 +311,8 @@ mod tests {
     #[test]
     fn shows_all_timers_in_order() {
         let mut socket = socket();
-        socket.numbers.pending = pending::RETRANS;
-        socket.numbers.retransmits = 4;
+        socket.sample.pending = pending::RETRANS;
+        socket.sample.retransmits = 4;
         socket.write_expires = 100_000 + 50;
         socket.delack_pending = 1;
         socket.delack_expires = 99_000;

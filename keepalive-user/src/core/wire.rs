@@ -13,7 +13,7 @@ use keepalive_ebpf::{
     FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN,
     FLAG_WAKEUP_WATCHED, Identity, KIND_ACK, KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED,
     KIND_KEEPALIVE_TIMER, KIND_LISTED, KIND_LOOKED, KIND_OWNER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE,
-    Numbers, Record, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING, WITHIN_PROBE_TIMER,
+    Record, TcpSample, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING, WITHIN_PROBE_TIMER,
     WITHIN_RETRANSMIT_TIMER,
 };
 use zerocopy::TryFromBytes;
@@ -115,7 +115,7 @@ pub fn check_identity(id: &Identity) -> Result<(), Unknown> {
     }
 }
 
-fn check_numbers(numbers: &Numbers) -> Result<(), Unknown> {
+fn check_numbers(numbers: &TcpSample) -> Result<(), Unknown> {
     boolean("timer_pending", numbers.timer_pending)?;
     boolean("owned", numbers.owned)?;
     boolean("keepopen", numbers.keepopen)?;

@@ -10,9 +10,8 @@ use crate::{
     core::{
         clock::Clock,
         event::{Incomplete, ListedSocket, Sysctls},
-        filter,
-        numbers::state,
-        rows,
+        filter, rows,
+        sample::state,
         target::Target,
     },
     machine::{

@@ -7,13 +7,13 @@
 mod plan;
 mod wheel;
 
-use keepalive_ebpf::{Numbers, Record, Settings};
+use keepalive_ebpf::{Record, Settings, TcpSample};
 
 pub use self::plan::{RTO_MAX_MS, plan, plan_of};
 
 use crate::core::{
     event::{Blocker, Cause},
-    numbers::{silence, unsent},
+    sample::{silence, unsent},
 };
 
 /// The settings in force: the socket's own, else those of its namespace. Jiffies.
@@ -61,7 +61,7 @@ pub struct End {
 /// `tcp_keepalive_timer` runs at its deadline, whatever came in meanwhile. With data in flight or
 /// unsent it waits another full time. Else, if the silence has reached the time, it probes, or ends
 /// the connection; and if not waits for the rest.
-pub fn earliest_probe(effective: &Effective, numbers: &Numbers) -> Result<u64, Blocker> {
+pub fn earliest_probe(effective: &Effective, numbers: &TcpSample) -> Result<u64, Blocker> {
     if numbers.packets_out > 0 {
         return Err(Blocker::DataInFlight);
     }
@@ -76,14 +76,14 @@ pub fn earliest_probe(effective: &Effective, numbers: &Numbers) -> Result<u64, B
 }
 
 /// The end of a connection with nothing in flight, from now, if nothing more is received.
-pub fn idle_end(effective: &Effective, numbers: &Numbers) -> Option<End> {
+pub fn idle_end(effective: &Effective, numbers: &TcpSample) -> Option<End> {
     let silence = silence(numbers).unwrap_or_default();
     let run = idle_run(effective, numbers);
     keepalive_end(effective, silence, numbers.probes_out.into(), run)
 }
 
 /// Until the first run of the timer that finds the connection idle for the time.
-fn idle_run(effective: &Effective, numbers: &Numbers) -> u64 {
+fn idle_run(effective: &Effective, numbers: &TcpSample) -> u64 {
     let timer = numbers.expires.saturating_sub(numbers.jiffies);
     let rest = silence(numbers).map_or(0, |silence| effective.time.saturating_sub(silence));
     timer.max(rest.into())
@@ -131,7 +131,7 @@ pub fn keepalive_end(
 /// `tcp_probe_timer`: a run ends the connection if the user timeout has passed since the first
 /// probe (`icsk_probes_tstamp`), else if `tcp_retries2` probes are out; otherwise
 /// `tcp_send_probe0` doubles the timeout up to the maximum (`tcp_probe0_when`).
-pub fn window_end(effective: &Effective, numbers: &Numbers, next: u64) -> Option<End> {
+pub fn window_end(effective: &Effective, numbers: &TcpSample, next: u64) -> Option<End> {
     let now = numbers.jiffies as u32;
     let since = if numbers.probes_tstamp == 0 {
         0
@@ -174,7 +174,12 @@ pub fn window_end(effective: &Effective, numbers: &Numbers, next: u64) -> Option
 /// is cut (`tcp_clamp_rto_to_user_timeout`); without one the first timeout after what `tcp_retries2`
 /// timeouts would take (`retransmits_timed_out`). How long ago the first was follows from the
 /// present timeout and how often it was doubled. About: a path that grew slower had shorter ones.
-pub fn retransmit_end(effective: &Effective, numbers: &Numbers, next: u64, hz: u32) -> Option<End> {
+pub fn retransmit_end(
+    effective: &Effective,
+    numbers: &TcpSample,
+    next: u64,
+    hz: u32,
+) -> Option<End> {
     if numbers.rto == 0 {
         return None;
     }
@@ -295,13 +300,13 @@ mod tests {
     /// timeout ends it on time: 20 s after the first probe, not at the next doubling.
     #[test]
     fn a_user_timeout_in_a_zero_window_is_not_rounded_up_to_a_probe() {
-        let numbers = Numbers {
+        let numbers = TcpSample {
             jiffies: 1_000_000,
             probes_tstamp: 1_000_000 - 300,
             rto: HZ / 5,
             probes_out: 3,
             backoff: 3,
-            ..Numbers::default()
+            ..TcpSample::default()
         };
         let end = window_end(&effective(HZ, 9, 20 * HZ), &numbers, 400).unwrap();
         assert_eq!(end.rule, Cause::WindowProbeUserTimeout);
@@ -319,11 +324,11 @@ mod tests {
     /// Timeouts of 200 ms, doubled: retransmissions at 0.2, 0.6, 1.4 and 3 s, the next at 6.2 s.
     #[test]
     fn unacknowledged_data_ends_it_by_the_user_timeout_or_the_retries() {
-        let numbers = Numbers {
+        let numbers = TcpSample {
             rto: 16 * HZ / 5,
             backoff: 4,
             retransmits: 4,
-            ..Numbers::default()
+            ..TcpSample::default()
         };
         let next = u64::from(HZ);
         let timed = retransmit_end(&effective(HZ, 9, 20 * HZ), &numbers, next, HZ).unwrap();
@@ -344,12 +349,12 @@ mod tests {
     #[test]
     fn the_run_that_ends_it_is_no_probe() {
         let with = |probes_out, user_timeout| {
-            let numbers = Numbers {
+            let numbers = TcpSample {
                 jiffies: 100_000,
                 expires: 100_000 + u64::from(HZ),
                 rcv_tstamp: 100_000 - 17 * HZ,
                 probes_out,
-                ..Numbers::default()
+                ..TcpSample::default()
             };
             let effective = effective(10 * HZ, 3, user_timeout);
             (
@@ -408,7 +413,7 @@ mod tests {
             rto in any::<u32>(), backoff in any::<u8>(), probes_out in any::<u8>(),
             tstamp in any::<u32>(), jiffies in any::<u64>(), user_timeout in any::<u32>(), next in 0u64..1 << 40,
         ) {
-            let numbers = Numbers { rto, backoff, probes_out, probes_tstamp: tstamp, jiffies, ..Numbers::default() };
+            let numbers = TcpSample { rto, backoff, probes_out, probes_tstamp: tstamp, jiffies, ..TcpSample::default() };
             let end = window_end(&effective(HZ, 9, user_timeout), &numbers, next).unwrap();
             prop_assert!(end.after >= next);
         }

@@ -9,7 +9,7 @@ use linux_raw_sys::errno;
 use crate::core::{
     arithmetic::Effective,
     event::{Cause, Decision},
-    numbers::{rearmed, silence, state, unsent},
+    sample::{rearmed, silence, state, unsent},
     wire::{Kind, Within},
 };
 

@@ -1,16 +1,16 @@
 //! What a socket still shows of its past, and in words of its future.
 
 use keepalive_ebpf::{
-    Identity, KNOWN_ALL_TIMERS, KNOWN_ORIGINS, KNOWN_SETTINGS, KNOWN_TRAFFIC, Numbers,
-    SNAPSHOT_SOCKET, Settings, Snapshot,
+    Identity, KNOWN_ALL_TIMERS, KNOWN_ORIGINS, KNOWN_SETTINGS, KNOWN_TRAFFIC, SNAPSHOT_SOCKET,
+    Settings, Snapshot, TcpSample,
 };
 
 use super::*;
 use crate::core::{
     clock::Clock,
     event::{OwnerCloses, Span, Sysctls},
-    numbers::{pending, state},
     rows,
+    sample::{pending, state},
 };
 use crate::output::explain as output;
 
@@ -35,13 +35,13 @@ fn socket(due: u32, silent: u32, change: impl FnOnce(&mut Snapshot)) -> ListedSo
             sysctl_retries2: 15,
             ..Settings::default()
         },
-        numbers: Numbers {
+        sample: TcpSample {
             jiffies: NOW.into(),
             expires: (NOW + due).into(),
             timer_pending: 1,
             rcv_tstamp: NOW - silent,
             rto: HZ / 5,
-            ..Numbers::default()
+            ..TcpSample::default()
         },
         kind: SNAPSHOT_SOCKET,
         known: KNOWN_SETTINGS | KNOWN_ORIGINS | KNOWN_ALL_TIMERS | KNOWN_TRAFFIC,
@@ -82,7 +82,7 @@ fn text_with(found: &ListedSocket, owner_closes: Option<OwnerCloses>) -> String 
 #[test]
 fn the_last_run() {
     let last = |found: &ListedSocket| last_run(found).map(|run| (run.ago_ms, run.action));
-    let probing = socket(HZ, 15 * HZ, |socket| socket.numbers.probes_out = 2);
+    let probing = socket(HZ, 15 * HZ, |socket| socket.sample.probes_out = 2);
     assert_eq!(last(&probing), Some((1000, LastAction::ProbeSent)));
     let answered = socket(HZ, HZ, |_| {});
     assert_eq!(last(&answered), Some((1000, LastAction::ProbeAnswered)));
@@ -101,12 +101,12 @@ fn the_end_in_words() {
     // First probe in 9 s, three in all.
     let sentence = "Unless the peer is heard the connection ends in 15 s, by TCP_KEEPCNT 3.";
     assert!(idle.contains(sentence), "{idle}");
-    let dying = text(&socket(HZ, 15 * HZ, |socket| socket.numbers.probes_out = 3));
+    let dying = text(&socket(HZ, 15 * HZ, |socket| socket.sample.probes_out = 3));
     let sentence =
         "3 probes of 3 unanswered; the next run of the timer, in 1 s, ends the connection.";
     assert!(dying.contains(sentence), "{dying}");
     let stuck = text(&socket(HZ, HZ, |socket| {
-        (socket.numbers.packets_out, socket.numbers.pending) = (1, pending::RETRANS);
+        (socket.sample.packets_out, socket.sample.pending) = (1, pending::RETRANS);
         socket.write_expires = u64::from(NOW + HZ / 5);
         socket.settings.user_timeout = 20_000;
     }));
@@ -114,7 +114,7 @@ fn the_end_in_words() {
         "Unless it is acknowledged the connection ends in 20.2 s, by TCP_USER_TIMEOUT 20 s.";
     assert!(stuck.contains(sentence), "{stuck}");
     let orphan = text(&socket(HZ, HZ, |socket| {
-        (socket.numbers.packets_out, socket.numbers.pending) = (1, pending::RETRANS);
+        (socket.sample.packets_out, socket.sample.pending) = (1, pending::RETRANS);
         socket.id.orphan = 1;
     }));
     assert!(orphan.contains("tcp_orphan_retries"), "{orphan}");

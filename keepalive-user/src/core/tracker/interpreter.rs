@@ -1,7 +1,7 @@
 //! What a record means for a socket: events from the two, and nothing else.
 
 use keepalive_ebpf::{
-    FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, Numbers, Record,
+    FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, Record, TcpSample,
 };
 
 use super::{
@@ -19,7 +19,7 @@ use crate::core::{
         Answer, Armed, ArmedCause, BeforeAfter, Closed, Death, Decision, Errno, Event, ProbeKind,
         SocketEvent, TimerRun, WindowProbe,
     },
-    numbers::{rearmed, silence, state, unsent},
+    sample::{rearmed, silence, state, unsent},
     wire::Kind,
 };
 
@@ -287,7 +287,7 @@ impl Interpreter {
     }
 
     /// Silence of the peer, milliseconds.
-    fn idle(self, numbers: &Numbers) -> Option<u64> {
+    fn idle(self, numbers: &TcpSample) -> Option<u64> {
         silence(numbers).map(|jiffies| self.millis(jiffies.into()))
     }
 

@@ -15,7 +15,7 @@ pub use self::interpreter::acting;
 
 use std::collections::VecDeque;
 
-use keepalive_ebpf::{Identity, Numbers, Record};
+use keepalive_ebpf::{Identity, Record, TcpSample};
 
 pub use self::unseen::Unseen;
 use self::{
@@ -27,7 +27,7 @@ use self::{
 use crate::core::{
     clock::Clock,
     event::{Event, MissedCounts},
-    numbers::{last_data, silence, state},
+    sample::{last_data, silence, state},
     wire::{Kind, Within},
 };
 
@@ -186,7 +186,7 @@ impl Tracker {
     /// Remembers a socket that is older than the tracer. It is reported when something happens to
     /// it; what it may lose until then, its owner and its cookie, is known from now on. With its
     /// numbers what it does unseen is noticed from now on, too.
-    pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&Numbers>) {
+    pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&TcpSample>) {
         // Its records may have come first.
         if let Some(known) = self.sockets.get(id.sk)
             && !known.is_seed

@@ -4,7 +4,7 @@
 //! ACK; whoever looks next finds them. `tcp_clock_cache` then still has the nanosecond at which
 //! the socket last handled a packet: if nothing came or went since, that packet was the answer.
 
-use keepalive_ebpf::{Numbers, Record};
+use keepalive_ebpf::{Record, TcpSample};
 
 use super::continuity::is_since;
 use crate::core::event::{Precision, ProbeKind};
@@ -65,7 +65,7 @@ impl Outstanding {
 
     /// Whether these later numbers show an answer. The count alone would not do: it is a byte,
     /// and 256 unanswered probes wrap it.
-    pub fn is_answered(&self, numbers: &Numbers) -> bool {
+    pub fn is_answered(&self, numbers: &TcpSample) -> bool {
         numbers.probes_out == 0
             && numbers.rcv_tstamp != 0
             && is_since(self.sent_jiffies, numbers.rcv_tstamp)
@@ -77,7 +77,7 @@ impl Outstanding {
     /// theirs, and when the answer came is not known any more. A window that changed may be an update
     /// or the answer's own: it is taken for the answer's within the retransmission timeout, in
     /// which the kernel itself expects one.
-    pub fn answered(&self, numbers: &Numbers, hz: u32) -> Answered {
+    pub fn answered(&self, numbers: &TcpSample, hz: u32) -> Answered {
         let jiffy = 1_000_000_000 / u64::from(hz.max(1));
         let age = u64::from((numbers.jiffies as u32).wrapping_sub(numbers.rcv_tstamp));
         let time = numbers

@@ -8,7 +8,7 @@ use keepalive_ebpf::{
 use super::*;
 use crate::core::{
     event::{ArmedCause, Cause, Cookie, Precision},
-    numbers::state,
+    sample::state,
 };
 
 const HZ: u32 = 1000;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::Session;
 use crate::{
-    core::{exit::Interrupted, filter, numbers::state},
+    core::{exit::Interrupted, filter, sample::state},
     machine::{
         bpf::{Kernel, iterator::Iterators},
         namespace::{self, Namespace},
@@ -137,7 +137,7 @@ impl Session {
             if self.tell_older {
                 self.pipeline.record(&listed(socket))?;
             } else {
-                let numbers = &socket.numbers;
+                let numbers = &socket.sample;
                 self.pipeline
                     .seed(&socket.id, numbers.time, Some(numbers))?;
             }
@@ -152,7 +152,7 @@ fn listed(socket: &Snapshot) -> Record {
         kind: KIND_LISTED,
         id: socket.id,
         settings: socket.settings,
-        after: socket.numbers,
+        after: socket.sample,
         ..Record::default()
     }
 }

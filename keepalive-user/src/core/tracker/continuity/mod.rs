@@ -7,13 +7,13 @@
 
 use keepalive_ebpf::{
     FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, KIND_ACK, KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED,
-    KIND_KEEPALIVE_TIMER, KIND_LOOKED, KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Numbers, Record,
+    KIND_KEEPALIVE_TIMER, KIND_LOOKED, KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Record, TcpSample,
 };
 
 use crate::core::{
     arithmetic::Effective,
     event::{MissedCounts, MissedWhere},
-    numbers::{pending, silence, state, unsent},
+    sample::{pending, silence, state, unsent},
 };
 
 /// What the next observation of a socket is compared with. Jiffies are their low 32 bits.
@@ -45,7 +45,7 @@ enum Deadline {
 }
 
 /// The numbers at the beginning of what a record observed.
-pub fn beginning(record: &Record) -> &Numbers {
+pub fn beginning(record: &Record) -> &TcpSample {
     match record.kind {
         KIND_KEEPALIVE_TIMER | KIND_WINDOW_PROBE | KIND_ACK => &record.before,
         _ => &record.after,
@@ -78,7 +78,7 @@ impl Continuity {
     }
 
     /// As of these numbers, which are about the keepalive timer.
-    pub fn of(numbers: &Numbers) -> Self {
+    pub fn of(numbers: &TcpSample) -> Self {
         let jiffies = numbers.jiffies as u32;
         Self {
             jiffies,
@@ -115,7 +115,7 @@ impl Continuity {
     }
 
     /// Probes that raised `icsk_probes_out`. An acceptable ACK resets it, and leaves its time.
-    fn jump(&self, now: &Numbers) -> u64 {
+    fn jump(&self, now: &TcpSample) -> u64 {
         let answered = now.rcv_tstamp != 0 && is_since(self.jiffies, now.rcv_tstamp);
         let base = if answered || now.probes_out < self.probes_out {
             0
@@ -126,7 +126,7 @@ impl Continuity {
     }
 
     /// Whether the keepalive timer ran since: it has another deadline than the one that was armed.
-    fn is_rearmed(&self, record: &Record, now: &Numbers, hz: u32) -> bool {
+    fn is_rearmed(&self, record: &Record, now: &TcpSample, hz: u32) -> bool {
         let comparable = match record.kind {
             KIND_KEEPALIVE_TIMER | KIND_ACK | KIND_CLOSE | KIND_CLOSING | KIND_LOOKED => true,
             // They arm it themselves, or are about another timer.
@@ -166,7 +166,7 @@ impl Continuity {
 }
 
 /// Probes, of the kind that the socket makes now: `tcp_keepalive_timer` makes none while data waits.
-pub fn missed_probes(count: u64, now: &Numbers) -> MissedCounts {
+pub fn missed_probes(count: u64, now: &TcpSample) -> MissedCounts {
     let is_window = unsent(now) > 0 || now.pending == pending::PROBE0;
     let place = if is_window {
         MissedWhere::WindowProbe
@@ -199,7 +199,7 @@ fn is_armed_next(record: &Record) -> bool {
     }
 }
 
-fn traffic(numbers: &Numbers) -> u32 {
+fn traffic(numbers: &TcpSample) -> u32 {
     numbers.snd_una ^ numbers.write_seq.rotate_left(11) ^ numbers.lrcvtime.rotate_left(22)
 }
 

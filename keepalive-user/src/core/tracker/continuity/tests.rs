@@ -28,7 +28,7 @@ enum Peer {
 
 /// One socket of `tcp_keepalive_timer`.
 struct Kernel {
-    numbers: Numbers,
+    numbers: TcpSample,
     probes: u64,
     is_closed: bool,
 }
@@ -37,7 +37,7 @@ impl Kernel {
     fn new() -> Self {
         let start = 1 << 20;
         let mut kernel = Self {
-            numbers: Numbers {
+            numbers: TcpSample {
                 expires: start + u64::from(IDLE),
                 rcv_tstamp: start as u32,
                 lrcvtime: start as u32,
@@ -48,7 +48,7 @@ impl Kernel {
                 write_seq: 100,
                 snd_nxt: 100,
                 snd_una: 100,
-                ..Numbers::default()
+                ..TcpSample::default()
             },
             probes: 0,
             is_closed: false,
@@ -62,7 +62,7 @@ impl Kernel {
         self.numbers.time = jiffies * JIFFY;
     }
 
-    fn record(&self, kind: u8, before: Numbers) -> Record {
+    fn record(&self, kind: u8, before: TcpSample) -> Record {
         let mut record = Record {
             kind,
             before,
@@ -99,7 +99,7 @@ impl Kernel {
         if idle >= IDLE && before.probes_out >= COUNT {
             self.numbers.state = state::CLOSE;
             self.is_closed = true;
-            let closed = self.record(KIND_CLOSE, Numbers::default());
+            let closed = self.record(KIND_CLOSE, TcpSample::default());
             return vec![closed, self.record(KIND_KEEPALIVE_TIMER, before)];
         }
         let next = if idle >= IDLE {
@@ -129,7 +129,7 @@ fn watch(runs: &[(u64, Peer, bool)]) -> (u64, u64, MissedCounts, bool) {
     let mut kernel = Kernel::new();
     let mut tracker = Tracker::new(HZ, Clock { offset_ns: 0 }, 10, 0);
     let mut seen: Vec<Observation> = Vec::new();
-    tracker.observe(&kernel.record(KIND_LISTED, Numbers::default()), &mut seen);
+    tracker.observe(&kernel.record(KIND_LISTED, TcpSample::default()), &mut seen);
     for &(late, peer, is_seen) in runs {
         if kernel.is_closed {
             break;
@@ -141,7 +141,7 @@ fn watch(runs: &[(u64, Peer, bool)]) -> (u64, u64, MissedCounts, bool) {
         }
     }
     kernel.at(kernel.numbers.jiffies + 3);
-    tracker.observe(&kernel.record(KIND_LOOKED, Numbers::default()), &mut seen);
+    tracker.observe(&kernel.record(KIND_LOOKED, TcpSample::default()), &mut seen);
     let probes = seen.iter().filter(|observation| {
         matches!(&observation.event, Event::Timer(run) if run.what.decision == Decision::ProbeSent)
     });
@@ -217,18 +217,18 @@ fn a_run_that_is_not_over_is_not_missed() {
     let mut kernel = Kernel::new();
     let mut tracker = Tracker::new(HZ, Clock { offset_ns: 0 }, 10, 0);
     let mut seen = Vec::new();
-    tracker.observe(&kernel.record(KIND_LISTED, Numbers::default()), &mut seen);
+    tracker.observe(&kernel.record(KIND_LISTED, TcpSample::default()), &mut seen);
     let run = kernel.run(1, Peer::Silent);
-    let mut within = kernel.record(KIND_LOOKED, Numbers::default());
+    let mut within = kernel.record(KIND_LOOKED, TcpSample::default());
     within.after.timer_pending = 0;
     tracker.observe(&within, &mut seen);
     kernel.at(kernel.numbers.jiffies + 1);
-    tracker.observe(&kernel.record(KIND_LOOKED, Numbers::default()), &mut seen);
+    tracker.observe(&kernel.record(KIND_LOOKED, TcpSample::default()), &mut seen);
     for record in &run {
         tracker.observe(record, &mut seen);
     }
     kernel.at(kernel.numbers.jiffies + 9);
-    tracker.observe(&kernel.record(KIND_LOOKED, Numbers::default()), &mut seen);
+    tracker.observe(&kernel.record(KIND_LOOKED, TcpSample::default()), &mut seen);
     assert_eq!(tracker.unseen().counts.probe, 0);
 }
 

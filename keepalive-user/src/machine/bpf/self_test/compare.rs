@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use keepalive_ebpf::{ABSENT, Identity, KernelLayout, Numbers, SelfTest, Settings, TimerFunctions};
+use keepalive_ebpf::{
+    ABSENT, Identity, KernelLayout, SelfTest, Settings, TcpSample, TimerFunctions,
+};
 use rustix::net::AddressFamily;
 
 use super::{
@@ -16,7 +18,7 @@ use super::{
 };
 use crate::core::{
     arithmetic,
-    numbers::{pending, state},
+    sample::{pending, state},
 };
 
 /// How long setting the options and exchanging two bytes may take, seconds: much longer than a busy
@@ -35,7 +37,7 @@ const KERNEL_HALF: u64 = 1 << 63;
 pub struct Reading<'a> {
     pub id: &'a Identity,
     pub settings: &'a Settings,
-    pub numbers: &'a Numbers,
+    pub numbers: &'a TcpSample,
     /// Deadline of the write timer.
     pub write_expires: u64,
 }
@@ -185,7 +187,7 @@ fn settings(truth: &Truth, layout: &KernelLayout, settings: &Settings, hz: u32) 
 }
 
 /// Nothing was sent since TCP_INFO was asked, so these have not moved.
-fn numbers(truth: &Truth, after: &After, numbers: &Numbers, hz: u32) -> Result<()> {
+fn numbers(truth: &Truth, after: &After, numbers: &TcpSample, hz: u32) -> Result<()> {
     let info = &truth.info;
     same("icsk_probes_out", numbers.probes_out, info.tcpi_probes)?;
     same("icsk_backoff", numbers.backoff, info.tcpi_backoff)?;
@@ -320,7 +322,7 @@ fn write_timer(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
 }
 
 /// `tcp_probe0_when`: from the RTO, but no less than TCP_RTO_MIN, doubled with every probe.
-fn probe_interval(settings: &Settings, numbers: &Numbers, hz: u32) -> u64 {
+fn probe_interval(settings: &Settings, numbers: &TcpSample, hz: u32) -> u64 {
     let rto_max = match settings.rto_max {
         0 => arithmetic::millis_to_jiffies(arithmetic::RTO_MAX_MS as u32, hz),
         rto_max => rto_max,

@@ -162,7 +162,7 @@ impl Connection {
         let reading = Reading {
             id: &listed.id,
             settings: &listed.settings,
-            numbers: &listed.numbers,
+            numbers: &listed.sample,
             write_expires: listed.write_expires,
         };
         let after = After::of(self.client.as_fd())?;

@@ -19,7 +19,7 @@ use rustix::net::{
 };
 
 use super::{IDLE_SECONDS, INTERVAL_SECONDS, PROBES, USER_TIMEOUT_MS};
-use crate::{core::numbers::state, machine::syscall};
+use crate::{core::sample::state, machine::syscall};
 
 /// What SO_RCVBUF and SO_SNDBUF are set to. sock_diag reports twice that, to everyone, and none of the
 /// other options.

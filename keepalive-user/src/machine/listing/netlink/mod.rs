@@ -2,8 +2,8 @@
 //! be anything.
 
 use keepalive_ebpf::{
-    Identity, KNOWN_TRAFFIC, Numbers, SNAPSHOT_REQUEST, SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT,
-    Snapshot,
+    Identity, KNOWN_TRAFFIC, SNAPSHOT_REQUEST, SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT, Snapshot,
+    TcpSample,
 };
 use linux_raw_sys::{
     net::{AF_INET, IPPROTO_TCP},
@@ -12,7 +12,7 @@ use linux_raw_sys::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, byteorder::network_endian::U16};
 
 use crate::{
-    core::numbers::{pending, state},
+    core::sample::{pending, state},
     machine::bpf::self_test,
 };
 
@@ -224,11 +224,11 @@ pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
     let expires = jiffies + u64::from(answer.expires);
     let mut out = Snapshot {
         id: identity(&answer, moment),
-        numbers: Numbers {
+        sample: TcpSample {
             time: moment.time,
             jiffies,
             state: answer.state,
-            ..Numbers::default()
+            ..TcpSample::default()
         },
         receive_queue: answer.receive_queue,
         send_queue: answer.send_queue,
@@ -260,30 +260,30 @@ pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
         1 if answer.state == state::SYN_RECV && out.known == 0 => {
             out.kind = SNAPSHOT_REQUEST;
             out.id.mptcp = u8::MAX;
-            out.numbers.timer_pending = 1;
-            out.numbers.expires = expires;
-            out.numbers.retransmits = answer.retrans;
+            out.sample.timer_pending = 1;
+            out.sample.expires = expires;
+            out.sample.retransmits = answer.retrans;
         }
         1 => {
-            out.numbers.pending = pending::RETRANS;
+            out.sample.pending = pending::RETRANS;
             out.write_expires = expires;
-            out.numbers.retransmits = answer.retrans;
+            out.sample.retransmits = answer.retrans;
         }
         2 => {
-            out.numbers.timer_pending = 1;
-            out.numbers.expires = expires;
-            out.numbers.probes_out = answer.retrans;
+            out.sample.timer_pending = 1;
+            out.sample.expires = expires;
+            out.sample.probes_out = answer.retrans;
         }
         3 => {
             out.kind = SNAPSHOT_TIME_WAIT;
             out.id.mptcp = u8::MAX;
-            out.numbers.timer_pending = 1;
-            out.numbers.expires = expires;
+            out.sample.timer_pending = 1;
+            out.sample.expires = expires;
         }
         4 => {
-            out.numbers.pending = pending::PROBE0;
+            out.sample.pending = pending::PROBE0;
             out.write_expires = expires;
-            out.numbers.probes_out = answer.retrans;
+            out.sample.probes_out = answer.retrans;
         }
         _ => {}
     }
@@ -335,7 +335,7 @@ fn traffic(value: &[u8], out: &mut Snapshot) {
     let Ok((info, _)) = TcpInfo::read_from_prefix(value) else {
         return;
     };
-    let numbers = &mut out.numbers;
+    let numbers = &mut out.sample;
     if out.id.state == state::LISTEN {
         return;
     }

@@ -68,11 +68,11 @@ fn reads_a_socket() {
         (4711, 1000, 77)
     );
     assert_eq!((socket.id.netns, socket.id.mptcp), (7, 1));
-    let numbers = &socket.numbers;
+    let numbers = &socket.sample;
     assert_eq!((numbers.timer_pending, numbers.expires), (1, 6500));
     assert_eq!((numbers.probes_out, numbers.rcv_tstamp), (2, 4300));
     assert_eq!(numbers.lrcvtime, 4200);
-    assert_eq!(crate::core::numbers::unsent(numbers), 60);
+    assert_eq!(crate::core::sample::unsent(numbers), 60);
 }
 
 #[test]

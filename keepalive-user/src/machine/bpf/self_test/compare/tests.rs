@@ -68,7 +68,7 @@ fn right(truth: &Truth) -> SelfTest {
             rto_max: 24_692,
             ..Settings::default()
         },
-        after: Numbers {
+        after: TcpSample {
             time: 5_000_000_000,
             clock_cache: 4_999_000_000,
             jiffies: 0x1_0000_0010,
@@ -84,7 +84,7 @@ fn right(truth: &Truth) -> SelfTest {
             backoff: truth.info.tcpi_backoff,
             timer_pending: 1,
             owned: 1,
-            ..Numbers::default()
+            ..TcpSample::default()
         },
         ..Record::default()
     };

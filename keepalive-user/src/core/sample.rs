@@ -1,8 +1,8 @@
-//! # A socket's numbers
+//! # A sample of a socket
 //!
-//! What they say by themselves, and names for the kernel's constants.
+//! What its numbers mean by themselves, and names for the kernel's constants.
 
-use keepalive_ebpf::Numbers;
+use keepalive_ebpf::TcpSample;
 
 /// `include/net/tcp_states.h`.
 pub mod state {
@@ -29,36 +29,36 @@ pub mod pending {
 
 /// Silence of the peer, jiffies: `keepalive_time_elapsed`, the smaller age of the last data and
 /// the last ACK.
-pub fn silence(numbers: &Numbers) -> Option<u32> {
-    [last_data(numbers), last_ack(numbers)]
+pub fn silence(sample: &TcpSample) -> Option<u32> {
+    [last_data(sample), last_ack(sample)]
         .into_iter()
         .flatten()
         .min()
 }
 
 /// Since data last came in, jiffies; `None` = never.
-pub fn last_data(numbers: &Numbers) -> Option<u32> {
-    age(numbers, numbers.lrcvtime)
+pub fn last_data(sample: &TcpSample) -> Option<u32> {
+    age(sample, sample.lrcvtime)
 }
 
 /// Since an acceptable ACK last came in, jiffies; `None` = never.
-pub fn last_ack(numbers: &Numbers) -> Option<u32> {
-    age(numbers, numbers.rcv_tstamp)
+pub fn last_ack(sample: &TcpSample) -> Option<u32> {
+    age(sample, sample.rcv_tstamp)
 }
 
 /// Stamps are the low 32 bits of jiffies, and wrap.
-fn age(numbers: &Numbers, stamp: u32) -> Option<u32> {
-    (stamp != 0).then(|| (numbers.jiffies as u32).wrapping_sub(stamp))
+fn age(sample: &TcpSample, stamp: u32) -> Option<u32> {
+    (stamp != 0).then(|| (sample.jiffies as u32).wrapping_sub(stamp))
 }
 
 /// Length of the re-arm, jiffies; `None` if the timer was not armed again.
-pub fn rearmed(after: &Numbers) -> Option<u64> {
+pub fn rearmed(after: &TcpSample) -> Option<u64> {
     (after.timer_pending != 0).then(|| after.expires.saturating_sub(after.jiffies))
 }
 
 /// Bytes written and not sent.
-pub fn unsent(numbers: &Numbers) -> u32 {
-    numbers.write_seq.wrapping_sub(numbers.snd_nxt)
+pub fn unsent(sample: &TcpSample) -> u32 {
+    sample.write_seq.wrapping_sub(sample.snd_nxt)
 }
 
 #[cfg(test)]
@@ -71,12 +71,12 @@ mod tests {
         /// Jiffies wrap five minutes after boot.
         #[test]
         fn silence_survives_the_wrap(now in any::<u64>(), data in 1u32..1 << 30, ack in 1u32..1 << 30) {
-            let mut numbers = Numbers { jiffies: now, ..Numbers::default() };
-            numbers.lrcvtime = (now as u32).wrapping_sub(data);
-            numbers.rcv_tstamp = (now as u32).wrapping_sub(ack);
+            let mut sample = TcpSample { jiffies: now, ..TcpSample::default() };
+            sample.lrcvtime = (now as u32).wrapping_sub(data);
+            sample.rcv_tstamp = (now as u32).wrapping_sub(ack);
             // A stamp of 0 means never, and is skipped.
-            prop_assume!(numbers.lrcvtime != 0 && numbers.rcv_tstamp != 0);
-            prop_assert_eq!(silence(&numbers), Some(data.min(ack)));
+            prop_assume!(sample.lrcvtime != 0 && sample.rcv_tstamp != 0);
+            prop_assert_eq!(silence(&sample), Some(data.min(ack)));
         }
     }
 }
