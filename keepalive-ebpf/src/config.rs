@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::Record;
+use crate::RawRecord;
 
 /// Which sockets are reported. Every zero field matches everything.
 #[repr(C)]
@@ -33,9 +33,7 @@ pub struct Filter {
 /// User space writes `peer_port` and `netns`, makes a loopback connection to it, sets keepalive options, and
 /// compares what the programs read with what it set, before any event is believed.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SelfTest {
     /// Peer port of the socket under test, host order; 0 = no test is running.
     pub peer_port: u32,
@@ -53,8 +51,8 @@ pub struct SelfTest {
     pub write_expires: u64,
     /// The socket that the `struct socket` behind `sk_socket` has then.
     pub socket_sk: u64,
-    /// The last state change, read as for any event.
-    pub record: Record,
+    /// The last state change, a [`crate::Record`] that was read as for any event; zero until then.
+    pub record: RawRecord,
 }
 
 /// Addresses of the kernel's timer callbacks, the only element of the map `TIMER_FUNCTIONS`;
@@ -69,23 +67,3 @@ pub struct TimerFunctions {
     /// `tcp_write_timer`.
     pub write: u64,
 }
-
-/// Index into the map `LOSSES`: the ring was full.
-pub const LOSS_RING: u32 = 0;
-/// Another program took the scratch buffer over, three times in a row.
-pub const LOSS_SCRATCH: u32 = 1;
-/// The map `REPORTED` was full: the end of that socket will not be seen.
-pub const LOSS_REPORTED: u32 = 2;
-/// Kernel memory that must be there could not be read.
-pub const LOSS_UNREADABLE: u32 = 3;
-/// Of those at [`LOSS_RING`], keepalive probes that the kernel counted.
-pub const LOSS_RING_PROBES: u32 = 4;
-/// Number of `LOSS_` indices.
-pub const LOSS_KINDS: u32 = 5;
-
-/// Result of the program `look`: the socket's record is in the ring.
-pub const LOOK_REPORTED: i32 = 0;
-/// Result of the program `look`: there is no such socket any more.
-pub const LOOK_GONE: i32 = 1;
-/// Result of the program `look`: the ring is full.
-pub const LOOK_FULL: i32 = 2;

@@ -1,15 +1,18 @@
 //! What the two sides of `keepalive` agree on: the records and snapshots the BPF programs
 //! write, and the globals user space injects before load. Plain `#[repr(C)]` data, no padding, no behaviour.
+//! Each kind, flag, loss and result is defined here and nowhere else.
 //!
 //! The programs themselves are the binary target next to this library (`src/bpf/`).
 #![no_std]
 
 mod config;
 mod layout;
+mod outcome;
 mod record;
 mod snapshot;
 
 pub use config::*;
 pub use layout::*;
+pub use outcome::*;
 pub use record::*;
 pub use snapshot::*;

@@ -6,64 +6,107 @@
 //! carry the numbers at that beginning (`before`), so that user space reads the kernel's
 //! decision off the difference.
 //!
-//! All values are raw, in the kernel's own units; nothing is interpreted on the BPF side.
+//! All values are in the kernel's own units; nothing is interpreted on the BPF side. What enumerates
+//! or flags something, and every boolean, has a type of its own: bytes become a [`Record`] only where
+//! user space checks them. What later kernels may add to (TCP state, family, errno) is a number.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use bitflags::bitflags;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
-/// Bumped whenever [`Record`] changes shape or meaning: recordings keep it.
+/// Recordings keep it. Bumped whenever something in [`Record`] *changes*: a field moves, or a value
+/// gets another meaning. What is only added needs no bump: a field at the end of [`Record`] or in
+/// place of a reserved one, for which zero means "not recorded"; a new [`Kind`], [`Within`] or flag,
+/// which an older program counts as undecodable.
 pub const ABI_VERSION: u32 = 1;
 
-/// `Record::kind`: the keepalive timer ran (`tcp_keepalive_timer`); `before` is its entry.
-pub const KIND_KEEPALIVE_TIMER: u8 = 1;
-/// `Record::kind`: the write timer ran with a zero-window probe pending (`ICSK_TIME_PROBE0`)
-/// and did something; `before` is its entry.
-pub const KIND_WINDOW_PROBE: u8 = 2;
-/// `Record::kind`: SO_KEEPALIVE or TCP_KEEPIDLE was set in process context.
-pub const KIND_SETSOCKOPT: u8 = 3;
-/// `Record::kind`: a socket with SO_KEEPALIVE reached ESTABLISHED; `from_state` says from where.
-pub const KIND_ESTABLISHED: u8 = 4;
-/// `Record::kind`: a tracked socket reached CLOSE; `from_state` says from where, `within` what
-/// the kernel was doing.
-pub const KIND_CLOSE: u8 = 5;
-/// `Record::kind`: an ACK was accepted while a probe was outstanding (`--live-answers`).
-pub const KIND_ACK: u8 = 6;
-/// `Record::kind`: a process closes its side of a socket with SO_KEEPALIVE (FIN_WAIT1, LAST_ACK):
-/// the last moment at which the socket's owner can be told.
-pub const KIND_CLOSING: u8 = 7;
-/// `Record::kind`: nothing but whose the socket is: the acting task connects it (SYN_SENT) or has
-/// just accepted it, and SO_KEEPALIVE is on. No event comes of it, and no recording keeps it.
-pub const KIND_OWNER: u8 = 8;
-/// `Record::kind`: user space asked for the numbers of a socket of which nothing was seen for too long;
-/// not read under the socket's lock.
-pub const KIND_LOOKED: u8 = 9;
-/// `Record::kind`: a socket that is older than the trace and told of all the same. Made in user
-/// space, from a listing: the programs know nothing of it.
-pub const KIND_LISTED: u8 = 128;
+/// What was observed. Numbers are never used for something else.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, IntoBytes, Immutable, KnownLayout)]
+pub enum Kind {
+    /// The keepalive timer ran (`tcp_keepalive_timer`); `before` is its entry.
+    KeepaliveTimer = 1,
+    /// The write timer ran with a zero-window probe pending (`ICSK_TIME_PROBE0`) and did something;
+    /// `before` is its entry.
+    WindowProbe = 2,
+    /// SO_KEEPALIVE or TCP_KEEPIDLE was set in process context.
+    Setsockopt = 3,
+    /// A socket with SO_KEEPALIVE reached ESTABLISHED; `from_state` is the state before.
+    Established = 4,
+    /// A tracked socket reached CLOSE; `from_state` is the state before, `within` what the kernel
+    /// was doing.
+    Close = 5,
+    /// An ACK was accepted while a probe was outstanding (`--live-answers`).
+    Ack = 6,
+    /// A process closes its side of a socket with SO_KEEPALIVE (FIN_WAIT1, LAST_ACK): the last
+    /// moment at which the socket has an owner.
+    Closing = 7,
+    /// Nothing but the owner of the socket: the acting task connects it (SYN_SENT) or has just
+    /// accepted it, and SO_KEEPALIVE is on. No event comes of it, and no recording keeps it.
+    Owner = 8,
+    /// User space asked for a sample of a socket of which nothing was seen for too long; not read
+    /// under the socket's lock.
+    Looked = 9,
+    /// A socket that is older than the trace and reported all the same. Made in user space, from a
+    /// listing: the programs know nothing of it.
+    Listed = 128,
+}
 
-/// `Record::within`: no timer of this socket was running on this CPU.
-pub const WITHIN_NOTHING: u8 = 0;
-/// `Record::within`: inside this socket's `tcp_keepalive_timer`.
-pub const WITHIN_KEEPALIVE_TIMER: u8 = 1;
-/// `Record::within`: inside this socket's write timer, retransmission pending (`ICSK_TIME_RETRANS`).
-pub const WITHIN_RETRANSMIT_TIMER: u8 = 2;
-/// `Record::within`: inside this socket's write timer, zero-window probe pending (`ICSK_TIME_PROBE0`).
-pub const WITHIN_PROBE_TIMER: u8 = 3;
+/// Which timer of this socket was running on this CPU.
+#[repr(u8)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromZeros, IntoBytes, Immutable, KnownLayout,
+)]
+pub enum Within {
+    /// None.
+    #[default]
+    Nothing = 0,
+    /// `tcp_keepalive_timer`.
+    KeepaliveTimer = 1,
+    /// The write timer, retransmission pending (`ICSK_TIME_RETRANS`).
+    RetransmitTimer = 2,
+    /// The write timer, zero-window probe pending (`ICSK_TIME_PROBE0`).
+    ProbeTimer = 3,
+}
 
-/// `Record::flags`: `wakeup_result` is valid, `tcp_write_wakeup` was seen to return.
-pub const FLAG_WAKEUP_SEEN: u8 = 1 << 0;
-/// `Record::flags`: this backend would have seen `tcp_write_wakeup`; absence means it did not run.
-pub const FLAG_WAKEUP_WATCHED: u8 = 1 << 1;
-/// `Record::flags`: `tgid` and `comm` are those of the task acting on the socket.
-pub const FLAG_PROCESS_CONTEXT: u8 = 1 << 2;
-/// `Record::flags`: SO_KEEPALIVE is being switched on by this very call.
-pub const FLAG_SWITCHING_ON: u8 = 1 << 3;
-/// `Record::flags`: SO_KEEPALIVE is being switched off by this very call.
-pub const FLAG_SWITCHING_OFF: u8 = 1 << 4;
+/// Whether a socket is an MPTCP subflow (`tcp_sock.is_mptcp`).
+#[repr(u8)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromZeros, IntoBytes, Immutable, KnownLayout,
+)]
+pub enum Mptcp {
+    #[default]
+    No = 0,
+    Subflow = 1,
+    /// The kernel has no such field, or does not show it here.
+    Unknown = 255,
+}
+
+/// What more a record has.
+#[repr(transparent)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct RecordFlags(u8);
+
+bitflags! {
+    impl RecordFlags: u8 {
+        /// `wakeup_result` is valid, `tcp_write_wakeup` was seen to return.
+        const WAKEUP_SEEN = 1 << 0;
+        /// This backend would have seen `tcp_write_wakeup`; absence means it did not run.
+        const WAKEUP_WATCHED = 1 << 1;
+        /// `tgid` and `comm` are those of the task acting on the socket.
+        const PROCESS_CONTEXT = 1 << 2;
+        /// SO_KEEPALIVE is being switched on by this very call.
+        const SWITCHING_ON = 1 << 3;
+        /// SO_KEEPALIVE is being switched off by this very call.
+        const SWITCHING_OFF = 1 << 4;
+    }
+}
 
 /// Who the socket is. 88 bytes.
 #[repr(C)]
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromZeros, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct Identity {
     /// Address of the `struct sock`: identifies the socket until its CLOSE. Never shown.
@@ -88,12 +131,11 @@ pub struct Identity {
     pub family: u16,
     /// TCP state (`skc_state`), 1 = ESTABLISHED.
     pub state: u8,
-    /// 1 if SO_KEEPALIVE is on (`SOCK_KEEPOPEN`).
-    pub keepopen: u8,
-    /// 1 if no process holds the socket any more (`SOCK_DEAD`).
-    pub orphan: u8,
-    /// 1 for an MPTCP subflow, 0 if not, 255 where the kernel has no such field.
-    pub mptcp: u8,
+    /// SO_KEEPALIVE is on (`SOCK_KEEPOPEN`).
+    pub keepopen: bool,
+    /// No process holds the socket any more (`SOCK_DEAD`).
+    pub orphan: bool,
+    pub mptcp: Mptcp,
     /// `sk_shutdown`: RCV_SHUTDOWN 1, SEND_SHUTDOWN 2.
     pub shutdown: u8,
     /// Zero.
@@ -135,7 +177,7 @@ pub struct Settings {
 /// The kernel's numbers at one instant. 88 bytes.
 #[repr(C)]
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromZeros, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct TcpSample {
     /// `bpf_ktime_get_ns()`: CLOCK_MONOTONIC, nanoseconds.
@@ -174,43 +216,38 @@ pub struct TcpSample {
     pub retransmits: u8,
     /// `icsk_pending`: 1 = retransmit, 3 = zero-window probe.
     pub pending: u8,
-    /// 1 if the timer this record is about is queued (`entry.pprev != NULL`).
-    pub timer_pending: u8,
-    /// 1 if a process owns the socket (`sk_lock.owned`).
-    pub owned: u8,
+    /// The timer this record is about is queued (`entry.pprev != NULL`).
+    pub timer_pending: bool,
+    /// A process owns the socket (`sk_lock.owned`).
+    pub owned: bool,
     /// TCP state at this instant.
     pub state: u8,
-    /// 1 if SO_KEEPALIVE is on at this instant.
-    pub keepopen: u8,
-    /// 1 if no process holds the socket at this instant.
-    pub orphan: u8,
+    /// SO_KEEPALIVE is on at this instant.
+    pub keepopen: bool,
+    /// No process holds the socket at this instant.
+    pub orphan: bool,
     /// Zero.
     pub reserved: [u8; 7],
 }
 
 /// One observation. 336 bytes, on the ring buffer and in recordings.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Record {
-    /// One of the `KIND_` constants.
-    pub kind: u8,
-    /// `FLAG_` bits.
-    pub flags: u8,
-    /// One of the `WITHIN_` constants.
-    pub within: u8,
-    /// TCP state before the change that [`KIND_ESTABLISHED`] and [`KIND_CLOSE`] report.
+    pub kind: Kind,
+    pub flags: RecordFlags,
+    pub within: Within,
+    /// TCP state before the change that [`Kind::Established`] and [`Kind::Close`] report.
     pub from_state: u8,
-    /// Return value of `tcp_write_wakeup`, valid with [`FLAG_WAKEUP_SEEN`]: 0 sent, < 0 counted
+    /// Return value of `tcp_write_wakeup`, valid with [`RecordFlags::WAKEUP_SEEN`]: 0 sent, < 0 counted
     /// but not sent (negative errno), > 0 dropped locally (qdisc).
     pub wakeup_result: i32,
     /// CPU the record was made on.
     pub cpu: u32,
-    /// Process id (tgid) of the acting task, valid with [`FLAG_PROCESS_CONTEXT`].
+    /// Process id (tgid) of the acting task, valid with [`RecordFlags::PROCESS_CONTEXT`].
     pub tgid: u32,
     /// Name of its process (`/proc/PID/comm`), NUL-terminated, untrusted; valid with
-    /// [`FLAG_PROCESS_CONTEXT`].
+    /// [`RecordFlags::PROCESS_CONTEXT`].
     pub comm: [u8; 16],
     pub id: Identity,
     pub settings: Settings,
@@ -220,9 +257,34 @@ pub struct Record {
     pub after: TcpSample,
 }
 
+/// A record as it lies in memory, before anything in it is believed.
+pub type RawRecord = [u64; size_of::<Record>() / size_of::<u64>()];
+
+impl Record {
+    /// A record of this kind in which all else is zero.
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            flags: RecordFlags::empty(),
+            within: Within::Nothing,
+            from_state: 0,
+            wakeup_result: 0,
+            cpu: 0,
+            tgid: 0,
+            comm: [0; 16],
+            id: Identity::default(),
+            settings: Settings::default(),
+            before: TcpSample::default(),
+            after: TcpSample::default(),
+        }
+    }
+}
+
 const _: () = {
     assert!(size_of::<Identity>() == 88);
     assert!(size_of::<Settings>() == 40);
     assert!(size_of::<TcpSample>() == 88);
     assert!(size_of::<Record>() == 336);
+    assert!(size_of::<RawRecord>() == size_of::<Record>());
+    assert!(align_of::<RawRecord>() == align_of::<Record>());
 };

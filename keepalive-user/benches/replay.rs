@@ -11,9 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use keepalive_ebpf::{
-    ABI_VERSION, FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, Identity, KIND_KEEPALIVE_TIMER, Record,
-};
+use keepalive_ebpf::{ABI_VERSION, Identity, Kind, Record, RecordFlags};
 use keepalive_user::{
     event::{Backend, Start, When},
     recording::{Frame, Header, Writer},
@@ -174,10 +172,9 @@ fn probe(socket: u32, run: u32) -> Record {
     let jiffies = u64::from(run * HZ);
     let time = u64::from(run) * SECOND + u64::from(socket) * 1000;
     let mut record = Record {
-        kind: KIND_KEEPALIVE_TIMER,
-        flags: FLAG_WAKEUP_WATCHED | FLAG_WAKEUP_SEEN,
+        flags: RecordFlags::WAKEUP_WATCHED | RecordFlags::WAKEUP_SEEN,
         cpu: socket % 8,
-        ..Record::default()
+        ..Record::new(Kind::KeepaliveTimer)
     };
     let [a, b, c, d] = socket.to_be_bytes();
     record.id = Identity {
@@ -192,7 +189,7 @@ fn probe(socket: u32, run: u32) -> Record {
         peer_port: 1024 + (socket % 60_000) as u16,
         family: 2,
         state: 1,
-        keepopen: 1,
+        keepopen: true,
         ..Identity::default()
     };
     record.settings.time = HZ;
@@ -215,12 +212,12 @@ fn probe(socket: u32, run: u32) -> Record {
         numbers.segs_out = run;
         numbers.rto = HZ / 5;
         numbers.state = 1;
-        numbers.keepopen = 1;
+        numbers.keepopen = true;
     }
     record.after.time += 5_000;
     record.after.clock_cache = time + 2_000;
     record.after.expires = jiffies + u64::from(HZ);
-    record.after.timer_pending = 1;
+    record.after.timer_pending = true;
     record.after.probes_out = 1;
     record.after.segs_out = run + 1;
     record

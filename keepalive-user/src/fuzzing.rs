@@ -6,7 +6,7 @@
 use std::{cell::RefCell, io, rc::Rc};
 
 use anyhow::Result;
-use keepalive_ebpf::{KNOWN_SETTINGS, Settings};
+use keepalive_ebpf::{Known, Settings};
 
 use crate::{
     core::{
@@ -121,7 +121,7 @@ pub fn netlink(datagram: &[u8]) {
     let clock = Clock { offset_ns: 0 };
     for mut socket in listing::sockets_of(datagram, moment) {
         // What copies of the socket say, from what is at hand.
-        socket.known |= KNOWN_SETTINGS;
+        socket.known |= Known::SETTINGS;
         socket.settings = Settings {
             time: socket.receive_queue,
             interval: socket.send_queue,

@@ -1,16 +1,8 @@
 //! The hook bodies: what is noted at the entry of a kernel function, and what is reported at its
 //! exit. They take the socket's address and don't know which backend called them.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id};
-use keepalive_ebpf::{
-    FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN, KIND_ACK, KIND_CLOSE, KIND_CLOSING,
-    KIND_ESTABLISHED, KIND_KEEPALIVE_TIMER, KIND_LOOKED, KIND_OWNER, KIND_SETSOCKOPT,
-    KIND_WINDOW_PROBE, LOOK_FULL, LOOK_GONE, LOOK_REPORTED, LOSS_REPORTED, LOSS_RING,
-    LOSS_RING_PROBES, LOSS_SCRATCH, Record, TcpSample, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING,
-    WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER,
-};
+use keepalive_ebpf::{Kind, Looked, Loss, Record, RecordFlags, Within};
 
 use crate::{
     maps::{
@@ -66,14 +58,13 @@ pub fn keepalive_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
             "tcp_keepalive_timer: probes_out {} before",
             noted.before.probes_out
         );
-        let reported = report(sk, Timer::Keepalive, |record| {
-            record.kind = KIND_KEEPALIVE_TIMER;
+        let reported = report(sk, Timer::Keepalive, Kind::KeepaliveTimer, |record| {
             conclude(record, noted);
         });
         if !reported {
             let probes_out: u8 = peek(sk + u64::from(layout!(icsk_probes_out)));
             if probes_out == noted.before.probes_out.wrapping_add(1) {
-                count_loss(LOSS_RING_PROBES);
+                count_loss(Loss::RingProbes);
             }
         }
     }
@@ -101,7 +92,7 @@ pub fn write_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
     }
     // A run that only found its deadline moved leaves everything as it was.
     let probes_out: u8 = peek(sk + u64::from(layout!(icsk_probes_out)));
-    if noted.wakeup_seen == 0 && probes_out == noted.before.probes_out {
+    if !noted.wakeup_seen && probes_out == noted.before.probes_out {
         return;
     }
     verbose!(ctx, "zero-window probe: probes_out {}", probes_out);
@@ -109,8 +100,7 @@ pub fn write_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
     if !keepopen {
         remember_reported(sk);
     }
-    report(sk, Timer::Write, |record| {
-        record.kind = KIND_WINDOW_PROBE;
+    report(sk, Timer::Write, Kind::WindowProbe, |record| {
         conclude(record, noted);
     });
 }
@@ -121,7 +111,7 @@ pub fn write_wakeup_exit(sk: u64, result: i32) {
     for index in [IN_KEEPALIVE_TIMER, IN_WRITE_TIMER] {
         if let Some(noted) = find(index, sk) {
             noted.wakeup_result = result;
-            noted.wakeup_seen = 1;
+            noted.wakeup_seen = true;
             return;
         }
     }
@@ -142,18 +132,17 @@ pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
             if from == TCP_SYN_SENT {
                 note_entry(IN_CONNECT, sk, 0, None);
             }
-            report(sk, Timer::Keepalive, |record| {
-                record.kind = KIND_ESTABLISHED;
+            report(sk, Timer::Keepalive, Kind::Established, |record| {
                 record.from_state = from as u8;
                 record.id.state = to as u8;
             });
         }
         // `tcp_v4_connect`: in the context of whoever connects; the port may be chosen later.
         TCP_SYN_SENT if flags(sk) & layout!(flag_keepopen) != 0 => {
-            report_process(sk, KIND_OWNER, 0);
+            report_process(sk, Kind::Owner, RecordFlags::empty());
         }
         TCP_FIN_WAIT1 | TCP_LAST_ACK if flags(sk) & layout!(flag_keepopen) != 0 => {
-            report_process(sk, KIND_CLOSING, 0);
+            report_process(sk, Kind::Closing, RecordFlags::empty());
         }
         TCP_CLOSE => closed(ctx, sk, from as u8),
         _ => {}
@@ -170,12 +159,11 @@ fn closed<C: EbpfContext>(ctx: &C, sk: u64, from: u8) {
     }
     let within = within(sk);
     let keepopen = flags(sk) & layout!(flag_keepopen) != 0;
-    if !(keepopen || reported || within == WITHIN_KEEPALIVE_TIMER || within == WITHIN_PROBE_TIMER) {
+    if !(keepopen || reported || matches!(within, Within::KeepaliveTimer | Within::ProbeTimer)) {
         return;
     }
-    verbose!(ctx, "closed from state {} within {}", from, within);
-    report(sk, Timer::Keepalive, |record| {
-        record.kind = KIND_CLOSE;
+    verbose!(ctx, "closed from state {} within {}", from, within as u8);
+    report(sk, Timer::Keepalive, Kind::Close, |record| {
         record.from_state = from;
         record.id.state = TCP_CLOSE as u8;
         record.within = within;
@@ -196,10 +184,7 @@ pub fn accepted(socket: u64) {
     {
         return;
     }
-    report(sk, Timer::Keepalive, |record| {
-        record.kind = KIND_OWNER;
-        name_process(record);
-    });
+    report(sk, Timer::Keepalive, Kind::Owner, name_process);
 }
 
 /// Entry of `tcp_set_keepalive`: SO_KEEPALIVE is being set; the flag still has its old value.
@@ -217,11 +202,11 @@ pub fn set_keepalive(sk: u64, on: bool) {
     }
     report_process(
         sk,
-        KIND_SETSOCKOPT,
+        Kind::Setsockopt,
         if on {
-            FLAG_SWITCHING_ON
+            RecordFlags::SWITCHING_ON
         } else {
-            FLAG_SWITCHING_OFF
+            RecordFlags::SWITCHING_OFF
         },
     );
 }
@@ -230,7 +215,7 @@ pub fn set_keepalive(sk: u64, on: bool) {
 #[inline(always)]
 pub fn set_keepidle(sk: u64) {
     if flags(sk) & layout!(flag_keepopen) != 0 && !is_unarmed(state(sk)) {
-        report_process(sk, KIND_SETSOCKOPT, 0);
+        report_process(sk, Kind::Setsockopt, RecordFlags::empty());
     }
 }
 
@@ -250,8 +235,12 @@ pub fn keepalive_timer_start(sk: u64) {
     let was_on = flags & layout!(flag_keepopen) != 0;
     report_process(
         sk,
-        KIND_SETSOCKOPT,
-        if was_on { 0 } else { FLAG_SWITCHING_ON },
+        Kind::Setsockopt,
+        if was_on {
+            RecordFlags::empty()
+        } else {
+            RecordFlags::SWITCHING_ON
+        },
     );
 }
 
@@ -270,8 +259,7 @@ pub fn ack_exit(sk: u64) {
     if let Some(noted) = take(IN_ACK, sk) {
         let probes_out: u8 = peek(sk + u64::from(layout!(icsk_probes_out)));
         if probes_out == 0 {
-            report(sk, Timer::Keepalive, |record| {
-                record.kind = KIND_ACK;
+            report(sk, Timer::Keepalive, Kind::Ack, |record| {
                 record.before = noted.before;
             });
         }
@@ -280,17 +268,20 @@ pub fn ack_exit(sk: u64) {
 
 /// Reports a socket that user space remembers by its address. TCP sockets live in type-stable memory
 /// (SLAB_TYPESAFE_BY_RCU), so what is there is a socket, this one or a later one, or it is free;
-/// user space compares. Returns a `LOOK_` value.
+/// user space compares.
 #[inline(always)]
-pub fn look(sk: u64) -> i32 {
+pub fn look(sk: u64) -> Looked {
     let family: u16 = peek(sk + u64::from(layout!(skc_family)));
     let protocol: u16 = peek(sk + u64::from(layout!(sk_protocol)));
     let is_tcp = (family == AF_INET || family == AF_INET6) && protocol == IPPROTO_TCP;
     if !is_tcp || !is_wanted(sk) {
-        return LOOK_GONE;
+        return Looked::Gone;
     }
-    let reported = report(sk, Timer::Keepalive, |record| record.kind = KIND_LOOKED);
-    if reported { LOOK_REPORTED } else { LOOK_FULL }
+    if report(sk, Timer::Keepalive, Kind::Looked, |_| {}) {
+        Looked::Reported
+    } else {
+        Looked::RingFull
+    }
 }
 
 /// The timer callbacks' addresses, as the self-test learned them.
@@ -311,14 +302,14 @@ pub fn is_write_timer(function: u64) -> bool {
 
 /// What the kernel is doing with this socket on this CPU.
 #[inline(always)]
-fn within(sk: u64) -> u8 {
+fn within(sk: u64) -> Within {
     if find(IN_KEEPALIVE_TIMER, sk).is_some() {
-        return WITHIN_KEEPALIVE_TIMER;
+        return Within::KeepaliveTimer;
     }
     match find(IN_WRITE_TIMER, sk) {
-        Some(noted) if noted.pending == ICSK_TIME_PROBE0 => WITHIN_PROBE_TIMER,
-        Some(_) => WITHIN_RETRANSMIT_TIMER,
-        None => WITHIN_NOTHING,
+        Some(noted) if noted.pending == ICSK_TIME_PROBE0 => Within::ProbeTimer,
+        Some(_) => Within::RetransmitTimer,
+        None => Within::Nothing,
     }
 }
 
@@ -335,13 +326,13 @@ fn note_entry(index: u32, sk: u64, pending: u8, sample: Option<Timer>) {
         let Some(copy) = Copy::of(sk, layout!(copy_len)) else {
             return;
         };
-        copy.sample(timer, &mut noted.before);
+        noted.before = copy.sample(timer);
         if !copy.is_intact() {
-            count_loss(LOSS_SCRATCH);
+            count_loss(Loss::Scratch);
             return;
         }
     }
-    noted.wakeup_seen = 0;
+    noted.wakeup_seen = false;
     noted.wakeup_result = 0;
     noted.pending = pending;
     noted.sk = sk;
@@ -368,8 +359,8 @@ fn take(index: u32, sk: u64) -> Option<&'static InFlight> {
 #[inline(always)]
 fn conclude(record: &mut Record, noted: &InFlight) {
     record.before = noted.before;
-    if noted.wakeup_seen != 0 {
-        record.flags |= FLAG_WAKEUP_SEEN;
+    if noted.wakeup_seen {
+        record.flags |= RecordFlags::WAKEUP_SEEN;
         record.wakeup_result = noted.wakeup_result;
     }
 }
@@ -378,11 +369,10 @@ fn conclude(record: &mut Record, noted: &InFlight) {
 /// an interrupt, and the current task just happened to run. A kernel thread (MPTCP's worker, a
 /// delayed close) acts for somebody else.
 #[inline(always)]
-fn report_process(sk: u64, kind: u8, flags: u8) {
-    report(sk, Timer::Keepalive, |record| {
-        record.kind = kind;
+fn report_process(sk: u64, kind: Kind, flags: RecordFlags) {
+    report(sk, Timer::Keepalive, kind, |record| {
         record.flags |= flags;
-        if record.after.owned != 0 {
+        if record.after.owned {
             name_process(record);
         }
     });
@@ -391,34 +381,36 @@ fn report_process(sk: u64, kind: u8, flags: u8) {
 /// Sends one record, if the filter wants the socket; `fill` sets what the hook knows. False if the
 /// record was lost because the ring is full.
 #[inline(always)]
-fn report(sk: u64, timer: Timer, fill: impl FnOnce(&mut Record)) -> bool {
+fn report(sk: u64, timer: Timer, kind: Kind, fill: impl FnOnce(&mut Record)) -> bool {
     // Before there is a slot: what nobody wants must not fill the ring, nor count as lost.
     if !is_wanted(sk) {
         return true;
     }
     let Some(mut entry) = EVENTS.reserve::<Record>(0) else {
-        count_loss(LOSS_RING);
+        count_loss(Loss::Ring);
         return false;
     };
-    // SAFETY: `Record` is plain integers, for which any bytes are a value; all are set below.
-    let record = unsafe { entry.assume_init_mut() };
-    if !socket::read(sk, timer, record) {
+    let slot = entry.as_mut_ptr();
+    if !socket::read(sk, timer, slot) {
         // Not with BPF_RB_NO_WAKEUP: the reader is woken for the slot it waits at, and may be
         // waiting at this one.
         entry.discard(0);
         return true;
     }
-    record.kind = 0;
-    record.flags = BACKEND_FLAGS.load() as u8;
-    record.within = WITHIN_NOTHING;
-    record.from_state = 0;
-    record.wakeup_result = 0;
-    // SAFETY: no arguments, no side effects.
-    record.cpu = unsafe { bpf_get_smp_processor_id() };
-    record.tgid = 0;
-    record.comm = [0; 16];
-    // SAFETY: the same memory, of which nothing is taken as initialized.
-    socket::clear(unsafe { &mut *(&raw mut record.before).cast::<MaybeUninit<TcpSample>>() });
+    // SAFETY: the slot is ours until it is submitted. `read` has set `id`, `settings` and `after`, the
+    // rest is set here, and only then is it taken as a record.
+    let record = unsafe {
+        (*slot).kind = kind;
+        (*slot).flags = BACKEND_FLAGS.load();
+        (*slot).within = Within::Nothing;
+        (*slot).from_state = 0;
+        (*slot).wakeup_result = 0;
+        (*slot).cpu = bpf_get_smp_processor_id();
+        (*slot).tgid = 0;
+        (*slot).comm = [0; 16];
+        socket::clear(socket::place(&raw mut (*slot).before));
+        &mut *slot
+    };
     fill(record);
     entry.submit(0);
     true
@@ -452,7 +444,7 @@ fn is_wanted_address(socket: &Direct) -> bool {
 #[inline(always)]
 fn remember_reported(sk: u64) {
     if is_wanted(sk) && REPORTED.insert(sk, 1, 0).is_err() {
-        count_loss(LOSS_REPORTED);
+        count_loss(Loss::Reported);
     }
 }
 

@@ -10,14 +10,11 @@ use aya_ebpf::{
     bindings::seq_file,
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_seq_write, bpf_skc_to_tcp_sock},
 };
-use keepalive_ebpf::{
-    ABSENT, KNOWN_ALL_TIMERS, KNOWN_ORIGINS, KNOWN_SETTINGS, KNOWN_TRAFFIC, OpenSocket,
-    SNAPSHOT_REQUEST, SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT, Snapshot,
-};
+use keepalive_ebpf::{ABSENT, Known, Mptcp, OpenSocket, Snapshot, SnapshotKind};
 
 use crate::{
     maps::layout,
-    socket::{Copy, Socket, Timer, clear, peek},
+    socket::{Copy, Socket, Timer, clear, peek, place},
 };
 
 /// `include/net/tcp_states.h`, the same in every kernel.
@@ -157,14 +154,16 @@ fn write<T>(meta: *const Meta, record: &T) {
 
 #[inline(always)]
 fn full(tcp: &Typed, sk: u64, out: &mut Snapshot) {
-    out.kind = SNAPSHOT_SOCKET;
-    out.known = KNOWN_SETTINGS | KNOWN_ORIGINS | KNOWN_ALL_TIMERS | KNOWN_TRAFFIC;
-    tcp.identity(sk, &mut out.id);
-    tcp.settings(&mut out.settings);
-    tcp.sample(Timer::Keepalive, &mut out.sample);
+    out.kind = SnapshotKind::Socket;
+    out.known = Known::all();
+    // SAFETY: our own, of which nothing else is used meanwhile.
+    tcp.identity(sk, unsafe { place(&raw mut out.id) });
+    // SAFETY: as above.
+    tcp.settings(unsafe { place(&raw mut out.settings) });
+    out.sample = tcp.sample(Timer::Keepalive);
     out.write_expires = tcp.at(layout!(write_expires));
     out.delack_expires = tcp.at(layout!(delack_expires));
-    out.delack_pending = u8::from(tcp.at::<u8>(layout!(icsk_ack_pending)) & ICSK_ACK_TIMER != 0);
+    out.delack_pending = tcp.at::<u8>(layout!(icsk_ack_pending)) & ICSK_ACK_TIMER != 0;
     (out.receive_queue, out.send_queue) = if out.id.state == TCP_LISTEN {
         (
             tcp.at(layout!(sk_ack_backlog)),
@@ -186,21 +185,22 @@ fn full(tcp: &Typed, sk: u64, out: &mut Snapshot) {
 /// give typed pointers to these came one by one.
 #[inline(always)]
 fn small(copy: &Copy, sk: u64, state: u8, out: &mut Snapshot) {
-    out.known = KNOWN_ALL_TIMERS;
+    out.known = Known::ALL_TIMERS;
     out.id.sk = sk;
-    copy.addresses(&mut out.id);
+    // SAFETY: our own, of which nothing else is used meanwhile.
+    copy.addresses(unsafe { place(&raw mut out.id) });
     out.id.local_port = copy.at(layout!(skc_num));
-    out.id.mptcp = u8::MAX;
+    out.id.mptcp = Mptcp::Unknown;
     out.sample.time = copy.time();
     // SAFETY: no arguments, no side effects.
     out.sample.jiffies = unsafe { bpf_jiffies64() };
-    out.sample.timer_pending = 1;
+    out.sample.timer_pending = true;
     if state == TCP_TIME_WAIT {
-        out.kind = SNAPSHOT_TIME_WAIT;
+        out.kind = SnapshotKind::TimeWait;
         out.id.state = copy.at(layout!(tw_substate));
         out.sample.expires = copy.at(layout!(tw_expires));
     } else {
-        out.kind = SNAPSHOT_REQUEST;
+        out.kind = SnapshotKind::Request;
         // As every tool shows it.
         out.id.state = TCP_SYN_RECV;
         out.sample.expires = copy.at(layout!(rsk_expires));

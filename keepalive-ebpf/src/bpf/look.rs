@@ -8,5 +8,5 @@ use crate::hooks;
 /// The argument is the address of a `struct sock`, as a record had it.
 #[raw_tracepoint(tracepoint = "timer_start")]
 pub fn look(ctx: RawTracePointContext) -> i32 {
-    hooks::look(ctx.arg(0))
+    hooks::look(ctx.arg(0)) as i32
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use keepalive_ebpf::{
-    Filter, KernelLayout, LOSS_KINDS, SOCK_COPY_MAX, SelfTest, TcpSample, TimerFunctions,
+    Filter, KernelLayout, Loss, RecordFlags, SOCK_COPY_MAX, SelfTest, TcpSample, TimerFunctions,
 };
 
 /// Where this kernel keeps its fields. Read through [`layout!`], field by field, so that the
@@ -19,9 +19,9 @@ pub static LAYOUT: Global<KernelLayout> = Global::new(LAYOUT_UNSET);
 #[unsafe(no_mangle)]
 pub static FILTER: Global<Filter> = Global::new(FILTER_UNSET);
 
-/// [`keepalive_ebpf::FLAG_WAKEUP_WATCHED`] if the loaded backend hooks `tcp_write_wakeup`, else 0.
+/// [`RecordFlags::WAKEUP_WATCHED`] if the loaded backend hooks `tcp_write_wakeup`, else none.
 #[unsafe(no_mangle)]
-pub static BACKEND_FLAGS: Global<u32> = Global::new(0);
+pub static BACKEND_FLAGS: Global<RecordFlags> = Global::new(RecordFlags::empty());
 
 /// 1 = diagnostics through aya-log (`-v`); 0 lets the verifier delete them.
 #[unsafe(no_mangle)]
@@ -59,14 +59,14 @@ pub(crate) use {constant, filter, layout};
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
-/// Losses, per CPU, by the `LOSS_` index.
+/// Losses, per CPU, by [`Loss`].
 #[map]
-pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSS_KINDS, 0);
+pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::COUNT, 0);
 
 /// Counts a loss on this CPU.
 #[inline(always)]
-pub fn count_loss(index: u32) {
-    if let Some(count) = LOSSES.get_ptr_mut(index) {
+pub fn count_loss(loss: Loss) {
+    if let Some(count) = LOSSES.get_ptr_mut(loss as u32) {
         // SAFETY: this CPU's map value. A program that preempts this one may count meanwhile, and
         // be forgotten: the price of doing without atomics, which Rust has none of for BPF.
         unsafe { *count += 1 };
@@ -92,7 +92,7 @@ pub struct InFlight {
     pub sk: u64,
     /// Return value of `tcp_write_wakeup`, if `wakeup_seen`.
     pub wakeup_result: i32,
-    pub wakeup_seen: u8,
+    pub wakeup_seen: bool,
     /// `icsk_pending` at entry (write timer only).
     pub pending: u8,
     pub reserved: [u8; 2],

@@ -1,7 +1,7 @@
 //! The current task's process, where it is the one that acts on the socket.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task};
-use keepalive_ebpf::{FLAG_PROCESS_CONTEXT, Record};
+use keepalive_ebpf::{Record, RecordFlags};
 
 use crate::{maps::layout, socket::peek};
 
@@ -19,7 +19,7 @@ const TCP_CLOSE_WAIT: u8 = 8;
 #[inline(always)]
 pub fn is_closing(record: &Record) -> bool {
     const BOTH: u8 = 3;
-    record.after.owned != 0
+    record.after.owned
         && record.id.shutdown == BOTH
         && matches!(
             record.from_state,
@@ -36,7 +36,7 @@ pub fn name_process(record: &mut Record) {
     if peek::<u32>(task + u64::from(layout!(task_flags))) & PF_KTHREAD != 0 {
         return;
     }
-    record.flags |= FLAG_PROCESS_CONTEXT;
+    record.flags |= RecordFlags::PROCESS_CONTEXT;
     record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     record.comm = process_name(task);
 }

@@ -2,6 +2,7 @@
 //! its timers are.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task};
+use keepalive_ebpf::{Kind, Record};
 
 use crate::{
     maps::{SELF_TEST, layout},
@@ -17,7 +18,8 @@ pub fn timer_start(timer: u64) {
     };
     // SAFETY: a map value; user space reads it only after the test's system calls returned.
     let test = unsafe { &mut *test };
-    let sk = test.record.id.sk;
+    // SAFETY: an integer in a place of its size and alignment.
+    let sk = unsafe { (*(&raw const test.record).cast::<Record>()).id.sk };
     if test.peer_port == 0 || sk == 0 {
         return;
     }
@@ -43,12 +45,18 @@ pub fn state_change(sk: u64) {
     let socket = Direct(sk);
     if u32::from(socket.peer_port()) == test.peer_port
         && socket.net_at::<u32>(layout!(net_inum)) == test.netns
-        && socket::read(sk, Timer::Keepalive, &mut test.record)
+        && let record = (&raw mut test.record).cast::<Record>()
+        && socket::read(sk, Timer::Keepalive, record)
     {
-        test.record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
         // SAFETY: no arguments, no side effects.
         let task = unsafe { bpf_get_current_task() };
-        test.record.comm = process_name(task);
+        // SAFETY: a place of the size and alignment of a record; nothing is read from it. What is not
+        // set is zero.
+        unsafe {
+            (*record).kind = Kind::Looked;
+            (*record).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+            (*record).comm = process_name(task);
+        }
         test.task_flags = peek(task + u64::from(layout!(task_flags)));
         test.write_expires = socket.at(layout!(write_expires));
         let behind: u64 = socket.at(layout!(sk_socket));

@@ -4,13 +4,13 @@
 //! All reads are of memory that may be anything: `bpf_probe_read_kernel` cannot fault, and TCP
 //! sockets live in type-stable memory, so a stale address gives stale numbers, never a crash.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::{
     bpf_jiffies64, bpf_ktime_get_ns, bpf_probe_read_kernel,
     generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
 };
-use keepalive_ebpf::{
-    ABSENT, Identity, LOSS_SCRATCH, LOSS_UNREADABLE, Record, SOCK_COPY_MAX, Settings, TcpSample,
-};
+use keepalive_ebpf::{ABSENT, Identity, Loss, Mptcp, Record, SOCK_COPY_MAX, Settings, TcpSample};
 
 use crate::maps::{SCRATCH, Scratch, count_loss, layout};
 
@@ -31,7 +31,7 @@ pub fn try_peek<T>(address: u64) -> Option<T> {
     // SAFETY: the helper checks the address and copies into a local of the right size.
     let value = unsafe { bpf_probe_read_kernel(address as *const T) };
     if value.is_err() {
-        count_loss(LOSS_UNREADABLE);
+        count_loss(Loss::Unreadable);
     }
     value.ok()
 }
@@ -40,6 +40,15 @@ pub fn try_peek<T>(address: u64) -> Option<T> {
 #[inline(always)]
 pub fn peek<T: Default>(address: u64) -> T {
     try_peek(address).unwrap_or_default()
+}
+
+/// Sets one field of a struct that need not be initialized yet.
+macro_rules! set {
+    ($out:ident.$field:ident = $value:expr) => {{
+        let value = $value;
+        // SAFETY: a field of memory for the struct; nothing is read from it.
+        unsafe { (&raw mut (*$out.as_mut_ptr()).$field).write(value) };
+    }};
 }
 
 /// A socket that can be read, field by field, at offsets of the layout.
@@ -67,7 +76,7 @@ pub trait Socket {
     }
 
     #[inline(always)]
-    fn sample(&self, timer: Timer, out: &mut TcpSample) {
+    fn sample(&self, timer: Timer) -> TcpSample {
         let (timer_at, expires_at) = match timer {
             Timer::Keepalive => (
                 layout!(keepalive_timer),
@@ -76,7 +85,7 @@ pub trait Socket {
             Timer::Write => (layout!(write_timer), layout!(write_expires)),
         };
         let flags = self.flags();
-        *out = TcpSample {
+        TcpSample {
             time: self.time(),
             // SAFETY: no arguments, no side effects.
             jiffies: unsafe { bpf_jiffies64() },
@@ -96,25 +105,26 @@ pub trait Socket {
             backoff: self.at(layout!(icsk_backoff)),
             retransmits: self.at(layout!(icsk_retransmits)),
             pending: self.at(layout!(icsk_pending)),
-            timer_pending: u8::from(self.at::<u64>(timer_at + layout!(timer_pprev)) != 0),
-            owned: u8::from(self.at::<u32>(layout!(sk_lock_owned)) != 0),
+            timer_pending: self.at::<u64>(timer_at + layout!(timer_pprev)) != 0,
+            owned: self.at::<u32>(layout!(sk_lock_owned)) != 0,
             state: self.state(),
-            keepopen: u8::from(flags & layout!(flag_keepopen) != 0),
-            orphan: u8::from(flags & layout!(flag_dead) != 0),
+            keepopen: flags & layout!(flag_keepopen) != 0,
+            orphan: flags & layout!(flag_dead) != 0,
             reserved: [0; 7],
-        };
+        }
     }
 
     /// What all kinds of sockets have: who is connected to whom, where.
     #[inline(always)]
-    fn addresses(&self, out: &mut Identity) {
-        out.cookie = self.at(layout!(skc_cookie));
-        out.family = self.at(layout!(skc_family));
-        let [local, peer] = self.ends(out.family);
-        out.local = bytes(local);
-        out.peer = bytes(peer);
-        out.peer_port = self.peer_port();
-        out.netns = self.net_at(layout!(net_inum));
+    fn addresses(&self, out: &mut MaybeUninit<Identity>) {
+        let family = self.at(layout!(skc_family));
+        let [local, peer] = self.ends(family);
+        set!(out.cookie = self.at(layout!(skc_cookie)));
+        set!(out.family = family);
+        set!(out.local = bytes(local));
+        set!(out.peer = bytes(peer));
+        set!(out.peer_port = self.peer_port());
+        set!(out.netns = self.net_at(layout!(net_inum)));
     }
 
     /// Local and peer address, two words in memory order each; IPv4 as IPv4-mapped IPv6.
@@ -142,44 +152,56 @@ pub trait Socket {
         u16::from_be(self.at(layout!(skc_dport)))
     }
 
+    /// Sets all of `out`, in place: as a value it would go over the stack.
     #[inline(always)]
-    fn identity(&self, sk: u64, out: &mut Identity) {
+    fn identity(&self, sk: u64, out: &mut MaybeUninit<Identity>) {
         let flags = self.flags();
-        out.sk = sk;
+        set!(out.sk = sk);
         self.addresses(out);
-        out.inode = self.inode();
-        out.cgroup = self.cgroup();
-        out.local_port = self.local_port();
-        out.state = self.state();
-        out.keepopen = u8::from(flags & layout!(flag_keepopen) != 0);
-        out.orphan = u8::from(flags & layout!(flag_dead) != 0);
-        out.mptcp = if layout!(is_mptcp) == ABSENT {
-            u8::MAX
-        } else {
-            self.at(layout!(is_mptcp))
-        };
-        out.shutdown = self.at::<u8>(layout!(sk_shutdown)) & 3;
-        out.reserved = 0;
-        out.error = self.at(layout!(sk_err));
-        out.error_soft = self.at(layout!(sk_err_soft));
+        set!(out.inode = self.inode());
+        set!(out.cgroup = self.cgroup());
+        set!(out.local_port = self.local_port());
+        set!(out.state = self.state());
+        set!(out.keepopen = flags & layout!(flag_keepopen) != 0);
+        set!(out.orphan = flags & layout!(flag_dead) != 0);
+        set!(out.mptcp = self.mptcp());
+        set!(out.shutdown = self.at::<u8>(layout!(sk_shutdown)) & 3);
+        set!(out.reserved = 0);
+        set!(out.error = self.at(layout!(sk_err)));
+        set!(out.error_soft = self.at(layout!(sk_err_soft)));
     }
 
+    /// The kernel's is a `bool`.
     #[inline(always)]
-    fn settings(&self, out: &mut Settings) {
-        out.time = self.at(layout!(keepalive_time));
-        out.interval = self.at(layout!(keepalive_intvl));
-        out.probes = u32::from(self.at::<u8>(layout!(keepalive_probes)));
-        out.user_timeout = self.at(layout!(icsk_user_timeout));
-        out.sysctl_time = self.net_at(layout!(sysctl_keepalive_time));
-        out.sysctl_interval = self.net_at(layout!(sysctl_keepalive_intvl));
-        out.sysctl_probes = u32::from(self.net_at::<u8>(layout!(sysctl_keepalive_probes)));
-        out.sysctl_retries2 = u32::from(self.net_at::<u8>(layout!(sysctl_retries2)));
-        out.rto_max = if layout!(icsk_rto_max) == ABSENT {
-            0
-        } else {
-            self.at(layout!(icsk_rto_max))
-        };
-        out.reserved = 0;
+    fn mptcp(&self) -> Mptcp {
+        if layout!(is_mptcp) == ABSENT {
+            return Mptcp::Unknown;
+        }
+        match self.at::<u8>(layout!(is_mptcp)) & 1 {
+            0 => Mptcp::No,
+            _ => Mptcp::Subflow,
+        }
+    }
+
+    /// Sets all of `out`, as [`Socket::identity`] does.
+    #[inline(always)]
+    fn settings(&self, out: &mut MaybeUninit<Settings>) {
+        set!(out.time = self.at(layout!(keepalive_time)));
+        set!(out.interval = self.at(layout!(keepalive_intvl)));
+        set!(out.probes = u32::from(self.at::<u8>(layout!(keepalive_probes))));
+        set!(out.user_timeout = self.at(layout!(icsk_user_timeout)));
+        set!(out.sysctl_time = self.net_at(layout!(sysctl_keepalive_time)));
+        set!(out.sysctl_interval = self.net_at(layout!(sysctl_keepalive_intvl)));
+        set!(out.sysctl_probes = u32::from(self.net_at::<u8>(layout!(sysctl_keepalive_probes))));
+        set!(out.sysctl_retries2 = u32::from(self.net_at::<u8>(layout!(sysctl_retries2))));
+        set!(
+            out.rto_max = if layout!(icsk_rto_max) == ABSENT {
+                0
+            } else {
+                self.at(layout!(icsk_rto_max))
+            }
+        );
+        set!(out.reserved = 0);
     }
 
     /// Inode number of the socket file; 0 without a file (orphans, not yet accepted).
@@ -270,7 +292,7 @@ impl Copy {
             )
         };
         if result != 0 {
-            count_loss(LOSS_UNREADABLE);
+            count_loss(Loss::Unreadable);
             return None;
         }
         Some(Self { scratch, owner })
@@ -314,28 +336,41 @@ impl Socket for Copy {
     }
 }
 
-/// Reads the socket at `sk` into `record`, all but what belongs to the hook: `kind`, `before`, …
+/// Reads the socket at `sk` into `id`, `settings` and `after` of `record`, which need be no record yet.
 /// Tries again if another program took the scratch memory over; false, and counted, if in vain.
 #[inline(never)]
-pub fn read(sk: u64, timer: Timer, record: &mut Record) -> bool {
+pub fn read(sk: u64, timer: Timer, record: *mut Record) -> bool {
     for _ in 0..3 {
         let Some(copy) = Copy::of(sk, layout!(copy_len)) else {
             return false;
         };
-        copy.identity(sk, &mut record.id);
-        copy.settings(&mut record.settings);
-        copy.sample(timer, &mut record.after);
+        // SAFETY: `record` is a slot of the ring or a map value; nothing is read from it.
+        unsafe {
+            copy.identity(sk, place(&raw mut (*record).id));
+            copy.settings(place(&raw mut (*record).settings));
+            (*record).after = copy.sample(timer);
+        }
         if copy.is_intact() {
             return true;
         }
     }
-    count_loss(LOSS_SCRATCH);
+    count_loss(Loss::Scratch);
     false
+}
+
+/// Memory for a `T`, whatever is in it now.
+///
+/// # Safety
+/// `pointer` is valid for writes, and nothing else uses what is there meanwhile.
+#[inline(always)]
+pub unsafe fn place<'a, T>(pointer: *mut T) -> &'a mut MaybeUninit<T> {
+    // SAFETY: as above.
+    unsafe { &mut *pointer.cast() }
 }
 
 /// Zeroes word by word: a struct assignment would become a call of a byte-wise `memset`.
 #[inline(always)]
-pub fn clear<T>(value: &mut core::mem::MaybeUninit<T>) -> &mut T
+pub fn clear<T>(value: &mut MaybeUninit<T>) -> &mut T
 where
     T: zerocopy::FromZeros,
 {

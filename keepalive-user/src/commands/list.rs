@@ -341,9 +341,7 @@ impl Command<'_> {
         }
         if let Some(switch) = arguments.keepalive {
             let wanted = switch == Switch::On;
-            sockets.retain(|socket| {
-                rows::knows_settings(socket) && (socket.id.keepopen != 0) == wanted
-            });
+            sockets.retain(|socket| rows::knows_settings(socket) && socket.id.keepopen == wanted);
         }
         if let Some(key) = arguments.sort {
             sort(&mut listing, key);

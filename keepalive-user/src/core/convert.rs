@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use keepalive_ebpf::{Identity, Settings};
+use keepalive_ebpf::{Identity, Mptcp, Settings};
 
 use crate::core::{
     arithmetic::{Effective, jiffies_to_millis},
@@ -27,9 +27,9 @@ pub fn socket(id: u64, cookie: u64, identity: &Identity) -> Socket {
         state: tcp_state(identity.state),
         netns: identity.netns,
         mptcp: match identity.mptcp {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
+            Mptcp::No => Some(false),
+            Mptcp::Subflow => Some(true),
+            Mptcp::Unknown => None,
         },
     }
 }

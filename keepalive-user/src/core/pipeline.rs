@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use keepalive_ebpf::{Filter, Identity, KIND_CLOSING, KIND_OWNER, Record, TcpSample};
+use keepalive_ebpf::{Filter, Identity, Kind, Record, TcpSample};
 use strum::IntoEnumIterator;
 
 use super::{
@@ -182,13 +182,20 @@ impl<O: Owners> Pipeline<O> {
         if let Some(acting) = tracker::acting(record) {
             let inode = record.id.inode;
             match record.kind {
-                KIND_OWNER => self.owners.acted(inode, acting, time),
-                KIND_CLOSING => self.owners.closing(inode, acting, time),
-                _ => {}
+                Kind::Owner => self.owners.acted(inode, acting, time),
+                Kind::Closing => self.owners.closing(inode, acting, time),
+                Kind::KeepaliveTimer
+                | Kind::WindowProbe
+                | Kind::Setsockopt
+                | Kind::Established
+                | Kind::Close
+                | Kind::Ack
+                | Kind::Looked
+                | Kind::Listed => {}
             }
         }
         // No event comes of it, and a recording has the owners themselves.
-        if record.kind == KIND_OWNER {
+        if record.kind == Kind::Owner {
             return Ok(());
         }
         let mut observations = std::mem::take(&mut self.observations);

@@ -1,9 +1,6 @@
 //! From a [`Snapshot`] to what is shown of it. Pure.
 
-use keepalive_ebpf::{
-    KNOWN_ALL_TIMERS, KNOWN_ORIGINS, KNOWN_SETTINGS, KNOWN_TRAFFIC, SNAPSHOT_REQUEST,
-    SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT, Snapshot, TcpSample,
-};
+use keepalive_ebpf::{Known, Snapshot, SnapshotKind, TcpSample};
 
 use crate::core::{
     arithmetic::{self, Effective, jiffies_to_millis},
@@ -15,10 +12,10 @@ use crate::core::{
 
 /// One row, its owner still to be found; `id` is its number in the listing.
 pub fn row(socket: &Snapshot, id: u64, hz: u32, clock: &Clock) -> ListedSocket {
-    let full = socket.kind == SNAPSHOT_SOCKET;
-    let knows = |bit| full && socket.known & bit != 0;
+    let full = socket.kind == SnapshotKind::Socket;
+    let knows = |bit| full && socket.known.contains(bit);
     let millis = |jiffies: u32| jiffies_to_millis(jiffies.into(), hz);
-    let heard = |age: Option<u32>| age.filter(|_| knows(KNOWN_TRAFFIC) && is_connected(socket));
+    let heard = |age: Option<u32>| age.filter(|_| knows(Known::TRAFFIC) && is_connected(socket));
     let numbers = &socket.sample;
     ListedSocket {
         when: clock.at(numbers.time),
@@ -30,8 +27,8 @@ pub fn row(socket: &Snapshot, id: u64, hz: u32, clock: &Clock) -> ListedSocket {
         keepalive: knows_settings(socket).then(|| {
             convert::keepalive(
                 &socket.settings,
-                socket.id.keepopen != 0,
-                knows(KNOWN_ORIGINS),
+                socket.id.keepopen,
+                knows(Known::ORIGINS),
                 hz,
             )
         }),
@@ -41,9 +38,9 @@ pub fn row(socket: &Snapshot, id: u64, hz: u32, clock: &Clock) -> ListedSocket {
             .then(|| millis(Effective::new(&socket.settings, hz).rto_max)),
         uid: has_uid(socket).then_some(socket.uid),
         inode: (socket.id.inode != 0).then_some(socket.id.inode),
-        orphan: socket.id.orphan != 0 || is_fin_wait2(socket),
+        orphan: socket.id.orphan || is_fin_wait2(socket),
         timers: timers(socket, hz),
-        one_timer_only: full && socket.known & KNOWN_ALL_TIMERS == 0,
+        one_timer_only: full && !socket.known.contains(Known::ALL_TIMERS),
         next_probe: next_probe(socket, hz),
         death: death(socket, hz),
         silence_ms: heard(silence(numbers)).map(millis),
@@ -57,7 +54,7 @@ pub fn row(socket: &Snapshot, id: u64, hz: u32, clock: &Clock) -> ListedSocket {
 
 /// Whether it is known how keepalive is set.
 pub fn knows_settings(socket: &Snapshot) -> bool {
-    socket.kind == SNAPSHOT_SOCKET && socket.known & KNOWN_SETTINGS != 0
+    socket.kind == SnapshotKind::Socket && socket.known.contains(Known::SETTINGS)
 }
 
 /// Whether the peer can have been heard.
@@ -83,13 +80,15 @@ pub fn timers(socket: &Snapshot, hz: u32) -> Vec<RunningTimer> {
         pending::PROBE0 => Some((TimerKind::WindowProbe, numbers.probes_out)),
         _ => None,
     };
-    let shared = (numbers.timer_pending != 0).then_some(match socket.kind {
-        _ if is_fin_wait2(socket) => (TimerKind::FinWait2, 0),
-        SNAPSHOT_TIME_WAIT => (TimerKind::TimeWait, 0),
-        SNAPSHOT_REQUEST => (TimerKind::SynAck, numbers.retransmits),
-        _ => (TimerKind::Keepalive, numbers.probes_out),
+    let shared = numbers.timer_pending.then_some(match socket.kind {
+        SnapshotKind::Socket | SnapshotKind::TimeWait if is_fin_wait2(socket) => {
+            (TimerKind::FinWait2, 0)
+        }
+        SnapshotKind::TimeWait => (TimerKind::TimeWait, 0),
+        SnapshotKind::Request => (TimerKind::SynAck, numbers.retransmits),
+        SnapshotKind::Socket => (TimerKind::Keepalive, numbers.probes_out),
     });
-    let delack = (socket.delack_pending != 0).then_some((TimerKind::DelayedAck, 0));
+    let delack = socket.delack_pending.then_some((TimerKind::DelayedAck, 0));
     let mut timers: Vec<RunningTimer> = [
         (write, socket.write_expires),
         (shared, numbers.expires),
@@ -106,22 +105,22 @@ pub fn timers(socket: &Snapshot, hz: u32) -> Vec<RunningTimer> {
 /// keeps of one that waits no longer than TIME_WAIT would take (`tcp_time_wait`).
 fn is_fin_wait2(socket: &Snapshot) -> bool {
     socket.id.state == state::FIN_WAIT2
-        && (socket.id.orphan != 0 || socket.kind == SNAPSHOT_TIME_WAIT)
+        && (socket.id.orphan || socket.kind == SnapshotKind::TimeWait)
 }
 
 /// Whether the kernel told whose the socket is: of none in TIME_WAIT, and by sock_diag of none that
 /// is not yet established.
 fn has_uid(socket: &Snapshot) -> bool {
     match socket.kind {
-        SNAPSHOT_TIME_WAIT => false,
-        SNAPSHOT_REQUEST => socket.known & KNOWN_ALL_TIMERS != 0,
-        _ => true,
+        SnapshotKind::TimeWait => false,
+        SnapshotKind::Request => socket.known.contains(Known::ALL_TIMERS),
+        SnapshotKind::Socket => true,
     }
 }
 
 pub fn next_probe(socket: &Snapshot, hz: u32) -> Option<NextProbe> {
     let numbers = &socket.sample;
-    if socket.kind != SNAPSHOT_SOCKET || numbers.timer_pending == 0 || is_fin_wait2(socket) {
+    if socket.kind != SnapshotKind::Socket || !numbers.timer_pending || is_fin_wait2(socket) {
         return None;
     }
     let timer_ms = left(numbers, numbers.expires, hz);
@@ -145,14 +144,14 @@ pub fn next_probe(socket: &Snapshot, hz: u32) -> Option<NextProbe> {
 
 /// Whether a run of the keepalive timer can do anything but stop.
 fn probes(socket: &Snapshot) -> bool {
-    socket.id.keepopen != 0 && !matches!(socket.id.state, state::CLOSE | state::SYN_SENT)
+    socket.id.keepopen && !matches!(socket.id.state, state::CLOSE | state::SYN_SENT)
 }
 
 /// The end of the connection if nothing more is received, by the timer that decides it now.
 fn death(socket: &Snapshot, hz: u32) -> Option<ListedDeath> {
     let numbers = &socket.sample;
     // What ends a connection without an owner, `tcp_orphan_retries`, is not known.
-    if !knows_settings(socket) || !is_connected(socket) || socket.id.orphan != 0 {
+    if !knows_settings(socket) || !is_connected(socket) || socket.id.orphan {
         return None;
     }
     let effective = Effective::new(&socket.settings, hz);
@@ -170,7 +169,7 @@ fn death(socket: &Snapshot, hz: u32) -> Option<ListedDeath> {
         pending::PROBE0 => arithmetic::window_end(&effective, numbers, write),
         _ if numbers.packets_out == 0
             && unsent(numbers) == 0
-            && numbers.timer_pending != 0
+            && numbers.timer_pending
             && probes(socket) =>
         {
             arithmetic::idle_end(&effective, numbers)
@@ -202,7 +201,7 @@ mod tests {
         Snapshot {
             id: Identity {
                 state: state::ESTABLISHED,
-                keepopen: 1,
+                keepopen: true,
                 ..Identity::default()
             },
             settings: Settings {
@@ -215,13 +214,13 @@ mod tests {
             sample: TcpSample {
                 jiffies: 100_000,
                 expires: 100_000 + u64::from(2 * HZ),
-                timer_pending: 1,
+                timer_pending: true,
                 rcv_tstamp: 100_000 - 3 * HZ,
                 lrcvtime: 100_000 - 5 * HZ,
                 ..TcpSample::default()
             },
-            kind: SNAPSHOT_SOCKET,
-            known: KNOWN_SETTINGS | KNOWN_ORIGINS | KNOWN_ALL_TIMERS | KNOWN_TRAFFIC,
+            kind: SnapshotKind::Socket,
+            known: Known::SETTINGS | Known::ORIGINS | Known::ALL_TIMERS | Known::TRAFFIC,
             ..Snapshot::default()
         }
     }
@@ -247,7 +246,7 @@ mod tests {
         let next = next_probe(&socket, HZ).unwrap();
         assert_eq!(next.blocked_by, Some(Blocker::DataInFlight));
         assert_eq!(next.earliest_ms, None);
-        socket.known = KNOWN_TRAFFIC;
+        socket.known = Known::TRAFFIC;
         assert_eq!(next_probe(&socket, HZ).unwrap().blocked_by, None);
     }
 
@@ -260,7 +259,7 @@ mod tests {
             (7_000 + 9 * 75_000, Cause::KeepaliveProbes)
         );
         let mut off = socket();
-        off.id.keepopen = 0;
+        off.id.keepopen = false;
         assert_eq!(death(&off, HZ), None);
         let next = next_probe(&off, HZ).unwrap();
         assert_eq!(next.blocked_by, Some(Blocker::TimerStops));
@@ -304,7 +303,7 @@ mod tests {
             (end.in_ms, end.rule),
             (15_000, Cause::WindowProbeUserTimeout)
         );
-        socket.id.orphan = 1;
+        socket.id.orphan = true;
         assert_eq!(death(&socket, HZ), None);
     }
 
@@ -314,7 +313,7 @@ mod tests {
         socket.sample.pending = pending::RETRANS;
         socket.sample.retransmits = 4;
         socket.write_expires = 100_000 + 50;
-        socket.delack_pending = 1;
+        socket.delack_pending = true;
         socket.delack_expires = 99_000;
         let shown: Vec<_> = timers(&socket, HZ)
             .iter()
@@ -334,7 +333,7 @@ mod tests {
     fn an_orphan_in_fin_wait2_has_no_keepalive() {
         let mut socket = socket();
         socket.id.state = state::FIN_WAIT2;
-        socket.id.orphan = 1;
+        socket.id.orphan = true;
         assert_eq!(timers(&socket, HZ)[0].kind, TimerKind::FinWait2);
         assert_eq!(next_probe(&socket, HZ), None);
     }
@@ -343,7 +342,7 @@ mod tests {
     fn a_small_socket_in_fin_wait2_is_an_orphan() {
         let mut socket = socket();
         socket.id.state = state::FIN_WAIT2;
-        socket.kind = SNAPSHOT_TIME_WAIT;
+        socket.kind = SnapshotKind::TimeWait;
         let row = row(&socket, 1, HZ, &Clock { offset_ns: 0 });
         assert_eq!(row.timers[0].kind, TimerKind::FinWait2);
         assert_eq!((row.orphan, row.uid), (true, None));
@@ -353,8 +352,8 @@ mod tests {
     fn a_small_socket_has_no_settings() {
         let clock = Clock { offset_ns: 0 };
         for (kind, timer) in [
-            (SNAPSHOT_TIME_WAIT, TimerKind::TimeWait),
-            (SNAPSHOT_REQUEST, TimerKind::SynAck),
+            (SnapshotKind::TimeWait, TimerKind::TimeWait),
+            (SnapshotKind::Request, TimerKind::SynAck),
         ] {
             let mut socket = socket();
             socket.kind = kind;

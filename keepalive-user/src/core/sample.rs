@@ -53,7 +53,9 @@ fn age(sample: &TcpSample, stamp: u32) -> Option<u32> {
 
 /// Length of the re-arm, jiffies; `None` if the timer was not armed again.
 pub fn rearmed(after: &TcpSample) -> Option<u64> {
-    (after.timer_pending != 0).then(|| after.expires.saturating_sub(after.jiffies))
+    after
+        .timer_pending
+        .then(|| after.expires.saturating_sub(after.jiffies))
 }
 
 /// Bytes written and not sent.

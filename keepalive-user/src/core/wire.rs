@@ -1,69 +1,19 @@
-//! # What a record may be
+//! # Bytes to records
 //!
-//! Records come from the ring buffer and from recordings, and recordings come from anybody. Whatever
-//! enumerates or flags something is checked here, where they come in, so that nothing further right
-//! meets a kind it has no rule for. What does not pass is counted as a decode loss.
+//! Records come from the ring buffer and from recordings, and recordings come from anybody. They are
+//! checked here, once, where they come in: a [`Record`] has no kind, flag or boolean that there is no
+//! rule for. What does not pass is counted as a decode loss.
 //!
 //! Kernel constants that later kernels add to (TCP states, address families, errnos) are not
 //! checked: an unknown one is shown as unknown.
 
 use std::fmt;
 
-use keepalive_ebpf::{
-    FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, FLAG_WAKEUP_SEEN,
-    FLAG_WAKEUP_WATCHED, Identity, KIND_ACK, KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED,
-    KIND_KEEPALIVE_TIMER, KIND_LISTED, KIND_LOOKED, KIND_OWNER, KIND_SETSOCKOPT, KIND_WINDOW_PROBE,
-    Record, TcpSample, WITHIN_KEEPALIVE_TIMER, WITHIN_NOTHING, WITHIN_PROBE_TIMER,
-    WITHIN_RETRANSMIT_TIMER,
-};
-use zerocopy::TryFromBytes;
+use keepalive_ebpf::{Identity, Kind, Mptcp, RawRecord, Record, RecordFlags, TcpSample, Within};
+use zerocopy::{FromBytes, IntoBytes, TryFromBytes, try_transmute, try_transmute_ref};
 
-/// `Record::kind`.
-#[repr(u8)]
-#[expect(dead_code, reason = "made of bytes, not by name")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
-pub enum Kind {
-    KeepaliveTimer = KIND_KEEPALIVE_TIMER,
-    WindowProbe = KIND_WINDOW_PROBE,
-    Setsockopt = KIND_SETSOCKOPT,
-    Established = KIND_ESTABLISHED,
-    Close = KIND_CLOSE,
-    Ack = KIND_ACK,
-    Closing = KIND_CLOSING,
-    Owner = KIND_OWNER,
-    Looked = KIND_LOOKED,
-    Listed = KIND_LISTED,
-}
-
-impl Kind {
-    pub fn of(record: &Record) -> Option<Self> {
-        Self::try_read_from_bytes(&[record.kind]).ok()
-    }
-}
-
-/// `Record::within`.
-#[repr(u8)]
-#[expect(dead_code, reason = "made of bytes, not by name")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
-pub enum Within {
-    Nothing = WITHIN_NOTHING,
-    KeepaliveTimer = WITHIN_KEEPALIVE_TIMER,
-    RetransmitTimer = WITHIN_RETRANSMIT_TIMER,
-    ProbeTimer = WITHIN_PROBE_TIMER,
-}
-
-impl Within {
-    pub fn of(record: &Record) -> Option<Self> {
-        Self::try_read_from_bytes(&[record.within]).ok()
-    }
-}
-
-/// All flags there are.
-const FLAGS: u8 = FLAG_WAKEUP_SEEN
-    | FLAG_WAKEUP_WATCHED
-    | FLAG_PROCESS_CONTEXT
-    | FLAG_SWITCHING_ON
-    | FLAG_SWITCHING_OFF;
+/// 32-bit words of an [`Identity`], before they are checked.
+pub type RawIdentity = [u32; size_of::<Identity>() / size_of::<u32>()];
 
 /// A field with a value that this version does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,108 +30,238 @@ impl fmt::Display for Unknown {
 
 impl std::error::Error for Unknown {}
 
-/// Whether every enumeration, flag and boolean of a record has a known value.
+/// The record in these bytes, in place.
 ///
 /// # Errors
-/// Names the first that has not.
-pub fn check(record: &Record) -> Result<(), Unknown> {
-    let known = |known: bool, field, value| known.then_some(()).ok_or(Unknown { field, value });
-    known(Kind::of(record).is_some(), "record kind", record.kind)?;
-    known(
-        Within::of(record).is_some(),
-        "enclosing timer",
-        record.within,
-    )?;
-    let flags = record.flags & !FLAGS;
-    known(flags == 0, "record flags", flags)?;
-    check_identity(&record.id)?;
-    check_numbers(&record.before)?;
-    check_numbers(&record.after)
-}
-
-/// As [`check`], of who a socket is.
-///
-/// # Errors
-/// Names the first field with an unknown value.
-pub fn check_identity(id: &Identity) -> Result<(), Unknown> {
-    boolean("keepopen", id.keepopen)?;
-    boolean("orphan", id.orphan)?;
-    match id.mptcp {
-        0 | 1 | u8::MAX => Ok(()),
-        value => Err(Unknown {
-            field: "mptcp",
-            value,
-        }),
+/// Names a field with an unknown value.
+pub fn record(raw: &RawRecord) -> Result<&Record, Unknown> {
+    let Ok(record): Result<&Record, _> = try_transmute_ref!(raw) else {
+        return Err(named(unknown_in_record(raw.as_bytes())));
+    };
+    // To zerocopy flags are any byte.
+    let unknown = record.flags.difference(RecordFlags::all());
+    if unknown.is_empty() {
+        Ok(record)
+    } else {
+        Err(Unknown {
+            field: "record flags",
+            value: unknown.bits(),
+        })
     }
 }
 
-fn check_numbers(numbers: &TcpSample) -> Result<(), Unknown> {
-    boolean("timer_pending", numbers.timer_pending)?;
-    boolean("owned", numbers.owned)?;
-    boolean("keepopen", numbers.keepopen)?;
-    boolean("orphan", numbers.orphan)
+/// As [`record`], of who a socket is.
+///
+/// # Errors
+/// Names a field with an unknown value.
+pub fn identity(raw: RawIdentity) -> Result<Identity, Unknown> {
+    let identity: Result<Identity, _> = try_transmute!(raw);
+    identity.map_err(|_| named(unknown_in_identity(raw.as_bytes())))
 }
 
-fn boolean(field: &'static str, value: u8) -> Result<(), Unknown> {
-    match value {
-        0 | 1 => Ok(()),
-        value => Err(Unknown { field, value }),
-    }
+/// The lists below have every field that can be wrong: see the tests.
+fn named(unknown: Option<Unknown>) -> Unknown {
+    unknown.unwrap_or(Unknown {
+        field: "record",
+        value: 0,
+    })
+}
+
+/// Finds the first field in some bytes that has no value of its type. A field of the struct that is in
+/// none of the lists does not compile, nor does one in `plain` that cannot be any bytes.
+macro_rules! first_unknown {
+    ($bytes:ident: $struct:ident {
+        checked: [$($field:ident: $type:ty = $name:literal),+ $(,)?],
+        nested: [$($inner:ident: $check:ident),* $(,)?],
+        plain: [$($plain:ident),+ $(,)?] $(,)?
+    }) => {{
+        let _ = |all: &$struct| {
+            fn can_be_any_bytes<T: FromBytes>(_: &T) {}
+            let $struct { $($field,)+ $($inner: _,)* $($plain,)+ } = all;
+            $(let _: &$type = $field;)+
+            $(can_be_any_bytes($plain);)+
+        };
+        let unknown = None;
+        $(let unknown = unknown.or_else(|| {
+            let field = $bytes.get(std::mem::offset_of!($struct, $field)..)?;
+            let value = *field.first()?;
+            let is_known = <$type>::try_read_from_prefix(field).is_ok();
+            (!is_known).then_some(Unknown { field: $name, value })
+        });)+
+        $(let unknown = unknown.or_else(|| {
+            $check($bytes.get(std::mem::offset_of!($struct, $inner)..)?)
+        });)*
+        unknown
+    }};
+}
+
+#[cold]
+fn unknown_in_record(bytes: &[u8]) -> Option<Unknown> {
+    first_unknown!(bytes: Record {
+        checked: [kind: Kind = "record kind", within: Within = "enclosing timer"],
+        nested: [
+            id: unknown_in_identity,
+            before: unknown_in_sample,
+            after: unknown_in_sample,
+        ],
+        plain: [flags, from_state, wakeup_result, cpu, tgid, comm, settings],
+    })
+}
+
+#[cold]
+fn unknown_in_identity(bytes: &[u8]) -> Option<Unknown> {
+    first_unknown!(bytes: Identity {
+        checked: [keepopen: bool = "keepopen", orphan: bool = "orphan", mptcp: Mptcp = "mptcp"],
+        nested: [],
+        plain: [
+            sk, cookie, inode, cgroup, local, peer, netns, local_port, peer_port, family, state,
+            shutdown, reserved, error, error_soft,
+        ],
+    })
+}
+
+#[cold]
+fn unknown_in_sample(bytes: &[u8]) -> Option<Unknown> {
+    first_unknown!(bytes: TcpSample {
+        checked: [
+            timer_pending: bool = "timer_pending",
+            owned: bool = "owned",
+            keepopen: bool = "keepopen",
+            orphan: bool = "orphan",
+        ],
+        nested: [],
+        plain: [
+            time, jiffies, expires, clock_cache, rcv_tstamp, lrcvtime, probes_tstamp, packets_out,
+            write_seq, snd_nxt, snd_una, snd_wnd, segs_out, rto, probes_out, backoff, retransmits,
+            pending, state, reserved,
+        ],
+    })
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use std::mem::offset_of;
+
+    use zerocopy::transmute;
+
     use super::*;
 
-    /// A sound record with one field changed.
-    fn with(change: impl Fn(&mut Record)) -> Result<(), Unknown> {
-        let mut record = Record {
-            kind: KIND_KEEPALIVE_TIMER,
-            ..Record::default()
-        };
-        change(&mut record);
-        check(&record)
+    /// A sound record with one byte changed.
+    fn with(at: usize, value: u8) -> Result<(), Unknown> {
+        let mut raw: RawRecord = transmute!(Record::new(Kind::KeepaliveTimer));
+        raw.as_mut_bytes()[at] = value;
+        record(&raw).map(drop)
     }
+
+    /// Any bytes, those that enumerate or flag something made sound: a record, of any kind.
+    pub fn sound(bytes: &[u8]) -> Record {
+        let mut raw = RawRecord::read_from_bytes(bytes).unwrap();
+        let bytes = raw.as_mut_bytes();
+        bytes[KIND] = match bytes[KIND] % 10 {
+            0 => Kind::Listed as u8,
+            kind => kind,
+        };
+        bytes[WITHIN] %= 4;
+        bytes[FLAGS] &= RecordFlags::all().bits();
+        bytes[MPTCP] = match bytes[MPTCP] % 3 {
+            2 => Mptcp::Unknown as u8,
+            mptcp => mptcp,
+        };
+        for id in [offset_of!(Identity, keepopen), offset_of!(Identity, orphan)] {
+            bytes[ID + id] &= 1;
+        }
+        for sample in [
+            offset_of!(TcpSample, timer_pending),
+            offset_of!(TcpSample, owned),
+            offset_of!(TcpSample, keepopen),
+            offset_of!(TcpSample, orphan),
+        ] {
+            bytes[BEFORE + sample] &= 1;
+            bytes[AFTER + sample] &= 1;
+        }
+        *record(&raw).unwrap()
+    }
+
+    const KIND: usize = offset_of!(Record, kind);
+    const WITHIN: usize = offset_of!(Record, within);
+    const FLAGS: usize = offset_of!(Record, flags);
+    const ID: usize = offset_of!(Record, id);
+    const MPTCP: usize = ID + offset_of!(Identity, mptcp);
+    const BEFORE: usize = offset_of!(Record, before);
+    const AFTER: usize = offset_of!(Record, after);
 
     #[test]
     fn every_known_value_passes() {
         for kind in (1..=9).chain([128]) {
-            assert_eq!(with(|it| it.kind = kind), Ok(()), "{kind}");
+            assert_eq!(with(KIND, kind), Ok(()), "{kind}");
         }
         for within in 0..=3 {
-            assert_eq!(with(|it| it.within = within), Ok(()), "{within}");
+            assert_eq!(with(WITHIN, within), Ok(()), "{within}");
         }
         for flags in 0..32 {
-            assert_eq!(with(|it| it.flags = flags), Ok(()), "{flags}");
+            assert_eq!(with(FLAGS, flags), Ok(()), "{flags}");
         }
         for mptcp in [0, 1, 255] {
-            assert_eq!(with(|it| it.id.mptcp = mptcp), Ok(()), "{mptcp}");
+            assert_eq!(with(MPTCP, mptcp), Ok(()), "{mptcp}");
         }
         // Kernel constants that grow.
-        assert_eq!(with(|it| it.id.state = 99), Ok(()));
-        assert_eq!(with(|it| it.from_state = 255), Ok(()));
-        assert_eq!(with(|it| it.id.family = 77), Ok(()));
+        assert_eq!(with(ID + offset_of!(Identity, state), 99), Ok(()));
+        assert_eq!(with(offset_of!(Record, from_state), 255), Ok(()));
+        assert_eq!(with(ID + offset_of!(Identity, family), 77), Ok(()));
     }
 
     #[test]
     fn every_other_value_is_named() {
-        let error = |change: fn(&mut Record)| with(change).unwrap_err().to_string();
-        assert_eq!(error(|it| it.kind = 0), "unknown record kind 0");
-        assert_eq!(error(|it| it.kind = 10), "unknown record kind 10");
-        assert_eq!(error(|it| it.kind = 255), "unknown record kind 255");
-        assert_eq!(error(|it| it.within = 4), "unknown enclosing timer 4");
-        assert_eq!(error(|it| it.flags = 0x21), "unknown record flags 32");
-        assert_eq!(error(|it| it.id.mptcp = 2), "unknown mptcp 2");
-        for change in [
-            (|it| it.id.keepopen = 2) as fn(&mut Record),
-            |it| it.id.orphan = 2,
-            |it| it.before.owned = 2,
-            |it| it.after.owned = 255,
-            |it| it.after.timer_pending = 2,
-            |it| it.before.keepopen = 2,
-            |it| it.after.orphan = 7,
+        let error = |at, value| with(at, value).unwrap_err().to_string();
+        assert_eq!(error(KIND, 0), "unknown record kind 0");
+        assert_eq!(error(KIND, 10), "unknown record kind 10");
+        assert_eq!(error(KIND, 255), "unknown record kind 255");
+        assert_eq!(error(WITHIN, 4), "unknown enclosing timer 4");
+        assert_eq!(error(FLAGS, 0x21), "unknown record flags 32");
+        assert_eq!(error(MPTCP, 2), "unknown mptcp 2");
+        for (at, value, expected) in [
+            (ID + offset_of!(Identity, keepopen), 2, "keepopen"),
+            (ID + offset_of!(Identity, orphan), 2, "orphan"),
+            (BEFORE + offset_of!(TcpSample, owned), 2, "owned"),
+            (AFTER + offset_of!(TcpSample, owned), 255, "owned"),
+            (
+                AFTER + offset_of!(TcpSample, timer_pending),
+                2,
+                "timer_pending",
+            ),
+            (BEFORE + offset_of!(TcpSample, keepopen), 2, "keepopen"),
+            (AFTER + offset_of!(TcpSample, orphan), 7, "orphan"),
         ] {
-            assert!(with(change).is_err());
+            assert_eq!(error(at, value), format!("unknown {expected} {value}"));
         }
+    }
+
+    /// Whatever zerocopy does not take has a name.
+    #[test]
+    fn no_byte_is_refused_without_a_name() {
+        let mut refused = 0;
+        for at in 0..size_of::<Record>() {
+            for value in 0..=255 {
+                if let Err(unknown) = with(at, value) {
+                    assert_ne!(unknown.field, "record", "byte {at}: {value}");
+                    let bits = if at == FLAGS { value & !31 } else { value };
+                    assert_eq!(unknown.value, bits, "byte {at}");
+                    refused += 1;
+                }
+            }
+        }
+        // Kinds, timers, flags, mptcp, and ten booleans.
+        assert_eq!(refused, 246 + 252 + 224 + 253 + 10 * 254);
+    }
+
+    #[test]
+    fn an_identity_alone_is_checked_too() {
+        let raw = |mptcp| {
+            let mut raw: RawIdentity = transmute!(Identity::default());
+            raw.as_mut_bytes()[offset_of!(Identity, mptcp)] = mptcp;
+            identity(raw)
+        };
+        assert_eq!(raw(255).map(|id| id.mptcp), Ok(Mptcp::Unknown));
+        assert_eq!(raw(3).unwrap_err().to_string(), "unknown mptcp 3");
     }
 }

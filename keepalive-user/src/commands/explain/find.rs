@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, IsTerminal};
 
 use anyhow::{Context, Result, bail};
-use keepalive_ebpf::{Identity, SNAPSHOT_SOCKET, Snapshot};
+use keepalive_ebpf::{Identity, Snapshot, SnapshotKind};
 
 use crate::{
     cli::{Explain, Selection},
@@ -90,7 +90,7 @@ impl Finder {
         let mut listing = self.lister.list(&self.namespaces, true, &|socket| {
             filter::is_same(&socket.id, &before.id)
         })?;
-        let is_full = |socket: &&Snapshot| socket.kind == SNAPSHOT_SOCKET;
+        let is_full = |socket: &&Snapshot| socket.kind == SnapshotKind::Socket;
         let Some(socket) = listing.sockets.iter().find(is_full).copied() else {
             return Ok(None);
         };

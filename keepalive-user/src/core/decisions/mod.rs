@@ -3,14 +3,13 @@
 //! What the kernel decided, read off what it did: pure functions of one record. Each rule names
 //! the kernel function it comes from (`net/ipv4/tcp_timer.c` unless said otherwise).
 
-use keepalive_ebpf::{FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, Record};
+use keepalive_ebpf::{Kind, Record, RecordFlags, Within};
 use linux_raw_sys::errno;
 
 use crate::core::{
     arithmetic::Effective,
     event::{Cause, Decision},
     sample::{rearmed, silence, state, unsent},
-    wire::{Kind, Within},
 };
 
 /// How the local send of a probe ended.
@@ -28,7 +27,10 @@ pub enum Send {
 
 /// How the send ended, if `tcp_write_wakeup` may have run.
 pub fn send(record: &Record) -> Send {
-    match (record.flags & FLAG_WAKEUP_SEEN != 0, record.wakeup_result) {
+    match (
+        record.flags.contains(RecordFlags::WAKEUP_SEEN),
+        record.wakeup_result,
+    ) {
         (false, _) => Send::Unknown,
         (true, 0) => Send::Sent,
         (true, result @ ..0) => Send::Failed(result.unsigned_abs()),
@@ -45,10 +47,10 @@ pub fn decision(record: &Record, hz: u32) -> Decision {
     // `sock_owned_by_user`: tried again after HZ/20. The flag is checked at both ends because a
     // remainder can be as short, the length because the socket may have been free in between.
     let retried = rearmed(after).is_some_and(|length| length <= u64::from(hz / 20) + 1);
-    if before.owned != 0 && after.owned != 0 && retried {
+    if before.owned && after.owned && retried {
         return Decision::SocketBusy;
     }
-    if before.state == state::FIN_WAIT2 && before.orphan != 0 {
+    if before.state == state::FIN_WAIT2 && before.orphan {
         return Decision::FinWait2;
     }
     if record.id.state == state::CLOSE && before.state != state::CLOSE {
@@ -80,7 +82,7 @@ pub fn decision(record: &Record, hz: u32) -> Decision {
 /// Whether a probe was made. Where `tcp_write_wakeup` is watched its return says so; elsewhere
 /// the count does, which the timer raises for every probe but one dropped by the qdisc.
 fn probed(record: &Record, hz: u32) -> Option<Decision> {
-    if record.flags & FLAG_WAKEUP_WATCHED != 0 {
+    if record.flags.contains(RecordFlags::WAKEUP_WATCHED) {
         return match send(record) {
             Send::Unknown => None,
             Send::Dropped => Some(Decision::ProbeFailed),
@@ -106,7 +108,7 @@ fn probed(record: &Record, hz: u32) -> Option<Decision> {
     }
     // `TCP_RESOURCE_PROBE_INTERVAL`: HZ/2 until the next try.
     let idle = silence(before).is_some_and(|silence| silence >= effective.time);
-    let quiet = before.packets_out == 0 && unsent(before) == 0 && before.owned == 0;
+    let quiet = before.packets_out == 0 && unsent(before) == 0 && !before.owned;
     let retry = rearmed(after).is_some_and(|length| length.abs_diff(u64::from(hz / 2)) <= 1);
     let built = after.segs_out != before.segs_out;
     (counted == 0 && idle && quiet && retry && built && !killed).then_some(Decision::ProbeFailed)
@@ -115,32 +117,28 @@ fn probed(record: &Record, hz: u32) -> Option<Decision> {
 /// Why a socket reached CLOSE.
 pub fn cause(record: &Record, hz: u32) -> Cause {
     // Seen only after the end: nobody can say what the kernel was doing.
-    if Kind::of(record) == Some(Kind::Looked) {
+    if record.kind == Kind::Looked {
         return Cause::Unknown;
     }
-    let orphan = record.id.orphan != 0;
-    match Within::of(record) {
-        Some(Within::KeepaliveTimer) if record.from_state == state::FIN_WAIT2 && orphan => {
+    let orphan = record.id.orphan;
+    match record.within {
+        Within::KeepaliveTimer if record.from_state == state::FIN_WAIT2 && orphan => {
             Cause::LocalClose
         }
         // `tcp_keepalive_timer`: with TCP_USER_TIMEOUT set the count is not looked at.
-        Some(Within::KeepaliveTimer) if record.settings.user_timeout != 0 => {
-            Cause::KeepaliveUserTimeout
-        }
-        Some(Within::KeepaliveTimer) => Cause::KeepaliveProbes,
+        Within::KeepaliveTimer if record.settings.user_timeout != 0 => Cause::KeepaliveUserTimeout,
+        Within::KeepaliveTimer => Cause::KeepaliveProbes,
         // An orphan was closed before: its last segments ran out of retries.
-        Some(Within::RetransmitTimer | Within::ProbeTimer) if orphan => {
-            closed_by(record.from_state)
-        }
-        Some(Within::RetransmitTimer) => retransmit(record),
-        Some(Within::ProbeTimer) => window_probe(record, hz),
-        Some(Within::Nothing) | None => outside_timers(record, hz),
+        Within::RetransmitTimer | Within::ProbeTimer if orphan => closed_by(record.from_state),
+        Within::RetransmitTimer => retransmit(record),
+        Within::ProbeTimer => window_probe(record, hz),
+        Within::Nothing => outside_timers(record, hz),
     }
 }
 
 /// Ends that no timer of this CPU made, by the error the kernel set before.
 fn outside_timers(record: &Record, hz: u32) -> Cause {
-    let orphan = record.id.orphan != 0;
+    let orphan = record.id.orphan;
     match record.id.error {
         0 => closed_by(record.from_state),
         // `tcp_reset` (tcp_input.c): EPIPE in CLOSE_WAIT, ECONNREFUSED in SYN_SENT.

@@ -1,7 +1,5 @@
 //! Every way out of `tcp_keepalive_timer`, and every cause of death.
 
-use keepalive_ebpf::{WITHIN_KEEPALIVE_TIMER, WITHIN_PROBE_TIMER, WITHIN_RETRANSMIT_TIMER};
-
 use super::*;
 
 const HZ: u32 = 250;
@@ -10,8 +8,8 @@ const NOW: u64 = 0x1_0000_1000;
 /// A timer run of an idle, established socket: silent for 2 s of 1 s, armed again for the interval.
 fn run() -> Record {
     let mut record = Record {
-        flags: FLAG_WAKEUP_WATCHED,
-        ..Record::default()
+        flags: RecordFlags::WAKEUP_WATCHED,
+        ..Record::new(Kind::KeepaliveTimer)
     };
     record.settings.time = HZ;
     record.settings.interval = 2 * HZ;
@@ -21,9 +19,9 @@ fn run() -> Record {
         numbers.jiffies = NOW;
         numbers.rcv_tstamp = (NOW as u32).wrapping_sub(2 * HZ);
         numbers.state = state::ESTABLISHED;
-        numbers.keepopen = 1;
+        numbers.keepopen = true;
     }
-    record.after.timer_pending = 1;
+    record.after.timer_pending = true;
     record.after.expires = NOW + u64::from(2 * HZ);
     record
 }
@@ -36,7 +34,7 @@ fn with(change: impl FnOnce(&mut Record)) -> Decision {
 
 fn wakeup(result: i32) -> impl FnOnce(&mut Record) {
     move |record| {
-        record.flags |= FLAG_WAKEUP_SEEN;
+        record.flags |= RecordFlags::WAKEUP_SEEN;
         record.wakeup_result = result;
     }
 }
@@ -56,14 +54,14 @@ fn probes() {
 fn probes_unwatched() {
     let counted = |before: u8, after: u8| {
         with(|record| {
-            record.flags = 0;
+            record.flags = RecordFlags::empty();
             (record.before.probes_out, record.after.probes_out) = (before, after);
         })
     };
     assert_eq!(counted(0, 1), Decision::ProbeSent);
     assert_eq!(counted(255, 0), Decision::ProbeSent, "the count is a byte");
     let dropped = with(|record| {
-        record.flags = 0;
+        record.flags = RecordFlags::empty();
         record.after.segs_out = 1;
         record.after.expires = NOW + u64::from(HZ / 2);
     });
@@ -75,7 +73,7 @@ fn probes_unwatched() {
 #[test]
 fn a_probe_answered_before_the_exit_was_sent() {
     let answered = with(|record| {
-        record.flags = 0;
+        record.flags = RecordFlags::empty();
         record.after.segs_out = 1;
         record.after.rcv_tstamp = NOW as u32;
     });
@@ -121,9 +119,9 @@ fn busy_is_not_told_by_the_length_alone() {
             (record.before.owned, record.after.owned) = (owned, owned);
         })
     };
-    assert_eq!(rearmed(1), Decision::SocketBusy);
+    assert_eq!(rearmed(true), Decision::SocketBusy);
     assert_eq!(
-        rearmed(0),
+        rearmed(false),
         Decision::SocketBusy,
         "owned in between: idle for long, but no probe"
     );
@@ -133,7 +131,7 @@ fn busy_is_not_told_by_the_length_alone() {
     });
     assert_eq!(remainder, Decision::NotIdle, "a remainder can be as short");
     let free_in_between = with(|record| {
-        (record.before.owned, record.after.owned) = (1, 1);
+        (record.before.owned, record.after.owned) = (true, true);
         record.before.packets_out = 1;
         record.after.expires = NOW + u64::from(HZ);
     });
@@ -147,18 +145,18 @@ fn busy_is_not_told_by_the_length_alone() {
 #[test]
 fn endings() {
     assert_eq!(
-        with(|record| record.after.timer_pending = 0),
+        with(|record| record.after.timer_pending = false),
         Decision::Stopped
     );
     let killed = |record: &mut Record| {
         record.id.state = state::CLOSE;
         record.after.state = state::CLOSE;
-        record.after.timer_pending = 0;
+        record.after.timer_pending = false;
     };
     assert_eq!(with(killed), Decision::Killed);
     let orphan = |record: &mut Record| {
         record.before.state = state::FIN_WAIT2;
-        record.before.orphan = 1;
+        record.before.orphan = true;
         killed(record);
     };
     assert_eq!(with(orphan), Decision::FinWait2);
@@ -177,7 +175,7 @@ fn a_full_wait_is_recognised_after_a_stall() {
 }
 
 /// A socket that reaches CLOSE.
-fn end(within: u8, from: u8, error: u32) -> Record {
+fn end(within: Within, from: u8, error: u32) -> Record {
     let mut record = run();
     record.within = within;
     record.from_state = from;
@@ -201,17 +199,17 @@ fn killed_by_timers() {
     };
     for (within, by_count, by_timeout) in [
         (
-            WITHIN_KEEPALIVE_TIMER,
+            Within::KeepaliveTimer,
             Cause::KeepaliveProbes,
             Cause::KeepaliveUserTimeout,
         ),
         (
-            WITHIN_RETRANSMIT_TIMER,
+            Within::RetransmitTimer,
             Cause::RetransmitTimeout,
             Cause::RetransmitUserTimeout,
         ),
         (
-            WITHIN_PROBE_TIMER,
+            Within::ProbeTimer,
             Cause::WindowProbeTimeout,
             Cause::WindowProbeUserTimeout,
         ),
@@ -219,7 +217,7 @@ fn killed_by_timers() {
         assert_eq!(cause_of(&timed_out(within)), by_count);
         assert_eq!(cause_of(&with_user_timeout(within)), by_timeout);
     }
-    let mut early = with_user_timeout(WITHIN_PROBE_TIMER);
+    let mut early = with_user_timeout(Within::ProbeTimer);
     early.after.probes_tstamp = (NOW as u32).wrapping_sub(HZ - 1);
     assert_eq!(
         cause_of(&early),
@@ -230,7 +228,7 @@ fn killed_by_timers() {
 
 #[test]
 fn killed_by_a_deferred_timer() {
-    let mut record = end(0, state::ESTABLISHED, errno::ETIMEDOUT);
+    let mut record = end(Within::Nothing, state::ESTABLISHED, errno::ETIMEDOUT);
     assert_eq!(cause_of(&record), Cause::WindowProbeTimeout);
     record.after.retransmits = 5;
     assert_eq!(cause_of(&record), Cause::RetransmitTimeout);
@@ -239,7 +237,7 @@ fn killed_by_a_deferred_timer() {
 /// `tcp_retries2` has no say in a connection that never was, nor has TCP_USER_TIMEOUT alone.
 #[test]
 fn a_connection_that_never_was() {
-    for within in [WITHIN_RETRANSMIT_TIMER, 0] {
+    for within in [Within::RetransmitTimer, Within::Nothing] {
         for user_timeout in [0, 60_000] {
             let mut record = end(within, state::SYN_SENT, errno::ETIMEDOUT);
             record.after.retransmits = 6;
@@ -264,7 +262,7 @@ fn closed_by_someone() {
         (200, 0, Cause::Unknown),
     ] {
         assert_eq!(
-            cause_of(&end(0, from, error)),
+            cause_of(&end(Within::Nothing, from, error)),
             expected,
             "from {from}, error {error}"
         );
@@ -275,20 +273,20 @@ fn closed_by_someone() {
 fn an_orphan_was_closed_before_its_timer_ended_it() {
     let orphan = |within, from| {
         let mut record = end(within, from, errno::ETIMEDOUT);
-        record.id.orphan = 1;
+        record.id.orphan = true;
         cause_of(&record)
     };
     assert_eq!(
-        orphan(WITHIN_RETRANSMIT_TIMER, state::FIN_WAIT1),
+        orphan(Within::RetransmitTimer, state::FIN_WAIT1),
         Cause::LocalClose
     );
     assert_eq!(
-        orphan(WITHIN_RETRANSMIT_TIMER, state::LAST_ACK),
+        orphan(Within::RetransmitTimer, state::LAST_ACK),
         Cause::PeerFin
     );
     assert_eq!(
-        orphan(WITHIN_KEEPALIVE_TIMER, state::FIN_WAIT2),
+        orphan(Within::KeepaliveTimer, state::FIN_WAIT2),
         Cause::LocalClose
     );
-    assert_eq!(orphan(0, state::FIN_WAIT1), Cause::LocalClose);
+    assert_eq!(orphan(Within::Nothing, state::FIN_WAIT1), Cause::LocalClose);
 }

@@ -1,9 +1,6 @@
 //! What a socket still shows of its past, and in words of its future.
 
-use keepalive_ebpf::{
-    Identity, KNOWN_ALL_TIMERS, KNOWN_ORIGINS, KNOWN_SETTINGS, KNOWN_TRAFFIC, SNAPSHOT_SOCKET,
-    Settings, Snapshot, TcpSample,
-};
+use keepalive_ebpf::{Identity, Known, Settings, Snapshot, SnapshotKind, TcpSample};
 
 use super::*;
 use crate::core::{
@@ -23,7 +20,7 @@ fn socket(due: u32, silent: u32, change: impl FnOnce(&mut Snapshot)) -> ListedSo
     let mut socket = Snapshot {
         id: Identity {
             state: state::ESTABLISHED,
-            keepopen: 1,
+            keepopen: true,
             netns: 7,
             ..Identity::default()
         },
@@ -38,13 +35,13 @@ fn socket(due: u32, silent: u32, change: impl FnOnce(&mut Snapshot)) -> ListedSo
         sample: TcpSample {
             jiffies: NOW.into(),
             expires: (NOW + due).into(),
-            timer_pending: 1,
+            timer_pending: true,
             rcv_tstamp: NOW - silent,
             rto: HZ / 5,
             ..TcpSample::default()
         },
-        kind: SNAPSHOT_SOCKET,
-        known: KNOWN_SETTINGS | KNOWN_ORIGINS | KNOWN_ALL_TIMERS | KNOWN_TRAFFIC,
+        kind: SnapshotKind::Socket,
+        known: Known::SETTINGS | Known::ORIGINS | Known::ALL_TIMERS | Known::TRAFFIC,
         ..Snapshot::default()
     };
     change(&mut socket);
@@ -91,7 +88,7 @@ fn the_last_run() {
     // Set for what was left of the idle time, or for an interval: who knows.
     let either = socket(HZ, 9 * HZ, |_| {});
     assert_eq!(last(&either), None);
-    let off = socket(HZ, HZ, |socket| socket.id.keepopen = 0);
+    let off = socket(HZ, HZ, |socket| socket.id.keepopen = false);
     assert_eq!(last(&off), None);
 }
 
@@ -115,7 +112,7 @@ fn the_end_in_words() {
     assert!(stuck.contains(sentence), "{stuck}");
     let orphan = text(&socket(HZ, HZ, |socket| {
         (socket.sample.packets_out, socket.sample.pending) = (1, pending::RETRANS);
-        socket.id.orphan = 1;
+        socket.id.orphan = true;
     }));
     assert!(orphan.contains("tcp_orphan_retries"), "{orphan}");
     assert!(!orphan.contains("by tcp_retries2"), "{orphan}");
@@ -134,7 +131,7 @@ fn the_hosts_sysctls_are_not_these() {
 #[test]
 fn a_socket_without_settings_needs_no_root() {
     let request = socket(HZ, HZ, |socket| {
-        socket.kind = keepalive_ebpf::SNAPSHOT_TIME_WAIT;
+        socket.kind = SnapshotKind::TimeWait;
         socket.id.state = state::TIME_WAIT;
     });
     let told = text(&request);
@@ -142,7 +139,7 @@ fn a_socket_without_settings_needs_no_root() {
         told.contains("In this state a socket has no settings"),
         "{told}"
     );
-    let unknown = text(&socket(HZ, HZ, |socket| socket.known = KNOWN_TRAFFIC));
+    let unknown = text(&socket(HZ, HZ, |socket| socket.known = Known::TRAFFIC));
     assert!(unknown.contains("takes root"), "{unknown}");
 }
 

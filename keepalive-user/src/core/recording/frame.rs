@@ -1,7 +1,7 @@
 //! The frames in a block: one thing each that the tracker or the attribution was told.
 
 use anyhow::{Context, Result, bail, ensure};
-use keepalive_ebpf::{Identity, Record};
+use keepalive_ebpf::{Identity, RawRecord, Record};
 
 use crate::core::{
     event::{LostWhere, MissedWhere},
@@ -180,22 +180,21 @@ impl Frame<'_> {
 
 impl<'a> Frame<'a> {
     /// Takes the next frame off a block; a record goes to `place`.
-    pub fn read(block: &mut &'a [u8], place: &'a mut Record) -> Result<Self> {
+    pub fn read(block: &mut &'a [u8], place: &'a mut RawRecord) -> Result<Self> {
         let [kind] = take(block)?;
         Ok(match kind {
             RECORD => {
-                let mut words = [0; RECORD_WORDS];
-                read_words(&mut words, block)?;
-                exclusive_or(&mut words);
-                *place = zerocopy::transmute!(words);
-                wire::check(place).map_or_else(Self::Undecodable, |()| Self::Record(place))
+                let words: &mut [u32; RECORD_WORDS] = zerocopy::transmute_mut!(place);
+                words.fill(0);
+                read_words(words, block)?;
+                exclusive_or(words);
+                wire::record(place).map_or_else(Self::Undecodable, Self::Record)
             }
             SEED => {
                 let mut words = [0; SEED_WORDS];
                 read_words(&mut words, block)?;
-                let (id, time) = (zerocopy::transmute!(words), take_u64(block)?);
-                wire::check_identity(&id)
-                    .map_or_else(Self::Undecodable, |()| Self::Seed { id, time })
+                let time = take_u64(block)?;
+                wire::identity(words).map_or_else(Self::Undecodable, |id| Self::Seed { id, time })
             }
             PROCESS => Self::Process {
                 inode: take_u64(block)?,

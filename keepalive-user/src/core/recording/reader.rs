@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use anyhow::{Context, Result, bail, ensure};
-use keepalive_ebpf::Record;
+use keepalive_ebpf::RawRecord;
 
 use super::{
     BLOCK_MAX, BLOCK_PREFIX, COMPRESSED, Frame, HEADER_MAX, Header, MAGIC, PREFIX, VERSION,
@@ -33,7 +33,7 @@ pub struct Reader<R> {
     /// How much of `plain` has been read.
     taken: usize,
     /// The last record that was read.
-    record: Record,
+    record: RawRecord,
     decompressor: zstd::bulk::Decompressor<'static>,
     end: Option<End>,
 }
@@ -86,7 +86,7 @@ impl<R: Read> Reader<R> {
             stored: Vec::new(),
             plain: Vec::new(),
             taken: 0,
-            record: Record::default(),
+            record: [0; _],
             decompressor: zstd::bulk::Decompressor::new().context("zstd")?,
             end: None,
         })

@@ -1,8 +1,6 @@
 //! What a record means for a socket: events from the two, and nothing else.
 
-use keepalive_ebpf::{
-    FLAG_PROCESS_CONTEXT, FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, Record, TcpSample,
-};
+use keepalive_ebpf::{Kind, Record, RecordFlags, TcpSample};
 
 use super::{
     Acting, Observation,
@@ -20,7 +18,6 @@ use crate::core::{
         SocketEvent, TimerRun, WindowProbe,
     },
     sample::{rearmed, silence, state, unsent},
-    wire::Kind,
 };
 
 /// What it takes to interpret a record: the kernel's tick, per second, and the clock.
@@ -41,7 +38,7 @@ impl Interpreter {
     ) {
         // One that never got its connection is no older than its SYN.
         let connecting = matches!(record.from_state, state::SYN_SENT | state::SYN_RECV);
-        let older = record.id.keepopen != 0
+        let older = record.id.keepopen
             && !connecting
             && !matches!(kind, Kind::Setsockopt | Kind::Established);
         if older {
@@ -142,8 +139,8 @@ impl Interpreter {
     }
 
     pub fn setsockopt(self, socket: &Socket, record: &Record, events: &mut Vec<Observation>) {
-        let on = record.flags & FLAG_SWITCHING_ON != 0;
-        let off = record.flags & FLAG_SWITCHING_OFF != 0;
+        let on = record.flags.contains(RecordFlags::SWITCHING_ON);
+        let off = record.flags.contains(RecordFlags::SWITCHING_OFF);
         let next = match rearmed(&record.after) {
             _ if off => None,
             // `tcp_set_keepalive` is seen before it arms the timer, for the full time.
@@ -268,7 +265,7 @@ impl Interpreter {
             process: None,
             cgroup: None,
             container_id: None,
-            keepalive: convert::keepalive(&record.settings, record.id.keepopen != 0, true, self.hz),
+            keepalive: convert::keepalive(&record.settings, record.id.keepopen, true, self.hz),
             what,
         }
     }
@@ -298,7 +295,7 @@ impl Interpreter {
 
 /// The process that a record is of an action of.
 pub fn acting(record: &Record) -> Option<Acting> {
-    (record.flags & FLAG_PROCESS_CONTEXT != 0).then_some((record.tgid, record.comm))
+    (record.flags.contains(RecordFlags::PROCESS_CONTEXT)).then_some((record.tgid, record.comm))
 }
 
 fn probes_out(record: &Record) -> BeforeAfter {

@@ -15,7 +15,7 @@ pub use self::interpreter::acting;
 
 use std::collections::VecDeque;
 
-use keepalive_ebpf::{Identity, Record, TcpSample};
+use keepalive_ebpf::{Identity, Kind, Record, TcpSample, Within};
 
 pub use self::unseen::Unseen;
 use self::{
@@ -28,7 +28,6 @@ use crate::core::{
     clock::Clock,
     event::{Event, MissedCounts},
     sample::{last_data, silence, state},
-    wire::{Kind, Within},
 };
 
 /// The process that acts on a socket: its id and its name (`task_struct.comm`), NUL-terminated.
@@ -105,10 +104,7 @@ impl Tracker {
 
     /// Takes one record and adds the events it gives, oldest first.
     pub fn observe(&mut self, record: &Record, events: &mut Vec<Observation>) {
-        // `wire::check` has rejected any other where the record came in.
-        let Some(kind) = Kind::of(record) else {
-            return;
-        };
+        let kind = record.kind;
         // The port may not be chosen yet, and nothing has happened that is worth an event.
         if kind == Kind::Owner {
             return;
@@ -150,7 +146,7 @@ impl Tracker {
             Kind::Ack | Kind::Closing | Kind::Looked | Kind::Owner | Kind::Listed => {}
         }
         // An end within a timer run is reported after that run.
-        let in_timer = kind == Kind::Close && Within::of(record) == Some(Within::KeepaliveTimer);
+        let in_timer = kind == Kind::Close && record.within == Within::KeepaliveTimer;
         if socket.end.is_some() && !in_timer {
             interpreter.report_end(socket, events);
             self.sockets.remove(key);

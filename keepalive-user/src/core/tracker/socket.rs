@@ -2,14 +2,13 @@
 
 use std::hash::BuildHasher;
 
-use keepalive_ebpf::{Identity, Record};
+use keepalive_ebpf::{Identity, Kind, Record};
 use rustc_hash::FxBuildHasher;
 
 use super::{Acting, Observation, continuity::Continuity, probe::Outstanding};
 use crate::core::{
     event::{Event, Totals},
     sample::state,
-    wire::Kind,
 };
 
 /// One socket.
@@ -105,7 +104,7 @@ impl Socket {
 
     /// Whether the record is of another socket at the same address: the kernel reuses them.
     pub fn is_another(&self, record: &Record) -> bool {
-        let after_end = self.end.is_some() && Kind::of(record) != Some(Kind::KeepaliveTimer);
+        let after_end = self.end.is_some() && record.kind != Kind::KeepaliveTimer;
         after_end || !self.is_same(&record.id)
     }
 
@@ -149,7 +148,7 @@ impl Socket {
             inode: keep(self.inode, record.id.inode),
             cgroup: keep(self.cgroup, record.id.cgroup),
             acting: None,
-            settled: record.id.orphan != 0 || record.id.state == state::CLOSE,
+            settled: record.id.orphan || record.id.state == state::CLOSE,
         }
     }
 }

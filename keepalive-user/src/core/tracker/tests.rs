@@ -1,9 +1,6 @@
 //! What the tracker keeps between records: reuse of addresses, eviction, live answers.
 
-use keepalive_ebpf::{
-    FLAG_PROCESS_CONTEXT, FLAG_WAKEUP_SEEN, FLAG_WAKEUP_WATCHED, KIND_ACK, KIND_CLOSE,
-    KIND_CLOSING, KIND_KEEPALIVE_TIMER, KIND_WINDOW_PROBE, WITHIN_KEEPALIVE_TIMER,
-};
+use keepalive_ebpf::{Kind, RecordFlags, Within};
 
 use super::*;
 use crate::core::{
@@ -21,14 +18,13 @@ fn tracker(capacity: usize) -> Tracker {
 /// A probe of the socket at `sk`, at a time in milliseconds.
 fn probe(sk: u64, ms: u64) -> Record {
     let mut record = Record {
-        kind: KIND_KEEPALIVE_TIMER,
-        flags: FLAG_WAKEUP_WATCHED | FLAG_WAKEUP_SEEN,
-        ..Record::default()
+        flags: RecordFlags::WAKEUP_WATCHED | RecordFlags::WAKEUP_SEEN,
+        ..Record::new(Kind::KeepaliveTimer)
     };
     record.id = Identity {
         sk,
         cookie: sk,
-        keepopen: 1,
+        keepopen: true,
         state: 1,
         ..Identity::default()
     };
@@ -41,16 +37,16 @@ fn probe(sk: u64, ms: u64) -> Record {
         numbers.rcv_tstamp = 1;
         numbers.state = 1;
     }
-    record.after.timer_pending = 1;
+    record.after.timer_pending = true;
     record.after.expires = ms + 10;
     record.after.probes_out = 1;
     record
 }
 
-fn end(sk: u64, ms: u64, within: u8) -> Record {
+fn end(sk: u64, ms: u64, within: Within) -> Record {
     let mut record = probe(sk, ms);
-    record.kind = KIND_CLOSE;
-    record.flags = 0;
+    record.kind = Kind::Close;
+    record.flags = RecordFlags::empty();
     record.within = within;
     record.from_state = state::ESTABLISHED;
     record
@@ -72,14 +68,14 @@ fn observe(tracker: &mut Tracker, records: &[Record]) -> Vec<Event> {
 fn the_closer_is_told_as_the_owner() {
     let mut tracker = tracker(10);
     let mut closing = probe(1, 1_000);
-    closing.kind = KIND_CLOSING;
-    closing.flags = FLAG_PROCESS_CONTEXT;
+    closing.kind = Kind::Closing;
+    closing.flags = RecordFlags::PROCESS_CONTEXT;
     closing.id.inode = 4711;
     closing.tgid = 42;
     let mut observations = Vec::new();
     tracker.observe(&closing, &mut observations);
     assert!(observations.is_empty(), "{observations:?}");
-    tracker.observe(&end(1, 1_100, 0), &mut observations);
+    tracker.observe(&end(1, 1_100, Within::Nothing), &mut observations);
     let closed = observations.last().unwrap();
     assert!(matches!(closed.event, Event::Closed(_)), "{closed:?}");
     assert_eq!(closed.inode, 4711);
@@ -160,11 +156,11 @@ fn another_peer_is_another_socket() {
 #[test]
 fn the_end_inside_a_timer_run_is_told_after_the_run() {
     let mut run = probe(1, 30);
-    run.flags = FLAG_WAKEUP_WATCHED;
-    (run.id.state, run.after.state, run.after.timer_pending) = (state::CLOSE, state::CLOSE, 0);
+    run.flags = RecordFlags::WAKEUP_WATCHED;
+    (run.id.state, run.after.state, run.after.timer_pending) = (state::CLOSE, state::CLOSE, false);
     let events = observe(
         &mut tracker(10),
-        &[probe(1, 20), end(1, 30, WITHIN_KEEPALIVE_TIMER), run],
+        &[probe(1, 20), end(1, 30, Within::KeepaliveTimer), run],
     );
     assert_eq!(names(&events), ["armed", "timer", "timer", "closed"]);
 }
@@ -174,7 +170,7 @@ fn an_end_whose_timer_run_was_lost_is_told_at_last() {
     let mut tracker = tracker(10);
     let events = observe(
         &mut tracker,
-        &[probe(1, 20), end(1, 30, WITHIN_KEEPALIVE_TIMER)],
+        &[probe(1, 20), end(1, 30, Within::KeepaliveTimer)],
     );
     assert_eq!(names(&events), ["armed", "timer"]);
     let mut observations = Vec::new();
@@ -197,7 +193,7 @@ fn any_retries2_takes_no_time() {
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut record = probe(1, 20);
-        record.kind = KIND_WINDOW_PROBE;
+        record.kind = Kind::WindowProbe;
         record.settings.sysctl_retries2 = u32::MAX;
         observe(&mut tracker(10), &[record]);
         let _ = done.send(());
@@ -212,7 +208,7 @@ fn any_retries2_takes_no_time() {
 #[test]
 fn a_live_answer_is_told_once() {
     let mut ack = probe(1, 25);
-    ack.kind = KIND_ACK;
+    ack.kind = Kind::Ack;
     (ack.before.probes_out, ack.after.probes_out) = (1, 0);
     ack.after.rcv_tstamp = 25;
     let mut next = probe(1, 40);
@@ -239,7 +235,7 @@ fn a_later_ack_is_not_the_answer() {
     resumed.before.clock_cache = 50_000 * 1_000_000;
     (resumed.before.segs_out, resumed.before.snd_una) = (9, 1000);
     // Or: the peer closed long after it had answered. The FIN carries an ACK.
-    let mut finished = end(1, 50_001, keepalive_ebpf::WITHIN_NOTHING);
+    let mut finished = end(1, 50_001, Within::Nothing);
     finished.from_state = state::LAST_ACK;
     finished.after.probes_out = 0;
     finished.after.rcv_tstamp = 50_000;
@@ -300,7 +296,7 @@ fn a_deadline_at_the_end_of_time_does_not_panic() {
         record.after.expires = u64::MAX;
         record.settings.user_timeout = user_timeout;
         observe(&mut tracker(10), &[record]);
-        record.kind = KIND_WINDOW_PROBE;
+        record.kind = Kind::WindowProbe;
         observe(&mut tracker(10), &[record]);
     }
 }

@@ -8,7 +8,7 @@ use aya::{
     Btf, Ebpf,
     programs::{BtfTracePoint, FEntry, FExit, RawTracePoint},
 };
-use keepalive_ebpf::FLAG_WAKEUP_WATCHED;
+use keepalive_ebpf::RecordFlags;
 
 use crate::core::event::Backend;
 
@@ -149,10 +149,10 @@ impl Backend {
     }
 
     /// What the programs put into every record's `flags`.
-    pub fn record_flags(self) -> u32 {
+    pub fn record_flags(self) -> RecordFlags {
         match self {
-            Self::Fentry => u32::from(FLAG_WAKEUP_WATCHED),
-            Self::Tracepoint => 0,
+            Self::Fentry => RecordFlags::WAKEUP_WATCHED,
+            Self::Tracepoint => RecordFlags::empty(),
         }
     }
 }

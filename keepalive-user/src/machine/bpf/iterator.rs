@@ -11,10 +11,10 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::{Ebpf, EbpfLoader, programs::Iter};
-use keepalive_ebpf::{Filter, KernelLayout, OpenSocket, Snapshot};
-use zerocopy::{FromBytes, IntoBytes, KnownLayout};
+use keepalive_ebpf::{Filter, KernelLayout, OpenSocket, RecordFlags, Snapshot};
+use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use super::{Kernel, OBJECT, Options, raise_memlock_limit};
 
@@ -60,12 +60,12 @@ impl Iterators {
             .btf
             .as_ref()
             .context("this kernel shows no BTF (/sys/kernel/btf/vmlinux)")?;
-        let filter = Filter::default();
+        let (filter, flags) = (Filter::default(), RecordFlags::empty());
         let mut loader: EbpfLoader<'_> = loader;
         let mut ebpf = loader
             .override_global("LAYOUT", kernel.resolved.layout.as_bytes(), true)
             .override_global("FILTER", filter.as_bytes(), true)
-            .override_global("BACKEND_FLAGS", &0u32, true)
+            .override_global("BACKEND_FLAGS", flags.as_bytes(), true)
             .override_global("VERBOSE", &0u32, true)
             .map_max_entries("EVENTS", 4096)
             .load(OBJECT)
@@ -101,7 +101,7 @@ pub struct Walk<T> {
 
 impl<T> Walk<T>
 where
-    T: Clone + Default + FromBytes + IntoBytes + KnownLayout,
+    T: TryFromBytes + Immutable + KnownLayout,
 {
     fn start(program: &mut Iter) -> Result<Self> {
         let link = program.attach()?;
@@ -137,9 +137,10 @@ where
         stop: &AtomicBool,
         mut each: impl FnMut(&[T]) -> Result<()>,
     ) -> Result<()> {
-        let mut records = vec![T::default(); AT_ONCE / size_of::<T>()];
+        // Words, because what the kernel writes is aligned as they are.
+        let mut buffer = vec![0_u64; AT_ONCE / size_of::<u64>()];
         while !stop.load(Ordering::Relaxed) {
-            let length = match self.file.read(records.as_mut_slice().as_mut_bytes()) {
+            let length = match self.file.read(buffer.as_mut_slice().as_mut_bytes()) {
                 Ok(0) => return Ok(()),
                 Ok(length) => length,
                 // The program asks to be called again.
@@ -155,7 +156,11 @@ where
                 length % size_of::<T>() == 0,
                 "the kernel's iterator gave {length} bytes"
             );
-            each(&records[..length / size_of::<T>()])?;
+            let bytes = buffer.as_bytes().get(..length).unwrap_or_default();
+            let Ok(records) = <[T]>::try_ref_from_bytes(bytes) else {
+                bail!("the kernel's iterator gave a kind of socket or a flag that is not known");
+            };
+            each(records)?;
         }
         Ok(())
     }

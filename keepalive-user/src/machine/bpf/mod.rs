@@ -25,12 +25,10 @@ use aya::{
     maps::{Array, MapData, PerCpuArray, RingBuf},
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
 };
-use keepalive_ebpf::{
-    Filter, LOOK_GONE, LOOK_REPORTED, LOSS_REPORTED, LOSS_RING, LOSS_RING_PROBES, LOSS_SCRATCH,
-    LOSS_UNREADABLE, Record, TimerFunctions,
-};
+pub use keepalive_ebpf::Looked;
+use keepalive_ebpf::{Filter, Loss, RawRecord, Record, TimerFunctions};
 use rustix::process::{Resource, Rlimit, setrlimit};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, IntoBytes, TryFromBytes};
 
 use self::{
     bytes::Bytes,
@@ -148,17 +146,6 @@ pub struct Source {
     programs: Vec<OwnedFd>,
 }
 
-/// What came of looking at a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Looked {
-    /// Its record is in the ring.
-    Reported,
-    /// There is no such socket any more.
-    Gone,
-    /// The ring has no space for its record.
-    RingFull,
-}
-
 /// The program behind [`Source::look`].
 const LOOK: &str = "look";
 
@@ -179,6 +166,19 @@ pub struct KernelLosses {
     pub ring_probes: u64,
     /// Program runs that the kernel skipped (`bpf_prog_info.recursion_misses`).
     pub recursion: u64,
+}
+
+impl KernelLosses {
+    /// Where the programs' count of this loss goes.
+    fn of(&mut self, loss: Loss) -> &mut u64 {
+        match loss {
+            Loss::Ring => &mut self.ring,
+            Loss::Scratch => &mut self.scratch,
+            Loss::Reported => &mut self.reported,
+            Loss::Unreadable => &mut self.unreadable,
+            Loss::RingProbes => &mut self.ring_probes,
+        }
+    }
 }
 
 impl Source {
@@ -268,13 +268,13 @@ impl Source {
     /// The next record, an error for bytes that are none. `None` if the ring is empty.
     pub fn next(&mut self) -> Option<Result<Record>> {
         let item = self.ring.next()?;
-        Some(match Record::read_from_bytes(&item) {
-            Ok(record) => wire::check(&record).context("a record").map(|()| record),
-            Err(_) => Err(anyhow::anyhow!("a record of {} bytes", item.len())),
-        })
+        let Ok(raw) = RawRecord::read_from_bytes(&item) else {
+            return Some(Err(anyhow::anyhow!("a record of {} bytes", item.len())));
+        };
+        Some(wire::record(&raw).copied().context("a record"))
     }
 
-    /// Has the socket at this address reported as a record of kind `KIND_LOOKED`.
+    /// Has the socket at this address reported as a record of [`keepalive_ebpf::Kind::Looked`].
     ///
     /// # Errors
     /// If the kernel does not run the program.
@@ -287,11 +287,8 @@ impl Source {
         let mut options = RawTracePointRunOptions::new();
         options.args[0] = sk;
         let result = program.test_run(options).context("BPF_PROG_TEST_RUN")?;
-        Ok(match result.return_value.cast_signed() {
-            LOOK_REPORTED => Looked::Reported,
-            LOOK_GONE => Looked::Gone,
-            _ => Looked::RingFull,
-        })
+        let looked = Looked::try_read_from_bytes(result.return_value.as_bytes());
+        looked.map_err(|_| anyhow::anyhow!("unknown result {} of {LOOK}", result.return_value))
     }
 
     /// The ring, to wait on.
@@ -306,16 +303,13 @@ impl Source {
 
     /// What the programs could not report so far, all CPUs.
     pub fn losses(&self) -> Result<KernelLosses> {
-        let sum = |index| -> Result<u64> { Ok(self.losses.get(&index, 0)?.iter().sum()) };
+        let mut losses = KernelLosses::default();
+        for &loss in Loss::ALL {
+            *losses.of(loss) = self.losses.get(&(loss as u32), 0)?.iter().sum();
+        }
         let skipped = self.programs.iter().map(misses::recursion);
-        Ok(KernelLosses {
-            ring: sum(LOSS_RING)?,
-            scratch: sum(LOSS_SCRATCH)?,
-            reported: sum(LOSS_REPORTED)?,
-            unreadable: sum(LOSS_UNREADABLE)?,
-            ring_probes: sum(LOSS_RING_PROBES)?,
-            recursion: skipped.sum::<Result<u64>>()?,
-        })
+        losses.recursion = skipped.sum::<Result<u64>>()?;
+        Ok(losses)
     }
 
     /// The diagnostics of the programs (`-v`).
@@ -331,7 +325,7 @@ fn load(backend: Backend, kernel: &Kernel, options: &Options) -> Result<Ebpf> {
         .btf(kernel.btf.as_ref())
         .override_global("LAYOUT", kernel.resolved.layout.as_bytes(), true)
         .override_global("FILTER", options.filter.as_bytes(), true)
-        .override_global("BACKEND_FLAGS", &flags, true)
+        .override_global("BACKEND_FLAGS", flags.as_bytes(), true)
         .override_global("VERBOSE", &verbose, true)
         .map_max_entries("EVENTS", options.ring_bytes)
         .load(OBJECT)

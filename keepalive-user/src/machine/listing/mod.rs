@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use keepalive_ebpf::{Identity, SNAPSHOT_REQUEST, Snapshot};
+use keepalive_ebpf::{Identity, Snapshot, SnapshotKind};
 use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::mm::{Advice, madvise};
 
@@ -448,7 +448,7 @@ impl Found {
     fn listing(mut self, source: ListSource, hz: u32, owners: Owners) -> Listing {
         let left_out = self.left_out;
         self.sockets.retain(|socket| {
-            socket.kind != SNAPSHOT_REQUEST
+            socket.kind != SnapshotKind::Request
                 || !self_test::is_on_loopback(&socket.id)
                 || !left_out.contains(&(socket.id.netns, socket.id.local_port))
         });

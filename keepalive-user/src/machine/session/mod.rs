@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use keepalive_ebpf::{ABI_VERSION, KIND_KEEPALIVE_TIMER, Record};
+use keepalive_ebpf::{ABI_VERSION, Kind, Record};
 
 pub use self::live::{Live, Pace, Turn};
 use self::seed::Seeding;
@@ -352,7 +352,7 @@ pub fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
 
 /// Whether the record is of a run that the kernel counted as a keepalive probe.
 fn is_probe(record: &Record) -> bool {
-    record.kind == KIND_KEEPALIVE_TIMER && record.after.probes_out > record.before.probes_out
+    record.kind == Kind::KeepaliveTimer && record.after.probes_out > record.before.probes_out
 }
 
 /// If we lack capabilities, that is why.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use keepalive_ebpf::{Filter, KIND_LISTED, Record, Snapshot};
+use keepalive_ebpf::{Filter, Kind, Record, Snapshot};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::Session;
@@ -117,7 +117,7 @@ fn list_one(
         .sockets()?;
     walk.try_batches(|batch| {
         let wanted = |socket: &&Snapshot| {
-            socket.id.keepopen != 0
+            socket.id.keepopen
                 && socket.id.state != state::LISTEN
                 && filter::admits(filter, &socket.id)
         };
@@ -149,10 +149,9 @@ impl Session {
 /// The record of a socket to which nothing has happened yet.
 fn listed(socket: &Snapshot) -> Record {
     Record {
-        kind: KIND_LISTED,
         id: socket.id,
         settings: socket.settings,
         after: socket.sample,
-        ..Record::default()
+        ..Record::new(Kind::Listed)
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use keepalive_ebpf::{
-    ABI_VERSION, FLAG_SWITCHING_ON, KIND_KEEPALIVE_TIMER, KIND_LISTED, KIND_SETSOCKOPT,
-    KIND_WINDOW_PROBE, Record,
-};
+use keepalive_ebpf::{ABI_VERSION, Kind, Record, RecordFlags};
 use proptest::prelude::*;
 use ratatui::{
     Terminal,
@@ -13,7 +10,6 @@ use ratatui::{
     crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
     style::Color,
 };
-use zerocopy::FromBytes;
 
 use super::*;
 use crate::{
@@ -22,6 +18,7 @@ use crate::{
         pipeline::{Output, Wanted},
         recording::{Frame, Header, Reader, Writer},
         replay::{Recording, play},
+        wire::tests::sound,
         words::is_harmful,
     },
     output::tests::{CLOCK, HZ, SECOND, probe, record, story},
@@ -51,18 +48,18 @@ fn of(socket: u8, mut record: Record) -> Record {
 
 /// A timer that ran and sent nothing; next in so many seconds.
 fn idle(seconds: u64, next: u64) -> Record {
-    let mut run = record(KIND_KEEPALIVE_TIMER, seconds);
+    let mut run = record(Kind::KeepaliveTimer, seconds);
     run.settings.time = 60 * HZ;
     run.before.expires = run.before.jiffies;
-    run.after.timer_pending = 1;
+    run.after.timer_pending = true;
     run.after.expires = run.after.jiffies + next * u64::from(HZ);
     run
 }
 
 /// Four seconds in the life of eight sockets.
 fn records() -> Vec<Record> {
-    let mut armed = record(KIND_SETSOCKOPT, 0);
-    armed.flags |= FLAG_SWITCHING_ON;
+    let mut armed = record(Kind::Setsockopt, 0);
+    armed.flags |= RecordFlags::SWITCHING_ON;
     armed.id.local = [
         0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0x12, 0x34, 0x56, 0x78,
     ];
@@ -77,17 +74,17 @@ fn records() -> Vec<Record> {
     for numbers in [&mut in_flight.before, &mut in_flight.after] {
         numbers.packets_out = 3;
     }
-    let mut window = record(KIND_WINDOW_PROBE, 3);
+    let mut window = record(Kind::WindowProbe, 3);
     (window.before.probes_out, window.after.probes_out) = (2, 3);
-    (window.after.timer_pending, window.after.pending) = (1, 3);
+    (window.after.timer_pending, window.after.pending) = (true, 3);
     window.after.expires = window.after.jiffies + 3 * u64::from(HZ);
     let mut timeout = probe(3, 2);
     timeout.settings.user_timeout = 5000;
-    let mut listed = record(KIND_LISTED, 0);
+    let mut listed = record(Kind::Listed, 0);
     listed.settings.time = 7200 * HZ;
     listed.settings.interval = 75 * HZ;
     listed.settings.probes = 9;
-    listed.after.timer_pending = 1;
+    listed.after.timer_pending = true;
     listed.after.expires = listed.after.jiffies + 7140 * u64::from(HZ);
     // All but the end: its last probe is out.
     let dying = story()[..5 - 1].to_vec();
@@ -440,17 +437,15 @@ proptest! {
     #[test]
     fn any_records_draw_on_any_screen(
         bytes in proptest::collection::vec(any::<u8>(), size_of::<Record>() * 8),
-        kinds in proptest::collection::vec(0u8..8, 8),
         size in (0u16..200, 0u16..60),
         now in 0u64..u64::MAX,
         open in any::<bool>(),
     ) {
         let mut records: Vec<Record> = bytes
             .chunks_exact(size_of::<Record>())
-            .map(|bytes| Record::read_from_bytes(bytes).unwrap())
+            .map(sound)
             .collect();
-        for (record, kind) in records.iter_mut().zip(kinds) {
-            record.kind = kind;
+        for record in &mut records {
             record.id.sk %= 3;
         }
         let mut top = top_of(&records, true);

@@ -5,10 +5,7 @@
 //! is a probe. The timer keeps the deadline that its last run armed, so another deadline is a run. And
 //! a deadline that passed without either is a reason to look at the socket.
 
-use keepalive_ebpf::{
-    FLAG_SWITCHING_OFF, FLAG_SWITCHING_ON, KIND_ACK, KIND_CLOSE, KIND_CLOSING, KIND_ESTABLISHED,
-    KIND_KEEPALIVE_TIMER, KIND_LOOKED, KIND_SETSOCKOPT, KIND_WINDOW_PROBE, Record, TcpSample,
-};
+use keepalive_ebpf::{Kind, Record, RecordFlags, TcpSample};
 
 use crate::core::{
     arithmetic::Effective,
@@ -47,8 +44,14 @@ enum Deadline {
 /// The numbers at the beginning of what a record observed.
 pub fn beginning(record: &Record) -> &TcpSample {
     match record.kind {
-        KIND_KEEPALIVE_TIMER | KIND_WINDOW_PROBE | KIND_ACK => &record.before,
-        _ => &record.after,
+        Kind::KeepaliveTimer | Kind::WindowProbe | Kind::Ack => &record.before,
+        Kind::Setsockopt
+        | Kind::Established
+        | Kind::Close
+        | Kind::Closing
+        | Kind::Owner
+        | Kind::Looked
+        | Kind::Listed => &record.after,
     }
 }
 
@@ -58,17 +61,27 @@ impl Continuity {
         let now = Self::of(&record.after);
         let (expires, deadline) = match record.kind {
             // Its numbers are about the write timer.
-            KIND_WINDOW_PROBE => previous.map_or((0, Deadline::None), |previous| {
+            Kind::WindowProbe => previous.map_or((0, Deadline::None), |previous| {
                 (previous.expires, previous.deadline)
             }),
-            KIND_SETSOCKOPT if record.flags & FLAG_SWITCHING_OFF != 0 => (0, Deadline::None),
+            Kind::Setsockopt if record.flags.contains(RecordFlags::SWITCHING_OFF) => {
+                (0, Deadline::None)
+            }
             // Seen before `tcp_set_keepalive`, `tcp_finish_connect` or `tcp_create_openreq_child` arms
             // the timer for the full time.
-            KIND_SETSOCKOPT | KIND_ESTABLISHED if is_armed_next(record) => {
+            Kind::Setsockopt | Kind::Established if is_armed_next(record) => {
                 let time = Effective::of(record, hz).time;
                 (now.jiffies.wrapping_add(time), Deadline::About)
             }
-            _ => (now.expires, now.deadline),
+            Kind::Setsockopt
+            | Kind::Established
+            | Kind::KeepaliveTimer
+            | Kind::Close
+            | Kind::Ack
+            | Kind::Closing
+            | Kind::Owner
+            | Kind::Looked
+            | Kind::Listed => (now.expires, now.deadline),
         };
         Self {
             expires,
@@ -87,10 +100,10 @@ impl Continuity {
             segs_out: numbers.segs_out,
             traffic: traffic(numbers),
             probes_out: numbers.probes_out,
-            deadline: if numbers.timer_pending == 0 {
-                Deadline::None
-            } else {
+            deadline: if numbers.timer_pending {
                 Deadline::Exact
+            } else {
+                Deadline::None
             },
         }
     }
@@ -128,12 +141,16 @@ impl Continuity {
     /// Whether the keepalive timer ran since: it has another deadline than the one that was armed.
     fn is_rearmed(&self, record: &Record, now: &TcpSample, hz: u32) -> bool {
         let comparable = match record.kind {
-            KIND_KEEPALIVE_TIMER | KIND_ACK | KIND_CLOSE | KIND_CLOSING | KIND_LOOKED => true,
+            Kind::KeepaliveTimer | Kind::Ack | Kind::Close | Kind::Closing | Kind::Looked => true,
             // They arm it themselves, or are about another timer.
-            _ => false,
+            Kind::WindowProbe
+            | Kind::Setsockopt
+            | Kind::Established
+            | Kind::Owner
+            | Kind::Listed => false,
         };
         // An orphan's timer is for FIN_WAIT2: `__tcp_close` and `tcp_rcv_state_process` arm it.
-        if !comparable || now.orphan != 0 {
+        if !comparable || now.orphan {
             return false;
         }
         let moved = (now.expires as u32).wrapping_sub(self.expires);
@@ -186,16 +203,24 @@ pub fn may_be_running(record: &Record, hz: u32) -> bool {
     let just_armed = [effective.interval, effective.time]
         .iter()
         .any(|&time| now.expires.saturating_add(UNDER_WAY) >= now.jiffies + u64::from(time));
-    now.state != state::CLOSE && (now.timer_pending == 0 || just_armed)
+    now.state != state::CLOSE && (!now.timer_pending || just_armed)
 }
 
 /// Whether the kernel arms the timer for the full time right after what this record observed.
 fn is_armed_next(record: &Record) -> bool {
-    let pending = record.after.timer_pending != 0;
+    let pending = record.after.timer_pending;
     match record.kind {
         // Whatever was armed while it connected is armed anew (`tcp_finish_connect`).
-        KIND_ESTABLISHED => record.from_state == state::SYN_SENT || !pending,
-        _ => record.flags & FLAG_SWITCHING_ON != 0 && !pending,
+        Kind::Established => record.from_state == state::SYN_SENT || !pending,
+        Kind::Setsockopt => record.flags.contains(RecordFlags::SWITCHING_ON) && !pending,
+        Kind::KeepaliveTimer
+        | Kind::WindowProbe
+        | Kind::Close
+        | Kind::Ack
+        | Kind::Closing
+        | Kind::Owner
+        | Kind::Looked
+        | Kind::Listed => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A kernel in miniature makes the records of a socket, some of which get lost: what the tracker saw
 //! and what it found missing must add up to what that kernel did.
 
-use keepalive_ebpf::{Identity, KIND_LISTED, Settings, WITHIN_KEEPALIVE_TIMER};
+use keepalive_ebpf::{Identity, Kind, Settings, Within};
 use proptest::prelude::*;
 
 use super::*;
@@ -41,9 +41,9 @@ impl Kernel {
                 expires: start + u64::from(IDLE),
                 rcv_tstamp: start as u32,
                 lrcvtime: start as u32,
-                timer_pending: 1,
+                timer_pending: true,
                 state: state::ESTABLISHED,
-                keepopen: 1,
+                keepopen: true,
                 segs_out: 3,
                 write_seq: 100,
                 snd_nxt: 100,
@@ -62,9 +62,8 @@ impl Kernel {
         self.numbers.time = jiffies * JIFFY;
     }
 
-    fn record(&self, kind: u8, before: TcpSample) -> Record {
+    fn record(&self, kind: Kind, before: TcpSample) -> Record {
         let mut record = Record {
-            kind,
             before,
             after: self.numbers,
             settings: Settings {
@@ -77,13 +76,13 @@ impl Kernel {
                 sk: 1,
                 cookie: 1,
                 state: self.numbers.state,
-                keepopen: 1,
+                keepopen: true,
                 ..Identity::default()
             },
-            ..Record::default()
+            ..Record::new(kind)
         };
-        if kind == KIND_CLOSE {
-            record.within = WITHIN_KEEPALIVE_TIMER;
+        if kind == Kind::Close {
+            record.within = Within::KeepaliveTimer;
             record.from_state = state::ESTABLISHED;
         }
         record
@@ -92,15 +91,15 @@ impl Kernel {
     /// The timer runs, a little late; the records of that, in order.
     fn run(&mut self, late: u64, peer: Peer) -> Vec<Record> {
         self.at(self.numbers.expires + late);
-        self.numbers.timer_pending = 0;
+        self.numbers.timer_pending = false;
         let before = self.numbers;
         let now = before.jiffies;
         let idle = silence(&before).unwrap_or(0);
         if idle >= IDLE && before.probes_out >= COUNT {
             self.numbers.state = state::CLOSE;
             self.is_closed = true;
-            let closed = self.record(KIND_CLOSE, TcpSample::default());
-            return vec![closed, self.record(KIND_KEEPALIVE_TIMER, before)];
+            let closed = self.record(Kind::Close, TcpSample::default());
+            return vec![closed, self.record(Kind::KeepaliveTimer, before)];
         }
         let next = if idle >= IDLE {
             self.probes += 1;
@@ -111,8 +110,8 @@ impl Kernel {
             IDLE - idle
         };
         self.numbers.expires = now + u64::from(next);
-        self.numbers.timer_pending = 1;
-        let record = self.record(KIND_KEEPALIVE_TIMER, before);
+        self.numbers.timer_pending = true;
+        let record = self.record(Kind::KeepaliveTimer, before);
         if idle >= IDLE && !matches!(peer, Peer::Silent) {
             self.numbers.probes_out = 0;
             self.numbers.rcv_tstamp = now as u32 + 1;
@@ -129,7 +128,10 @@ fn watch(runs: &[(u64, Peer, bool)]) -> (u64, u64, MissedCounts, bool) {
     let mut kernel = Kernel::new();
     let mut tracker = Tracker::new(HZ, Clock { offset_ns: 0 }, 10, 0);
     let mut seen: Vec<Observation> = Vec::new();
-    tracker.observe(&kernel.record(KIND_LISTED, TcpSample::default()), &mut seen);
+    tracker.observe(
+        &kernel.record(Kind::Listed, TcpSample::default()),
+        &mut seen,
+    );
     for &(late, peer, is_seen) in runs {
         if kernel.is_closed {
             break;
@@ -141,7 +143,10 @@ fn watch(runs: &[(u64, Peer, bool)]) -> (u64, u64, MissedCounts, bool) {
         }
     }
     kernel.at(kernel.numbers.jiffies + 3);
-    tracker.observe(&kernel.record(KIND_LOOKED, TcpSample::default()), &mut seen);
+    tracker.observe(
+        &kernel.record(Kind::Looked, TcpSample::default()),
+        &mut seen,
+    );
     let probes = seen.iter().filter(|observation| {
         matches!(&observation.event, Event::Timer(run) if run.what.decision == Decision::ProbeSent)
     });
@@ -217,18 +222,27 @@ fn a_run_that_is_not_over_is_not_missed() {
     let mut kernel = Kernel::new();
     let mut tracker = Tracker::new(HZ, Clock { offset_ns: 0 }, 10, 0);
     let mut seen = Vec::new();
-    tracker.observe(&kernel.record(KIND_LISTED, TcpSample::default()), &mut seen);
+    tracker.observe(
+        &kernel.record(Kind::Listed, TcpSample::default()),
+        &mut seen,
+    );
     let run = kernel.run(1, Peer::Silent);
-    let mut within = kernel.record(KIND_LOOKED, TcpSample::default());
-    within.after.timer_pending = 0;
+    let mut within = kernel.record(Kind::Looked, TcpSample::default());
+    within.after.timer_pending = false;
     tracker.observe(&within, &mut seen);
     kernel.at(kernel.numbers.jiffies + 1);
-    tracker.observe(&kernel.record(KIND_LOOKED, TcpSample::default()), &mut seen);
+    tracker.observe(
+        &kernel.record(Kind::Looked, TcpSample::default()),
+        &mut seen,
+    );
     for record in &run {
         tracker.observe(record, &mut seen);
     }
     kernel.at(kernel.numbers.jiffies + 9);
-    tracker.observe(&kernel.record(KIND_LOOKED, TcpSample::default()), &mut seen);
+    tracker.observe(
+        &kernel.record(Kind::Looked, TcpSample::default()),
+        &mut seen,
+    );
     assert_eq!(tracker.unseen().counts.probe, 0);
 }
 
@@ -246,6 +260,6 @@ fn a_deadline_that_passed_is_overdue_less_and_less_often() {
     continuity = Continuity::of(&kernel.numbers);
     assert!(!continuity.is_overdue(due + 9 * HZ, HZ));
     assert!(continuity.is_overdue(due + 9 * HZ + 1, HZ));
-    kernel.numbers.timer_pending = 0;
+    kernel.numbers.timer_pending = false;
     assert!(!Continuity::of(&kernel.numbers).is_overdue(due + 99 * HZ, HZ));
 }

@@ -6,9 +6,9 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use keepalive_ebpf::{
-    ABSENT, Identity, KernelLayout, SelfTest, Settings, TcpSample, TimerFunctions,
+    ABSENT, Identity, KernelLayout, Mptcp, SelfTest, Settings, TcpSample, TimerFunctions,
 };
 use rustix::net::AddressFamily;
 
@@ -19,6 +19,7 @@ use super::{
 use crate::core::{
     arithmetic,
     sample::{pending, state},
+    wire,
 };
 
 /// How long setting the options and exchanging two bytes may take, seconds: much longer than a busy
@@ -56,7 +57,7 @@ pub fn test(
         test.state_changes > 0,
         "the programs never saw the socket of the self-test (sk_protocol, skc_dport, net.ns.inum)"
     );
-    let record = &test.record;
+    let record = wire::record(&test.record).context("wrong kernel layout")?;
     let reading = Reading {
         id: &record.id,
         settings: &record.settings,
@@ -65,12 +66,12 @@ pub fn test(
     };
     let hz = socket(truth, after, layout, &reading)?;
     same("sk_shutdown", record.id.shutdown, SEND_SHUTDOWN)?;
-    same("sk_lock.owned", record.after.owned, 1_u8)?;
+    same("sk_lock.owned", record.after.owned, true)?;
     ensure!(
         test.socket_sk == record.id.sk,
         "wrong kernel layout: socket.sk behind sk_socket is not the socket itself"
     );
-    task(truth, after, test)?;
+    task(truth, after, test.task_flags, &record.comm)?;
     for (timer, function) in [
         ("keepalive", test.keepalive_function),
         ("write", test.write_function),
@@ -136,14 +137,13 @@ fn identity(truth: &Truth, id: &Identity) -> Result<()> {
     same("skc_cookie", id.cookie, truth.cookie)?;
     same("i_ino", id.inode, truth.inode)?;
     same("net.ns.inum", id.netns, truth.netns)?;
-    same("SOCK_KEEPOPEN", id.keepopen, 1_u8)?;
-    same("SOCK_DEAD", id.orphan, 0_u8)?;
+    same("SOCK_KEEPOPEN", id.keepopen, true)?;
+    same("SOCK_DEAD", id.orphan, false)?;
     same("sk_err", id.error, 0_u8)?;
     same("sk_err_soft", id.error_soft, 0_u8)?;
     ensure!(
-        matches!(id.mptcp, 0 | u8::MAX),
-        "wrong kernel layout: is_mptcp reads {}, but the socket is TCP's",
-        id.mptcp
+        id.mptcp != Mptcp::Subflow,
+        "wrong kernel layout: is_mptcp reads 1, but the socket is TCP's"
     );
     match truth.cgroup {
         // Where the kernel does not keep it (5.10, some options of cgroup v1) it reads 0.
@@ -264,7 +264,7 @@ fn clocks(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
     let idle = u64::from(settings.time);
     let passed = u64::from(SET_UP * hz) + since.as_secs() * u64::from(hz);
     ensure!(
-        numbers.timer_pending == 1 && due <= idle && due + passed > idle,
+        numbers.timer_pending && due <= idle && due + passed > idle,
         "wrong kernel layout: the keepalive timer is due in {due} ticks, but {idle} were set"
     );
     Ok(())
@@ -338,17 +338,15 @@ fn ticks_since(begin: Instant, hz: u32) -> u64 {
 }
 
 /// The flags and the name of the acting thread, against what /proc reports of us where it is there.
-fn task(truth: &Truth, after: &After, test: &SelfTest) -> Result<()> {
+fn task(truth: &Truth, after: &After, read: u32, comm: &[u8; 16]) -> Result<()> {
     if let (Some(before), Some(after)) = (truth.task_flags, after.task_flags) {
         // The kernel sets and clears some of them during a system call.
         let steady = before & after;
-        let read = test.task_flags;
         ensure!(
             read & steady == steady && read & PF_KTHREAD == 0,
             "wrong kernel layout: task_struct.flags reads {read:#x}, but our thread has {steady:#x}"
         );
     }
-    let comm = &test.record.comm;
     let read = comm.split(|&byte| byte == 0).next().unwrap_or_default();
     if let Ok(own) = std::fs::read("/proc/self/comm") {
         ensure!(

@@ -15,7 +15,7 @@ mod truth;
 use anyhow::{Context, Result};
 use aya::{Ebpf, maps::Array};
 use keepalive_ebpf::{KernelLayout, SelfTest, TimerFunctions};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use self::{
     connection::enter_new_netns,
@@ -64,7 +64,7 @@ pub fn run(ebpf: &mut Ebpf, layout: &KernelLayout, depth: Depth) -> Result<Learn
                 .context(here)
         })
     });
-    write(map, &SelfTest::default())?;
+    write(map, &SelfTest::new_zeroed())?;
     let (open, closed) = trials?;
     if let Some(closed) = closed {
         compare::test(&closed.truth, &closed.after, layout, &closed.test)?;
@@ -120,7 +120,7 @@ fn open(map: &mut TestMap<'_>) -> Result<Connection> {
         let test = SelfTest {
             peer_port: peer_port.into(),
             netns,
-            ..SelfTest::default()
+            ..SelfTest::new_zeroed()
         };
         write(map, &test)
     })

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use keepalive_ebpf::{KNOWN_SETTINGS, SNAPSHOT_SOCKET, Snapshot};
+use keepalive_ebpf::{Known, Snapshot, SnapshotKind};
 use linux_raw_sys::net::{AF_INET, AF_INET6};
 use rustc_hash::FxHashMap;
 use rustix::{
@@ -180,7 +180,7 @@ pub fn settings(
     let mut unknown = Unknown::default();
     let mut copies = Vec::new();
     for (index, socket) in sockets.iter_mut().enumerate() {
-        if socket.kind != SNAPSHOT_SOCKET {
+        if socket.kind != SnapshotKind::Socket {
             continue;
         }
         unknown.settings += 1;
@@ -215,7 +215,7 @@ fn ask_process(
     let mut forbidden = false;
     held.iter().filter_map(move |&(pid, fd, index)| {
         let socket = sockets.get_mut(index)?;
-        if forbidden || socket.known & KNOWN_SETTINGS != 0 {
+        if forbidden || socket.known.contains(Known::SETTINGS) {
             return None;
         }
         let process = match &process {
@@ -230,7 +230,7 @@ fn ask_process(
         };
         let told = copy(process, fd, socket.id.cookie).and_then(|copy| ask(&copy, socket));
         match &told {
-            Ok(()) => socket.known |= KNOWN_SETTINGS,
+            Ok(()) => socket.known |= Known::SETTINGS,
             // What is forbidden for one socket of a process is for all.
             Err(error) => forbidden = *error == Errno::PERM,
         }
@@ -259,7 +259,7 @@ fn open_process(pid: u32) -> Result<OwnedFd, Errno> {
 /// The settings in force, in ticks of a millisecond.
 fn ask(socket: &OwnedFd, out: &mut Snapshot) -> Result<(), Errno> {
     let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-    out.id.keepopen = u8::from(sockopt::socket_keepalive(socket)?);
+    out.id.keepopen = sockopt::socket_keepalive(socket)?;
     out.settings.time = ms(sockopt::tcp_keepidle(socket)?);
     out.settings.interval = ms(sockopt::tcp_keepintvl(socket)?);
     out.settings.probes = sockopt::tcp_keepcnt(socket)?;

@@ -1,10 +1,7 @@
 //! The wire format of sock_diag(7): requests out, sockets in. Pure functions of bytes, which may
 //! be anything.
 
-use keepalive_ebpf::{
-    Identity, KNOWN_TRAFFIC, SNAPSHOT_REQUEST, SNAPSHOT_SOCKET, SNAPSHOT_TIME_WAIT, Snapshot,
-    TcpSample,
-};
+use keepalive_ebpf::{Identity, Known, Mptcp, Snapshot, SnapshotKind, TcpSample};
 use linux_raw_sys::{
     net::{AF_INET, IPPROTO_TCP},
     netlink::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR},
@@ -233,7 +230,7 @@ pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
         receive_queue: answer.receive_queue,
         send_queue: answer.send_queue,
         uid: answer.uid,
-        kind: SNAPSHOT_SOCKET,
+        kind: SnapshotKind::Socket,
         ..Snapshot::default()
     };
     let (mut may_tell, mut is_mptcp) = (false, false);
@@ -253,14 +250,14 @@ pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
         }
     }
     if may_tell {
-        out.id.mptcp = u8::from(is_mptcp);
+        out.id.mptcp = if is_mptcp { Mptcp::Subflow } else { Mptcp::No };
     }
     // `idiag_timer`, net/ipv4/inet_diag.c: one of several, and not always by its own name.
     match answer.timer {
-        1 if answer.state == state::SYN_RECV && out.known == 0 => {
-            out.kind = SNAPSHOT_REQUEST;
-            out.id.mptcp = u8::MAX;
-            out.sample.timer_pending = 1;
+        1 if answer.state == state::SYN_RECV && out.known.is_empty() => {
+            out.kind = SnapshotKind::Request;
+            out.id.mptcp = Mptcp::Unknown;
+            out.sample.timer_pending = true;
             out.sample.expires = expires;
             out.sample.retransmits = answer.retrans;
         }
@@ -270,14 +267,14 @@ pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
             out.sample.retransmits = answer.retrans;
         }
         2 => {
-            out.sample.timer_pending = 1;
+            out.sample.timer_pending = true;
             out.sample.expires = expires;
             out.sample.probes_out = answer.retrans;
         }
         3 => {
-            out.kind = SNAPSHOT_TIME_WAIT;
-            out.id.mptcp = u8::MAX;
-            out.sample.timer_pending = 1;
+            out.kind = SnapshotKind::TimeWait;
+            out.id.mptcp = Mptcp::Unknown;
+            out.sample.timer_pending = true;
             out.sample.expires = expires;
         }
         4 => {
@@ -324,8 +321,8 @@ fn identity(answer: &Answer, moment: Moment) -> Identity {
         peer_port: id.peer_port.get(),
         family: answer.family.into(),
         state: answer.state,
-        orphan: u8::from(answer.inode == 0 && closing),
-        mptcp: u8::MAX,
+        orphan: answer.inode == 0 && closing,
+        mptcp: Mptcp::Unknown,
         ..Identity::default()
     }
 }
@@ -339,7 +336,7 @@ fn traffic(value: &[u8], out: &mut Snapshot) {
     if out.id.state == state::LISTEN {
         return;
     }
-    out.known |= KNOWN_TRAFFIC;
+    out.known |= Known::TRAFFIC;
     let now = numbers.jiffies;
     // 0 means never.
     let stamp = |age: u32| (now.wrapping_sub(age.into()) as u32).max(1);

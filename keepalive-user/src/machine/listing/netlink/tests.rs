@@ -67,9 +67,9 @@ fn reads_a_socket() {
         (socket.id.inode, socket.uid, socket.id.cgroup),
         (4711, 1000, 77)
     );
-    assert_eq!((socket.id.netns, socket.id.mptcp), (7, 1));
+    assert_eq!((socket.id.netns, socket.id.mptcp), (7, Mptcp::Subflow));
     let numbers = &socket.sample;
-    assert_eq!((numbers.timer_pending, numbers.expires), (1, 6500));
+    assert_eq!((numbers.timer_pending, numbers.expires), (true, 6500));
     assert_eq!((numbers.probes_out, numbers.rcv_tstamp), (2, 4300));
     assert_eq!(numbers.lrcvtime, 4200);
     assert_eq!(crate::core::sample::unsent(numbers), 60);
@@ -215,10 +215,10 @@ fn tells_mptcp_only_where_the_kernel_may() {
     let name = attribute(INET_ULP_INFO_NAME, b"mptcp\0");
     let mptcp = attribute(INET_DIAG_ULP_INFO, &name);
     for (attributes, expected) in [
-        (vec![], u8::MAX),
-        (mark.clone(), 0),
-        (mptcp.clone(), 1),
-        ([mptcp, mark].concat(), 1),
+        (vec![], Mptcp::Unknown),
+        (mark.clone(), Mptcp::No),
+        (mptcp.clone(), Mptcp::Subflow),
+        ([mptcp, mark].concat(), Mptcp::Subflow),
     ] {
         let body = [plain.to_vec(), attributes].concat();
         assert_eq!(snapshot(&body, MOMENT).unwrap().id.mptcp, expected);
@@ -229,16 +229,16 @@ fn tells_mptcp_only_where_the_kernel_may() {
 #[test]
 fn orphans_are_closing_for_themselves() {
     for (state, orphan) in [
-        (state::ESTABLISHED, 0),
-        (state::CLOSE_WAIT, 0),
-        (state::SYN_RECV, 0),
-        (state::FIN_WAIT1, 1),
-        (state::FIN_WAIT2, 1),
-        (state::LAST_ACK, 1),
+        (state::ESTABLISHED, false),
+        (state::CLOSE_WAIT, false),
+        (state::SYN_RECV, false),
+        (state::FIN_WAIT1, true),
+        (state::FIN_WAIT2, true),
+        (state::LAST_ACK, true),
     ] {
         let mut body = socket()[..size_of::<Answer>()].to_vec();
         body[1] = state;
-        assert_eq!(snapshot(&body, MOMENT).unwrap().id.orphan, 0, "has a file");
+        assert!(!snapshot(&body, MOMENT).unwrap().id.orphan, "has a file");
         body[68..72].fill(0);
         assert_eq!(
             snapshot(&body, MOMENT).unwrap().id.orphan,

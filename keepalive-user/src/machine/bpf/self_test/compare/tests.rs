@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use keepalive_ebpf::{Comparison, FIELDS, Record};
-use zerocopy::FromBytes;
+use keepalive_ebpf::{Comparison, FIELDS, Kind, Record};
+use zerocopy::{FromBytes, FromZeros, transmute};
 
 use super::*;
 use crate::machine::bpf::self_test::connection::{Connection, Depth};
@@ -33,8 +33,34 @@ fn connection(depth: Option<Depth>) -> (Truth, After) {
     (truth, after)
 }
 
+/// What the programs read, before it is bytes.
+struct Read {
+    state_changes: u32,
+    task_flags: u32,
+    keepalive_function: u64,
+    write_function: u64,
+    write_expires: u64,
+    socket_sk: u64,
+    record: Record,
+}
+
+impl Read {
+    fn test(&self) -> SelfTest {
+        SelfTest {
+            state_changes: self.state_changes,
+            task_flags: self.task_flags,
+            keepalive_function: self.keepalive_function,
+            write_function: self.write_function,
+            write_expires: self.write_expires,
+            socket_sk: self.socket_sk,
+            record: transmute!(self.record),
+            ..SelfTest::new_zeroed()
+        }
+    }
+}
+
 /// What programs with the right layout would read of this socket.
-fn right(truth: &Truth) -> SelfTest {
+fn right(truth: &Truth) -> Read {
     let octets = |address: IpAddr| match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
@@ -43,7 +69,7 @@ fn right(truth: &Truth) -> SelfTest {
         id: Identity {
             sk: SK,
             state: state::ESTABLISHED,
-            family: libc::AF_INET as u16,
+            family: AddressFamily::INET.as_raw(),
             local: octets(truth.local.ip()),
             peer: octets(truth.peer.ip()),
             local_port: truth.local.port(),
@@ -52,7 +78,7 @@ fn right(truth: &Truth) -> SelfTest {
             inode: truth.inode,
             netns: truth.netns,
             cgroup: 42,
-            keepopen: 1,
+            keepopen: true,
             shutdown: SEND_SHUTDOWN,
             ..Identity::default()
         },
@@ -82,11 +108,11 @@ fn right(truth: &Truth) -> SelfTest {
             segs_out: truth.info.tcpi_segs_out,
             rto: HZ / 5,
             backoff: truth.info.tcpi_backoff,
-            timer_pending: 1,
-            owned: 1,
+            timer_pending: true,
+            owned: true,
             ..TcpSample::default()
         },
-        ..Record::default()
+        ..Record::new(Kind::Looked)
     };
     let own = std::fs::read("/proc/self/comm").unwrap();
     let own = own.strip_suffix(b"\n").unwrap();
@@ -98,7 +124,7 @@ fn right(truth: &Truth) -> SelfTest {
         record.after.probes_tstamp = 0xf;
     }
     let interval = u64::from(HZ / 5) << truth.info.tcpi_backoff;
-    SelfTest {
+    Read {
         state_changes: 2,
         task_flags: 0x0040_0900,
         keepalive_function: FUNCTION,
@@ -106,11 +132,10 @@ fn right(truth: &Truth) -> SelfTest {
         write_expires: record.after.jiffies + interval - 1,
         socket_sk: SK,
         record,
-        ..SelfTest::default()
     }
 }
 
-type Spoil = fn(&mut SelfTest);
+type Spoil = fn(&mut Read);
 
 /// The fields that may be wrong if this is, a word of the refusal, and what would be read then.
 const WRONG: [(&[&str], &str, Spoil); 45] = [
@@ -137,19 +162,21 @@ const WRONG: [(&[&str], &str, Spoil); 45] = [
         it.record.id.netns ^= 1;
     }),
     (&["skc_flags", "flag_keepopen"], "SOCK_KEEPOPEN", |it| {
-        it.record.id.keepopen = 0;
+        it.record.id.keepopen = false;
     }),
-    (&["flag_dead"], "SOCK_DEAD", |it| it.record.id.orphan = 1),
+    (&["flag_dead"], "SOCK_DEAD", |it| it.record.id.orphan = true),
     (&["sk_err"], "sk_err", |it| it.record.id.error = 1),
     (&["sk_err_soft"], "sk_err_soft", |it| {
         it.record.id.error_soft = 1;
     }),
-    (&["is_mptcp"], "is_mptcp", |it| it.record.id.mptcp = 7),
+    (&["is_mptcp"], "is_mptcp", |it| {
+        it.record.id.mptcp = Mptcp::Subflow;
+    }),
     (&["sk_shutdown"], "sk_shutdown", |it| {
         it.record.id.shutdown = 0;
     }),
     (&["sk_lock_owned"], "sk_lock.owned", |it| {
-        it.record.after.owned = 0;
+        it.record.after.owned = false;
     }),
     (
         &["sk_cgrp_data", "cgroup_kn", "kn_id"],
@@ -242,7 +269,7 @@ const WRONG: [(&[&str], &str, Spoil); 45] = [
         it.record.after.expires = 0;
     }),
     (&["timer_pprev"], "keepalive timer", |it| {
-        it.record.after.timer_pending = 0;
+        it.record.after.timer_pending = false;
     }),
     (&["write_expires"], "write timer", |it| {
         it.write_expires += 1 << 16;
@@ -293,7 +320,7 @@ const LISTED: [&str; 6] = [
 fn every_wrong_field_is_refused_by_its_name() {
     for depth in [None, Some(Depth::AtOnce)] {
         let (truth, after) = connection(depth);
-        let compare = |it: &SelfTest| test(&truth, &after, &layout(), it);
+        let compare = |it: &Read| test(&truth, &after, &layout(), &it.test());
         assert_eq!(compare(&right(&truth)).unwrap().hz, HZ);
         for (rows, word, spoil) in WRONG.iter().chain(&WRONG_ELSEWHERE) {
             let mut wrong = right(&truth);
@@ -326,7 +353,7 @@ fn what_the_table_calls_compared_is() {
 fn a_probed_window_is_compared_too() {
     let (truth, after) = connection(Some(Depth::FirstProbe));
     assert!(truth.info.tcpi_backoff > 0);
-    let compare = |it: &SelfTest| test(&truth, &after, &layout(), it);
+    let compare = |it: &Read| test(&truth, &after, &layout(), &it.test());
     assert_eq!(compare(&right(&truth)).unwrap().hz, HZ);
     let spoils: [(&str, Spoil); 3] = [
         ("icsk_backoff", |it| it.record.after.backoff = 0),
@@ -353,19 +380,22 @@ fn what_may_change_meanwhile_is_not_refused() {
     for sent in 0..=2 {
         let mut reading = right(&truth);
         reading.record.after.segs_out = before.wrapping_add(sent);
-        assert!(test(&truth, &after, &layout(), &reading).is_ok(), "{sent}");
+        assert!(
+            test(&truth, &after, &layout(), &reading.test()).is_ok(),
+            "{sent}"
+        );
     }
     let mut reading = right(&truth);
     reading.record.after.segs_out = before.wrapping_sub(1);
-    assert!(test(&truth, &after, &layout(), &reading).is_err());
+    assert!(test(&truth, &after, &layout(), &reading.test()).is_err());
     // Before 6.15 nothing reports the longest timeout.
     let mut truth = truth;
     truth.rto_max_ms = None;
-    assert!(test(&truth, &after, &layout(), &right(&truth)).is_ok());
+    assert!(test(&truth, &after, &layout(), &right(&truth).test()).is_ok());
     // Nor does /proc what is hidden from us.
     (truth.task_flags, truth.sysctls, truth.cgroup) = (None, None, None);
     let mut reading = right(&truth);
     reading.task_flags = 0;
     reading.record.settings.sysctl_time = 0;
-    assert!(test(&truth, &after, &layout(), &reading).is_ok());
+    assert!(test(&truth, &after, &layout(), &reading.test()).is_ok());
 }

@@ -1,0 +1,45 @@
+//! What the programs count and return besides records.
+
+use zerocopy::{Immutable, KnownLayout, TryFromBytes};
+
+/// Declares the losses, how many there are and a list of them, all from one list.
+macro_rules! losses {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What the programs could not report: an index into the map `LOSSES`.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Loss {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Loss {
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+        }
+    };
+}
+
+losses! {
+    /// The ring was full.
+    Ring,
+    /// Another program took the scratch buffer over, three times in a row.
+    Scratch,
+    /// The map `REPORTED` was full: the end of that socket will not be seen.
+    Reported,
+    /// Kernel memory that must be there could not be read.
+    Unreadable,
+    /// Of those at [`Loss::Ring`], keepalive probes that the kernel counted.
+    RingProbes,
+}
+
+/// Result of the program `look`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, Immutable, KnownLayout)]
+pub enum Looked {
+    /// The socket's record is in the ring.
+    Reported = 0,
+    /// There is no such socket any more.
+    Gone = 1,
+    /// The ring has no space for its record.
+    RingFull = 2,
+}
