@@ -12,7 +12,7 @@ use crate::{
     core::{
         clock::Clock,
         pipeline::{Output, Wanted},
-        recording::Reader,
+        recording::{Reader, VERSION},
         replay::{Recording, play},
         rows,
         rules::Ignore,
@@ -24,16 +24,29 @@ use crate::{
     output::{Format, Lines, Report},
 };
 
-/// Contents of a block of a recording, after the header of a sound one.
-pub fn as_recording(block: &[u8]) -> Vec<u8> {
+/// Contents of a block of a recording, after the header of a sound one: a recording of each version.
+pub fn as_recordings(block: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     const SOUND: &[u8] = include_bytes!("../tests/recordings/v1.kar");
     // Magic, version, length and checksum.
+    const MAGIC: usize = 8;
     const PREFIX: usize = 20;
     let header = SOUND[12..16].first_chunk().copied().map(u32::from_le_bytes);
-    let end = PREFIX + header.unwrap_or_default() as usize;
+    let header = &SOUND[MAGIC + 4..PREFIX + header.unwrap_or_default() as usize];
     let length = (block.len() as u32).to_le_bytes();
     let checksum = crc32fast::hash(block).to_le_bytes();
-    [&SOUND[..end], &length, &length, &checksum, block].concat()
+    (1..=VERSION).map(move |version| {
+        let version = version.to_le_bytes();
+        let parts: [&[u8]; 7] = [
+            &SOUND[..MAGIC],
+            &version,
+            header,
+            &length,
+            &length,
+            &checksum,
+            block,
+        ];
+        parts.concat()
+    })
 }
 
 /// A sink that keeps what it is given.
@@ -175,8 +188,9 @@ mod tests {
                 let _ = fold(bytes);
             }
             "frames" => {
-                let recording = as_recording(bytes);
-                let _ = (json(&recording), text(&recording), report(&recording));
+                for recording in as_recordings(bytes) {
+                    let _ = (json(&recording), text(&recording), report(&recording));
+                }
             }
             "netlink" => netlink(bytes),
             "btf" => {

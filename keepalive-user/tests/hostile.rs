@@ -29,7 +29,7 @@ impl Hostile {
     fn new(name: &str) -> Self {
         let name = format!("keepalive-hostile-{name}-{}.kar", std::process::id());
         let path = std::env::temp_dir().join(name);
-        let sound = include_bytes!("recordings/v1.kar");
+        let sound = include_bytes!("recordings/v2.kar");
         let length = u32::from_le_bytes(sound[12..16].try_into().unwrap());
         let mut file = File::create(&path).unwrap();
         file.write_all(&sound[..20 + length as usize]).unwrap();
@@ -37,11 +37,14 @@ impl Hostile {
         Self { path, file, block }
     }
 
-    fn frame(&mut self, parts: &[&[u8]]) {
+    fn frame(&mut self, kind: u8, parts: &[&[u8]]) {
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        if self.block.len() + length > BLOCK {
+        if self.block.len() + 3 + length > BLOCK {
             self.flush();
         }
+        self.block.push(kind);
+        self.block
+            .extend(u16::try_from(length).unwrap().to_le_bytes());
         parts.iter().for_each(|part| self.block.extend(*part));
     }
 
@@ -61,39 +64,43 @@ impl Hostile {
 
     /// A socket's owner.
     fn owner(&mut self, inode: u64, name: &[u8]) {
-        let (pid, length) = (inode as u32, name.len() as u32);
-        self.frame(&[
-            &[3],
-            &inode.to_le_bytes(),
-            &[1],
-            &pid.to_le_bytes(),
-            &length.to_le_bytes(),
-            name,
-        ]);
+        let (pid, length) = (inode as u32, name.len() as u16);
+        self.frame(
+            3,
+            &[
+                &inode.to_le_bytes(),
+                &[1],
+                &pid.to_le_bytes(),
+                &length.to_le_bytes(),
+                name,
+            ],
+        );
     }
 
     fn cgroup(&mut self, id: u64, path: &[u8]) {
-        let length = (path.len() as u32).to_le_bytes();
-        self.frame(&[&[4], &id.to_le_bytes(), &[1], &length, path]);
+        let length = (path.len() as u16).to_le_bytes();
+        self.frame(4, &[&id.to_le_bytes(), &[1], &length, path]);
     }
 
     fn finding(&mut self, json: &str) {
-        let length = (json.len() as u32).to_le_bytes();
-        self.frame(&[&[6], &length, json.as_bytes()]);
+        let length = (json.len() as u16).to_le_bytes();
+        self.frame(6, &[&length, json.as_bytes()]);
     }
 
     /// A record of the socket at an address: what it was, and words of it that are not zero.
     fn record(&mut self, head: [u8; 4], sk: u32, cgroup: u32) {
         // Kind and so on is word 0, the address word 8, the cgroup's id word 14.
         let mask = (1u128 | 1 << 8 | 1 << 14).to_le_bytes();
-        let words = 336usize / 4;
-        self.frame(&[
-            &[1],
-            &mask[..words.div_ceil(8)],
-            &head,
-            &sk.to_le_bytes(),
-            &cgroup.to_le_bytes(),
-        ]);
+        self.frame(
+            1,
+            &[
+                &[mask.len() as u8],
+                &mask,
+                &head,
+                &sk.to_le_bytes(),
+                &cgroup.to_le_bytes(),
+            ],
+        );
     }
 }
 
@@ -233,7 +240,9 @@ fn unknown_kinds_are_counted() {
     // Unknown flags, an unknown timer, an unknown kind of loss.
     file.record([1, 0x80, 0, 1], 7, 0);
     file.record([1, 0, 9, 1], 7, 0);
-    file.frame(&[&[5, 99], &[1; 16]]);
+    file.frame(5, &[&[99], &[1; 16]]);
+    // An unknown kind of frame.
+    file.frame(99, &[&[1; 16]]);
     file.flush();
     let output = Command::new(env!("CARGO_BIN_EXE_keepalive"))
         .args(["replay", "--json"])
@@ -247,8 +256,8 @@ fn unknown_kinds_are_counted() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     let end = lines.last().unwrap();
-    // All but 1 to 9 and 128 are unknown, and the three at the end.
-    assert_eq!(end["lost"]["decode"], 256 - 10 + 3);
+    // All but 1 to 9 and 128 are unknown, and the four at the end.
+    assert_eq!(end["lost"]["decode"], 256 - 10 + 4);
     let armed = lines.iter().filter(|line| line["event"] == "armed");
     // A setsockopt and an established connection, and none of any other kind.
     assert_eq!(armed.count(), 2);

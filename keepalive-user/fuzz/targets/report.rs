@@ -1,9 +1,11 @@
-//! Any bytes as the contents of a block in a sound recording, as a page and as pictures.
+//! Any bytes as the contents of a block in a sound recording of each version, as a page and as pictures.
 #![no_main]
 
 use keepalive_user::fuzzing;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let _ = fuzzing::report(&fuzzing::as_recording(bytes));
+    for recording in fuzzing::as_recordings(bytes) {
+        let _ = fuzzing::report(&recording);
+    }
 });

@@ -1,14 +1,35 @@
-//! The frames in a block: one thing each that the tracker or the attribution was told.
+//! The frames in a block: one thing each that the tracker or the attribution learned.
+//!
+//! A frame is its kind u8, the length of its contents u16, and the contents. How it may change without
+//! a new version of the format:
+//!
+//! - A field is only ever added at the end of the contents. Where it is missing it is absent, as in a
+//!   file of an older program; what follows the last field that is known is passed over, as in a file
+//!   of a newer one.
+//! - A frame of an unknown kind is passed over by its length, and counted as undecodable.
+//! - A record is a mask and the words that are not zero. Words are only ever added at its end, or in
+//!   place of reserved ones: an older file has zero there. What changes a word's meaning or place is a
+//!   new [`keepalive_ebpf::ABI_VERSION`].
+//! - Numbers of kinds and places are never used for something else.
 
-use anyhow::{Context, Result, bail, ensure};
-use keepalive_ebpf::{Identity, RawRecord, Record};
+use anyhow::Result;
+use keepalive_ebpf::{Identity, RawRecord, Record, TcpSample};
+use zerocopy::TryFromBytes;
 
+use super::{
+    bytes::{
+        COMM_MAX, FINDING_MAX, PATH_MAX, read_optional, read_text, read_words, take,
+        take_added_u64, take_some, take_u16, take_u32, take_u64, write_optional, write_text,
+        write_words,
+    },
+    places::Numbered,
+};
 use crate::core::{
     event::{LostWhere, MissedWhere},
-    wire::{self, Unknown},
+    wire::{self, RawIdentity, Unknown},
 };
 
-/// One thing that was told.
+/// One thing that was learned.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frame<'a> {
     /// A record of the ring buffer.
@@ -19,7 +40,7 @@ pub enum Frame<'a> {
         /// CLOCK_MONOTONIC, nanoseconds.
         time: u64,
     },
-    /// From now on the socket with this inode number is this process's, or nobody's.
+    /// From now on the socket with this inode number is this process's, or no process's.
     Process {
         inode: u64,
         process: Option<(u32, &'a str)>,
@@ -50,80 +71,77 @@ pub enum Frame<'a> {
     Continued,
     /// The trace ended, CLOCK_MONOTONIC, nanoseconds.
     End { time: u64 },
-    /// A whole frame with a value that this version does not know: counted, and passed over. Never
-    /// written.
+    /// A whole frame of a kind or with a value that this version does not know: counted, and passed
+    /// over. Never written.
     Undecodable(Unknown),
 }
 
-const RECORD: u8 = 1;
-const SEED: u8 = 2;
-const PROCESS: u8 = 3;
-const CGROUP: u8 = 4;
-const LOST: u8 = 5;
-const FINDING: u8 = 6;
-const CONTINUED: u8 = 7;
-const END: u8 = 8;
-/// As [`LOST`], with the number of probes.
-const LOST_PROBES: u8 = 9;
-const MISSED: u8 = 10;
+/// What a frame is about, by its number in a file. 9 was another form of `Lost` in version 1.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
+enum FrameKind {
+    Record = 1,
+    Seed = 2,
+    Process = 3,
+    Cgroup = 4,
+    Lost = 5,
+    Finding = 6,
+    Continued = 7,
+    End = 8,
+    Missed = 10,
+}
 
-/// Places by their number in a file: only ever appended to.
-const PLACES: [LostWhere; 9] = [
-    LostWhere::Ring,
-    LostWhere::Decode,
-    LostWhere::Tracker,
-    LostWhere::Scratch,
-    LostWhere::Unreadable,
-    LostWhere::Recording,
-    LostWhere::Recursion,
-    LostWhere::Output,
-    LostWhere::Filter,
-];
-
-/// As [`PLACES`], of what was missed.
-const MISSED_PLACES: [MissedWhere; 5] = [
-    MissedWhere::Probe,
-    MissedWhere::WindowProbe,
-    MissedWhere::Timer,
-    MissedWhere::Close,
-    MissedWhere::Unread,
-];
-
-/// Longest name of a process, bytes: in /proc it has at most 63 (a worker's). Others have 15
-/// (`TASK_COMM_LEN`), each of which has become three if it is not UTF-8.
-const COMM_MAX: usize = 64;
-/// Longest path of a cgroup, bytes: `PATH_MAX`.
-const PATH_MAX: usize = 4096;
-/// Longest finding, bytes of JSON: several times what `audit` makes.
-pub const FINDING_MAX: usize = 1 << 13;
-/// 32-bit words of a record, and of a seed.
-const RECORD_WORDS: usize = size_of::<Record>() / 4;
-const SEED_WORDS: usize = size_of::<Identity>() / 4;
-/// Where `before` and `after` begin, in words, and how long they are.
+/// 32-bit words of a record.
+pub const RECORD_WORDS: usize = size_of::<Record>() / 4;
+/// Where `before` and `after` begin, in words, and how long they are, whatever comes after them.
 const BEFORE: usize = std::mem::offset_of!(Record, before) / 4;
 const AFTER: usize = std::mem::offset_of!(Record, after) / 4;
-const NUMBERS: usize = RECORD_WORDS - AFTER;
+const SAMPLE: usize = size_of::<TcpSample>() / 4;
 
 impl Frame<'_> {
     /// Appends the frame to a block.
     pub fn write(&self, block: &mut Vec<u8>) {
+        let Some(kind) = self.kind() else {
+            return;
+        };
+        block.extend([kind as u8, 0, 0]);
+        let start = block.len();
+        self.write_contents(block);
+        let length = (block.len() - start) as u16;
+        block[start - 2..start].copy_from_slice(&length.to_le_bytes());
+    }
+
+    fn kind(&self) -> Option<FrameKind> {
+        Some(match self {
+            Self::Record(_) => FrameKind::Record,
+            Self::Seed { .. } => FrameKind::Seed,
+            Self::Process { .. } => FrameKind::Process,
+            Self::Cgroup { .. } => FrameKind::Cgroup,
+            Self::Lost { .. } => FrameKind::Lost,
+            Self::Missed { .. } => FrameKind::Missed,
+            Self::Finding(_) => FrameKind::Finding,
+            Self::Continued => FrameKind::Continued,
+            Self::End { .. } => FrameKind::End,
+            Self::Undecodable(_) => return None,
+        })
+    }
+
+    /// Texts are bounded, so that all is shorter than a length can be.
+    fn write_contents(&self, block: &mut Vec<u8>) {
         match self {
             Self::Record(record) => {
-                block.push(RECORD);
                 let mut words: [u32; RECORD_WORDS] = zerocopy::transmute!(**record);
                 // Most numbers are the same at both ends of a timer run.
                 exclusive_or(&mut words);
                 write_words(&words, block);
             }
             Self::Seed { id, time } => {
-                block.push(SEED);
-                let words: [u32; SEED_WORDS] = zerocopy::transmute!(*id);
+                let words: RawIdentity = zerocopy::transmute!(*id);
                 write_words(&words, block);
-                block.extend(time.to_le_bytes());
+                write_numbers([*time], block);
             }
             Self::Process { inode, process } => {
-                block.push(PROCESS);
-                block.extend(inode.to_le_bytes());
+                write_numbers([*inode], block);
                 write_optional(process.is_some(), block);
                 if let Some((pid, comm)) = process {
                     block.extend(pid.to_le_bytes());
@@ -131,8 +149,7 @@ impl Frame<'_> {
                 }
             }
             Self::Cgroup { id, path } => {
-                block.push(CGROUP);
-                block.extend(id.to_le_bytes());
+                write_numbers([*id], block);
                 write_optional(path.is_some(), block);
                 if let Some(path) = path {
                     write_text(path, PATH_MAX, block);
@@ -144,12 +161,10 @@ impl Frame<'_> {
                 probes,
                 time,
             } => {
-                block.push(if *probes == 0 { LOST } else { LOST_PROBES });
-                block.push(number_of(&PLACES, place));
-                block.extend(count.to_le_bytes());
-                block.extend(time.to_le_bytes());
+                block.push(place.number());
+                write_numbers([*count, *time], block);
                 if *probes > 0 {
-                    block.extend(probes.to_le_bytes());
+                    write_numbers([*probes], block);
                 }
             }
             Self::Missed {
@@ -158,191 +173,119 @@ impl Frame<'_> {
                 since,
                 time,
             } => {
-                block.push(MISSED);
-                block.push(number_of(&MISSED_PLACES, place));
-                for number in [count, since, time] {
-                    block.extend(number.to_le_bytes());
-                }
+                block.push(place.number());
+                write_numbers([*count, *since, *time], block);
             }
-            Self::Finding(json) => {
-                block.push(FINDING);
-                write_text(json, FINDING_MAX, block);
-            }
-            Self::Undecodable(_) => {}
-            Self::Continued => block.push(CONTINUED),
-            Self::End { time } => {
-                block.push(END);
-                block.extend(time.to_le_bytes());
-            }
+            Self::Finding(json) => write_text(json, FINDING_MAX, block),
+            Self::End { time } => write_numbers([*time], block),
+            Self::Continued | Self::Undecodable(_) => {}
         }
     }
 }
 
 impl<'a> Frame<'a> {
     /// Takes the next frame off a block; a record goes to `place`.
+    ///
+    /// # Errors
+    /// If the block ends within it, or a field that it always had is missing or damaged.
     pub fn read(block: &mut &'a [u8], place: &'a mut RawRecord) -> Result<Self> {
         let [kind] = take(block)?;
+        let length = take_u16(block)?;
+        let mut contents = take_some(length.into(), block)?;
+        match FrameKind::try_read_from_bytes(&[kind]) {
+            Ok(kind) => Self::read_contents(kind, &mut contents, place),
+            Err(_) => Ok(Self::Undecodable(Unknown {
+                field: "frame kind",
+                value: kind,
+            })),
+        }
+    }
+
+    /// What is left of the contents is of a newer program.
+    fn read_contents(
+        kind: FrameKind,
+        from: &mut &'a [u8],
+        place: &'a mut RawRecord,
+    ) -> Result<Self> {
         Ok(match kind {
-            RECORD => {
+            FrameKind::Record => {
                 let words: &mut [u32; RECORD_WORDS] = zerocopy::transmute_mut!(place);
-                words.fill(0);
-                read_words(words, block)?;
+                read_words(words, from)?;
                 exclusive_or(words);
                 wire::record(place).map_or_else(Self::Undecodable, Self::Record)
             }
-            SEED => {
-                let mut words = [0; SEED_WORDS];
-                read_words(&mut words, block)?;
-                let time = take_u64(block)?;
+            FrameKind::Seed => {
+                let mut words: RawIdentity = [0; _];
+                read_words(&mut words, from)?;
+                let time = take_u64(from)?;
                 wire::identity(words).map_or_else(Self::Undecodable, |id| Self::Seed { id, time })
             }
-            PROCESS => Self::Process {
-                inode: take_u64(block)?,
-                process: match read_optional(block)? {
-                    true => Some((
-                        u32::from_le_bytes(take(block)?),
-                        read_text(COMM_MAX, block)?,
-                    )),
+            FrameKind::Process => Self::Process {
+                inode: take_u64(from)?,
+                process: match is_present(from)? {
+                    true => Some((take_u32(from)?, text(COMM_MAX, from)?)),
                     false => None,
                 },
             },
-            CGROUP => Self::Cgroup {
-                id: take_u64(block)?,
-                path: match read_optional(block)? {
-                    true => Some(read_text(PATH_MAX, block)?),
+            FrameKind::Cgroup => Self::Cgroup {
+                id: take_u64(from)?,
+                path: match is_present(from)? {
+                    true => Some(text(PATH_MAX, from)?),
                     false => None,
                 },
             },
-            LOST | LOST_PROBES => {
-                let place = numbered("loss kind", &PLACES, block)?;
-                let (count, time) = (take_u64(block)?, take_u64(block)?);
-                let probes = if kind == LOST { 0 } else { take_u64(block)? };
-                place.map_or_else(Self::Undecodable, |&place| Self::Lost {
+            FrameKind::Lost => {
+                let [place] = take(from)?;
+                let (count, time) = (take_u64(from)?, take_u64(from)?);
+                let probes = take_added_u64(from)?.unwrap_or(0);
+                Numbered::of_number(place).map_or_else(Self::Undecodable, |place| Self::Lost {
                     place,
                     count,
                     probes,
                     time,
                 })
             }
-            MISSED => {
-                let place = numbered("kind of missed event", &MISSED_PLACES, block)?;
-                let [count, since, time] = [take_u64(block)?, take_u64(block)?, take_u64(block)?];
-                place.map_or_else(Self::Undecodable, |&place| Self::Missed {
+            FrameKind::Missed => {
+                let [place] = take(from)?;
+                let [count, since, time] = [take_u64(from)?, take_u64(from)?, take_u64(from)?];
+                Numbered::of_number(place).map_or_else(Self::Undecodable, |place| Self::Missed {
                     place,
                     count,
                     since,
                     time,
                 })
             }
-            FINDING => Self::Finding(read_text(FINDING_MAX, block)?),
-            CONTINUED => Self::Continued,
-            END => Self::End {
-                time: take_u64(block)?,
+            FrameKind::Finding => Self::Finding(text(FINDING_MAX, from)?),
+            FrameKind::Continued => Self::Continued,
+            FrameKind::End => Self::End {
+                time: take_u64(from)?,
             },
-            other => bail!("unknown frame kind {other}"),
         })
     }
 }
 
-/// The number of a place in a file.
-fn number_of<T: PartialEq>(places: &[T], place: &T) -> u8 {
-    let number = places.iter().position(|known| known == place);
-    number.map_or(u8::MAX, |number| number as u8)
-}
-
-/// The place whose number is next in the block, if there is one of that number.
-fn numbered<'a, T>(
-    field: &'static str,
-    places: &'a [T],
-    block: &mut &[u8],
-) -> Result<Result<&'a T, Unknown>> {
-    let [value] = take(block)?;
-    let place = places.get(usize::from(value));
-    Ok(place.ok_or(Unknown { field, value }))
-}
-
 /// `before` against `after`, there and back.
-fn exclusive_or(words: &mut [u32; RECORD_WORDS]) {
-    for index in 0..NUMBERS {
+pub fn exclusive_or(words: &mut [u32; RECORD_WORDS]) {
+    for index in 0..SAMPLE {
         words[BEFORE + index] ^= words[AFTER + index];
     }
 }
 
-/// A bit for each word that is not zero, then those words.
-fn write_words<const N: usize>(words: &[u32; N], block: &mut Vec<u8>) {
-    let mut mask = 0u128;
-    for (index, word) in words.iter().enumerate() {
-        mask |= u128::from(*word != 0) << index;
+/// Whether an optional field is there.
+fn is_present(from: &mut &[u8]) -> Result<bool> {
+    if from.is_empty() {
+        return Ok(false);
     }
-    block.extend(&mask.to_le_bytes()[..N.div_ceil(8)]);
-    for word in words.iter().filter(|word| **word != 0) {
-        block.extend(word.to_le_bytes());
-    }
+    read_optional(from)
 }
 
-fn read_words<const N: usize>(words: &mut [u32; N], block: &mut &[u8]) -> Result<()> {
-    let mut mask = [0; 16];
-    let (head, rest) = block
-        .split_at_checked(N.div_ceil(8))
-        .context("the block ends within a frame")?;
-    mask[..head.len()].copy_from_slice(head);
-    let mut mask = u128::from_le_bytes(mask);
-    ensure!(mask >> N == 0, "a frame has words that do not exist");
-    let (mut stored, rest) = rest
-        .split_at_checked(4 * mask.count_ones() as usize)
-        .context("the block ends within a frame")?;
-    *block = rest;
-    while mask != 0 {
-        let index = mask.trailing_zeros() as usize;
-        mask &= mask - 1;
-        if let Some((word, rest)) = stored.split_first_chunk() {
-            words[index] = u32::from_le_bytes(*word);
-            stored = rest;
-        }
-    }
-    Ok(())
-}
-
-fn write_optional(is_some: bool, block: &mut Vec<u8>) {
-    block.push(u8::from(is_some));
-}
-
-fn read_optional(block: &mut &[u8]) -> Result<bool> {
-    match take(block)? {
-        [0] => Ok(false),
-        [1] => Ok(true),
-        [other] => bail!("invalid boolean {other}"),
+fn write_numbers<const N: usize>(numbers: [u64; N], block: &mut Vec<u8>) {
+    for number in numbers {
+        block.extend(number.to_le_bytes());
     }
 }
 
-/// Length u32, bytes; what is longer is cut.
-fn write_text(text: &str, most: usize, block: &mut Vec<u8>) {
-    let text = &text[..text.floor_char_boundary(most)];
-    block.extend(u32::try_from(text.len()).unwrap_or(0).to_le_bytes());
-    block.extend(text.as_bytes());
-}
-
-fn read_text<'a>(most: usize, block: &mut &'a [u8]) -> Result<&'a str> {
-    let length = u32::from_le_bytes(take(block)?) as usize;
-    ensure!(
-        length <= most,
-        "a text of {length} bytes, at most {most} are possible"
-    );
-    let (text, rest) = block
-        .split_at_checked(length)
-        .context("the block ends within a text")?;
-    *block = rest;
-    std::str::from_utf8(text).context("a text is not UTF-8")
-}
-
-fn take<const N: usize>(block: &mut &[u8]) -> Result<[u8; N]> {
-    let (taken, rest) = block
-        .split_first_chunk()
-        .context("the block ends within a frame")?;
-    *block = rest;
-    Ok(*taken)
-}
-
-fn take_u64(block: &mut &[u8]) -> Result<u64> {
-    Ok(u64::from_le_bytes(take(block)?))
+fn text<'a>(most: usize, from: &mut &'a [u8]) -> Result<&'a str> {
+    let length = take_u16(from)?;
+    read_text(length.into(), most, from)
 }

@@ -6,20 +6,24 @@
 //! file   = MAGIC, version u32, length u32, crc32 u32, header (JSON)
 //!          block*
 //! block  = stored length u32 (bit 31: zstd), plain length u32, crc32 u32 of what is stored, frames
-//! frame  = kind u8, contents (see `frame`)
+//! frame  = kind u8, length u16, contents (see `frame`; `v1` for files of version 1)
 //! ```
 //!
 //! All numbers are little endian. A file is only ever appended to, a whole block at a time, so that
 //! one cut anywhere is readable up to the last whole block before the cut. Nothing here knows the
 //! kernel, and nothing in a file is trusted: every length is bounded before it is believed.
 
+mod bytes;
 mod frame;
+mod places;
 mod reader;
 mod recorder;
+mod v1;
 mod writer;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use zerocopy::TryFromBytes;
 
 pub use self::{
     frame::Frame,
@@ -31,8 +35,19 @@ use super::event::Start;
 
 /// How every recording begins.
 const MAGIC: [u8; 8] = *b"\x7fKEEPAL\n";
-/// Version of what this module reads and writes. Older ones stay readable.
-const VERSION: u32 = 1;
+/// Versions of the format. A version is for what an older program would misread: what is only added to
+/// a frame, as `frame` has it, is none.
+#[repr(u32)]
+#[expect(dead_code, reason = "made of bytes, not by name")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
+enum Version {
+    /// Frames without a length.
+    One = 1,
+    Two = 2,
+}
+
+/// What is written. Older ones stay readable.
+pub const VERSION: u32 = Version::Two as u32;
 /// Magic, version, length and checksum of the header.
 const PREFIX: usize = 20;
 /// Longest header, bytes.

@@ -4,9 +4,11 @@ use std::io::{self, Read};
 
 use anyhow::{Context, Result, bail, ensure};
 use keepalive_ebpf::RawRecord;
+use zerocopy::{IntoBytes, TryFromBytes};
 
 use super::{
     BLOCK_MAX, BLOCK_PREFIX, COMPRESSED, Frame, HEADER_MAX, Header, MAGIC, PREFIX, VERSION,
+    Version, v1,
 };
 
 /// How a file ended.
@@ -24,6 +26,7 @@ pub enum End {
 pub struct Reader<R> {
     inner: R,
     pub header: Header,
+    version: Version,
     /// Of the file, read so far.
     position: u64,
     /// Where the block begins.
@@ -56,11 +59,12 @@ impl<R: Read> Reader<R> {
             let bytes = prefix[at..].first_chunk().copied().unwrap_or_default();
             u32::from_le_bytes(bytes)
         };
-        ensure!(
-            number(8) == VERSION,
-            "it is of version {}, this keepalive reads version {VERSION}",
-            number(8)
-        );
+        let Ok(version) = Version::try_read_from_bytes(number(8).as_bytes()) else {
+            bail!(
+                "it is of version {}, this keepalive reads versions 1 to {VERSION}",
+                number(8)
+            );
+        };
         let length = number(12) as usize;
         ensure!(
             length <= HEADER_MAX,
@@ -81,6 +85,7 @@ impl<R: Read> Reader<R> {
         Ok(Self {
             inner,
             header: Header::parse(&header)?,
+            version,
             position,
             block_start: position,
             stored: Vec::new(),
@@ -102,7 +107,11 @@ impl<R: Read> Reader<R> {
         }
         let mut rest = &self.plain[self.taken..];
         let before = rest.len();
-        let frame = Frame::read(&mut rest, &mut self.record).with_context(|| {
+        let read = match self.version {
+            Version::One => v1::read(&mut rest, &mut self.record),
+            Version::Two => Frame::read(&mut rest, &mut self.record),
+        };
+        let frame = read.with_context(|| {
             let (block, frame) = (self.block_start, self.taken);
             format!("damaged in the block at byte {block}, {frame} bytes into its contents")
         })?;

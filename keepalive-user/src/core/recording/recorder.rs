@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use keepalive_ebpf::{Identity, Record};
 use rustc_hash::FxHashMap;
 
-use super::{Frame, Header, Writer, frame::FINDING_MAX};
+use super::{Frame, Header, Writer, bytes::FINDING_MAX};
 use crate::core::{
     event::{Finding, Lost, Missed, Process},
     owners::{CGROUPS, SOCKETS},

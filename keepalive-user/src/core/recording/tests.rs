@@ -1,20 +1,22 @@
 //! Frames, back and forth, and from any bytes; and files of older versions.
 
-use std::{fs, io::Write as _, path::Path};
+use std::{fs, path::Path};
 
-use keepalive_ebpf::{Identity, Record};
+use keepalive_ebpf::{Identity, Kind, Record};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     core::{
         event::{LostWhere, MissedWhere},
-        wire::tests::sound,
+        wire::{Unknown, tests::sound},
     },
-    machine::recorder::tests::{header, told},
+    fuzzing::as_recordings,
+    machine::recorder::tests::told,
 };
 
-/// A file of each version there was is kept, and told as it was.
+/// A file of each version there was is kept, and replayed as it was. `examples/recording.rs` makes that
+/// of the newest.
 #[test]
 fn older_versions_stay_readable() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings");
@@ -29,6 +31,89 @@ fn older_versions_stay_readable() {
 fn any_record() -> impl Strategy<Value = Record> {
     proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], size_of::<Record>())
         .prop_map(|bytes| sound(&bytes))
+}
+
+/// All frames of a block, as text.
+fn read(block: &[u8]) -> Result<Vec<String>> {
+    let (mut rest, mut frames) = (block, Vec::new());
+    while !rest.is_empty() {
+        let (mut place, mut left) = ([0; _], rest);
+        frames.push(format!("{:?}", Frame::read(&mut left, &mut place)?));
+        rest = &rest[rest.len() - left.len()..];
+    }
+    Ok(frames)
+}
+
+fn read_record(record: &Record) -> String {
+    format!("{:?}", Frame::Record(record))
+}
+
+/// A frame of this kind with these contents.
+fn framed(kind: u8, contents: &[u8]) -> Vec<u8> {
+    let length = (contents.len() as u16).to_le_bytes();
+    [&[kind], &length[..], contents].concat()
+}
+
+#[test]
+fn frames_of_unknown_kinds_are_passed_over_and_named() {
+    let mut block = Vec::new();
+    for kind in [0, 9, 11, 255] {
+        block.extend(framed(kind, b"whatever it is"));
+        Frame::Continued.write(&mut block);
+    }
+    let frames = read(&block).unwrap();
+    assert_eq!(frames.len(), 8);
+    for (unknown, kind) in frames.iter().step_by(2).zip([0, 9, 11, 255]) {
+        let field = "frame kind";
+        let expected = Frame::Undecodable(Unknown { field, value: kind });
+        assert_eq!(*unknown, format!("{expected:?}"));
+    }
+    assert!(frames.iter().skip(1).step_by(2).all(|it| it == "Continued"));
+    // In a file they are losses, those in a row together, and the rest is replayed.
+    let block = [framed(99, &[]), framed(98, &[1; 500]), framed(8, &[0; 8])].concat();
+    let file = as_recordings(&block).last().unwrap();
+    let (text, outcome) = told(&file);
+    assert_eq!(outcome.unwrap().cut, None);
+    assert!(text.contains(r#""count":2,"where":"decode""#), "{text}");
+}
+
+#[test]
+fn what_an_older_program_lacks_is_absent() {
+    // A record of which no word beyond the first is known, and so no more of the mask.
+    let record = Record::new(Kind::Ack);
+    let block = framed(1, &[&[1, 1], &[Kind::Ack as u8, 0, 0, 0][..]].concat());
+    assert_eq!(read(&block).unwrap(), [read_record(&record)]);
+    let absent = [
+        (5, [&[0], &[0; 16][..]].concat(), "probes: 0"),
+        (3, vec![0; 8], "process: None"),
+        (4, vec![0; 8], "path: None"),
+    ];
+    for (kind, contents, expected) in absent {
+        let frames = read(&framed(kind, &contents)).unwrap();
+        assert!(frames[0].contains(expected), "{frames:?}");
+    }
+}
+
+/// No length is believed that goes beyond what is there.
+#[test]
+fn lengths_are_bounded() {
+    for block in [
+        vec![1],
+        vec![1, 0],
+        // The frame, its mask, its words, and a text.
+        vec![1, 200, 0, 0],
+        framed(1, &[255, 1, 1]),
+        framed(1, &[1, 3, 0, 0, 0, 0]),
+        framed(1, &[16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80]),
+        framed(6, &[5, 0, b'{', b'}']),
+        framed(6, &[0xff; 9000]),
+        // A field that was always there.
+        framed(8, &[0; 7]),
+        framed(5, &[&[0; 17][..], &[1; 3]].concat()),
+        framed(3, &[&[0; 8][..], &[2]].concat()),
+    ] {
+        assert!(read(&block).is_err(), "{block:?}");
+    }
 }
 
 proptest! {
@@ -62,24 +147,32 @@ proptest! {
     }
 
     #[test]
+    fn what_a_newer_program_adds_is_passed_over(record in any_record(), more in 1usize..99, word: u32) {
+        let mut block = Vec::new();
+        Frame::Record(&record).write(&mut block);
+        // A longer mask, the last of its words, and something else.
+        let (mask, words) = (usize::from(block[3]), block.split_off(4));
+        let mut contents = vec![(mask + more) as u8];
+        contents.extend(&words[..mask]);
+        contents.extend(vec![0; more - 1]);
+        contents.push(0x80);
+        contents.extend(&words[mask..]);
+        contents.extend(word.to_le_bytes());
+        contents.extend(b"something else");
+        prop_assert_eq!(read(&framed(1, &contents)).unwrap(), [read_record(&record)]);
+        let lost = Frame::Lost { place: LostWhere::Ring, count: 1, probes: 1, time: 3 };
+        let mut block = Vec::new();
+        lost.write(&mut block);
+        let block = framed(5, &[&block[3..], &[7; 5]].concat());
+        prop_assert_eq!(read(&block).unwrap(), [format!("{lost:?}")]);
+    }
+
+    #[test]
     fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
-        let mut rest = &*bytes;
-        loop {
-            let (mut place, mut left) = ([0; _], rest);
-            if Frame::read(&mut left, &mut place).is_err() {
-                break;
-            }
-            rest = &rest[rest.len() - left.len()..];
+        let _ = read(&bytes);
+        // The same as contents of a sound block in a sound file of each version.
+        for file in as_recordings(&bytes) {
+            let _ = told(&file);
         }
-        // The same as contents of a sound block in a sound file.
-        let mut file = Vec::new();
-        let mut writer = Writer::new(&mut file, &header(), false).unwrap();
-        writer.flush().unwrap();
-        let prefix = [bytes.len() as u32, bytes.len() as u32, crc32fast::hash(&bytes)];
-        for number in prefix {
-            file.write_all(&number.to_le_bytes()).unwrap();
-        }
-        file.extend(&bytes);
-        let _ = told(&file);
     }
 }

@@ -1,0 +1,132 @@
+//! What frames are made of: numbers, texts and sparse words, written and read. Nothing that is read is
+//! believed: every length is bounded first.
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Longest name of a process, bytes: in /proc it has at most 63 (a worker's). Others have 15
+/// (`TASK_COMM_LEN`), each of which has become three if it is not UTF-8.
+pub const COMM_MAX: usize = 64;
+/// Longest path of a cgroup, bytes: `PATH_MAX`.
+pub const PATH_MAX: usize = 4096;
+/// Longest finding, bytes of JSON: several times what `audit` makes.
+pub const FINDING_MAX: usize = 1 << 13;
+
+/// How many bytes of bits there are for so many words.
+pub const fn mask_bytes(words: usize) -> usize {
+    words.div_ceil(8)
+}
+
+/// Length u8 of the mask in bytes, the mask, which has a bit for each word that is not zero, then those
+/// words.
+pub fn write_words<const N: usize>(words: &[u32; N], block: &mut Vec<u8>) {
+    const { assert!(N <= u128::BITS as usize) };
+    let mut mask = 0u128;
+    for (index, word) in words.iter().enumerate() {
+        mask |= u128::from(*word != 0) << index;
+    }
+    block.push(const { mask_bytes(N) as u8 });
+    block.extend(&mask.to_le_bytes()[..mask_bytes(N)]);
+    for word in words.iter().filter(|word| **word != 0) {
+        block.extend(word.to_le_bytes());
+    }
+}
+
+/// Reads what [`write_words`] of any program has written. Words that are not in the mask are zero, and
+/// those beyond ours are passed over.
+pub fn read_words<const N: usize>(words: &mut [u32; N], from: &mut &[u8]) -> Result<()> {
+    let [length] = take(from)?;
+    let mask = take_some(length.into(), from)?;
+    let more = read_masked(words, mask, from)?;
+    take_some(4 * more as usize, from).map(drop)
+}
+
+/// Reads the words of a mask as far as there are places for them; how many more there are.
+pub fn read_masked<const N: usize>(
+    words: &mut [u32; N],
+    mask: &[u8],
+    from: &mut &[u8],
+) -> Result<u32> {
+    const MOST: usize = size_of::<u128>();
+    let (known, beyond) = mask.split_at(mask.len().min(MOST));
+    let mut bits = [0; MOST];
+    bits[..known.len()].copy_from_slice(known);
+    let all = u128::from_le_bytes(bits);
+    let mut ours = all & const { u128::MAX >> (u128::BITS as usize - N) };
+    let more = (all ^ ours).count_ones() + beyond.iter().map(|byte| byte.count_ones()).sum::<u32>();
+    let mut stored = take_some(4 * ours.count_ones() as usize, from)?;
+    words.fill(0);
+    while ours != 0 {
+        let index = ours.trailing_zeros() as usize;
+        ours &= ours - 1;
+        if let Some((word, rest)) = stored.split_first_chunk() {
+            words[index] = u32::from_le_bytes(*word);
+            stored = rest;
+        }
+    }
+    Ok(more)
+}
+
+pub fn write_optional(is_some: bool, block: &mut Vec<u8>) {
+    block.push(u8::from(is_some));
+}
+
+pub fn read_optional(from: &mut &[u8]) -> Result<bool> {
+    match take(from)? {
+        [0] => Ok(false),
+        [1] => Ok(true),
+        [other] => bail!("invalid boolean {other}"),
+    }
+}
+
+/// Length u16, bytes; what is longer is cut.
+pub fn write_text(text: &str, most: usize, block: &mut Vec<u8>) {
+    let text = &text[..text.floor_char_boundary(most.min(u16::MAX.into()))];
+    block.extend((text.len() as u16).to_le_bytes());
+    block.extend(text.as_bytes());
+}
+
+/// Reads a text after its length.
+pub fn read_text<'a>(length: usize, most: usize, from: &mut &'a [u8]) -> Result<&'a str> {
+    ensure!(
+        length <= most,
+        "a text of {length} bytes, at most {most} are possible"
+    );
+    let text = take_some(length, from).context("the block ends within a text")?;
+    std::str::from_utf8(text).context("a text is not UTF-8")
+}
+
+pub fn take<const N: usize>(from: &mut &[u8]) -> Result<[u8; N]> {
+    let (taken, rest) = from
+        .split_first_chunk()
+        .context("the block ends within a frame")?;
+    *from = rest;
+    Ok(*taken)
+}
+
+pub fn take_some<'a>(length: usize, from: &mut &'a [u8]) -> Result<&'a [u8]> {
+    let (taken, rest) = from
+        .split_at_checked(length)
+        .context("the block ends within a frame")?;
+    *from = rest;
+    Ok(taken)
+}
+
+pub fn take_u16(from: &mut &[u8]) -> Result<u16> {
+    Ok(u16::from_le_bytes(take(from)?))
+}
+
+pub fn take_u32(from: &mut &[u8]) -> Result<u32> {
+    Ok(u32::from_le_bytes(take(from)?))
+}
+
+/// As [`take_u64`], of a field that a frame need not have.
+pub fn take_added_u64(from: &mut &[u8]) -> Result<Option<u64>> {
+    if from.is_empty() {
+        return Ok(None);
+    }
+    take_u64(from).map(Some)
+}
+
+pub fn take_u64(from: &mut &[u8]) -> Result<u64> {
+    Ok(u64::from_le_bytes(take(from)?))
+}

@@ -1,0 +1,107 @@
+//! Frames as version 1 had them: without a length, so that one of an unknown kind, or with another
+//! field, cannot be passed over. Only read; kept as it was.
+
+use anyhow::{Result, bail, ensure};
+use keepalive_ebpf::RawRecord;
+
+use super::{
+    bytes::{
+        COMM_MAX, FINDING_MAX, PATH_MAX, mask_bytes, read_masked, read_optional, read_text, take,
+        take_some, take_u32, take_u64,
+    },
+    frame::{Frame, RECORD_WORDS, exclusive_or},
+    places::Numbered,
+};
+use crate::core::wire::{self, RawIdentity};
+
+const RECORD: u8 = 1;
+const SEED: u8 = 2;
+const PROCESS: u8 = 3;
+const CGROUP: u8 = 4;
+const LOST: u8 = 5;
+const FINDING: u8 = 6;
+const CONTINUED: u8 = 7;
+const END: u8 = 8;
+/// As [`LOST`], with the number of probes.
+const LOST_PROBES: u8 = 9;
+const MISSED: u8 = 10;
+
+/// 32-bit words of a record, and of a seed, as they were then.
+const RECORD_WORDS_THEN: usize = 84;
+const SEED_WORDS_THEN: usize = 22;
+
+/// Takes the next frame off a block; a record goes to `place`.
+pub fn read<'a>(block: &mut &'a [u8], place: &'a mut RawRecord) -> Result<Frame<'a>> {
+    let [kind] = take(block)?;
+    Ok(match kind {
+        RECORD => {
+            let words: &mut [u32; RECORD_WORDS] = zerocopy::transmute_mut!(place);
+            read_words::<RECORD_WORDS_THEN>(words, block)?;
+            exclusive_or(words);
+            wire::record(place).map_or_else(Frame::Undecodable, Frame::Record)
+        }
+        SEED => {
+            let mut words: RawIdentity = [0; _];
+            read_words::<SEED_WORDS_THEN>(&mut words, block)?;
+            let time = take_u64(block)?;
+            wire::identity(words).map_or_else(Frame::Undecodable, |id| Frame::Seed { id, time })
+        }
+        PROCESS => Frame::Process {
+            inode: take_u64(block)?,
+            process: match read_optional(block)? {
+                true => Some((take_u32(block)?, text(COMM_MAX, block)?)),
+                false => None,
+            },
+        },
+        CGROUP => Frame::Cgroup {
+            id: take_u64(block)?,
+            path: match read_optional(block)? {
+                true => Some(text(PATH_MAX, block)?),
+                false => None,
+            },
+        },
+        LOST | LOST_PROBES => {
+            let [place] = take(block)?;
+            let (count, time) = (take_u64(block)?, take_u64(block)?);
+            let probes = if kind == LOST { 0 } else { take_u64(block)? };
+            Numbered::of_number(place).map_or_else(Frame::Undecodable, |place| Frame::Lost {
+                place,
+                count,
+                probes,
+                time,
+            })
+        }
+        MISSED => {
+            let [place] = take(block)?;
+            let [count, since, time] = [take_u64(block)?, take_u64(block)?, take_u64(block)?];
+            Numbered::of_number(place).map_or_else(Frame::Undecodable, |place| Frame::Missed {
+                place,
+                count,
+                since,
+                time,
+            })
+        }
+        FINDING => Frame::Finding(text(FINDING_MAX, block)?),
+        CONTINUED => Frame::Continued,
+        END => Frame::End {
+            time: take_u64(block)?,
+        },
+        other => bail!("unknown frame kind {other}"),
+    })
+}
+
+/// A mask of exactly the words there were, then those that are not zero.
+fn read_words<const N: usize>(words: &mut [u32], block: &mut &[u8]) -> Result<()> {
+    let mask = take_some(mask_bytes(N), block)?;
+    let mut then = [0; N];
+    let more = read_masked(&mut then, mask, block)?;
+    ensure!(more == 0, "a frame has words that do not exist");
+    words.fill(0);
+    words[..N].copy_from_slice(&then);
+    Ok(())
+}
+
+fn text<'a>(most: usize, block: &mut &'a [u8]) -> Result<&'a str> {
+    let length = take_u32(block)? as usize;
+    read_text(length, most, block)
+}
