@@ -11,8 +11,8 @@ use super::{
 use crate::core::{
     event::{
         Blocker, Cause, DeadLetter, Explanation, Keepalive, LastAction, LastRun, ListedSocket,
-        Origin, Outlook, OwnerCloses, Plan, PlannedAction, PlannedSettings, Span, TcpState,
-        TimerKind,
+        NextProbe, Origin, Outlook, OwnerCloses, Plan, PlannedAction, PlannedSettings, Span,
+        TcpState, TimerKind,
     },
     words::{bytes, millis, name, plural, seconds},
 };
@@ -292,46 +292,48 @@ fn why(outlook: Outlook, socket: &ListedSocket, plan: Option<&Plan>) -> String {
              waits for the peer's FIN."
                 .to_owned()
         }
-        Outlook::Probing => {
-            let of = match plan {
-                Some(plan) if plan.rule == Cause::KeepaliveProbes => {
-                    format!(" of {}", plan.probes.most)
-                }
-                Some(_) | None => String::new(),
-            };
-            format!(
-                "{}{of} unanswered; the next run of the timer, {timer}, {}.",
-                plural(socket.probes_out.into(), "probe"),
-                match next.and_then(|next| next.blocked_by) {
-                    Some(Blocker::ConnectionEnds) => "ends the connection",
-                    Some(Blocker::DataInFlight | Blocker::DataUnsent | Blocker::TimerStops)
-                    | None => "sends another",
-                }
-            )
-        }
-        Outlook::NotIdle => match next {
-            Some(next) => {
-                let earliest = next.earliest_ms.unwrap_or(next.timer_ms);
-                let lazy = if earliest > next.timer_ms {
-                    format!(
-                        " (the timer runs {timer}, finds that the peer was heard since it was set, \
-                         and waits for the rest)"
-                    )
-                } else {
-                    String::new()
-                };
-                format!(
-                    "The next probe can leave {} at the earliest, if nothing is received until \
-                     then{lazy}.",
-                    in_time(earliest)
-                )
-            }
-            None => "SO_KEEPALIVE is on, but its timer does not run.".to_owned(),
-        },
+        Outlook::Probing => probing(socket, plan, &timer),
+        Outlook::NotIdle => next.map_or_else(
+            || "SO_KEEPALIVE is on, but its timer does not run.".to_owned(),
+            |next| waiting(next, &timer),
+        ),
         Outlook::Unknown => {
             "Whether it will be probed is not known either: see `keepalive doctor`.".to_owned()
         }
     }
+}
+
+/// Probes are out; the next run of the timer sends another, or ends it.
+fn probing(socket: &ListedSocket, plan: Option<&Plan>, timer: &str) -> String {
+    let of = match plan {
+        Some(plan) if plan.rule == Cause::KeepaliveProbes => format!(" of {}", plan.probes.most),
+        Some(_) | None => String::new(),
+    };
+    let run = match socket.next_probe.and_then(|next| next.blocked_by) {
+        Some(Blocker::ConnectionEnds) => "ends the connection",
+        Some(Blocker::DataInFlight | Blocker::DataUnsent | Blocker::TimerStops) | None => {
+            "sends another"
+        }
+    };
+    let probes = plural(socket.probes_out.into(), "probe");
+    format!("{probes}{of} unanswered; the next run of the timer, {timer}, {run}.")
+}
+
+/// Nothing but time stands between now and the first probe.
+fn waiting(next: NextProbe, timer: &str) -> String {
+    let earliest = next.earliest_ms.unwrap_or(next.timer_ms);
+    let lazy = if earliest > next.timer_ms {
+        format!(
+            " (the timer runs {timer}, finds that the peer was heard since it was set, and waits for \
+             the rest)"
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "The next probe can leave {} at the earliest, if nothing is received until then{lazy}.",
+        in_time(earliest)
+    )
 }
 
 fn in_time(ms: u64) -> String {

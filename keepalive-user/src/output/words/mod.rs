@@ -140,12 +140,6 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
         || "peer never heard".to_owned(),
         |idle| format!("peer last heard {heard}, {} ago", millis(idle)),
     );
-    // The first of the probes left when the peer had been silent for the idle time.
-    let over = closed
-        .idle_ms
-        .map(|idle| idle.saturating_sub(keepalive.time_ms))
-        .map(|probed| format!(" over {}", tenths(probed / 100, "s")));
-    let over = over.unwrap_or_default();
     let never_ran = if keepalive.enabled && closed.totals.keepalive_probes == 0 {
         "; keepalive never ran"
     } else {
@@ -153,6 +147,7 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
     };
     match closed.cause {
         Cause::KeepaliveProbes => {
+            let over = probed_for(closed, keepalive);
             format!("no answer to {probes}{over}; {heard}; killed by keepalive")
         }
         Cause::KeepaliveUserTimeout => format!(
@@ -166,10 +161,9 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
             "TCP_USER_TIMEOUT {timeout} ended it after {retransmissions} of unacknowledged data; \
              {heard}; killed by retransmission{never_ran}"
         ),
-        Cause::ConnectTimeout => format!(
-            "never connected: no answer to the SYN and {}",
-            plural(closed.retransmits.into(), "retransmission")
-        ),
+        Cause::ConnectTimeout => {
+            format!("never connected: no answer to the SYN and {retransmissions}")
+        }
         Cause::WindowProbeTimeout => {
             format!("no answer to {probes} into a zero window; {heard}; killed by window probes")
         }
@@ -197,6 +191,14 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
         }
         Cause::Unknown => "ended, the cause was not seen".to_owned(),
     }
+}
+
+/// How long it was probed: the first probe left when the peer had been silent for the idle time.
+fn probed_for(closed: &Closed, keepalive: &Keepalive) -> String {
+    closed.idle_ms.map_or_else(String::new, |idle| {
+        let probed = idle.saturating_sub(keepalive.time_ms);
+        format!(" over {}", tenths(probed / 100, "s"))
+    })
 }
 
 /// Who closes first has reasons of its own; what keepalive had to do with it until then.
