@@ -3,8 +3,10 @@
 //! Enough of the BPF Type Format to ask where a kernel keeps a field: structs, their members by
 //! dotted path, enum values. One pass indexes the types; nothing is copied.
 //!
-//! Our own, because aya's parser keeps members private, and because finding fields by name is
-//! what makes this tool portable. Any bytes give an answer or an error, never a panic.
+//! Our own, because every command starts with it. Measured on the 5.5 MB of a 6.18, processor time and
+//! memory: this one 2 ms and 1.2 MB; aya's 20 ms and 17 MB, and it keeps members private; btf-rs 1.1 243 ms
+//! and 43 MB, an object per type. Any bytes give an answer or an error, never a panic, which btf-rs and aya
+//! do as well (20,000 damaged fixtures each); here the work is bounded too ([`DEPTH`], [`STEPS`]).
 
 use anyhow::{Context, Result, bail, ensure};
 use rustc_hash::FxHashMap;
