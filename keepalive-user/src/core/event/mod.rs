@@ -1,7 +1,7 @@
-//! # Events: what `keepalive` says
+//! # Events: what `keepalive` reports
 //!
 //! The typed events that every output renders, and their JSON form: one object per line,
-//! snake_case, `null` where the kernel or the backend did not tell. `keepalive schema` prints the
+//! snake_case, `null` where the kernel or the backend does not show it. `keepalive schema` prints the
 //! JSON Schema made from these types.
 //!
 //! Nothing here knows where an event comes from or how it is shown.
@@ -95,7 +95,7 @@ pub struct SocketEvent<T> {
     pub what: T,
 }
 
-/// What an event about a socket says of the socket.
+/// The socket that an event is about, and its owner.
 #[derive(Clone, Copy)]
 pub struct About<'a> {
     pub when: When,

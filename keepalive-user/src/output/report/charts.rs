@@ -182,7 +182,7 @@ impl Axis {
             svg.text((0.0, 20.0), "t f-soft", &format!("no {}", self.nouns));
             return Chart { svg, height: 30.0 };
         }
-        let said = match of.total {
+        let summary = match of.total {
             1 => format!("1 of {}", (self.words)(of.most)),
             _ => format!(
                 "half within {}, 99 % within {}, most {}",
@@ -191,7 +191,7 @@ impl Axis {
                 (self.words)(of.most)
             ),
         };
-        svg.text((0.0, 12.0), "s f-soft", &said);
+        svg.text((0.0, 12.0), "s f-soft", &summary);
         let bins = of.bins();
         let (from, to) = span(&bins);
         let (top, bottom) = (52.0, 52.0 + Self::HEIGHT);

@@ -32,7 +32,7 @@ pub struct Headline {
     pub about: Option<Outcome>,
 }
 
-/// All there is to say, the worst first; never nothing.
+/// The headlines, the worst first; at least one.
 pub fn headlines(model: &Model, worst_first: &[&Story]) -> Vec<Headline> {
     let mut all = Vec::new();
     deaths(model, worst_first, &mut all);
@@ -60,7 +60,7 @@ fn plain(tone: Tone, text: String) -> Headline {
     }
 }
 
-/// What is said of connections that ended so; nothing where nothing is wrong.
+/// The headline of connections that ended so; none where nothing is wrong.
 fn death(cause: Cause) -> Option<&'static str> {
     match cause {
         Cause::KeepaliveProbes | Cause::KeepaliveUserTimeout => {
@@ -172,16 +172,16 @@ fn findings(model: &Model, all: &mut Vec<Headline>) {
         rules.map(|findings| findings.number).sum()
     };
     let (critical, warnings) = (of(Severity::Critical), of(Severity::Warning));
-    let said: Vec<String> = [(critical, "critical finding"), (warnings, "warning")]
+    let parts: Vec<String> = [(critical, "critical finding"), (warnings, "warning")]
         .iter()
         .filter(|(number, _)| *number > 0)
         .map(|(number, noun)| count(*number, noun))
         .collect();
-    if !said.is_empty() {
+    if !parts.is_empty() {
         let tone = if critical > 0 { Tone::Bad } else { Tone::Odd };
         all.push(plain(
             tone,
-            format!("The audit gave {}", said.join(" and ")),
+            format!("The audit gave {}", parts.join(" and ")),
         ));
     }
 }
@@ -221,8 +221,8 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped() {
-        let said = [0, 12, 123, 1234, 123_456, 1_234_567].map(grouped);
-        assert_eq!(said, ["0", "12", "123", "1,234", "123,456", "1,234,567"]);
+        let parts = [0, 12, 123, 1234, 123_456, 1_234_567].map(grouped);
+        assert_eq!(parts, ["0", "12", "123", "1,234", "123,456", "1,234,567"]);
         assert_eq!(count(1, "socket"), "1 socket");
     }
 }

@@ -37,7 +37,7 @@ impl Histogram {
             .collect()
     }
 
-    /// What this share of the values is below, as nearly as the bins tell.
+    /// What this share of the values is below, to the width of a bin.
     pub fn quantile(&self, share: f64) -> u64 {
         let wanted = (self.total as f64 * share).ceil() as u64;
         let mut seen = 0;

@@ -126,7 +126,7 @@ impl Output for Report {
 }
 
 impl Report {
-    /// Nothing that a recording says ends the page's script, or begins markup in a picture.
+    /// Nothing in a recording ends the page's script, or begins markup in a picture.
     fn rehearse(&mut self, page: &[u8]) -> Result<()> {
         let count = |text: &[u8], tag: &str| {
             let found = text.windows(tag.len()).filter(|it| *it == tag.as_bytes());

@@ -1,4 +1,4 @@
-//! The page: one file that asks nobody for anything. What is in it was said by processes and may be
+//! The page: one file that loads nothing. What is in it was chosen by processes and may be
 //! hostile: it is data, escaped, and becomes text in the browser, never markup.
 
 use std::borrow::Cow;

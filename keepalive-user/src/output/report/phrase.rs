@@ -1,4 +1,4 @@
-//! Sentences without their numbers: a million events say the same few hundred.
+//! Sentences without their numbers: a million events make the same few hundred.
 
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ impl Sentences {
     }
 
     /// The words again.
-    pub fn say(&self, phrase: &Phrase) -> String {
+    pub fn text(&self, phrase: &Phrase) -> String {
         let sentence = self.all.get(phrase.sentence as usize);
         let mut numbers = phrase.numbers.iter();
         let mut text = String::new();
@@ -103,12 +103,12 @@ mod tests {
         };
         let phrases: Vec<Phrase> = (0..10_000).map(|it| sentences.learn(&words(it))).collect();
         assert_eq!(sentences.all.len(), SENTENCES + 1);
-        assert_eq!(sentences.say(&phrases[0]), words(0));
-        assert_eq!(sentences.say(&phrases[9_999]), OTHER);
+        assert_eq!(sentences.text(&phrases[0]), words(0));
+        assert_eq!(sentences.text(&phrases[9_999]), OTHER);
     }
 
     #[test]
-    fn says_what_it_was_told() {
+    fn a_sentence_comes_back_whole() {
         let mut sentences = Sentences::default();
         for text in [
             "",
@@ -118,7 +118,7 @@ mod tests {
             "1",
         ] {
             let phrase = sentences.learn(text);
-            assert_eq!(sentences.say(&phrase), text);
+            assert_eq!(sentences.text(&phrase), text);
         }
         let [one, other] =
             ["probe 1/9 sent", "probe 2/9 sent"].map(|text| sentences.learn(text).sentence);

@@ -19,8 +19,8 @@ const INNER: f64 = WIDTH - 2.0 * MARGIN;
 const PADDING: f64 = 22.0;
 /// Sockets shown in a picture of all.
 const LANES: usize = 8;
-/// Events said in a picture of one.
-const SAID: usize = 16;
+/// Events in words in a picture of one.
+const SENTENCES: usize = 16;
 
 /// All sockets.
 pub fn overview(model: &Model, worst_first: &[&Story]) -> Sheet {
@@ -54,19 +54,19 @@ pub fn overview(model: &Model, worst_first: &[&Story]) -> Sheet {
         fact("Period"),
     ];
     let lost = format!("lost: {}", fact("Lost"));
-    for said in [&trace[..], &[fact("Seen"), &lost]] {
-        let said = said.iter().copied().filter(|it| !it.is_empty());
-        let said: Vec<&str> = said.collect();
-        sheet.line(None, "s f-soft", &said.join("  ·  "));
+    for parts in [&trace[..], &[fact("Seen"), &lost]] {
+        let parts = parts.iter().copied().filter(|it| !it.is_empty());
+        let parts: Vec<&str> = parts.collect();
+        sheet.line(None, "s f-soft", &parts.join("  ·  "));
     }
     sheet.y += 10.0;
     sheet.card(
         "What happened when",
         &charts::heat(model, INNER - 2.0 * PADDING),
     );
-    let told = &worst_first[..LANES.min(worst_first.len())];
-    if !told.is_empty() {
-        sheet.card("Worst first", &lanes(model, told));
+    let worst = &worst_first[..LANES.min(worst_first.len())];
+    if !worst.is_empty() {
+        sheet.card("Worst first", &lanes(model, worst));
     }
     sheet.cards([
         ("Decisions of the timer", charts::decisions(model)),
@@ -130,7 +130,7 @@ pub fn one(model: &Model, story: &Story) -> Sheet {
     sheet.y += 10.0;
     let chart = lane::alone(&model.scale, story, INNER - 2.0 * PADDING);
     sheet.card("Over time", &chart);
-    sheet.card("In words", &said(model, story));
+    sheet.card("In words", &in_words(model, story));
     sheet
 }
 
@@ -152,14 +152,14 @@ fn numbers(story: &Story) -> String {
 }
 
 /// Its last events.
-fn said(model: &Model, story: &Story) -> Chart {
+fn in_words(model: &Model, story: &Story) -> Chart {
     let (head, tail) = story.kept();
     let mut lines: Vec<Option<&Moment>> = head.iter().map(Some).collect();
     if story.left_out > 0 {
         lines.push(None);
     }
     lines.extend(tail.iter().map(Some));
-    let (earlier, shown) = lines.split_at(lines.len().saturating_sub(SAID));
+    let (earlier, shown) = lines.split_at(lines.len().saturating_sub(SENTENCES));
     let (mut svg, mut y) = (Svg::default(), 12.0);
     let mut line = |svg: &mut Svg, class: &str, text: &str| {
         svg.text((104.0, y), class, text);
@@ -177,7 +177,7 @@ fn said(model: &Model, story: &Story) -> Chart {
             line(&mut svg, "t f-soft", &format!("… {left_out} more"));
             continue;
         };
-        let words = model.sentences.say(&moment.words);
+        let words = model.sentences.text(&moment.words);
         let at = line(&mut svg, "t f-ink", &cut(&words, 128));
         let clock = model.scale.clock(moment.at / 1_000_000);
         svg.text((0.0, at), "t f-soft", &clock);

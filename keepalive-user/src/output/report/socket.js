@@ -4,7 +4,7 @@ const GAP = 34, SILENCE = 150, ANSWERS = 84, SIDE = 116, WIDTH = 1184;
 let one = null;
 
 /** An event in words: its sentence, with its numbers in their places. */
-function say(event) {
+function sentence(event) {
   let next = 5;
   return data.sentences[event[4]].replaceAll("\u0001", () => event[next++]);
 }
@@ -46,7 +46,7 @@ function open(socket) {
 
 function log(socket) {
   const lines = socket.events.map((event) =>
-    make("li", { "data-at": event[0] }, make("time", {}, clock(event[0], 3)), icon(MARKS[event[1]]), make("span", {}, say(event))));
+    make("li", { "data-at": event[0] }, make("time", {}, clock(event[0], 3)), icon(MARKS[event[1]]), make("span", {}, sentence(event))));
   if (socket.missing) {
     const text = `… and ${plural(socket.missing, "event")} more in between, not kept one by one`;
     lines.splice(socket.gap, 0, make("li", { class: "left-out" }, text));
@@ -166,7 +166,7 @@ function showTime() {
 function shown(event, lane) {
   const name = MARKS[event[1]];
   const mark = use(name, xOf(event[0]).toFixed(1), name === "answer" ? lane - 14 : lane, 1.15);
-  mark.append(draw("title", {}, `${clock(event[0], 3)}  ${say(event)}`));
+  mark.append(draw("title", {}, `${clock(event[0], 3)}  ${sentence(event)}`));
   return mark;
 }
 

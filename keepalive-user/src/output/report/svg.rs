@@ -52,7 +52,7 @@ impl Svg {
         ));
     }
 
-    /// A rectangle of this opacity that says what it is when pointed at.
+    /// A rectangle of this opacity with a title for when it is pointed at.
     pub fn cell(
         &mut self,
         at: (f64, f64),
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_finite() {
-        let said = [1.0, 1.25, -0.01, f64::NAN, f64::INFINITY].map(|it| N(it).to_string());
-        assert_eq!(said, ["1", "1.3", "0", "0", "0"]);
+        let texts = [1.0, 1.25, -0.01, f64::NAN, f64::INFINITY].map(|it| N(it).to_string());
+        assert_eq!(texts, ["1", "1.3", "0", "0", "0"]);
     }
 }

@@ -131,20 +131,20 @@ fn folds_the_story() {
             Mark::TimedOut
         ]
     );
-    // One death, though the timer and the certificate tell of it.
+    // One death, though the timer and the certificate report it.
     assert_eq!(model.heat[&Mark::TimedOut].iter().sum::<u64>(), 1);
-    let said: Vec<String> = story
+    let texts: Vec<String> = story
         .moments()
-        .map(|it| model.sentences.say(&it.words))
+        .map(|it| model.sentences.text(&it.words))
         .collect();
-    assert_eq!(said[2], "probe 1 answered after 40 ms");
-    assert!(said[6].contains("last heard 02:00:01"), "{}", said[6]);
+    assert_eq!(texts[2], "probe 1 answered after 40 ms");
+    assert!(texts[6].contains("last heard 02:00:01"), "{}", texts[6]);
 }
 
 #[test]
 fn the_worst_headline_comes_first() {
     let all = events(&story());
-    let said = |model: &Model| {
+    let texts = |model: &Model| {
         let headlines = headline::headlines(model, &model.worst_first());
         headlines
             .into_iter()
@@ -152,20 +152,20 @@ fn the_worst_headline_comes_first() {
             .collect::<Vec<_>>()
     };
     assert_eq!(
-        said(&model(&all, 5)),
+        texts(&model(&all, 5)),
         [
             "1 connection killed by keepalive: no answer to any probe",
             "1 probe was answered, after 40 ms"
         ]
     );
     // Before the end one probe is out, which is nothing to worry about; two are.
-    assert_eq!(said(&model(&all[..4], 2))[0], "Nothing bad happened.");
+    assert_eq!(texts(&model(&all[..4], 2))[0], "Nothing bad happened.");
     assert_eq!(
-        said(&model(&all[..5], 3))[0],
+        texts(&model(&all[..5], 3))[0],
         "1 socket open, with probes unanswered at the end"
     );
     assert_eq!(
-        said(&model(&[], 1)),
+        texts(&model(&[], 1)),
         ["No keepalive timer ran, and nothing was armed."]
     );
 }
@@ -185,7 +185,7 @@ fn pictures_say_what_they_show() {
         "75 %",
     ] {
         assert!(
-            overview.iter().any(|said| said == text),
+            overview.iter().any(|texts| texts == text),
             "{text}: {overview:#?}"
         );
     }
@@ -195,7 +195,7 @@ fn pictures_say_what_they_show() {
         "Over time",
         "02:00:02",
     ] {
-        assert!(one.iter().any(|said| said == text), "{text}: {one:#?}");
+        assert!(one.iter().any(|texts| texts == text), "{text}: {one:#?}");
     }
     // Its marks on a line, and each again beside its sentence.
     let svg = picture::one(&model, worst_first[0]).svg();
@@ -289,9 +289,9 @@ fn the_policy_is_that_of_the_page() {
 /// A window that shuts, opens, shuts again and kills.
 #[test]
 fn zero_windows_are_phases() {
-    let told = events(&story());
-    let Event::Timer(timer) = &told[1] else {
-        panic!("{:?}", told[1]);
+    let all = events(&story());
+    let Event::Timer(timer) = &all[1] else {
+        panic!("{:?}", all[1]);
     };
     let probe = |second: u64, next_ms: Option<u64>| {
         Event::WindowProbe(SocketEvent {
@@ -372,19 +372,19 @@ fn a_report_is_whole_or_not_there() {
         names.sort();
         names
     };
-    let told = events(&story());
+    let all = events(&story());
     for name in ["report.html", "report.svg"] {
         let path = directory.join(name);
         fs::write(&path, "older").unwrap();
         let before = there();
         let mut report = open(&path, true).unwrap();
         report.event(&start()).unwrap();
-        told.iter().for_each(|event| report.event(event).unwrap());
+        all.iter().for_each(|event| report.event(event).unwrap());
         assert_eq!(
             (fs::read(&path).unwrap(), there()),
             (b"older".to_vec(), before.clone())
         );
-        report.event(&end(&told, 5)).unwrap();
+        report.event(&end(&all, 5)).unwrap();
         assert!(fs::read(&path).unwrap().len() > 5000, "{name}");
         assert_eq!(there(), before);
     }

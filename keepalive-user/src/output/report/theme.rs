@@ -37,7 +37,7 @@ const SHAPES: &str = "\
 .grid{stroke-width:1}.thin{stroke-width:1.2;fill:none}.thick{stroke-width:2;fill:none}\
 .dash{stroke-width:1.4;stroke-dasharray:5 4;fill:none}.area{fill-opacity:.16}.halo{paint-order:stroke;stroke-width:4;stroke-linejoin:round}";
 
-/// For the page: colours are variables, and follow the system's theme unless told otherwise.
+/// For the page: colours are variables, and follow the system's theme unless another is chosen.
 pub fn page() -> String {
     let variables = |dark: bool| {
         let all = colours()

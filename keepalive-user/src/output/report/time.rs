@@ -19,7 +19,7 @@ pub struct Scale {
     pub width_ns: u64,
     /// The latest moment, nanoseconds since the beginning.
     pub end_ns: u64,
-    /// One offset for all, so that the page can say times itself.
+    /// One offset for all, so that the page can print times itself.
     pub zone: TimeZone,
 }
 
@@ -34,7 +34,7 @@ impl Scale {
         }
     }
 
-    /// Nanoseconds since the beginning; what is said to be earlier is at the beginning.
+    /// Nanoseconds since the beginning; what claims to be earlier is at the beginning.
     pub fn since(&self, monotonic_ns: u64) -> u64 {
         monotonic_ns.saturating_sub(self.start_ns)
     }

@@ -116,7 +116,7 @@ fn settings(keepalive: &Keepalive) -> Vec<String> {
             interval_ms: keepalive.interval_ms,
             probes: keepalive.probes,
             user_timeout_ms: keepalive.user_timeout_ms,
-            // Not told by events, and nothing that is said of silence.
+            // Not in events, and of no effect on a silent peer.
             retries2: 0,
             rto_max_ms: 0,
         };

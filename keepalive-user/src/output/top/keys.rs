@@ -38,7 +38,7 @@ pub const OF_DETAIL: [(&str, &str); 5] = [
 ];
 
 impl Top {
-    /// Does what a key says, at this time.
+    /// Does what a key stands for, at this time.
     pub fn key(&mut self, key: KeyEvent, now: When) -> Action {
         if key.kind == KeyEventKind::Release {
             return Action::Nothing;

@@ -1,6 +1,6 @@
 //! The live screen: sockets by urgency, counted down to their next timer.
 //!
-//! A model that is fed events and keys, and draws what it knows at a time it is told: no clock, no
+//! A model that is fed events and keys, and draws what it knows at a time that is given: no clock, no
 //! kernel, no terminal. A recording looks the same as the live machine.
 
 mod detail;
@@ -146,7 +146,7 @@ impl Top {
         self.sockets.event(event);
     }
 
-    /// Whether a recording is being made now, and what is to be said about it.
+    /// Whether a recording is being made now, and a message about it.
     pub fn recording(&mut self, recording: bool, message: String) {
         self.recording = recording;
         self.message = Some(message);
@@ -248,7 +248,7 @@ impl Top {
         (left.into(), right.into())
     }
 
-    /// The filter while it is typed, what is to be said, or the keys.
+    /// The filter while it is typed, a message, or the keys.
     fn foot(&self) -> Line<'static> {
         if self.view.typing {
             let text = format!("filter: {}_", escape(&self.view.filter));

@@ -5,7 +5,7 @@ use ratatui::style::{Color, Modifier, Style};
 
 use super::row::{DYING, Row, is_violent};
 
-/// Colours, or none (NO_COLOR); what matters is told by words too.
+/// Colours, or none (NO_COLOR); what matters is in words, too.
 #[derive(Clone, Copy, Debug)]
 pub struct Theme {
     pub colour: bool,

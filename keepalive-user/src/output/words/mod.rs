@@ -131,7 +131,7 @@ pub fn rule(cause: Cause, limits: Limits) -> String {
     }
 }
 
-/// What a death certificate says, in one clause; `heard` is when the peer was last heard.
+/// A death certificate, in one clause; `heard` is when the peer was last heard.
 pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> String {
     let timeout = millis(keepalive.user_timeout_ms);
     let probes = plural(closed.probes_out.into(), "probe");

@@ -4,7 +4,7 @@ use super::*;
 
 /// `number` sockets that are probed and answer every second; every tenth dies.
 fn crowd(number: u64, seconds: u64) -> Vec<Event> {
-    let told = events(&story());
+    let one = events(&story());
     let of = |event: &Event, id: u64, second: u64| {
         let mut event = event.clone();
         match &mut event {
@@ -30,12 +30,12 @@ fn crowd(number: u64, seconds: u64) -> Vec<Event> {
     let mut all = Vec::new();
     for second in 1..seconds {
         for id in 1..=number {
-            all.push(of(&told[1], id, second));
-            all.push(of(&told[2], id, second));
+            all.push(of(&one[1], id, second));
+            all.push(of(&one[2], id, second));
         }
     }
     let dying = (1..=number).filter(|id| id % 10 == 0);
-    all.extend(dying.map(|id| of(&told[6], id, seconds)));
+    all.extend(dying.map(|id| of(&one[6], id, seconds)));
     all
 }
 
@@ -78,13 +78,13 @@ fn the_page_has_lanes() {
 fn more_sockets_than_can_be_told() {
     let model = model(&crowd(20_000, 4), 4);
     let data = data(&page(&model));
-    let told = data["sockets"].as_array().unwrap();
+    let kept = data["sockets"].as_array().unwrap();
     assert_eq!(
-        told.len() as u64 + data["left_out"].as_u64().unwrap(),
+        kept.len() as u64 + data["left_out"].as_u64().unwrap(),
         20_000
     );
-    assert!(told.len() <= 4096);
-    let killed = told
+    assert!(kept.len() <= 4096);
+    let killed = kept
         .iter()
         .filter(|socket| socket["outcome"] == "timed_out");
     assert_eq!(killed.count(), 2000);
@@ -118,8 +118,8 @@ fn one_socket_is_found_or_the_choices_are_said() {
             .to_string()
             .contains("nothing was seen")
     );
-    let told = [stories[0]];
-    let of = |target: &str| only(&told, &target.parse().unwrap()).is_ok();
+    let first = [stories[0]];
+    let of = |target: &str| only(&first, &target.parse().unwrap()).is_ok();
     assert!(of("sk:1f") && of(":22") && of("10.0.0.1:22-10.0.0.9:51514"));
     assert!(!of("sk:20") && !of("10.0.0.9:51514-10.0.0.1:22"));
 }
