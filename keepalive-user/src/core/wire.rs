@@ -34,6 +34,7 @@ impl std::error::Error for Unknown {}
 ///
 /// # Errors
 /// Names a field with an unknown value.
+#[inline]
 pub fn record(raw: &RawRecord) -> Result<&Record, Unknown> {
     let Ok(record): Result<&Record, _> = try_transmute_ref!(raw) else {
         return Err(named(unknown_in_record(raw.as_bytes())));

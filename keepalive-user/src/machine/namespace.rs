@@ -146,7 +146,8 @@ impl Namespace {
     /// Moves the calling thread there.
     fn enter(&self) -> Result<()> {
         let kind = Some(LinkNameSpaceType::Network);
-        move_into_link_name_space(self.file.as_fd(), kind).with_context(|| {
+        let entered = move_into_link_name_space(self.file.as_fd(), kind).map_err(io::Error::from);
+        entered.with_context(|| {
             format!(
                 "cannot enter network namespace {} (needs CAP_SYS_ADMIN: run as root)",
                 self.inode

@@ -163,6 +163,7 @@ impl Frame<'_> {
             } => {
                 block.push(place.number());
                 write_numbers([*count, *time], block);
+                // The last field, and so one that can be left out.
                 if *probes > 0 {
                     write_numbers([*probes], block);
                 }

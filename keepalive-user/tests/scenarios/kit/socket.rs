@@ -111,7 +111,9 @@ impl Tcp {
     }
 
     pub fn connect(&self, to: SocketAddr) -> Result<()> {
-        net::connect(self, &to).with_context(|| format!("connect to {to}"))
+        net::connect(self, &to)
+            .map_err(io::Error::from)
+            .with_context(|| format!("connect to {to}"))
     }
 
     /// Begins to connect, and leaves it at that.

@@ -187,7 +187,10 @@ fn answer(server: &mut TcpStream, client: &mut TcpStream) -> Result<()> {
 pub fn enter_new_netns() -> Result<()> {
     // SAFETY: what `unshare_unsafe` warns of is CLONE_FILES, which would give this thread descriptors of its
     // own; CLONE_NEWNET changes the network namespace of this thread and nothing else.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.context("cannot make a network namespace")?;
+    let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
+    // `bpf::reason` looks for an `io::Error`.
+    let unshared = unshared.map_err(io::Error::from);
+    unshared.context("cannot make a network namespace")?;
     socket_with(
         AddressFamily::INET,
         SocketType::DGRAM,

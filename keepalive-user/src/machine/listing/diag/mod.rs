@@ -93,7 +93,9 @@ fn dump_once(
 ) -> Result<Outcome> {
     let request = request(family, sequence);
     // Without a destination it is the kernel.
-    send(socket, request.as_ref(), SendFlags::empty()).context("cannot send to sock_diag")?;
+    send(socket, request.as_ref(), SendFlags::empty())
+        .map_err(io::Error::from)
+        .context("cannot send to sock_diag")?;
     let mut buffer = vec![0; DATAGRAM];
     let mut outcome = Outcome::Complete;
     // The kernel makes the next datagram while it hands out the one before.
@@ -103,7 +105,10 @@ fn dump_once(
             Ok(length) => length,
             // The kernel could not queue what it had for us.
             Err(Errno::NOBUFS) => return Ok(Outcome::Unsound),
-            Err(error) => return Err(error).context("cannot receive from sock_diag"),
+            Err(error) => {
+                let error = io::Error::from(error);
+                return Err(error).context("cannot receive from sock_diag");
+            }
         };
         let moment = Moment { time: made, netns };
         made = clock::monotonic_ns();
