@@ -20,7 +20,7 @@ pub fn line(event: &Event, colour: bool, writer: &mut impl Write) -> Result<()> 
     line_in(event, colour, &TimeZone::system(), writer)
 }
 
-/// As [`line`], in a given time zone.
+/// As [`line()`], in a given time zone.
 pub fn line_in(
     event: &Event,
     colour: bool,

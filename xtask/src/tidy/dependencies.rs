@@ -16,7 +16,9 @@ pub fn breaches(root: &Path, members: &[&str]) -> Result<Vec<String>> {
         }
         let sections = ["dependencies", "dev-dependencies", "build-dependencies"];
         for line in sections.into_iter().flat_map(|it| section(&manifest, it)) {
-            let Some(name) = line.strip_suffix(".workspace = true") else {
+            let inherited = line.split_once(".workspace = true");
+            let extended = line.split_once(" = { workspace = true, features = ");
+            let Some((name, _)) = inherited.or(extended) else {
                 breaches.push(format!("{member}/Cargo.toml: not of the workspace: {line}"));
                 continue;
             };

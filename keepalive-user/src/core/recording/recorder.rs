@@ -36,7 +36,7 @@ pub trait Storage {
     fn failure(&self) -> String;
 }
 
-/// A recording in the making. Owners are written once: beyond the [`SOCKETS`] and [`CGROUPS`] that a
+/// A recording in the making. Owners are written once: beyond as many owners and cgroups as a
 /// replay remembers, everything is written anew.
 pub struct Recorder {
     storage: Box<dyn Storage>,
