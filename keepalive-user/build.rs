@@ -60,13 +60,13 @@ fn main() {
     let flags = [
         "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
         "-Cdebuginfo=2".to_owned(),
-        // bpf-linker turns debug information into BTF, which the kernel shows with the programs.
+        // bpf-linker converts debug information to BTF, which the kernel shows with the programs.
         "-Clink-arg=--btf".to_owned(),
         format!("-Clinker={}", found("linker")),
     ];
     build
         .env("RUSTC", found("rustc"))
-        // build-std and the BPF target are unstable; this lets a stable compiler have them.
+        // build-std and the BPF target are unstable; RUSTC_BOOTSTRAP enables them in a stable compiler.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     let status = build
@@ -80,7 +80,7 @@ fn main() {
     copy(&object, &out.join("keepalive-bpf"));
 }
 
-/// This build's settings are the host's: none of them may reach the BPF build.
+/// Removes the settings of this build: they are for the host, and must not reach the BPF build.
 fn scrub(build: &mut Command) {
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();

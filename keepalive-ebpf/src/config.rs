@@ -1,10 +1,10 @@
-//! What user space decides before load: the filter, and the self-test's exchange.
+//! What user space sets before load: the filter, and the data of the self-test.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::RawRecord;
 
-/// Which sockets are reported. Every zero field matches everything.
+/// Which sockets are reported. A zero field matches everything.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -28,10 +28,10 @@ pub struct Filter {
     pub reserved: u32,
 }
 
-/// The self-test's exchange with user space, the only element of the map `SELF_TEST`.
+/// The data that the self-test exchanges with user space, the only element of the map `SELF_TEST`.
 ///
-/// User space writes `peer_port` and `netns`, makes a loopback connection to it, sets keepalive options, and
-/// compares what the programs read with what it set, before any event is believed.
+/// User space writes `peer_port` and `netns`, makes a loopback connection to that port, sets keepalive
+/// options, and compares what the programs read with what it set, before any event is reported.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SelfTest {
@@ -49,14 +49,14 @@ pub struct SelfTest {
     pub write_function: u64,
     /// Deadline of the write timer at the last state change, 64-bit jiffies.
     pub write_expires: u64,
-    /// The socket that the `struct socket` behind `sk_socket` has then.
+    /// The socket in the `struct socket` behind `sk_socket` at that time.
     pub socket_sk: u64,
-    /// The last state change, a [`crate::Record`] that was read as for any event; zero until then.
+    /// The last state change, a [`crate::Record`] read exactly as for an event; zero until then.
     pub record: RawRecord,
 }
 
 /// Addresses of the kernel's timer callbacks, the only element of the map `TIMER_FUNCTIONS`;
-/// learned by the self-test, never shown.
+/// found by the self-test, never output.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,

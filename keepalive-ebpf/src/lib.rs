@@ -1,6 +1,6 @@
-//! What the two sides of `keepalive` agree on: the records and snapshots the BPF programs
-//! write, and the globals user space injects before load. Plain `#[repr(C)]` data, no padding, no behaviour.
-//! Each kind, flag, loss and result is defined here and nowhere else.
+//! The interface between the two sides of `keepalive`: the records and snapshots that the BPF programs
+//! write, and the globals that user space sets before load. Plain `#[repr(C)]` data, no padding, no
+//! behaviour. Each kind, flag, loss and result is defined here and nowhere else.
 //!
 //! The programs themselves are the binary target next to this library (`src/bpf/`).
 #![no_std]

@@ -2,7 +2,7 @@
 
 use zerocopy::{Immutable, KnownLayout, TryFromBytes};
 
-/// Declares the losses, how many there are and a list of them, all from one list.
+/// Declares the losses, their number and a list of them, all from one list.
 macro_rules! losses {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// What the programs could not report: an index into the map `LOSSES`.
@@ -22,13 +22,13 @@ macro_rules! losses {
 losses! {
     /// The ring was full.
     Ring,
-    /// Another program took the scratch buffer over, three times in a row.
+    /// Another program took over the scratch buffer, three times in a row.
     Scratch,
     /// The map `REPORTED` was full: the end of that socket will not be seen.
     Reported,
-    /// Kernel memory that must be there could not be read.
+    /// Kernel memory that must be readable could not be read.
     Unreadable,
-    /// Of those at [`Loss::Ring`], keepalive probes that the kernel counted.
+    /// Keepalive probes that the kernel counted, among those at [`Loss::Ring`].
     RingProbes,
 }
 
@@ -38,7 +38,7 @@ losses! {
 pub enum Looked {
     /// The socket's record is in the ring.
     Reported = 0,
-    /// There is no such socket any more.
+    /// The socket no longer exists.
     Gone = 1,
     /// The ring has no space for its record.
     RingFull = 2,

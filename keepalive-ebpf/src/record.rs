@@ -1,31 +1,31 @@
 //! The record: what one observation of one socket looks like on the ring buffer.
 //!
-//! Every record has the same size and shape: who the socket is ([`Identity`]), how keepalive is
-//! set on it ([`Settings`]), and the kernel's numbers at the end of what was observed
+//! Every record has the same size and shape: the identity of the socket ([`Identity`]), its keepalive
+//! settings ([`Settings`]), and the kernel's values at the end of what was observed
 //! ([`TcpSample`], `after`). Records of something with a beginning (a timer run, an ACK) also
-//! carry the numbers at that beginning (`before`), so that user space reads the kernel's
-//! decision off the difference.
+//! contain the values at that beginning (`before`): user space infers the kernel's decision from the
+//! difference.
 //!
-//! All values are in the kernel's own units; nothing is interpreted on the BPF side. What enumerates
-//! or flags something, and every boolean, has a type of its own: bytes become a [`Record`] only where
-//! user space checks them. What later kernels may add to (TCP state, family, errno) is a number.
+//! All values are in the kernel's own units; the BPF side interprets nothing. Every enumeration, set
+//! of flags and boolean has its own type: bytes become a [`Record`] only where user space checks them.
+//! What later kernels may add to (TCP state, family, errno) is a number.
 
 use bitflags::bitflags;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
-/// Recordings keep it. Bumped whenever something in [`Record`] *changes*: a field moves, or a value
-/// gets another meaning. What is only added needs no bump: a field at the end of [`Record`] or in
+/// Recordings contain it. Incremented whenever something in [`Record`] *changes*: a field moves, or a value
+/// gets another meaning. Additions do not increment it: a field at the end of [`Record`] or in
 /// place of a reserved one, for which zero means "not recorded"; a new [`Kind`], [`Within`] or flag,
 /// which an older program counts as undecodable.
 pub const ABI_VERSION: u32 = 1;
 
-/// What was observed. Numbers are never used for something else.
+/// What was observed. Numbers are never reused.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, IntoBytes, Immutable, KnownLayout)]
 pub enum Kind {
     /// The keepalive timer ran (`tcp_keepalive_timer`); `before` is its entry.
     KeepaliveTimer = 1,
-    /// The write timer ran with a zero-window probe pending (`ICSK_TIME_PROBE0`) and did something;
+    /// The write timer ran with a zero-window probe pending (`ICSK_TIME_PROBE0`) and changed something;
     /// `before` is its entry.
     WindowProbe = 2,
     /// SO_KEEPALIVE or TCP_KEEPIDLE was set in process context.
@@ -40,14 +40,14 @@ pub enum Kind {
     /// A process closes its side of a socket with SO_KEEPALIVE (FIN_WAIT1, LAST_ACK): the last
     /// moment at which the socket has an owner.
     Closing = 7,
-    /// Nothing but the owner of the socket: the acting task connects it (SYN_SENT) or has just
-    /// accepted it, and SO_KEEPALIVE is on. No event comes of it, and no recording keeps it.
+    /// Only the owner of the socket: the acting task connects it (SYN_SENT) or has just
+    /// accepted it, and SO_KEEPALIVE is on. It produces no event, and recordings do not contain it.
     Owner = 8,
-    /// User space asked for a sample of a socket of which nothing was seen for too long; not read
+    /// User space requested a sample of a socket without a record for too long; not read
     /// under the socket's lock.
     Looked = 9,
-    /// A socket that is older than the trace and reported all the same. Made in user space, from a
-    /// listing: the programs know nothing of it.
+    /// A socket that is older than the trace and reported nevertheless. Made in user space from a
+    /// listing, not by the programs.
     Listed = 128,
 }
 
@@ -81,7 +81,7 @@ pub enum Mptcp {
     Unknown = 255,
 }
 
-/// What more a record has.
+/// What else a record contains.
 #[repr(transparent)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -90,9 +90,9 @@ pub struct RecordFlags(u8);
 
 bitflags! {
     impl RecordFlags: u8 {
-        /// `wakeup_result` is valid, `tcp_write_wakeup` was seen to return.
+        /// `wakeup_result` is valid: the return of `tcp_write_wakeup` was observed.
         const WAKEUP_SEEN = 1 << 0;
-        /// This backend would have seen `tcp_write_wakeup`; absence means it did not run.
+        /// This backend hooks `tcp_write_wakeup`; absence of a result means it did not run.
         const WAKEUP_WATCHED = 1 << 1;
         /// `tgid` and `comm` are those of the task acting on the socket.
         const PROCESS_CONTEXT = 1 << 2;
@@ -103,15 +103,15 @@ bitflags! {
     }
 }
 
-/// Who the socket is. 88 bytes.
+/// The identity of the socket. 88 bytes.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromZeros, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct Identity {
-    /// Address of the `struct sock`: identifies the socket until its CLOSE. Never shown.
+    /// Address of the `struct sock`: identifies the socket until its CLOSE. Never output.
     pub sk: u64,
-    /// `skc_cookie`, or 0 where nothing has asked for one yet.
+    /// `skc_cookie`, or 0 if no process has requested one yet.
     pub cookie: u64,
     /// Inode number of the socket file (`/proc/PID/fd` shows it), 0 for orphans and not-yet-accepted sockets.
     pub inode: u64,
@@ -251,17 +251,17 @@ pub struct Record {
     pub comm: [u8; 16],
     pub id: Identity,
     pub settings: Settings,
-    /// At the beginning of what was observed; zero where it has no beginning.
+    /// At the beginning of what was observed; zero if it has no beginning.
     pub before: TcpSample,
     /// At its end.
     pub after: TcpSample,
 }
 
-/// A record as it lies in memory, before anything in it is believed.
+/// The bytes of a record in memory, before they are checked.
 pub type RawRecord = [u64; size_of::<Record>() / size_of::<u64>()];
 
 impl Record {
-    /// A record of this kind in which all else is zero.
+    /// A record of this kind in which all other fields are zero.
     pub fn new(kind: Kind) -> Self {
         Self {
             kind,

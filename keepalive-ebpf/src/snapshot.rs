@@ -1,4 +1,4 @@
-//! The snapshot: what one socket looks like in a listing, whatever source told of it.
+//! The snapshot: one socket in a listing, independent of the source of the listing.
 
 use bitflags::bitflags;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
@@ -31,11 +31,11 @@ bitflags! {
     impl Known: u8 {
         /// `settings` and `id.keepopen`.
         const SETTINGS = 1 << 0;
-        /// Which settings are the socket's own; without it equal to the sysctl may mean either.
+        /// Which settings are the socket's own; without it a value equal to the sysctl may be of either.
         const ORIGINS = 1 << 1;
         /// All timers; without it only the one the kernel's diag interface picks.
         const ALL_TIMERS = 1 << 2;
-        /// When data and ACKs last came in, and what is in flight.
+        /// When data and ACKs were last received, and what is in flight.
         const TRAFFIC = 1 << 3;
     }
 }
@@ -54,9 +54,9 @@ pub struct Snapshot {
     pub write_expires: u64,
     /// Deadline of the delayed ACK, 64-bit jiffies, valid if `delack_pending`.
     pub delack_expires: u64,
-    /// Bytes not read by the application; connections not accepted, of a listener.
+    /// Bytes not read by the application; for a listener, connections not accepted.
     pub receive_queue: u32,
-    /// Bytes not acknowledged by the peer; the most connections that may wait, of a listener.
+    /// Bytes not acknowledged by the peer; for a listener, the maximum length of the accept queue.
     pub send_queue: u32,
     /// The owning user id, in the reader's user namespace.
     pub uid: u32,
@@ -89,7 +89,7 @@ pub struct OpenSocket {
     pub inode: u64,
     /// Process id of the table, in the initial pid namespace.
     pub tgid: u32,
-    /// Its place in the table.
+    /// The descriptor's number.
     pub fd: u32,
 }
 

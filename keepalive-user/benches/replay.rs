@@ -1,4 +1,4 @@
-//! How fast a recording is told again, and what a tracked socket takes: the real binary on
+//! The speed of a replay, and the memory per tracked socket: the real binary on
 //! recordings made here. Prints, and asserts nothing about time. `cargo xtask bench replay` runs it.
 
 use std::{
@@ -19,7 +19,7 @@ use keepalive_user::{
 
 const HZ: u32 = 250;
 const SECOND: u64 = 1_000_000_000;
-/// Runs of each command; the best counts, for others disturb and nobody helps.
+/// Runs of each command; the best one counts, because other load only makes a run slower.
 const TURNS: usize = 5;
 
 fn main() -> Result<()> {
@@ -42,7 +42,7 @@ fn measure(directory: &Path) -> Result<()> {
             if compressed { " with zstd" } else { "" }
         );
     }
-    // Every run but the first tells the answer to the probe before, and its own.
+    // Every run except the first reports the answer to the previous probe, and its own probe.
     let events = u64::from(sockets) * u64::from(2 * runs);
     for (what, path, arguments) in [
         ("to JSON", &plain, &["--json"][..]),
@@ -73,7 +73,7 @@ fn measure(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a run took.
+/// The cost of a run.
 struct Cost {
     cpu: Duration,
     /// Bytes.
@@ -100,7 +100,7 @@ fn replay(path: &Path, arguments: &[&str]) -> Result<Cost> {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     let mut status = 0;
     let pid = i32::try_from(child.id())?;
-    // SAFETY: both pointers are to locals; the child is waited for nowhere else.
+    // SAFETY: both pointers are to locals; no other code waits for the child.
     let waited = unsafe { libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()) };
     ensure!(waited == pid, io::Error::last_os_error());
     ensure!(status == 0, "replay ended with status {status}");
@@ -115,7 +115,7 @@ fn replay(path: &Path, arguments: &[&str]) -> Result<Cost> {
     })
 }
 
-/// A recording of sockets that are probed by turns, and whose peers answer.
+/// A recording of sockets that are probed in turn, and whose peers answer.
 fn record(path: &Path, sockets: u32, runs: u32, compressed: bool) -> Result<()> {
     let file = BufWriter::new(File::create(path)?);
     let mut writer = Writer::new(file, &header()?, compressed)?;

@@ -1,5 +1,5 @@
-//! Makes the kept recording of the newest version of the format, and its blocks as seeds for fuzzing: all
-//! that is in the one of version 1, and one of each frame and record that is not.
+//! Makes the stored recording of the newest version of the format, and its blocks as seeds for fuzzing: the
+//! contents of the recording of version 1, and one of each frame and record that it lacks.
 //!
 //! ```text
 //! cd keepalive-user
@@ -59,7 +59,7 @@ fn recording() -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
             last = Some(*record);
         }
         if let Frame::End { .. } = frame {
-            others(last.context("no record")?, &mut write)?;
+            additions(last.context("no record")?, &mut write)?;
         }
         write(&frame)?;
     }
@@ -72,8 +72,8 @@ fn recording() -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
     Ok((bytes, blocks))
 }
 
-/// What was not in version 1's.
-fn others(last: Record, mut write: impl FnMut(&Frame<'_>) -> Result<()>) -> Result<()> {
+/// Frames and records that the recording of version 1 lacks.
+fn additions(last: Record, mut write: impl FnMut(&Frame<'_>) -> Result<()>) -> Result<()> {
     let time = last.after.time;
     for kind in [
         Kind::Setsockopt,

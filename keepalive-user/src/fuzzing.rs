@@ -1,7 +1,7 @@
 //! # Entry points for fuzzing
 //!
-//! Each takes any bytes where the program takes bytes from somebody: it must come back, in bounded
-//! time and memory, and what it makes of them must be as harmless as the assertions here say.
+//! Each accepts any bytes where the program reads untrusted input: it must return, in bounded
+//! time and memory, and the output must satisfy the assertions here.
 
 use std::{cell::RefCell, io, rc::Rc};
 
@@ -24,7 +24,7 @@ use crate::{
     output::{Format, Lines, Report},
 };
 
-/// Contents of a block of a recording, after the header of a sound one: a recording of each version.
+/// Bytes as the contents of a block after a valid header: a recording of each version.
 pub fn as_recordings(block: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     const SOUND: &[u8] = include_bytes!("../tests/recordings/v1.kar");
     // Magic, version, length and checksum.
@@ -49,7 +49,7 @@ pub fn as_recordings(block: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// A sink that keeps what it is given.
+/// A sink that keeps its input.
 #[derive(Clone, Default)]
 struct Kept(Rc<RefCell<Vec<u8>>>);
 
@@ -69,10 +69,10 @@ fn lines(json: bool, writer: impl io::Write + 'static) -> Vec<Box<dyn Output>> {
     vec![Box::new(Lines { format, writer })]
 }
 
-/// Replays any bytes as a recording, and shows nothing of it; how many records they were.
+/// Replays any bytes as a recording, without an output; returns the number of records.
 ///
 /// # Errors
-/// What is wrong with them.
+/// If the recording is invalid.
 pub fn fold(bytes: &[u8]) -> Result<u64> {
     fold_into(bytes, lines(true, io::sink()))
 }
@@ -87,24 +87,27 @@ fn fold_into(bytes: &[u8], outputs: Vec<Box<dyn Output>>) -> Result<u64> {
     Ok(stats.records)
 }
 
-/// A recording as text: no character of it does anything to a terminal.
+/// A recording as text: it contains no character that a terminal interprets.
 ///
 /// # Errors
-/// What is wrong with the recording.
+/// If the recording is invalid.
 pub fn text(bytes: &[u8]) -> Result<()> {
     let kept = Kept::default();
     let outcome = fold_into(bytes, lines(false, kept.clone()));
     let text = String::from_utf8(kept.0.take())?;
     let harmful =
         |c: char| c != '\n' && crate::core::words::escape(c.encode_utf8(&mut [0; 4])).len() > 4;
-    assert!(!text.contains(harmful), "a terminal obeys this: {text:?}");
+    assert!(
+        !text.contains(harmful),
+        "control character in the output: {text:?}"
+    );
     outcome.map(drop)
 }
 
-/// A recording as JSON lines, each of which is JSON.
+/// A recording as JSON lines: each of them is valid JSON.
 ///
 /// # Errors
-/// What is wrong with the recording.
+/// If the recording is invalid.
 pub fn json(bytes: &[u8]) -> Result<()> {
     let kept = Kept::default();
     let outcome = fold_into(bytes, lines(true, kept.clone()));
@@ -120,12 +123,12 @@ pub fn json(bytes: &[u8]) -> Result<()> {
 /// A recording as a page and as pictures: nothing in it becomes markup.
 ///
 /// # Errors
-/// What is wrong with the recording.
+/// If the recording is invalid.
 pub fn report(bytes: &[u8]) -> Result<()> {
     fold_into(bytes, vec![Box::new(Report::rehearsal())]).map(drop)
 }
 
-/// A datagram of sock_diag, and what `list` shows of the sockets in it.
+/// A datagram of sock_diag, and the output of `list` for the sockets in it.
 pub fn netlink(datagram: &[u8]) {
     let moment = listing::Moment {
         time: u64::MAX / 2,
@@ -133,7 +136,7 @@ pub fn netlink(datagram: &[u8]) {
     };
     let clock = Clock { offset_ns: 0 };
     for mut socket in listing::sockets_of(datagram, moment) {
-        // What copies of the socket say, from what is at hand.
+        // What getsockopt on the copies of the socket would return, made from the datagram.
         socket.known |= Known::SETTINGS;
         socket.settings = Settings {
             time: socket.receive_queue,
@@ -151,7 +154,7 @@ pub fn netlink(datagram: &[u8]) {
 /// BTF, and the layout in it.
 ///
 /// # Errors
-/// Whatever is wrong with it.
+/// If the BTF is invalid, or lacks a required field.
 pub fn btf(bytes: &[u8]) -> Result<()> {
     let btf = Btf::parse(bytes)?;
     layout::resolve(&btf, "the kernel").map(drop)
@@ -160,7 +163,7 @@ pub fn btf(bytes: &[u8]) -> Result<()> {
 /// An ignore file of `audit`.
 ///
 /// # Errors
-/// The first line that is none.
+/// The first invalid line.
 pub fn ignore_file(bytes: &[u8]) -> Result<()> {
     Ignore::lines(bytes).map(drop)
 }
@@ -173,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    /// What is kept of a target's corpus.
+    /// The stored corpus of a target.
     fn corpus(target: &str) -> Vec<Vec<u8>> {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
         let entries = fs::read_dir(directory.join(target)).unwrap();
@@ -204,7 +207,7 @@ mod tests {
 
     const TARGETS: [&str; 5] = ["recording", "frames", "netlink", "btf", "ignore_file"];
 
-    /// What fuzzing found once is not found again.
+    /// Inputs that failed once must pass now.
     #[test]
     fn the_kept_corpus_passes() {
         for target in TARGETS {
@@ -226,7 +229,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// The fuzzer in small: kept inputs with some bytes changed.
+        /// A short fuzzing run: stored inputs with some bytes changed.
         #[test]
         fn changed_inputs_pass(
             seed: prop::sample::Index,

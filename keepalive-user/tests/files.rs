@@ -1,6 +1,6 @@
 //! # Files on the command line
 //!
-//! What is refused, with which exit code, and that nothing is destroyed by it.
+//! Which files are refused, with which exit code, and that no existing file is damaged.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -13,7 +13,7 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 
 const RECORDING: &[u8] = include_bytes!("recordings/v1.kar");
 
-/// A directory with a recording in it, which goes with the test.
+/// A directory with a recording in it; it is removed when the test ends.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -38,7 +38,8 @@ impl Directory {
         command.expect("keepalive does not start")
     }
 
-    /// Runs it, expects this exit code, nothing on standard output, and these words in one sentence.
+    /// Runs keepalive; expects this exit code, empty stdout, and one line on stderr with these
+    /// words.
     fn refuses(&self, code: i32, arguments: &[&str], words: &[&str]) {
         let output = self.run(arguments);
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -56,7 +57,7 @@ impl Directory {
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
     }
 
-    /// All names in it.
+    /// The names of all files in it.
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.0).unwrap();
         let mut names: Vec<String> = entries
@@ -89,7 +90,7 @@ fn a_recording_is_not_replayed_onto_itself() {
         }
         directory.refuses(2, &["replay", output, "-o", "x.kar"], &["same file"]);
     }
-    // Nor onto another recording; onto anything else, as any tool does.
+    // Another recording is not overwritten either; any other file is, as with other tools.
     fs::write(directory.path("y.kar"), RECORDING).unwrap();
     directory.refuses(1, &["replay", "x.kar", "-o", "y.kar"], &["is a recording"]);
     fs::write(directory.path("old.txt"), "old").unwrap();
@@ -113,7 +114,7 @@ fn a_report_overwrites_only_what_it_may() {
     assert_eq!(fs::read(directory.path("r.html")).unwrap(), b"old");
     directory.succeeds(&[&again[..], &["--force"]].concat());
     assert_eq!(fs::read(directory.path("r.html")).unwrap(), report);
-    // The recording by another name.
+    // Another path of the same recording.
     fs::hard_link(directory.path("x.kar"), directory.path("x.html")).unwrap();
     let itself = ["report", "x.kar", "-o", "x.html", "--force"];
     directory.refuses(2, &itself, &["same file"]);
@@ -143,7 +144,7 @@ fn a_report_overwrites_only_what_it_may() {
     assert_eq!(directory.names(), kept);
 }
 
-/// Before anything is attached, and so without root.
+/// The check comes before any program is attached, so this test needs no root.
 #[test]
 fn a_trace_records_to_a_new_file_only() {
     let directory = Directory::new("trace");
@@ -173,7 +174,7 @@ fn a_trace_records_to_a_new_file_only() {
     );
     let nowhere = ["trace", "--record", "none/x.kar"];
     directory.refuses(1, &nowhere, &["none/x.kar", "No such file"]);
-    // What it would be rotated to.
+    // The name that the recording would be rotated to.
     fs::write(directory.path("new.kar.2"), "another's").unwrap();
     let rotated = ["trace", "--record", "new.kar", "--record-size", "1M"];
     directory.refuses(1, &rotated, &["new.kar.2 exists", "--force"]);
@@ -207,7 +208,7 @@ fn what_has_no_end_is_not_read() {
     assert!(!directory.path("r.html").exists());
 }
 
-/// A pipe has an end, and is how a recording comes from elsewhere.
+/// A pipe is accepted: unlike /dev/zero it ends, and recordings are streamed from other hosts.
 #[test]
 fn a_recording_can_come_from_a_pipe() {
     let directory = Directory::new("pipe");

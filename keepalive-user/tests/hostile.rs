@@ -1,8 +1,8 @@
 //! # Hostile recordings
 //!
-//! Small files that say much: blocks of a megabyte that zstd makes a few hundred bytes of. Whoever
-//! is sent one must not pay for it with memory, whatever the command. Files are made here, as
-//! nothing but their maker would write them.
+//! Small files that expand: zstd compresses a block of 1 MiB to a few hundred bytes. No command
+//! that reads such a file may use much memory. The files are generated here because the recorder
+//! never writes them.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -11,13 +11,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Longest block a reader takes, bytes.
+/// Longest block that the reader accepts, bytes.
 const BLOCK: usize = 1 << 20;
 const COMPRESSED: u32 = 1 << 31;
-/// What any of these files may take, mebibytes. Without bounds each takes more, in one command at least.
+/// Memory limit for each of these files, MiB. Without bounds each file exceeds it in at least one
+/// command.
 const MOST: i64 = 128;
 
-/// A file being made, which goes with the test.
+/// A file under construction; it is removed when the test ends.
 struct Hostile {
     path: PathBuf,
     file: File,
@@ -25,7 +26,7 @@ struct Hostile {
 }
 
 impl Hostile {
-    /// Begins as a sound one.
+    /// Starts with the header of a valid recording.
     fn new(name: &str) -> Self {
         let name = format!("keepalive-hostile-{name}-{}.kar", std::process::id());
         let path = std::env::temp_dir().join(name);
@@ -87,9 +88,9 @@ impl Hostile {
         self.frame(6, &[&length, json.as_bytes()]);
     }
 
-    /// A record of the socket at an address: what it was, and words of it that are not zero.
+    /// A record of the socket at address `sk`, with only its nonzero words.
     fn record(&mut self, head: [u8; 4], sk: u32, cgroup: u32) {
-        // Kind and so on is word 0, the address word 8, the cgroup's id word 14.
+        // Word 0 holds the kind, word 8 the address, word 14 the cgroup id.
         let mask = (1u128 | 1 << 8 | 1 << 14).to_le_bytes();
         self.frame(
             1,
@@ -110,7 +111,7 @@ impl Drop for Hostile {
     }
 }
 
-/// A finished run, and the most memory it had, mebibytes.
+/// A finished run, and its peak memory in MiB.
 struct Run {
     code: Option<i32>,
     stderr: String,
@@ -119,7 +120,7 @@ struct Run {
 
 #[expect(
     clippy::zombie_processes,
-    reason = "waited for by `wait4`, which says how much memory it had"
+    reason = "`wait4` waits for it and returns its peak memory"
 )]
 fn run(arguments: &[&str], path: &Path) -> Run {
     let errors = path.with_extension("stderr");
@@ -148,7 +149,8 @@ fn no_usage() -> libc::rusage {
     unsafe { std::mem::zeroed() }
 }
 
-/// All that reads recordings, each within the bound and with this exit code.
+/// Runs every command that reads recordings: each stays within the memory limit and exits with this
+/// code.
 fn expect(mut file: Hostile, code: i32, words: &str) {
     file.flush();
     let size = file.path.metadata().unwrap().len() >> 10;
@@ -172,9 +174,9 @@ fn expect(mut file: Hostile, code: i32, words: &str) {
     }
 }
 
-/// The file that took 2.9 GB: names that no process can have.
+/// Owner names longer than the reader accepts. Such a file once took 2.9 GB of memory.
 #[test]
-fn names_are_no_longer_than_names_are() {
+fn owner_names_are_bounded() {
     let mut file = Hostile::new("names");
     let name = vec![b'a'; 65_000];
     for inode in 1..=44_000 {
@@ -199,7 +201,7 @@ fn cgroups_are_bounded() {
     let path = vec![b'/'; 4096];
     for id in 1..=32_000 {
         file.cgroup(id, &path);
-        // A socket in some: reports show where it is.
+        // Every fourth cgroup has a socket: reports print the cgroup of a socket.
         if id % 4 == 0 {
             file.record([4, 0, 0, 3], id as u32, id as u32);
         }
@@ -220,9 +222,9 @@ fn findings_are_bounded() {
     expect(file, 0, "");
 }
 
-/// Each ends within a timer run that never comes.
+/// Each socket ends within a timer run whose record never arrives.
 #[test]
-fn ends_that_wait_are_bounded() {
+fn pending_ends_are_bounded() {
     let mut file = Hostile::new("ends");
     for sk in 1..=220_000 {
         file.record([5, 0, 1, 1], sk, 0);
@@ -230,7 +232,7 @@ fn ends_that_wait_are_bounded() {
     expect(file, 0, "");
 }
 
-/// What this version has no rule for is counted, and is no event.
+/// A record of an unknown kind is counted as lost and produces no event.
 #[test]
 fn unknown_kinds_are_counted() {
     let mut file = Hostile::new("kinds");
@@ -256,10 +258,10 @@ fn unknown_kinds_are_counted() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     let end = lines.last().unwrap();
-    // All but 1 to 9 and 128 are unknown, and the four at the end.
+    // All kinds except 1 to 9 and 128 are unknown, and so are the last four frames.
     assert_eq!(end["lost"]["decode"], 256 - 10 + 4);
     let armed = lines.iter().filter(|line| line["event"] == "armed");
-    // A setsockopt and an established connection, and none of any other kind.
+    // Only the setsockopt and the established connection produce `armed` events.
     assert_eq!(armed.count(), 2);
     let lost = lines.iter().filter(|line| line["event"] == "lost");
     assert!(lost.count() <= 4, "losses in a row are reported together");

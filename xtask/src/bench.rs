@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what things cost. Prints, and asserts nothing about time.
+//! `cargo xtask bench`: prints measurements. It asserts nothing about time.
 
 use std::{
     path::PathBuf,
@@ -19,21 +19,21 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum Bench {
-    /// Each BPF program with 2,000 sockets, on every kernel of the matrix and live
+    /// Measure each BPF program with 2,000 sockets, on every kernel of the matrix and live
     Programs,
-    /// Recordings told again, and what a tracked socket takes
+    /// Measure the replay of recordings, and the memory of a tracked socket
     Replay,
-    /// `list` against `ss`, by turns, on the same sockets
+    /// Measure `list` against `ss`, alternating, on the same sockets
     List {
         /// How many sockets
         #[arg(long, default_value = "1000,10000,100000")]
         sockets: String,
-        /// A kernel of the matrix instead of the running one
+        /// Kernel of the matrix instead of the running one
         #[arg(long)]
         kernel: Option<String>,
     },
-    /// A busy host: many probes, short connections and settings, with the tracer and without, by
-    /// turns, on the running kernel (needs root)
+    /// Measure a busy host: many probes, short connections and settings, with the tracer and without,
+    /// alternating, on the running kernel (needs root)
     Load(Load),
 }
 
@@ -60,9 +60,9 @@ const SS: &[Need] = &[Need {
     path: "ss",
     package: "iproute2",
 }];
-/// Software emulation, and `ss -p` with many sockets.
+/// Software emulation is slow, and so is `ss -p` with many sockets.
 const TIMEOUT: Duration = Duration::from_secs(3600);
-/// For 100,000 sockets and all that hangs on them.
+/// Memory for 100,000 sockets and their buffers.
 const MEMORY_MIB: u32 = 4096;
 
 pub fn run(what: &Bench) -> Result<ExitCode> {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{packages, paths, run, setup};
 
-/// Static linking is asked for with an explicit target, so that build scripts and procedural
+/// Static linking is requested with an explicit target, so that build scripts and procedural
 /// macros, which cannot be static, are built without it.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const STATIC: (&str, &str) = (
@@ -39,7 +39,7 @@ pub fn vm_init() -> Result<PathBuf> {
     Ok(built("vm-init"))
 }
 
-/// Builds the scenario suite, and says where it is.
+/// Builds the scenario suite, and returns its path.
 pub fn scenarios() -> Result<PathBuf> {
     let mut command = cargo("test");
     command.args([
@@ -52,7 +52,7 @@ pub fn scenarios() -> Result<PathBuf> {
     command.arg("--message-format=json-render-diagnostics");
     let output = run::step("cargo build scenarios", &mut command)?;
     executable(&run::text(&output.stdout), "scenarios")
-        .context("cargo did not say where the scenario suite is")
+        .context("cargo did not report the path of the scenario suite")
 }
 
 /// The `executable` of the named target in cargo's messages.
@@ -67,7 +67,7 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     rest.split('"').next().map(PathBuf::from)
 }
 
-/// Builds, and becomes keepalive.
+/// Builds keepalive, and executes it in place of xtask.
 pub fn run(arguments: &[String]) -> Result<ExitCode> {
     let binary = release()?;
     let needs_root = arguments
@@ -100,7 +100,7 @@ fn built(name: &str) -> PathBuf {
     paths::target(TARGET).join("release").join(name)
 }
 
-/// Copies a binary to where everyone looks for it.
+/// Copies a binary to its usual path in `target/release`.
 fn publish(name: &str) -> Result<PathBuf> {
     let from = built(name);
     let to = paths::target("release").join(name);

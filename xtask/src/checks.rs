@@ -9,7 +9,7 @@ use crate::{
     paths, run, setup, tidy,
 };
 
-/// What cargo checks, in this order.
+/// The checks by cargo, in this order.
 const CARGO: &[&[&str]] = &[
     &["fmt", "--all", "--check"],
     &[
@@ -22,7 +22,7 @@ const CARGO: &[&[&str]] = &[
         "-D",
         "warnings",
     ],
-    // Not among all targets, because plain `cargo test` must not run it.
+    // It is not part of `--all-targets`, because plain `cargo test` must not run it.
     &[
         "clippy",
         "--package",
@@ -45,7 +45,7 @@ const CARGO: &[&[&str]] = &[
     ],
 ];
 
-/// Runs them all; the first that fails ends it.
+/// Runs all checks, up to the first failure.
 pub fn run() -> Result<()> {
     setup::ensure()?;
     msrv()?;
@@ -67,8 +67,8 @@ fn cargo() -> Command {
     cargo
 }
 
-/// The declared `rust-version` is the one that everything is built with here; with a newer compiler
-/// clippy's `incompatible_msrv` still refuses what the declared one does not have.
+/// Checks that the compiler is not older than the declared `rust-version`. With a newer compiler clippy's
+/// `incompatible_msrv` refuses what the declared version does not have.
 fn msrv() -> Result<()> {
     let manifest = std::fs::read_to_string(paths::root().join("Cargo.toml"))?;
     let declared = manifest
@@ -95,7 +95,7 @@ fn msrv() -> Result<()> {
     Ok(())
 }
 
-/// Common misspellings in everything that is committed, by codespell (`.codespellrc`).
+/// Finds common misspellings in all committed files, by codespell (`.codespellrc`).
 fn spelling() -> Result<()> {
     packages::ensure(&[Need {
         path: "codespell",
@@ -112,7 +112,7 @@ fn spelling() -> Result<()> {
     run::step("codespell", &mut codespell).map(drop)
 }
 
-/// Licences, sources and bans of all dependencies, by cargo-deny (`.cargo/deny.toml`).
+/// Checks licences, sources and bans of all dependencies, by cargo-deny (`.cargo/deny.toml`).
 fn deny() -> Result<()> {
     let mut deny = Command::new(setup::deny()?);
     deny.args(["--offline", "--locked", "--config", ".cargo/deny.toml"])

@@ -1,7 +1,8 @@
-//! `cargo xtask fuzz`: hostile recordings and other files. Starts from the kept corpus, runs for a while, and fails
-//! on the first input that panics, hangs or takes much memory, which it leaves in `target/fuzz`.
+//! `cargo xtask fuzz`: fuzzes the reader of recordings and other parsers. Starts from the kept corpus,
+//! runs for a while, and fails on the first input that panics, hangs or uses too much memory, which it
+//! saves in `target/fuzz`.
 //!
-//! libFuzzer with the compiler's own coverage: no nightly, and no tool to install.
+//! libFuzzer with the compiler's own coverage: needs neither nightly nor another tool.
 
 use std::{
     fs,
@@ -17,16 +18,16 @@ use crate::{paths, run, setup};
 pub struct Arguments {
     /// Only this target: recording, frames, text, report, netlink, btf, ignore_file
     target: Option<String>,
-    /// How long each
+    /// Seconds for each target
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// So many inputs, fewer of the slow targets, always the same, instead of a time
+    /// Run this many inputs, fewer of the slow targets, with a fixed seed, instead of a time
     #[arg(long)]
     runs: Option<u32>,
 }
 
 impl Arguments {
-    /// What CI runs.
+    /// The arguments in CI.
     pub fn bounded() -> Self {
         Self {
             target: None,
@@ -36,8 +37,8 @@ impl Arguments {
     }
 }
 
-/// A target, its kept corpus, and the share of the inputs that CI runs, in percent: what makes more of
-/// each costs more.
+/// A target, its kept corpus, and the share of the inputs that CI runs, in percent: a target with slower
+/// inputs runs fewer.
 const TARGETS: [(&str, &str, u32); 7] = [
     ("recording", "recording", 100),
     ("frames", "frames", 100),
@@ -47,7 +48,7 @@ const TARGETS: [(&str, &str, u32); 7] = [
     ("btf", "btf", 20),
     ("ignore_file", "ignore_file", 20),
 ];
-/// As cargo-fuzz builds: edges counted, comparisons traced.
+/// The flags of cargo-fuzz: counts edges, traces comparisons.
 const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -61,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let output = paths::target("fuzz");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        // With a target of its own build scripts and macros are not instrumented.
+        // With an explicit target, build scripts and macros are not instrumented.
         .args(["build", "--release", "--locked", "--target", TRIPLE])
         .current_dir(&directory)
         .env("CARGO_TARGET_DIR", &output)

@@ -1,5 +1,5 @@
-//! The guest's file system: a cpio archive with the init, the modules it loads, and whatever
-//! binaries are asked for. No distribution, no shell unless one is wanted.
+//! The guest's file system: a cpio archive with the init, the modules that it loads, and the requested
+//! binaries. It has no distribution, and a shell only on request.
 
 use std::{
     collections::BTreeSet,
@@ -13,14 +13,14 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{packages, run};
 
-/// Modules the scenarios need, which Debian's kernels do not have built in.
+/// Modules that the scenarios need and that are not built into Debian's kernels.
 const MODULES: &[&str] = &["veth", "tcp_diag"];
-/// Programs of the host that the scenarios take as witnesses.
+/// Programs of the host that the scenarios compare with.
 pub const WITNESSES: &[&str] = &["ss"];
 
 /// Builds the archive in memory.
 ///
-/// `binaries` are (name below /bin, file on the host); `command` is what init runs.
+/// `binaries` are (name below /bin, file on the host); init runs `command`.
 pub fn build(
     init: &Path,
     binaries: &[(&str, &Path)],
@@ -45,7 +45,7 @@ pub fn build(
         collect(modules, module, &mut order)?;
     }
     for (index, path) in order.iter().enumerate() {
-        // Names in load order: init takes them as they sort.
+        // The names sort in load order: init loads modules in the order of their names.
         archive.add(
             &format!("modules/{index:02}.ko"),
             FILE,
@@ -56,9 +56,9 @@ pub fn build(
     Ok(archive.finish())
 }
 
-/// A program of the host with the libraries it is linked with, each at its own place.
+/// Adds a program of the host with its shared libraries, each at its own path.
 fn add_program(archive: &mut Archive, name: &str) -> Result<()> {
-    let path = packages::find(name).with_context(|| format!("there is no {name} here"))?;
+    let path = packages::find(name).with_context(|| format!("{name} is not installed"))?;
     archive.add(&format!("bin/{name}"), PROGRAM, &read(&path)?);
     let libraries = Command::new("ldd").arg(&path).output();
     let libraries = libraries.context("cannot run ldd")?.stdout;
@@ -74,7 +74,7 @@ fn add_program(archive: &mut Archive, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Paths in what ldd(1) prints: `libc.so.6 => /lib/libc.so.6 (0x…)`, `/lib64/ld.so.2 (0x…)`.
+/// Paths in the output of ldd(1): `libc.so.6 => /lib/libc.so.6 (0x…)`, `/lib64/ld.so.2 (0x…)`.
 fn shared_objects(text: &str) -> Vec<PathBuf> {
     text.lines()
         .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
@@ -86,7 +86,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A module after those it depends on.
+/// Adds a module after those that it depends on.
 fn collect(modules: &Path, name: &str, order: &mut Vec<PathBuf>) -> Result<()> {
     let path = find(&modules.join("kernel"), name)
         .with_context(|| format!("{} has no module {name}", modules.display()))?;
@@ -100,7 +100,7 @@ fn collect(modules: &Path, name: &str, order: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// `name.ko`, compressed or not; file names use `-` and `_` alike.
+/// The file `name.ko`, compressed or not; file names use `-` and `_` interchangeably.
 fn find(directory: &Path, name: &str) -> Option<PathBuf> {
     for entry in fs::read_dir(directory).ok()?.flatten() {
         let path = entry.path();
@@ -197,7 +197,7 @@ impl Archive {
         self.pad();
     }
 
-    /// Below the root, unless it is there already.
+    /// Adds a directory below the root, unless it exists already.
     fn add_directory(&mut self, path: &Path) {
         let Ok(path) = path.strip_prefix("/") else {
             return;

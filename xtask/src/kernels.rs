@@ -1,5 +1,5 @@
-//! The kernel matrix: stock Debian kernels, fetched with apt into `target/kernels`, with apt lists
-//! of their own, so that the system's stay as they are.
+//! The kernel matrix: stock Debian kernels, fetched with apt into `target/kernels`. apt uses separate lists,
+//! so that those of the system do not change.
 
 use std::{
     cmp, fs,
@@ -17,11 +17,11 @@ pub struct Kernel {
     pub label: &'static str,
     /// The release: `NAME` in `linux-image-NAME`, where `#` stands for any version number.
     pattern: &'static str,
-    /// What QEMU's `max` CPU must not have.
+    /// Features to remove from QEMU's `max` CPU.
     pub cpu: &'static str,
 }
 
-/// Every kernel that must work, oldest first. Releases are chosen by what tells builds apart, so
+/// Every kernel that must work, oldest first. The pattern of a release leaves the version number open, so
 /// that the newest security update is tested.
 pub const MATRIX: &[Kernel] = &[
     Kernel {
@@ -44,7 +44,7 @@ pub const MATRIX: &[Kernel] = &[
         pattern: "6.12.#+deb12-rt-amd64",
         cpu: "max",
     },
-    // Double-faults now and then under TCG with cmpxchg16b.
+    // It sometimes double-faults under TCG with cmpxchg16b.
     Kernel {
         label: "6.12-trixie",
         pattern: "6.12.#+deb13-cloud-amd64",
@@ -57,7 +57,7 @@ pub const MATRIX: &[Kernel] = &[
     },
 ];
 
-/// Suites beside the machine's own; security suites have a mirror of their own.
+/// Suites besides the machine's own; security suites have a separate mirror.
 const SUITES: &[&str] = &[
     "bullseye",
     "bookworm",
@@ -88,10 +88,10 @@ impl Kernel {
         MATRIX
             .iter()
             .find(|kernel| kernel.label == label)
-            .with_context(|| format!("no kernel {label:?} in the matrix; there are {}", known()))
+            .with_context(|| format!("unknown kernel {label:?}; the matrix has {}", known()))
     }
 
-    /// The kernel from `target/kernels`, fetched first if it is not there.
+    /// The kernel from `target/kernels`, fetched first if it is missing.
     pub fn fetch(&self) -> Result<Fetched> {
         let directory = paths::target("kernels").join(self.label);
         if let Some(fetched) = find(&directory) {
@@ -104,7 +104,7 @@ impl Kernel {
                 self.pattern, self.label
             )
         })?;
-        // Unpacked beside and renamed, so that a cut download is not taken for a kernel.
+        // It is unpacked beside and renamed, so that an incomplete download is never used.
         let unpacked = directory.with_extension("partial");
         let _ = fs::remove_dir_all(&unpacked);
         fs::create_dir_all(&unpacked)
@@ -178,7 +178,7 @@ struct Apt {
     options: Vec<String>,
 }
 
-/// Whether this run has brought apt's lists up to date.
+/// Whether this run has updated apt's lists.
 static UPDATED: AtomicBool = AtomicBool::new(false);
 
 impl Apt {
@@ -258,7 +258,7 @@ impl Apt {
     }
 }
 
-/// The machine's own sources, whatever files they are in.
+/// The apt sources of the machine, from all their files.
 fn configured() -> Result<String> {
     let mut text = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
     for entry in fs::read_dir("/etc/apt/sources.list.d")
@@ -271,12 +271,12 @@ fn configured() -> Result<String> {
         text.push('\n');
     }
     if text.trim().is_empty() {
-        bail!("this machine has no apt sources; fetching kernels takes a Debian mirror");
+        bail!("this machine has no apt sources; fetching kernels needs a Debian mirror");
     }
     Ok(text)
 }
 
-/// Our suites on the machine's own mirrors.
+/// The suites of the matrix on the machine's mirrors.
 fn source_list(configured: &str) -> Result<String> {
     let mirrors = mirrors(configured);
     let find = |wanted: &dyn Fn(&str) -> bool| {

@@ -1,7 +1,7 @@
 //! # `cargo xtask`
 //!
-//! The one door to building and testing: every command does its own prerequisites, says what it
-//! installs, and fails with the command to run where it may not do it itself. One file each.
+//! The single entry point for building and testing: every command installs its own prerequisites and
+//! prints what it installs; without the rights for that it fails with the command to run. One file each.
 
 mod bench;
 mod btf_fixtures;
@@ -41,7 +41,7 @@ Examples:
 
 #[derive(Subcommand)]
 enum Command {
-    /// Find or install what building takes: a compiler for BPF and bpf-linker
+    /// Find or install what building needs: a compiler for BPF and bpf-linker
     Setup,
     /// Build target/release/keepalive, a static binary
     Build,
@@ -50,20 +50,20 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Unit tests, then the scenarios on every kernel of the matrix in VMs, then live
+    /// Run the unit tests, then the scenarios on every kernel of the matrix in VMs, then live
     Test(test::Arguments),
-    /// Measure: the BPF programs on every kernel, `list` against `ss`, or `replay`
+    /// Measure the BPF programs on every kernel, `list` against `ss`, or `replay`
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Feed hostile recordings to the reader, from the kept corpus on
+    /// Fuzz the reader of recordings and other parsers, starting from the kept corpus
     Fuzz(fuzz::Arguments),
-    /// Trim each kernel's types to what the layout is resolved from, for its tests
+    /// Extract the types that the layout is resolved from of each kernel, as fixtures for its tests
     BtfFixtures(btf_fixtures::Arguments),
     /// Boot a kernel of the matrix and run a command in it, or a shell
     Vm(vm::Arguments),
-    /// Check the rules that no linter knows: layers of imports, length of files, module comments
+    /// Check the repository's own rules: layers of imports, length of files, module comments
     Tidy,
-    /// What CI runs: format, lints, tidiness, a bounded `fuzz`, then `test`
+    /// Run the checks of CI: format, lints, tidiness, a bounded `fuzz`, then `test`
     Ci,
 }
 

@@ -1,4 +1,4 @@
-//! What the scenario suites said, and the matrix of it: a row per scenario, a column per kernel
+//! The results of the scenario suites, and their matrix: a row per scenario, a column per kernel
 //! and backend.
 
 use std::{
@@ -20,10 +20,10 @@ pub struct Suite {
     label: String,
     backend: String,
     results: Vec<Scenario>,
-    /// The suite's own last line was seen.
+    /// Whether the suite's last line was seen.
     closed: bool,
     took: Duration,
-    /// Why the column as a whole is no success.
+    /// The error of the column as a whole.
     broken: Option<String>,
 }
 
@@ -31,7 +31,7 @@ struct Scenario {
     name: String,
     verdict: Verdict,
     reason: String,
-    /// The lines that followed a failure.
+    /// The lines after a failure.
     details: Vec<String>,
     millis: u64,
 }
@@ -40,7 +40,7 @@ struct Scenario {
 enum Verdict {
     Ok,
     Fail,
-    /// Failed for a reason of the suite's quarantine list.
+    /// Failed for a reason in the suite's quarantine list.
     Quarantined,
     NotApplicable,
 }
@@ -57,7 +57,7 @@ impl Suite {
         }
     }
 
-    /// Takes a line of the suite's output; returns what of it to show.
+    /// Takes a line of the suite's output; returns the text to print.
     ///
     /// `scenario⇥backend⇥name⇥ok|FAIL|QUAR|n/a⇥milliseconds⇥reason`, `note⇥text`, the closing line
     /// `scenarios: …`, and details of a failure, which are indented.
@@ -115,7 +115,7 @@ impl Suite {
         }
     }
 
-    /// The scenario that took longest, and how long.
+    /// The longest scenario, and its duration.
     fn longest(&self) -> (&str, u64) {
         let longest = self.results.iter().max_by_key(|scenario| scenario.millis);
         longest.map_or(("", 0), |scenario| (&scenario.name, scenario.millis))
@@ -206,7 +206,7 @@ impl fmt::Display for Matrix {
         for ((mark, reason), (columns, scenarios)) in reasons {
             let columns = Vec::from_iter(columns).join(", ");
             let scenarios = match scenarios.len() {
-                // Which of them were quarantined matters, however many.
+                // Quarantined scenarios are always named, however many.
                 _ if mark == "q" => Vec::from_iter(scenarios).join(", "),
                 0..4 => Vec::from_iter(scenarios).join(", "),
                 many => format!("{many} scenarios"),
@@ -218,7 +218,7 @@ impl fmt::Display for Matrix {
             let (took, seconds) = (suite.took.as_secs(), millis / 1000);
             writeln!(f, "{} s {}, {longest} {seconds} s", took, suite.name())?;
         }
-        // Last, so that the end of a long log shows them.
+        // Failures come last, so that they are at the end of a long log.
         for suite in &self.suites {
             let name = suite.name();
             if let Some(reason) = &suite.broken {
@@ -268,7 +268,7 @@ mod tests {
     const CLOSING: &str = "scenarios: 1 passed, 0 failed, 1 not applicable";
 
     #[test]
-    fn a_sound_suite_passes() {
+    fn a_complete_suite_passes() {
         let matrix = suite(&[OK, NA, "note\tfast", CLOSING], Ok(0));
         assert_eq!(matrix.counts(), (1, 0));
         let shown = matrix.to_string();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_missing_is_a_failure() {
+    fn anything_missing_is_a_failure() {
         assert_eq!(suite(&[OK], Ok(0)).counts(), (1, 1), "no closing line");
         assert_eq!(suite(&[CLOSING], Ok(0)).counts(), (0, 1), "no scenario");
         assert_eq!(suite(&[OK, CLOSING], Ok(3)).counts(), (1, 1), "exit code");

@@ -1,4 +1,4 @@
-//! Debian packages: what is missing is installed if we may, else the command to run is said.
+//! Debian packages: installs missing ones as root; otherwise fails with the command to run.
 
 use std::{path::PathBuf, process::Command};
 
@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::run;
 
-/// A program or file, and the package that brings it.
+/// A program or file, and the package that contains it.
 pub struct Need {
     pub path: &'static str,
     pub package: &'static str,
@@ -15,7 +15,7 @@ pub struct Need {
 /// Installs the packages of all needs that are not met.
 ///
 /// # Errors
-/// Says the exact command if this is not root, or what is needed if there is no apt.
+/// Names the exact command if this is not root, or the missing programs if there is no apt.
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let missing: Vec<&str> = needs
         .iter()
@@ -47,7 +47,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
 
 fn apt() -> Command {
     let mut apt = Command::new("apt-get");
-    // A run level in which installed servers are not started.
+    // In this run level installed servers are not started.
     apt.env("DEBIAN_FRONTEND", "noninteractive")
         .env("RUNLEVEL", "1");
     apt
@@ -58,7 +58,7 @@ pub fn is_there(path: &str) -> bool {
     find(path).is_some()
 }
 
-/// Where that is.
+/// Its path.
 pub fn find(path: &str) -> Option<PathBuf> {
     if path.starts_with('/') {
         return Some(PathBuf::from(path)).filter(|path| path.exists());

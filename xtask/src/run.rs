@@ -1,4 +1,4 @@
-//! Running other programs, with progress on whatever takes over a second.
+//! Runs other programs, with progress for those that take over a second.
 
 use std::{
     io::{IsTerminal, Write},
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// Runs a step: says what, counts the seconds on a terminal, and shows the output if it fails.
+/// Runs a step: prints its name, counts the seconds on a terminal, and prints the output if it fails.
 pub fn step(what: &str, command: &mut Command) -> Result<Output> {
     let start = Instant::now();
     let (done, waiting) = channel::<()>();
@@ -46,7 +46,7 @@ pub fn step(what: &str, command: &mut Command) -> Result<Output> {
     Ok(output)
 }
 
-/// Runs a program that talks to the user itself.
+/// Runs a program with the terminal of xtask.
 pub fn inherit(command: &mut Command) -> Result<()> {
     let status = command
         .status()
@@ -57,7 +57,7 @@ pub fn inherit(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The same, and how long it took.
+/// As [`inherit`], and prints the duration.
 pub fn timed(what: &str, command: &mut Command) -> Result<()> {
     let start = Instant::now();
     eprintln!("[{what}] …");
@@ -66,7 +66,7 @@ pub fn timed(what: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The first line a program prints, if it runs at all.
+/// The first line that a program prints, if it runs.
 pub fn first_line(command: &mut Command) -> Option<String> {
     let output = command
         .stdin(Stdio::null())
@@ -77,7 +77,7 @@ pub fn first_line(command: &mut Command) -> Option<String> {
     (output.status.success() && !line.is_empty()).then_some(line)
 }
 
-/// The command as one would type it.
+/// The command as typed in a shell.
 pub fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(

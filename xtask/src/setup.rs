@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: a compiler that can build `core` for BPF, and bpf-linker.
 //!
-//! What is found is written to `target/toolchain`, where `keepalive-user/build.rs` reads it, so
+//! The result is written to `target/toolchain`, where `keepalive-user/build.rs` reads it, so
 //! that plain cargo commands and editors work too.
 
 use std::{
@@ -16,15 +16,15 @@ use crate::{
     paths, run,
 };
 
-/// The version of bpf-linker that goes with Debian's compiler and LLVM.
+/// The version of bpf-linker that matches Debian's compiler and LLVM.
 const LINKER: &str = "0.13.0";
-/// LLVM of that version, and the features that choose it.
+/// The version of LLVM, and the features that select it.
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LLVM_FEATURE: &str = "llvm-22";
 
-/// Debian's newer compiler, told from its older one (`rustc`) by the package's own directory, and
-/// the source of `core` that goes with it. Stable rustup cannot do without
-/// the `rust-src` component, which is not in any package registry.
+/// Debian's newer compiler, distinguished from its older one (`rustc`) by the package's own directory, and
+/// the matching source of `core`. Stable rustup also needs that: the `rust-src` component is not in any
+/// package registry.
 const DEBIAN: &[Need] = &[
     Need {
         path: "/usr/share/doc/rustc-web",
@@ -160,7 +160,7 @@ pub fn deny() -> Result<PathBuf> {
 }
 
 impl Toolchain {
-    /// Leaves an unchanged file alone: its time stamp makes the BPF side build again.
+    /// Does not rewrite an unchanged file: a new time stamp would rebuild the BPF side.
     fn write(&self) -> Result<()> {
         let text = format!(
             "cargo={}\nrustc={}\nlinker={}\n",

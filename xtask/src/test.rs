@@ -33,10 +33,10 @@ pub struct Arguments {
     /// Only these scenarios (comma-separated)
     #[arg(long, value_delimiter = ',')]
     scenario: Vec<String>,
-    /// Unit tests alone
+    /// Run only the unit tests
     #[arg(long, conflicts_with_all = ["kernel", "backend", "scenario"])]
     unit_only: bool,
-    /// Print the measurements that scenarios make
+    /// Print the measurements of the scenarios
     #[arg(short, long)]
     verbose: bool,
     /// Virtual machines at once; each keeps a CPU busy
@@ -45,7 +45,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// What `cargo xtask test` without arguments means.
+    /// The arguments of plain `cargo xtask test`.
     pub fn everything() -> Self {
         Self {
             kernel: Vec::new(),
@@ -57,7 +57,7 @@ impl Arguments {
         }
     }
 
-    /// The scenario that measures, one machine at a time, with its measurements shown.
+    /// The arguments of `cargo xtask bench`: the measuring scenario, one machine at a time.
     pub fn bench() -> Self {
         Self {
             scenario: vec!["two_thousand_sockets".to_owned()],
@@ -70,7 +70,7 @@ impl Arguments {
 
 const BACKENDS: [&str; 2] = ["fentry", "tracepoint"];
 const LIVE: &str = "live";
-/// Programs of the distribution that take part live: servers, `ss`, a browser, a terminal.
+/// Programs of the distribution that scenarios use on the running kernel: servers, `ss`, a browser, a terminal.
 const SERVERS: &[Need] = &[
     Need {
         path: "/usr/sbin/apache2",
@@ -97,10 +97,10 @@ const SERVERS: &[Need] = &[
         package: "tmux",
     },
 ];
-/// A suite takes two to four minutes in software emulation; a busy machine makes it a few times that.
+/// A suite takes two to four minutes in software emulation, and several times that on a loaded machine.
 const TIMEOUT: Duration = Duration::from_secs(1200);
 
-/// Runs what was asked for, all by default.
+/// Runs the requested tests, by default all.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let start = Instant::now();
     setup::ensure()?;
@@ -136,8 +136,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// Installs and downloads what testing takes beside what is built, on a thread of its own: that takes
-/// time and hardly any CPU. What fails here fails again, with its reason, where it is needed.
+/// Installs and downloads the prerequisites of the tests, on a separate thread, because that takes time
+/// and hardly any CPU. Failures here are repeated, with their reason, where the prerequisite is needed.
 pub fn begin_to_fetch() -> thread::JoinHandle<()> {
     thread::spawn(|| {
         let programs = vm::ensure_qemu().and_then(|()| packages::ensure(SERVERS));
@@ -190,7 +190,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// All columns: the virtual machines side by side, then the running kernel undisturbed.
+    /// All columns: the virtual machines in parallel, then the running kernel alone.
     fn suites(&self, rows: &[Option<&Kernel>]) -> Vec<Suite> {
         let wanted = self.arguments.backend.as_deref();
         let columns: Vec<(Option<&Kernel>, &str)> = rows
@@ -202,7 +202,7 @@ impl Session<'_> {
             .iter()
             .filter(|(kernel, _)| kernel.is_some())
             .collect();
-        // One after the other, before any is booted; what fails here fails again in its column.
+        // Sequentially, before any is booted; a failure here is repeated in its column.
         for kernel in rows.iter().flatten() {
             if let Err(error) = kernel.fetch() {
                 eprintln!("[test] {error:#}");
@@ -228,7 +228,7 @@ impl Session<'_> {
         });
         let live = columns.iter().filter(|(kernel, _)| kernel.is_none());
         suites.extend(live.map(|(kernel, backend)| self.suite(*kernel, backend)));
-        // In the order of the matrix, whichever ended first.
+        // In the order of the matrix, independent of the order of completion.
         suites.sort_by_key(|suite| {
             columns
                 .iter()
@@ -237,7 +237,7 @@ impl Session<'_> {
         suites
     }
 
-    /// One run of the suite. Whatever goes wrong is a failure of its column, not of the run.
+    /// One run of the suite. Any error fails its column, not the whole run.
     fn suite(&self, kernel: Option<&Kernel>, backend: &str) -> Suite {
         let label = label(kernel);
         let mut suite = Suite::new(label, backend);
@@ -278,7 +278,7 @@ impl Session<'_> {
         guest.watch(TIMEOUT, each)
     }
 
-    /// On the running kernel, in network namespaces that the suite makes.
+    /// Runs the suite on the running kernel, in network namespaces that it creates.
     fn live(&self, backend: &str, each: &mut dyn FnMut(&str)) -> Result<i32> {
         anyhow::ensure!(
             packages::is_root(),

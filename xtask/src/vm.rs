@@ -1,7 +1,7 @@
-//! `cargo xtask vm`: a kernel of the matrix in QEMU, with a command or a shell in it.
+//! `cargo xtask vm`: runs a command or a shell on a kernel of the matrix in QEMU.
 //!
 //! The guest has two serial lines: the kernel's console goes to a log file, the command's output
-//! comes through untouched, so that no kernel message can cut a line in two.
+//! goes to standard output unchanged, so that no kernel message splits a line.
 
 use std::{
     fs::{self, File},
@@ -30,7 +30,7 @@ use crate::{
 pub struct Arguments {
     /// Kernel of the matrix: 5.10, 6.1, 6.12, 6.12-rt, 6.12-trixie, 7
     kernel: String,
-    /// What to run in it, such as `keepalive doctor`; a shell if nothing
+    /// Command to run in it, such as `keepalive doctor`; without one, a shell
     #[arg(last = true)]
     command: Vec<String>,
     /// QEMU accelerator; software emulation works everywhere
@@ -41,7 +41,7 @@ pub struct Arguments {
     timeout: u64,
 }
 
-/// Software emulation, both CPUs in one thread: with a thread each, a CPU now and then executes the
+/// Software emulation, both CPUs in one thread: with one thread per CPU, a CPU sometimes executes the
 /// breakpoint that the kernel has just patched away (attaching a trampoline), and the guest dies.
 pub const ACCEL: &str = "tcg,thread=single";
 
@@ -72,7 +72,7 @@ const BUSYBOX: &[Need] = &[Need {
     package: "busybox-static",
 }];
 
-/// What is needed on the host to boot anything.
+/// Installs what booting a VM needs on the host.
 pub fn ensure_qemu() -> Result<()> {
     packages::ensure(QEMU)
 }
@@ -118,10 +118,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
-/// Enough for every scenario.
+/// Memory of the guest, sufficient for every scenario.
 pub const MEMORY_MIB: u32 = 1024;
 
-/// A virtual machine to be.
+/// The description of a virtual machine.
 pub struct Guest<'a> {
     /// Names its files in `target/vm`, so that several can run at once.
     pub name: &'a str,
@@ -135,10 +135,10 @@ pub struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Boots, hands over every line of the command's output, and returns its exit code.
+    /// Boots, passes every line of the command's output to `each`, and returns its exit code.
     ///
     /// # Errors
-    /// If the guest panics, hangs past the timeout, or ends without saying the exit code; the
+    /// If the guest panics, hangs past the timeout, or ends without printing the exit code; the
     /// console is in `target/vm/NAME.log`.
     pub fn watch(&self, timeout: Duration, mut each: impl FnMut(&str)) -> Result<i32> {
         let (mut command, log) = self.qemu()?;
@@ -191,7 +191,7 @@ impl Guest<'_> {
         })
     }
 
-    /// The QEMU command, and where the kernel's console will be.
+    /// The QEMU command, and the log file of the kernel's console.
     fn qemu(&self) -> Result<(Command, PathBuf)> {
         let fetched = self.kernel.fetch()?;
         let directory = paths::target("vm");
@@ -238,7 +238,7 @@ impl Guest<'_> {
     }
 }
 
-/// The line that says why a kernel died.
+/// The line with the reason of a kernel's panic.
 fn last_words(console: &str) -> String {
     let marks = ["Kernel panic", "BUG:", "Oops", "double fault"];
     let telling = console
@@ -251,7 +251,7 @@ fn last_words(console: &str) -> String {
         .to_owned()
 }
 
-/// Kills QEMU when the time is over.
+/// Kills QEMU after the timeout.
 struct Watchdog {
     ended: Arc<AtomicBool>,
     thread: thread::JoinHandle<bool>,
@@ -278,9 +278,9 @@ impl Watchdog {
         Self { ended, thread }
     }
 
-    /// Whether the time was over.
+    /// Whether the timeout has expired.
     fn stop(self) -> bool {
-        // The output has ended; QEMU follows, or is helped.
+        // The output has ended: QEMU exits by itself, or is killed.
         thread::sleep(Duration::from_millis(100));
         self.ended.store(true, Ordering::Relaxed);
         self.thread.join().unwrap_or(false)

@@ -1,5 +1,5 @@
-//! The fentry backend: BPF trampolines on the kernel's functions, which cost nothing unless a
-//! keepalive or write timer runs, and `tp_btf` where a tracepoint says it better.
+//! The fentry backend: BPF trampolines on the kernel's functions, which have no cost unless a
+//! keepalive or write timer runs, and `tp_btf` where a tracepoint is the better hook.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, fentry, fexit},
@@ -8,7 +8,7 @@ use aya_ebpf::{
 
 use crate::{hooks, maps::layout};
 
-/// The socket around a keepalive timer.
+/// The socket that contains a keepalive timer.
 #[inline(always)]
 fn socket_of(timer: u64) -> u64 {
     timer - u64::from(layout!(keepalive_timer))
@@ -28,7 +28,7 @@ pub fn keepalive_timer_exit(ctx: FExitContext) -> i32 {
 
 #[fexit(function = "tcp_write_wakeup")]
 pub fn write_wakeup_exit(ctx: FExitContext) -> i32 {
-    // The return value comes after the two arguments; the helper for it is newer than 5.10.
+    // The return value follows the two arguments; the helper that reads it is newer than 5.10.
     hooks::write_wakeup_exit(ctx.arg(0), ctx.arg(2));
     0
 }
@@ -61,7 +61,7 @@ pub fn set_keepidle(ctx: FExitContext) -> i32 {
     0
 }
 
-/// The second argument is the new socket on every kernel; what follows differs.
+/// The second argument is the new socket on every kernel; the later arguments differ.
 #[fexit(function = "inet_accept")]
 pub fn accepted(ctx: FExitContext) -> i32 {
     hooks::accepted(ctx.arg(1));
@@ -74,7 +74,7 @@ pub fn state_change(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Hot: loaded with `--live-answers` only.
+/// Hot path: loaded with `--live-answers` only.
 #[fentry(function = "tcp_ack")]
 pub fn ack_enter(ctx: FEntryContext) -> i32 {
     hooks::ack_enter(ctx.arg(0));

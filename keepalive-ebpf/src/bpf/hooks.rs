@@ -1,5 +1,5 @@
-//! The hook bodies: what is noted at the entry of a kernel function, and what is reported at its
-//! exit. They take the socket's address and don't know which backend called them.
+//! The hook bodies: they note data at the entry of a kernel function, and report at its exit. They take
+//! the socket's address and are independent of the backend that calls them.
 
 use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id};
 use keepalive_ebpf::{Kind, Looked, Loss, Record, RecordFlags, Within};
@@ -34,7 +34,7 @@ const AF_INET6: u16 = 10;
 const ICSK_TIME_RETRANS: u8 = 1;
 const ICSK_TIME_PROBE0: u8 = 3;
 
-/// Diagnostics through aya-log, deleted by the verifier unless `-v`.
+/// Diagnostics through aya-log, removed by the verifier unless `-v`.
 macro_rules! verbose {
     ($ctx:expr, $($arg:tt)*) => {
         if VERBOSE.load() != 0 {
@@ -90,7 +90,7 @@ pub fn write_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
     if noted.pending != ICSK_TIME_PROBE0 {
         return;
     }
-    // A run that only found its deadline moved leaves everything as it was.
+    // A run that only found its deadline moved changes nothing.
     let probes_out: u8 = peek(sk + u64::from(layout!(icsk_probes_out)));
     if !noted.wakeup_seen && probes_out == noted.before.probes_out {
         return;
@@ -105,7 +105,7 @@ pub fn write_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
     });
 }
 
-/// Exit of `tcp_write_wakeup`: the one place where a probe is sent.
+/// Exit of `tcp_write_wakeup`: the only function that sends a probe.
 #[inline(always)]
 pub fn write_wakeup_exit(sk: u64, result: i32) {
     for index in [IN_KEEPALIVE_TIMER, IN_WRITE_TIMER] {
@@ -118,7 +118,7 @@ pub fn write_wakeup_exit(sk: u64, result: i32) {
 }
 
 /// `inet_sock_set_state`: the socket is about to change state, under its lock or still private.
-/// MPTCP, SCTP and DCCP come here too, with sockets that are no `struct tcp_sock`.
+/// MPTCP, SCTP and DCCP call it too, with sockets that are not a `struct tcp_sock`.
 #[inline(always)]
 pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
     if peek::<u16>(sk + u64::from(layout!(sk_protocol))) != IPPROTO_TCP {
@@ -137,7 +137,7 @@ pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
                 record.id.state = to as u8;
             });
         }
-        // `tcp_v4_connect`: in the context of whoever connects; the port may be chosen later.
+        // `tcp_v4_connect`: in the context of the connecting process; the port may be chosen later.
         TCP_SYN_SENT if flags(sk) & layout!(flag_keepopen) != 0 => {
             report_process(sk, Kind::Owner, RecordFlags::empty());
         }
@@ -151,9 +151,9 @@ pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
 
 #[inline(always)]
 fn closed<C: EbpfContext>(ctx: &C, sk: u64, from: u8) {
-    // Also where it is not asked for: the next socket at this address is another one.
+    // Removed even if the filter rejects it: the next socket at this address is another one.
     let reported = REPORTED.remove(sk).is_ok();
-    // A listener only lends SO_KEEPALIVE to those it accepts.
+    // A listener only passes SO_KEEPALIVE on to the sockets it accepts.
     if from == TCP_LISTEN {
         return;
     }
@@ -173,10 +173,10 @@ fn closed<C: EbpfContext>(ctx: &C, sk: u64, from: u8) {
     });
 }
 
-/// Exit of `inet_accept`: the new socket has its file, and whoever accepts it is its first owner.
+/// Exit of `inet_accept`: the new socket has its file, and the accepting process is its first owner.
 #[inline(always)]
 pub fn accepted(socket: u64) {
-    // Zero if there was nothing to accept.
+    // Zero if there was no connection to accept.
     let sk: u64 = peek(socket + u64::from(layout!(socket_sk)));
     if sk == 0
         || peek::<u16>(sk + u64::from(layout!(sk_protocol))) != IPPROTO_TCP
@@ -195,7 +195,7 @@ pub fn set_keepalive(sk: u64, on: bool) {
         return;
     }
     if on {
-        // The flag marks it as ours again. Most sockets were never in the map.
+        // From now on the flag marks the socket as tracked. Most sockets were never in the map.
         let _ = REPORTED.remove(sk);
     } else {
         remember_reported(sk);
@@ -219,7 +219,7 @@ pub fn set_keepidle(sk: u64) {
     }
 }
 
-/// `timer_start` of a keepalive timer: whatever armed it, outside its own run.
+/// `timer_start` of a keepalive timer, armed outside its own run.
 #[inline(always)]
 pub fn keepalive_timer_start(sk: u64) {
     if find(IN_KEEPALIVE_TIMER, sk).is_some() || take(IN_CONNECT, sk).is_some() {
@@ -244,7 +244,7 @@ pub fn keepalive_timer_start(sk: u64) {
     );
 }
 
-/// Entry of `tcp_ack`: hot, so it leaves at once unless a probe is outstanding.
+/// Entry of `tcp_ack`: on the hot path, so it returns at once unless a probe is outstanding.
 #[inline(always)]
 pub fn ack_enter(sk: u64) {
     let probes_out: u8 = peek(sk + u64::from(layout!(icsk_probes_out)));
@@ -253,7 +253,7 @@ pub fn ack_enter(sk: u64) {
     }
 }
 
-/// Exit of `tcp_ack`: a record if it took the outstanding probes as answered.
+/// Exit of `tcp_ack`: a record if `tcp_ack` reset the count of outstanding probes.
 #[inline(always)]
 pub fn ack_exit(sk: u64) {
     if let Some(noted) = take(IN_ACK, sk) {
@@ -266,9 +266,9 @@ pub fn ack_exit(sk: u64) {
     }
 }
 
-/// Reports a socket that user space remembers by its address. TCP sockets live in type-stable memory
-/// (SLAB_TYPESAFE_BY_RCU), so what is there is a socket, this one or a later one, or it is free;
-/// user space compares.
+/// Reports a socket that user space knows by its address. TCP sockets are in type-stable memory
+/// (SLAB_TYPESAFE_BY_RCU), so the address contains a socket, this one or a later one, or it is free;
+/// user space compares the identity.
 #[inline(always)]
 pub fn look(sk: u64) -> Looked {
     let family: u16 = peek(sk + u64::from(layout!(skc_family)));
@@ -284,7 +284,7 @@ pub fn look(sk: u64) -> Looked {
     }
 }
 
-/// The timer callbacks' addresses, as the self-test learned them.
+/// Whether this is the address of `tcp_keepalive_timer`, which the self-test found.
 #[inline(always)]
 pub fn is_keepalive_timer(function: u64) -> bool {
     TIMER_FUNCTIONS
@@ -313,7 +313,7 @@ fn within(sk: u64) -> Within {
     }
 }
 
-/// Notes on this CPU that a kernel function began to work on `sk`.
+/// Notes on this CPU that a kernel function started to process `sk`.
 #[inline(always)]
 fn note_entry(index: u32, sk: u64, pending: u8, sample: Option<Timer>) {
     let Some(noted) = IN_FLIGHT.get_ptr_mut(index) else {
@@ -347,7 +347,7 @@ fn find(index: u32, sk: u64) -> Option<&'static mut InFlight> {
     (noted.sk == sk).then_some(noted)
 }
 
-/// As [`find`], and forgets it.
+/// As [`find`], and removes the note.
 #[inline(always)]
 fn take(index: u32, sk: u64) -> Option<&'static InFlight> {
     let noted = find(index, sk)?;
@@ -355,7 +355,7 @@ fn take(index: u32, sk: u64) -> Option<&'static InFlight> {
     Some(noted)
 }
 
-/// Fills in what the entry and the nested hooks left.
+/// Fills in what the entry hook and the nested hooks noted.
 #[inline(always)]
 fn conclude(record: &mut Record, noted: &InFlight) {
     record.before = noted.before;
@@ -365,9 +365,9 @@ fn conclude(record: &mut Record, noted: &InFlight) {
     }
 }
 
-/// Reports a change made by the current task, which owns the socket then; if nobody does, this is
-/// an interrupt, and the current task just happened to run. A kernel thread (MPTCP's worker, a
-/// delayed close) acts for somebody else.
+/// Reports a change made by the current task, which owns the socket then; if no task owns it, this is
+/// an interrupt, and the current task was running by coincidence. A kernel thread (MPTCP's worker, a
+/// delayed close) acts for another process.
 #[inline(always)]
 fn report_process(sk: u64, kind: Kind, flags: RecordFlags) {
     report(sk, Timer::Keepalive, kind, |record| {
@@ -378,11 +378,11 @@ fn report_process(sk: u64, kind: Kind, flags: RecordFlags) {
     });
 }
 
-/// Sends one record, if the filter wants the socket; `fill` sets what the hook knows. False if the
+/// Sends one record, if the filter admits the socket; `fill` sets what the hook knows. False if the
 /// record was lost because the ring is full.
 #[inline(always)]
 fn report(sk: u64, timer: Timer, kind: Kind, fill: impl FnOnce(&mut Record)) -> bool {
-    // Before there is a slot: what nobody wants must not fill the ring, nor count as lost.
+    // Before a slot is reserved: a filtered record must not take space in the ring, nor count as lost.
     if !is_wanted(sk) {
         return true;
     }
@@ -392,13 +392,13 @@ fn report(sk: u64, timer: Timer, kind: Kind, fill: impl FnOnce(&mut Record)) -> 
     };
     let slot = entry.as_mut_ptr();
     if !socket::read(sk, timer, slot) {
-        // Not with BPF_RB_NO_WAKEUP: the reader is woken for the slot it waits at, and may be
-        // waiting at this one.
+        // Not with BPF_RB_NO_WAKEUP: the reader is woken for the slot that it waits for, which may be
+        // this one.
         entry.discard(0);
         return true;
     }
     // SAFETY: the slot is ours until it is submitted. `read` has set `id`, `settings` and `after`, the
-    // rest is set here, and only then is it taken as a record.
+    // rest is set here, and only then is it used as a record.
     let record = unsafe {
         (*slot).kind = kind;
         (*slot).flags = BACKEND_FLAGS.load();
@@ -416,7 +416,7 @@ fn report(sk: u64, timer: Timer, kind: Kind, fill: impl FnOnce(&mut Record)) -> 
     true
 }
 
-/// The filter. Constants decide which reads and comparisons exist at all.
+/// The filter. Constants determine which reads and comparisons exist at all.
 #[inline(always)]
 fn is_wanted(sk: u64) -> bool {
     let socket = Direct(sk);
@@ -458,7 +458,7 @@ fn state(sk: u64) -> u8 {
     peek(sk + u64::from(layout!(skc_state)))
 }
 
-/// States in which setting SO_KEEPALIVE arms nothing.
+/// States in which setting SO_KEEPALIVE arms no timer.
 #[inline(always)]
 fn is_unarmed(state: u8) -> bool {
     state == TCP_CLOSE as u8 || state == TCP_LISTEN

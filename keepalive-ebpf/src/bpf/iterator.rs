@@ -1,8 +1,8 @@
-//! The listing: the kernel walks all TCP sockets of one network namespace (`iter/tcp`), or all
-//! open files (`iter/task_file`), and calls these programs with each, in the context of the process
-//! that reads.
+//! The listing: the kernel iterates over all TCP sockets of one network namespace (`iter/tcp`), or over
+//! all open files (`iter/task_file`), and calls these programs for each, in the context of the reading
+//! process.
 //!
-//! Sockets are read through typed pointers, which costs a load a field and touches nothing else.
+//! Full sockets are read through typed pointers, which needs one load per field and no scratch memory.
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
@@ -34,8 +34,8 @@ struct Meta {
     seq: *mut seq_file,
 }
 
-/// `struct bpf_iter__tcp`: what a program of this kind is called with. Pointers are the
-/// verifier's business: it knows their types.
+/// `struct bpf_iter__tcp`: the context of these programs. The verifier knows the types of the
+/// pointers.
 #[repr(C)]
 pub struct TcpContext {
     meta: *const Meta,
@@ -66,7 +66,7 @@ fn load<T>(pointer: *const c_void, offset: u32) -> T {
     }
 }
 
-/// A `struct tcp_sock` or `struct sock_common`, locked or held by the kernel meanwhile.
+/// A `struct tcp_sock` or `struct sock_common`, locked or referenced by the kernel during the call.
 struct Typed(*const c_void);
 
 impl Socket for Typed {
@@ -110,7 +110,7 @@ impl Socket for Typed {
 extern "C" fn list_tcp(ctx: *const TcpContext) -> i32 {
     // SAFETY: the kernel calls with a valid context; the verifier checks every access to it.
     let (sk, uid, meta) = unsafe { ((*ctx).sk_common, (*ctx).uid, (*ctx).meta) };
-    // After the last socket there is one more call, with none.
+    // After the last socket the kernel calls once more, without a socket.
     if sk.is_null() {
         return 0;
     }
@@ -124,7 +124,7 @@ extern "C" fn list_tcp(ctx: *const TcpContext) -> i32 {
         };
         small(&copy, sk as u64, state, snapshot);
         if !copy.is_intact() {
-            // Another program took the scratch memory over: the kernel shall call again.
+            // Another program took over the scratch memory: ask the kernel to call again.
             return 1;
         }
     } else {
@@ -139,7 +139,7 @@ extern "C" fn list_tcp(ctx: *const TcpContext) -> i32 {
     0
 }
 
-/// If the kernel's buffer is full it calls again with the same, once there is room.
+/// If the kernel's buffer is full it calls again with the same object, once there is space.
 #[inline(always)]
 fn write<T>(meta: *const Meta, record: &T) {
     // SAFETY: `seq` comes from the context, the record is on our stack.
@@ -156,7 +156,7 @@ fn write<T>(meta: *const Meta, record: &T) {
 fn full(tcp: &Typed, sk: u64, out: &mut Snapshot) {
     out.kind = SnapshotKind::Socket;
     out.known = Known::all();
-    // SAFETY: our own, of which nothing else is used meanwhile.
+    // SAFETY: a field of `out`, to which no other reference is used meanwhile.
     tcp.identity(sk, unsafe { place(&raw mut out.id) });
     // SAFETY: as above.
     tcp.settings(unsafe { place(&raw mut out.settings) });
@@ -170,7 +170,7 @@ fn full(tcp: &Typed, sk: u64, out: &mut Snapshot) {
             tcp.at(layout!(sk_max_ack_backlog)),
         )
     } else {
-        // As `tcp_diag_get_info`: a FIN counts in rcv_nxt and may put it behind.
+        // As `tcp_diag_get_info`: the difference may be negative after a FIN.
         let waiting = tcp
             .at::<u32>(layout!(rcv_nxt))
             .wrapping_sub(tcp.at(layout!(copied_seq)));
@@ -181,13 +181,13 @@ fn full(tcp: &Typed, sk: u64, out: &mut Snapshot) {
     };
 }
 
-/// A socket of TIME_WAIT or SYN_RECV: a timer, and little else. Copied, because the helpers that
-/// give typed pointers to these came one by one.
+/// A socket in TIME_WAIT or SYN_RECV: a timer and few other fields. Copied, because the helpers that
+/// return typed pointers to these were added in different kernels.
 #[inline(always)]
 fn small(copy: &Copy, sk: u64, state: u8, out: &mut Snapshot) {
     out.known = Known::ALL_TIMERS;
     out.id.sk = sk;
-    // SAFETY: our own, of which nothing else is used meanwhile.
+    // SAFETY: a field of `out`, to which no other reference is used meanwhile.
     copy.addresses(unsafe { place(&raw mut out.id) });
     out.id.local_port = copy.at(layout!(skc_num));
     out.id.mptcp = Mptcp::Unknown;
@@ -201,14 +201,14 @@ fn small(copy: &Copy, sk: u64, state: u8, out: &mut Snapshot) {
         out.sample.expires = copy.at(layout!(tw_expires));
     } else {
         out.kind = SnapshotKind::Request;
-        // As every tool shows it.
+        // NEW_SYN_RECV is internal: `ss` and `netstat` show SYN_RECV.
         out.id.state = TCP_SYN_RECV;
         out.sample.expires = copy.at(layout!(rsk_expires));
         out.sample.retransmits = copy.at(layout!(rsk_num_retrans));
     }
 }
 
-/// Open files that are sockets, of whatever family.
+/// Open files that are sockets, of any family.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 extern "C" fn list_files(ctx: *const FileContext) -> i32 {

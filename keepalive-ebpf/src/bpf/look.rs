@@ -1,11 +1,11 @@
-//! The program that user space runs itself (`BPF_PROG_TEST_RUN`, for raw tracepoints since 5.10) to look
-//! at one socket. Attached to nothing.
+//! The program that user space runs itself (`BPF_PROG_TEST_RUN`, for raw tracepoints since 5.10) to read
+//! one socket. It is not attached to a hook.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
 use crate::hooks;
 
-/// The argument is the address of a `struct sock`, as a record had it.
+/// The argument is the address of a `struct sock`, taken from a record.
 #[raw_tracepoint(tracepoint = "timer_start")]
 pub fn look(ctx: RawTracePointContext) -> i32 {
     hooks::look(ctx.arg(0)) as i32

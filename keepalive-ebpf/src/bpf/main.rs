@@ -1,9 +1,9 @@
 //! # The BPF side
 //!
-//! `fentry.rs` and `tracepoint.rs` are the two backends: entry points that find the socket in
-//! their arguments and call a hook body. `hooks.rs` has the bodies, which don't know who called.
-//! `iterator.rs` lists all sockets, `look.rs` reads one on request. `socket.rs` reads a socket, `maps.rs` has all shared state. User
-//! space loads the programs of one backend only, or the iterator.
+//! `fentry.rs` and `tracepoint.rs` are the two backends: entry points that take the socket from
+//! their arguments and call a hook body. `hooks.rs` has the bodies, which are independent of the backend.
+//! `iterator.rs` lists all sockets, `look.rs` reads one on request. `socket.rs` reads a socket, `maps.rs`
+//! has all shared state. User space loads the programs of one backend only, or the iterator.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 mod fentry;
@@ -16,7 +16,7 @@ mod self_test;
 mod socket;
 mod tracepoint;
 
-/// The kernel lends its GPL-only helpers (`bpf_probe_read_kernel`, …) to nobody else.
+/// The kernel allows its GPL-only helpers (`bpf_probe_read_kernel`, …) only with a GPL licence.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
@@ -27,6 +27,6 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// On the host this target exists to be checked, linted and read.
+/// On the host this target exists only for `cargo check` and clippy.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

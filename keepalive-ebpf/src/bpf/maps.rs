@@ -1,4 +1,4 @@
-//! Everything the programs share: the globals user space injects, the ring, and the per-CPU
+//! Everything the programs share: the globals that user space sets, the ring, and the per-CPU
 //! notes that connect the entry of a kernel function with its exit.
 
 use aya_ebpf::{
@@ -10,7 +10,7 @@ use keepalive_ebpf::{
     Filter, KernelLayout, Loss, RecordFlags, SOCK_COPY_MAX, SelfTest, TcpSample, TimerFunctions,
 };
 
-/// Where this kernel keeps its fields. Read through [`layout!`], field by field, so that the
+/// The offsets of the kernel's fields. Read through [`layout!`], field by field, so that the
 /// verifier sees constants.
 #[unsafe(no_mangle)]
 pub static LAYOUT: Global<KernelLayout> = Global::new(LAYOUT_UNSET);
@@ -23,11 +23,11 @@ pub static FILTER: Global<Filter> = Global::new(FILTER_UNSET);
 #[unsafe(no_mangle)]
 pub static BACKEND_FLAGS: Global<RecordFlags> = Global::new(RecordFlags::empty());
 
-/// 1 = diagnostics through aya-log (`-v`); 0 lets the verifier delete them.
+/// 1 = diagnostics through aya-log (`-v`); 0 lets the verifier remove them.
 #[unsafe(no_mangle)]
 pub static VERBOSE: Global<u32> = Global::new(0);
 
-// Zeros: user space always overrides them.
+// Zeros: user space always sets them before load.
 const LAYOUT_UNSET: KernelLayout =
     // SAFETY: both types are plain integers, for which all-zero is a value.
     unsafe { core::mem::zeroed() };
@@ -55,7 +55,7 @@ macro_rules! filter {
 }
 pub(crate) use {constant, filter, layout};
 
-/// The way out. User space sets the size before load.
+/// The ring buffer for records. User space sets its size before load.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
@@ -67,8 +67,8 @@ pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::COUNT,
 #[inline(always)]
 pub fn count_loss(loss: Loss) {
     if let Some(count) = LOSSES.get_ptr_mut(loss as u32) {
-        // SAFETY: this CPU's map value. A program that preempts this one may count meanwhile, and
-        // be forgotten: the price of doing without atomics, which Rust has none of for BPF.
+        // SAFETY: this CPU's map value. A program that preempts this one may count meanwhile, and its
+        // count may be lost: Rust has no atomics for BPF.
         unsafe { *count += 1 };
     }
 }
@@ -76,7 +76,7 @@ pub fn count_loss(loss: Loss) {
 /// A copy of one socket, to read fields from.
 #[repr(C)]
 pub struct Scratch {
-    /// Whose copy it is: unique to each use, because a program can be interrupted or preempted
+    /// The user of the copy: unique for each use, because a program can be interrupted or preempted
     /// by another one on the same CPU.
     pub owner: u64,
     pub sock: [u8; SOCK_COPY_MAX],
@@ -85,10 +85,10 @@ pub struct Scratch {
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// What is remembered from the entry of a kernel function until its exit, on one CPU.
+/// What is noted from the entry of a kernel function until its exit, on one CPU.
 #[repr(C)]
 pub struct InFlight {
-    /// The socket it is about; 0 = none.
+    /// The socket; 0 = none.
     pub sk: u64,
     /// Return value of `tcp_write_wakeup`, if `wakeup_seen`.
     pub wakeup_result: i32,
@@ -109,12 +109,12 @@ pub const IN_KEEPALIVE_TIMER: u32 = 0;
 pub const IN_WRITE_TIMER: u32 = 1;
 /// `tcp_ack`.
 pub const IN_ACK: u32 = 2;
-/// `tcp_finish_connect`, from its state change to its arming of the timer (tracepoint only).
+/// `tcp_finish_connect`, from its state change until it arms the timer (tracepoint only).
 pub const IN_CONNECT: u32 = 3;
 const IN_KINDS: u32 = 4;
 
 /// Sockets reported while SO_KEEPALIVE was off (zero-window probes, keepalive switched off): the
-/// flag does not mark them as ours when they end.
+/// flag does not mark them as tracked when they end.
 #[map]
 pub static REPORTED: HashMap<u64, u8> = HashMap::with_max_entries(16384, 0);
 

@@ -1,4 +1,4 @@
-//! The current task's process, where it is the one that acts on the socket.
+//! The current task's process, in hooks where it is the one that acts on the socket.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task};
 use keepalive_ebpf::{Record, RecordFlags};
@@ -13,9 +13,9 @@ const TCP_ESTABLISHED: u8 = 1;
 const TCP_SYN_SENT: u8 = 2;
 const TCP_CLOSE_WAIT: u8 = 8;
 
-/// Whether the change to CLOSE is `tcp_close` discarding unread data or lingering for no time: it
-/// has shut both directions before, and no other way leads from these states with both shut. So
-/// the current task lets go of the last descriptor; with `ss -K` (`tcp_abort`) it is a stranger.
+/// Whether the change to CLOSE comes from `tcp_close` discarding unread data or with a linger time of 0:
+/// it has shut down both directions before, and no other path leaves these states with both shut down. So
+/// the current task closes the last descriptor; with `ss -K` (`tcp_abort`) it does not own the socket.
 #[inline(always)]
 pub fn is_closing(record: &Record) -> bool {
     const BOTH: u8 = 3;
@@ -27,8 +27,8 @@ pub fn is_closing(record: &Record) -> bool {
         )
 }
 
-/// Names the current task's process, unless it is a kernel thread. By the name of the group's
-/// leader, as /proc/PID/comm: a thread may have a name of its own.
+/// Records the current task's process, unless it is a kernel thread. The name is that of the thread group
+/// leader, as in /proc/PID/comm: a thread may have its own name.
 #[inline(always)]
 pub fn name_process(record: &mut Record) {
     // SAFETY: no arguments, no side effects.

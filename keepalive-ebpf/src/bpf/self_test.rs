@@ -1,5 +1,5 @@
-//! What the self-test of user space takes: its socket read exactly as for an event, and proof of where
-//! its timers are.
+//! The programs of the self-test: they read its socket exactly as for an event, and find the offsets of
+//! its timers.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task};
 use keepalive_ebpf::{Kind, Record};
@@ -10,7 +10,7 @@ use crate::{
     socket::{self, Direct, Socket as _, Timer, peek},
 };
 
-/// `timer_start` of any timer while a self-test runs: proves where the test socket's timers are.
+/// `timer_start` of any timer while a self-test runs: shows the addresses of the test socket's timers.
 #[inline(always)]
 pub fn timer_start(timer: u64) {
     let Some(test) = SELF_TEST.get_ptr_mut(0) else {
@@ -18,7 +18,7 @@ pub fn timer_start(timer: u64) {
     };
     // SAFETY: a map value; user space reads it only after the test's system calls returned.
     let test = unsafe { &mut *test };
-    // SAFETY: an integer in a place of its size and alignment.
+    // SAFETY: an integer at an address valid for its size and alignment.
     let sk = unsafe { (*(&raw const test.record).cast::<Record>()).id.sk };
     if test.peer_port == 0 || sk == 0 {
         return;
@@ -50,8 +50,8 @@ pub fn state_change(sk: u64) {
     {
         // SAFETY: no arguments, no side effects.
         let task = unsafe { bpf_get_current_task() };
-        // SAFETY: a place of the size and alignment of a record; nothing is read from it. What is not
-        // set is zero.
+        // SAFETY: the memory has the size and alignment of a record; nothing is read from it. Fields
+        // that are not set are zero.
         unsafe {
             (*record).kind = Kind::Looked;
             (*record).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;

@@ -1,8 +1,8 @@
-//! Reading a socket: one wide copy of the `struct tcp_sock` into per-CPU scratch memory, then
-//! plain loads at the offsets of the layout. The few facts behind pointers cost a read each.
+//! Reads a socket: one wide copy of the `struct tcp_sock` into per-CPU scratch memory, then
+//! plain loads at the offsets of the layout. The few values behind pointers need one read each.
 //!
-//! All reads are of memory that may be anything: `bpf_probe_read_kernel` cannot fault, and TCP
-//! sockets live in type-stable memory, so a stale address gives stale numbers, never a crash.
+//! All reads are of memory with unknown contents: `bpf_probe_read_kernel` cannot fault, and TCP
+//! sockets are in type-stable memory, so a stale address gives stale values, not a crash.
 
 use core::mem::MaybeUninit;
 
@@ -114,7 +114,7 @@ pub trait Socket {
         }
     }
 
-    /// What all kinds of sockets have: who is connected to whom, where.
+    /// The fields common to all kinds of sockets: addresses, ports and namespace.
     #[inline(always)]
     fn addresses(&self, out: &mut MaybeUninit<Identity>) {
         let family = self.at(layout!(skc_family));
@@ -141,7 +141,7 @@ pub trait Socket {
             .map(|offset| [self.at(offset), self.at(offset + 8)])
     }
 
-    /// Also of a socket that reached CLOSE, where `skc_num` is gone.
+    /// Also for a socket that reached CLOSE, where `skc_num` is 0.
     #[inline(always)]
     fn local_port(&self) -> u16 {
         u16::from_be(self.at(layout!(inet_sport)))
@@ -152,7 +152,7 @@ pub trait Socket {
         u16::from_be(self.at(layout!(skc_dport)))
     }
 
-    /// Sets all of `out`, in place: as a value it would go over the stack.
+    /// Sets all of `out`, in place: as a value it would be copied over the stack.
     #[inline(always)]
     fn identity(&self, sk: u64, out: &mut MaybeUninit<Identity>) {
         let flags = self.flags();
@@ -171,7 +171,7 @@ pub trait Socket {
         set!(out.error_soft = self.at(layout!(sk_err_soft)));
     }
 
-    /// The kernel's is a `bool`.
+    /// The kernel's field is a `bool`.
     #[inline(always)]
     fn mptcp(&self) -> Mptcp {
         if layout!(is_mptcp) == ABSENT {
@@ -222,7 +222,8 @@ pub trait Socket {
         self.cgroup_by_reading()
     }
 
-    /// As [`Socket::cgroup`], where types are not to be had. On 5.10 tag bits in the pointer mean "none of its own".
+    /// As [`Socket::cgroup`], where typed pointers are not available. On 5.10 tag bits in the pointer mean
+    /// that the socket has no cgroup of its own.
     #[inline(always)]
     fn cgroup_by_reading(&self) -> u64 {
         if layout!(sk_cgrp_data) == ABSENT
@@ -240,7 +241,7 @@ pub trait Socket {
     }
 }
 
-/// A socket of which little is wanted: each field is a read of its own.
+/// A socket of which only a few fields are needed: each field is a separate read.
 pub struct Direct(pub u64);
 
 impl Socket for Direct {
@@ -298,7 +299,7 @@ impl Copy {
         Some(Self { scratch, owner })
     }
 
-    /// Whether nobody else has used the scratch memory since.
+    /// Whether no other program has used the scratch memory since.
     #[inline(always)]
     pub fn is_intact(&self) -> bool {
         // SAFETY: `scratch` is this CPU's map value.
@@ -336,8 +337,9 @@ impl Socket for Copy {
     }
 }
 
-/// Reads the socket at `sk` into `id`, `settings` and `after` of `record`, which need be no record yet.
-/// Tries again if another program took the scratch memory over; false, and counted, if in vain.
+/// Reads the socket at `sk` into `id`, `settings` and `after` of `record`, which need not be a valid
+/// record yet. Retries if another program took over the scratch memory; if that fails it counts a loss
+/// and returns false.
 #[inline(never)]
 pub fn read(sk: u64, timer: Timer, record: *mut Record) -> bool {
     for _ in 0..3 {
@@ -358,10 +360,10 @@ pub fn read(sk: u64, timer: Timer, record: *mut Record) -> bool {
     false
 }
 
-/// Memory for a `T`, whatever is in it now.
+/// Memory for a `T`, with any contents.
 ///
 /// # Safety
-/// `pointer` is valid for writes, and nothing else uses what is there meanwhile.
+/// `pointer` is valid for writes, and nothing else uses that memory meanwhile.
 #[inline(always)]
 pub unsafe fn place<'a, T>(pointer: *mut T) -> &'a mut MaybeUninit<T> {
     // SAFETY: as above.
@@ -376,7 +378,7 @@ where
 {
     let words = value.as_mut_ptr().cast::<u64>();
     for index in 0..size_of::<T>() / size_of::<u64>() {
-        // SAFETY: inside `value`, whose type is a multiple of words and as aligned.
+        // SAFETY: inside `value`, whose size is a multiple of words and which is aligned as a word.
         unsafe { words.add(index).write_volatile(0) };
     }
     // SAFETY: all zero is a value of T.
@@ -395,7 +397,7 @@ pub fn is_v4(address: [u64; 2]) -> bool {
     address[0] == 0 && address[1] as u32 == V4_MAPPED
 }
 
-/// Two words as they lie in memory.
+/// Two words in memory order.
 #[inline(always)]
 fn bytes(words: [u64; 2]) -> [u8; 16] {
     // SAFETY: both are 16 bytes of plain data.

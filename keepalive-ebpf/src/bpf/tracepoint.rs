@@ -1,14 +1,14 @@
-//! The tracepoint backend: raw tracepoints around every timer of the machine, left at once
-//! unless the timer is TCP's. For kernels or policies that refuse trampolines. Raw, because that
-//! needs no tracefs and gives the kernel's own pointers.
+//! The tracepoint backend: raw tracepoints around every timer of the machine, which return at once
+//! unless the timer is TCP's. For kernels or policies that do not allow trampolines. Raw tracepoints need
+//! no tracefs and pass the kernel's own pointers.
 //!
-//! It does not see `tcp_write_wakeup` return, nor a write timer deferred to `release_sock`.
+//! It does not observe the return of `tcp_write_wakeup`, nor a write timer deferred to `release_sock`.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
 use crate::{hooks, maps::layout, self_test, socket::try_peek};
 
-/// The callback of a timer; a timer that cannot be read is a loss, and counted.
+/// The callback of a timer; a timer that cannot be read is counted as a loss.
 #[inline(always)]
 fn function_of(timer: u64) -> Option<u64> {
     try_peek(timer + u64::from(layout!(timer_function)))
@@ -29,7 +29,7 @@ pub fn tp_timer_expire_entry(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// The timer may be re-armed or freed by now: only its address counts.
+/// The timer may be re-armed or freed by now: only its address is used.
 #[raw_tracepoint(tracepoint = "timer_expire_exit")]
 pub fn tp_timer_expire_exit(ctx: RawTracePointContext) -> i32 {
     let timer: u64 = ctx.arg(0);
@@ -53,7 +53,7 @@ pub fn tp_state_change(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Loaded for the time of the self-test only, with either backend.
+/// Loaded only during the self-test, with either backend.
 #[raw_tracepoint(tracepoint = "timer_start")]
 pub fn self_test_timer_start(ctx: RawTracePointContext) -> i32 {
     self_test::timer_start(ctx.arg(0));

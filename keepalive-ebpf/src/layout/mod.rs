@@ -1,14 +1,14 @@
-//! The layout: where the running kernel keeps the fields we read, resolved from its BTF by user
-//! space and injected as a read-only global. No kernel struct is compiled in.
+//! The layout: the offsets of the fields we read in the running kernel, resolved from its BTF by user
+//! space and set as a read-only global. No kernel struct is compiled in.
 //!
 //! One table, [`table`], has a row per field. The struct that the programs read, the list that user
-//! space resolves, and what `doctor` shows of it are all made of these rows: a member without a row
-//! cannot be written down, nor a row without a member.
+//! space resolves, and the output of `doctor` are all generated from these rows: a member without a row
+//! does not compile, nor does a row without a member.
 
 /// Offset of a field this kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
-/// Most bytes of a `struct tcp_sock` a program copies. Above any kernel's `KernelLayout::copy_len`.
+/// Maximum bytes of a `struct tcp_sock` a program copies. Above any kernel's `KernelLayout::copy_len`.
 pub const SOCK_COPY_MAX: usize = 4096;
 
 /// One row of the table.
@@ -17,32 +17,32 @@ pub struct Field {
     /// The member of [`KernelLayout`].
     pub name: &'static str,
     pub place: Place,
-    /// `struct.member`, the member by dotted path; the first that a kernel has is taken. The
+    /// `struct.member`, the member by dotted path; the first one that the kernel has is used. The
     /// enumerator of a [`Place::Flag`].
     pub alternatives: &'static [&'static str],
-    /// In bytes; [`ANY`] where kernels differ and nothing reads the whole.
+    /// In bytes; [`ANY`] where kernels differ and no program reads the whole member.
     pub size: u32,
     pub need: Need,
     pub comparison: Comparison,
 }
 
-/// [`Field::size`]: any.
+/// [`Field::size`]: any size.
 pub const ANY: u32 = 0;
 
-/// What the word of a field is.
+/// The meaning of a field's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// Bytes to copy of a `struct tcp_sock`: a multiple of 8, at most [`SOCK_COPY_MAX`].
     SocketLength,
     /// Bytes to copy of a `struct inet_timewait_sock` or `struct request_sock`.
     MiniLength,
-    /// Offset from the `struct sock`, the address of the `struct tcp_sock` as well.
+    /// Offset from the `struct sock`, which is also the address of the `struct tcp_sock`.
     Socket,
-    /// As [`Place::Socket`], in `struct sock_common`, which the small sockets begin with, too.
+    /// As [`Place::Socket`], in `struct sock_common`, which is also the first member of the small sockets.
     Common,
     /// Offset in one of the small sockets of TIME_WAIT and SYN_RECV.
     Mini,
-    /// Offset in another struct: the one named in the alternative, or the whole that contains it.
+    /// Offset in another struct: the one named in the alternative, or the type that contains it.
     Other,
     /// `1 << enumerator`.
     Flag,
@@ -50,30 +50,30 @@ pub enum Place {
     Tag(u32),
 }
 
-/// What becomes of it where a kernel does not have the field.
+/// What happens if a kernel does not have the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// The kernel is refused.
+    /// The kernel is not supported.
     Required,
-    /// [`ABSENT`]; what is lost.
+    /// [`ABSENT`]; the text names what is not available then.
     Optional(&'static str),
-    /// [`ABSENT`], and nothing is lost; what is read instead.
+    /// [`ABSENT`], without a restriction; the text names what is read instead.
     Instead(&'static str),
 }
 
-/// Whether the self-test compares what the programs read there with what the kernel reports otherwise.
+/// Whether the self-test compares what the programs read there with what the kernel reports elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparison {
-    /// Compared; with what.
+    /// Compared; the text names with what.
     Compared(&'static str),
-    /// Compared, but the socket of the self-test has 0 there, and other places may have 0 as well;
-    /// with what.
+    /// Compared, but the value is 0 for the socket of the self-test, and a wrong offset may contain 0 as
+    /// well; the text names with what.
     AsZero(&'static str),
-    /// Not compared; why.
+    /// Not compared; the text gives the reason.
     NotCompared(&'static str),
 }
 
-/// Structs that must begin with this member: offsets of either are used on one pointer.
+/// Structs that must begin with this member: offsets of both are used on one pointer.
 pub const NESTED: [&str; 7] = [
     "tcp_sock.inet_conn",
     "inet_connection_sock.icsk_inet",
@@ -85,10 +85,10 @@ pub const NESTED: [&str; 7] = [
 ];
 
 /// Some vendors' kernels run a tracing program that process 1 did not load only while another process is
-/// the current one (looked at in `bpf_trace_run*`): those have this member.
+/// the current one (checked in `bpf_trace_run*`): these kernels have this member.
 pub const INIT_OWNED: &str = "bpf_prog_aux.init_owned";
 
-/// Makes the struct and the list of the rows.
+/// Generates the struct and the list from the rows.
 macro_rules! layout {
     ($(
         $(#[doc = $doc:literal])*

@@ -1,4 +1,4 @@
-//! The table of fields: name, what it is, alternatives, size, whether a kernel must have it, whether the
+//! The table of fields: name, meaning, alternatives, size, whether a kernel must have it, whether the
 //! self-test compares it.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -12,10 +12,10 @@ use super::{
 };
 
 layout! {
-    /// Bytes of the socket to copy so that every field of it is in.
-    copy_len: SocketLength, [], ANY, Required, NotCompared("made of the other rows");
+    /// Bytes of the socket to copy so that every field of it is included.
+    copy_len: SocketLength, [], ANY, Required, NotCompared("computed from the other rows");
     /// As `copy_len`, for the small sockets of TIME_WAIT and SYN_RECV.
-    mini_copy_len: MiniLength, [], ANY, Required, NotCompared("made of the other rows");
+    mini_copy_len: MiniLength, [], ANY, Required, NotCompared("computed from the other rows");
 
     /// The keepalive timer.
     keepalive_timer: Socket, [
@@ -62,7 +62,7 @@ layout! {
     /// For the word at `skc_flags`.
     flag_keepopen: Flag, ["SOCK_KEEPOPEN"], ANY, Required, Compared("SO_KEEPALIVE");
     sk_protocol: Socket, ["sock.sk_protocol"], 2, Required,
-        Compared("programs pass over what is not TCP");
+        Compared("programs skip sockets of other protocols");
     sk_err: Socket, ["sock.sk_err"], 4, Required, AsZero("the socket has no error");
     sk_err_soft: Socket, ["sock.sk_err_soft"], 4, Required, AsZero("the socket has no error");
     sk_shutdown: Socket, ["sock.sk_shutdown"], 1, Required, Compared("shutdown");

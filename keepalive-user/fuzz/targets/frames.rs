@@ -1,5 +1,5 @@
-//! Any bytes as the contents of a block in a sound recording of each version: every record there can be goes
-//! through decoder and tracker, and comes out as JSON.
+//! Any bytes as the contents of a block in a valid recording of each version: every possible record goes
+//! through decoder and tracker, and is output as JSON.
 #![no_main]
 
 use keepalive_user::fuzzing;

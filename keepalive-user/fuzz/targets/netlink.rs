@@ -1,4 +1,4 @@
-//! Any bytes as a datagram of sock_diag: sockets, as `list` shows them, or nothing.
+//! Any bytes as a datagram of sock_diag: sockets, as `list` prints them, or nothing.
 #![no_main]
 
 use keepalive_user::fuzzing;

@@ -1,9 +1,9 @@
-//! Any bytes as a recording: told to the end, or an error; never a panic, never much memory.
+//! Any bytes as a recording: replayed to the end, or an error; never a panic, never much memory.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    // Checksums are not looked at under the fuzzer, or it would get no further.
+    // Checksums are not verified under the fuzzer: it could not produce valid ones.
     let _ = keepalive_user::fuzzing::fold(bytes);
 });

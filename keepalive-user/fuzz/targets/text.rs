@@ -1,4 +1,4 @@
-//! Any bytes as the contents of a block in a sound recording of each version, as text with its summary.
+//! Any bytes as the contents of a block in a valid recording of each version, as text with its summary.
 #![no_main]
 
 use keepalive_user::fuzzing;

@@ -124,7 +124,7 @@ fn fail_on(name: &str) -> FailOn {
 }
 
 impl Audit {
-    /// What is reported, except for the middleboxes, which the command resolves.
+    /// The options of the audit, except for the middleboxes, which the command resolves.
     ///
     /// # Errors
     /// A usage error, if the ignore file cannot be read.
@@ -156,7 +156,7 @@ impl Audit {
     }
 }
 
-/// What a trace reports (`trace --audit`).
+/// The options of the audit in a trace (`trace --audit`).
 pub fn wanted_of_trace(trace: &Trace) -> Wanted {
     Wanted {
         pid: trace.select.pid,

@@ -86,7 +86,7 @@ pub enum Switch {
     Off,
 }
 
-/// States as `ss` spells them; the names of the JSON are understood too.
+/// States as `ss` spells them; the names in the JSON are accepted too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum State {
     #[value(alias = "estab")]

@@ -190,7 +190,7 @@ impl Loading {
     /// A live session of the selected sockets.
     ///
     /// # Errors
-    /// If the selection names what does not exist.
+    /// If the selection names a namespace or cgroup that does not exist.
     pub fn request(&self, select: &Selection) -> Result<Request> {
         Ok(Request {
             options: Options {
@@ -213,7 +213,7 @@ impl Loading {
     }
 }
 
-/// What is dropped after the start.
+/// Whether the command enters the sandbox after the start.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Sandbox {
     /// Keep all capabilities, system calls and files after the start (see `keepalive doctor`)
@@ -261,7 +261,7 @@ fn duration(text: &str) -> Result<Duration> {
     } else {
         Cow::Borrowed(text)
     };
-    // What jiff reports is for those who program with it.
+    // jiff's errors are written for programmers, so they are replaced.
     let duration = SpanParser::new()
         .parse_duration(with_unit.as_bytes())
         .map_err(|_| anyhow!("not a time: use ms, s, m or h, as in {DURATIONS}"))?;

@@ -1,4 +1,4 @@
-//! Arguments about recordings: making, replaying and rendering them.
+//! Arguments for recordings: making, replaying and rendering them.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// The recording that is asked for.
+    /// The requested recording.
     pub fn plan(&self) -> Option<Plan> {
         let limits = Limits {
             size: self.record_size,
@@ -112,9 +112,9 @@ pub struct Report {
     pub select: Selection,
 }
 
-/// Bytes, with K, M or G for powers of 1024, as `split`, `truncate` and `journalctl` take them. The crates
-/// that read sizes (bytesize, parse-size) read `100M` as 100,000,000 bytes, or need an option against that,
-/// and take fractions; what is left of them for three letters is not less than this.
+/// Bytes, with K, M or G for powers of 1024, as in `split`, `truncate` and `journalctl`. The crates that
+/// parse sizes (bytesize, parse-size) read `100M` as 100,000,000 bytes, or need an option against that, and
+/// accept fractions; using one would not save code.
 fn size(text: &str) -> Result<u64> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())

@@ -47,13 +47,13 @@ pub fn run(arguments: &Audit) -> Result<Exit> {
     match written {
         Err(error) if !is_broken_pipe(&error) => Err(error),
         _ if failed => Ok(Exit::Findings),
-        // Nothing found among what could be seen is not nothing.
+        // Without findings, an incomplete listing does not show that there is no problem.
         _ if is_blind => Ok(Exit::NotPermitted),
         _ => Ok(Exit::Success),
     }
 }
 
-/// What is between the ends, by network namespace.
+/// The middleboxes between the ends, by network namespace.
 fn middleboxes(arguments: &Audit, namespaces: &[Namespace]) -> Result<BTreeMap<u32, Middlebox>> {
     let inodes = namespaces.iter().map(|namespace| namespace.inode);
     let everywhere =

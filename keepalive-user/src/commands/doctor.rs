@@ -1,6 +1,6 @@
-//! `keepalive doctor`: one screen that shows whether `trace` works on this machine, by trying: what the
-//! kernel exports, which capabilities we hold, how every hook of every backend fares, and the remedy for
-//! what does not work.
+//! `keepalive doctor`: one screen that shows whether `trace` works on this machine, by trying: the kernel's
+//! exports, the capabilities of this process, the result of every hook of every backend, and the remedy for
+//! each failure.
 
 use std::io::Write;
 
@@ -172,7 +172,7 @@ fn field_report(row: &Row) -> FieldReport {
     }
 }
 
-/// Lists the sockets of this namespace, and sees from where.
+/// Lists the sockets of this namespace, and reports the source.
 fn list_report(options: &Options) -> ListReport {
     let listed = Lister::open(None, options).and_then(|mut lister| {
         let listing = lister.list(&[Namespace::current()?], false, &|_: &Snapshot| false)?;
@@ -256,7 +256,7 @@ fn read_line(path: &str) -> Option<String> {
     Some(files::read_kernel(path).ok()?.trim_end().to_owned())
 }
 
-/// What each command gives up here once its privileged part is over, found out by giving it up on
+/// The restrictions of each command on this machine after its privileged part, found by applying them on
 /// threads that then end.
 fn sandbox_report(with_sock_diag: bool) -> SandboxReport {
     let listing = Needs {
@@ -273,7 +273,7 @@ fn sandbox_report(with_sock_diag: bool) -> SandboxReport {
         (&["list", "audit", "explain", "doctor"], Needs::printing()),
     ];
     let tried = commands.map(|(names, needs)| command_report(names, sandbox::try_out(&needs)));
-    // What the last one cannot have this machine does not allow; the others do not want it.
+    // The last command uses every restriction: one that is missing there is not possible on this machine.
     let status = if tried.iter().any(|it| it.system_calls.is_none())
         || tried.last().is_some_and(|it| !it.not_applied.is_empty())
     {

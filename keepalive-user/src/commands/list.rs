@@ -46,17 +46,17 @@ use crate::{
     },
 };
 
-/// Rows that decide how wide columns are; longer ones among the rest stand out.
+/// The number of rows that determine the column widths; longer values in later rows exceed them.
 const FITTED: usize = 1000;
 
-/// Lines that one thread makes before they are written.
+/// Lines that one thread formats before they are written.
 const AT_ONCE: usize = 4096;
 
-/// Where the lines go.
+/// The destination of the lines.
 enum Writer {
     /// One listing: a slow reader delays it.
     Direct(BufWriter<io::StdoutLock<'static>>),
-    /// One listing after the other: a slow reader misses whole ones, and delays none.
+    /// Repeated listings: a slow reader misses whole ones, and delays none.
     Live { gathered: Vec<u8>, queued: Queued },
 }
 
@@ -148,13 +148,13 @@ struct Command<'a> {
     writer: Writer,
 }
 
-/// What rows are made of.
+/// The data of the rows.
 struct Making<'a> {
     listing: &'a Listing,
     clock: Clock,
     /// By cgroup id; none if they are not shown.
     places: FxHashMap<u64, Place>,
-    /// The process that stands first, if it is among a socket's owners.
+    /// The process to print first, if it is among a socket's owners.
     first: Option<u32>,
 }
 
@@ -175,7 +175,7 @@ impl Making<'_> {
         row
     }
 
-    /// The lines of all sockets, in order: made by all processors, some thousands at once.
+    /// Writes the lines of all sockets, in order. All CPUs format them, some thousands at a time.
     fn write(&self, style: Style, writer: &mut impl Write) -> Result<()> {
         let workers = available_parallelism().map_or(1, NonZero::get);
         let mut texts: Vec<Text> = Vec::new();
@@ -209,7 +209,7 @@ impl Making<'_> {
 }
 
 impl Command<'_> {
-    /// Lists again and again until a signal ends it.
+    /// Repeats the listing until a signal ends it.
     fn watch(&mut self, seconds: u32) -> Result<()> {
         // The second signal ends it at once, also in the middle of a listing.
         stop::install()?;
@@ -303,7 +303,7 @@ impl Command<'_> {
         }
     }
 
-    /// Where the sockets' cgroups are, if that is shown.
+    /// The paths of the sockets' cgroups, if they are printed.
     fn places(&mut self, listing: &Listing) -> FxHashMap<u64, Place> {
         let mut places = FxHashMap::default();
         if self.arguments.json || self.arguments.wide {

@@ -1,4 +1,4 @@
-//! What packages ship beside the binary, made of the one description of the command line.
+//! Shell completions and manual pages, generated from the definition of the command line.
 
 use std::io::Write;
 
@@ -12,7 +12,7 @@ use crate::{
 
 /// The completions for a shell.
 pub fn completions(shell: clap_complete::Shell, out: &mut impl Write) -> Result<()> {
-    // In memory first: the generator panics where it cannot write.
+    // Written to memory first, because the generator panics if a write fails.
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "keepalive", &mut text);
     out.write_all(&text).context("cannot write")
@@ -21,7 +21,7 @@ pub fn completions(shell: clap_complete::Shell, out: &mut impl Write) -> Result<
 /// The manual page of `keepalive`, or of one of its commands.
 pub fn page(of: Option<&str>, out: &mut impl Write) -> Result<()> {
     let mut all = Cli::command();
-    // Gives each command its full name and the version.
+    // This gives each command its full name and the version.
     all.build();
     let command = match of {
         None => &all,

@@ -1,7 +1,7 @@
 //! # Commands
 //!
-//! One file per command: it connects the pieces of the layers below and returns an exit code. No
-//! logic that would be worth a test of its own.
+//! One file per command: it connects the pieces of the layers below and returns an exit code. It has no
+//! logic that needs a test of its own.
 
 mod audit;
 mod doctor;

@@ -27,9 +27,9 @@ pub fn live(json: bool, path: Option<&Path>) -> Result<Box<dyn Output>> {
 /// A report that is written to this file at the end.
 ///
 /// # Errors
-/// If its suffix asks for no format, or the file cannot be written.
+/// If its suffix is not a known format, or the file cannot be written.
 pub fn report(path: &Path, socket: Option<Target>, force: bool) -> Result<Box<dyn Output>> {
-    // Now, so that a bad path fails before the work is done; nothing stays if we are killed.
+    // Checked now, so that a bad path fails before the work is done. If the process is killed, no file remains.
     let format = Report::format(path)?;
     let file = NewFile::plan(path, force)?;
     let save = Box::new(move |contents: &[u8]| file.write(contents));

@@ -21,7 +21,7 @@ use crate::{
     output::{Format, Lines},
 };
 
-/// Progress is shown when this has passed, and as often.
+/// Progress is printed after this time, and then at this interval.
 const PROGRESS: Duration = Duration::from_millis(500);
 
 /// Runs `keepalive replay`.
@@ -111,7 +111,7 @@ fn print(stats: &ReplayStats) -> io::Result<()> {
     )
 }
 
-/// How far a long replay is, on a terminal.
+/// The progress of a long replay, on a terminal.
 struct Progress {
     total: Option<u64>,
     since: Instant,
@@ -140,7 +140,7 @@ impl Progress {
         let percent = bytes.saturating_mul(100) / total;
         let filled = usize::try_from(percent / 4).unwrap_or(25).min(25);
         eprint!("\r[{:25}] {percent} %", "=".repeat(filled));
-        // Nowhere to complain.
+        // A write error cannot be reported.
         let _ = io::stderr().flush();
     }
 

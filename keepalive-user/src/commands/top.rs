@@ -43,7 +43,7 @@ const PACE: Pace = Pace {
     tick: Duration::from_millis(250),
     gather: Duration::from_millis(100),
 };
-/// No two frames are closer than this.
+/// The minimum time between two frames.
 const FRAME: Duration = Duration::from_millis(100);
 /// Limits of a recording: one compressed file.
 const LIMITS: Limits = Limits {
@@ -102,16 +102,16 @@ struct Running {
     screen: Screen,
     live: Live,
     top: Rc<RefCell<Top>>,
-    /// The recording that is being made.
+    /// The running recording.
     file: Option<PathBuf>,
-    /// When a frame was drawn last.
+    /// The time of the last frame.
     drawn: Option<Instant>,
-    /// Something has changed since.
+    /// Whether the model has changed since.
     stale: bool,
 }
 
 impl Running {
-    /// The loop; gives the recording that was still being made at the end.
+    /// The loop; returns the recording that was still running at the end.
     async fn run(mut self) -> Result<Option<PathBuf>> {
         let outcome = self.watch().await;
         let closed = self.screen.close();
@@ -129,13 +129,13 @@ impl Running {
                 // Keys first, then the screen: a flood of records must delay neither.
                 biased;
                 ready = keyboard.readable() => {
-                    // Cleared before the keys are read: what comes meanwhile wakes us again.
+                    // Readiness is cleared before the keys are read: a later key wakes the loop again.
                     ready?.clear_ready();
                     if !self.keys()? {
                         return Ok(());
                     }
                 }
-                // Taken at once: crossterm reports it before the next key, and leaves that unread.
+                // Handled at once: crossterm reports it before the next key, and leaves that unread.
                 _ = resized.recv() => if !self.keys()? {
                     return Ok(());
                 },
@@ -152,7 +152,7 @@ impl Running {
     fn draw(&mut self) -> Result<()> {
         let now = self.live.session.now();
         let mut top = self.top.borrow_mut();
-        // What the terminal has not taken is tried again.
+        // A frame that the terminal has not taken is drawn again.
         self.stale = !self.screen.draw(|frame| top.draw(now, frame))?;
         self.drawn = Some(Instant::now());
         Ok(())

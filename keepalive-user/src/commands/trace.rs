@@ -46,7 +46,7 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
     if let Some(path) = &arguments.report {
         outputs.push(outputs::report(path, None, arguments.record.force)?);
     }
-    // Before anything is attached: it makes sockets of its own, to learn from.
+    // The audit runs before any program is attached, because its self-test creates sockets.
     let findings = if arguments.audit {
         findings(arguments, &request).context("the audit failed")?
     } else {
@@ -94,7 +94,7 @@ fn findings(arguments: &Trace, request: &Request) -> Result<Vec<Finding>> {
     Ok(audit(&wanted, &request.options.filter, &namespaces, &options)?.0)
 }
 
-/// What a trace does once it is attached: a recording that rotates and a report are files to come.
+/// The needs of a trace once it is attached: a rotated recording and a report are created later.
 fn needs(arguments: &Trace) -> Needs {
     let rotates = arguments.record.record_size.is_some();
     let recording = arguments.record.record.as_deref().filter(|_| rotates);

@@ -1,13 +1,13 @@
 //! # Time
 //!
-//! The kernel stamps events with CLOCK_MONOTONIC; people read wall clocks. One offset, taken at
-//! the start, connects the two, so that a trace is consistent in itself.
+//! The kernel stamps events with CLOCK_MONOTONIC; people read wall clocks. One offset, measured at
+//! the start, converts between the two, so that a trace is consistent in itself.
 
 use jiff::Timestamp;
 
 use super::event::When;
 
-/// How the two clocks of a machine relate.
+/// The offset between the two clocks of a machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     /// CLOCK_REALTIME − CLOCK_MONOTONIC, nanoseconds.
@@ -15,7 +15,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A moment on CLOCK_MONOTONIC.
+    /// Converts a CLOCK_MONOTONIC time.
     pub fn at(&self, monotonic_ns: u64) -> When {
         let nanoseconds = i64::try_from(monotonic_ns)
             .ok()

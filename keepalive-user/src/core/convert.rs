@@ -47,12 +47,12 @@ pub fn endpoints(identity: &Identity) -> (Endpoint, Endpoint) {
     (local, peer)
 }
 
-/// IPv4-mapped is IPv4.
+/// An IPv4-mapped address becomes IPv4.
 fn address(octets: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(octets).to_canonical()
 }
 
-/// The settings in force. Without `own_known` a value that equals the sysctl may be either's.
+/// The settings in force. Without `own_known` a value equal to the sysctl may come from either.
 pub fn keepalive(settings: &Settings, enabled: bool, own_known: bool, hz: u32) -> Keepalive {
     let effective = Effective::new(settings, hz);
     let origin = |own: u32, sysctl: u32| match own {

@@ -1,28 +1,28 @@
 //! # Exit codes
 //!
-//! The one place that says what a number means, and the error that carries one through `anyhow`.
+//! Defines what each exit code means, and the error that carries one through `anyhow`.
 
 use std::fmt;
 
-/// What the process exits with. Usage errors are clap's, which uses 2 as well.
+/// The exit code of the process. clap exits with 2 on usage errors as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// All went well, or the reader of our output left.
+    /// Success; also if the reader of the output closed it.
     Success = 0,
-    /// Something failed while running; output was abandoned because its reader did not take it.
+    /// A failure at run time; also if output was abandoned because its reader did not read it.
     Failure = 1,
-    /// The command line asks for something that does not exist.
+    /// The command line names something that does not exist.
     Usage = 2,
     /// A capability is missing; `audit --fail-on` could not judge everything.
     NotPermitted = 3,
-    /// This kernel, or its policy, refuses every way to observe it.
+    /// This kernel, or its policy, refuses every backend.
     Unsupported = 4,
-    /// `audit --fail-on` found what it was to fail on.
+    /// `audit --fail-on` found what it was asked to fail on.
     Findings = 5,
 }
 
-/// An error with an exit code of its own.
+/// An error with its own exit code.
 #[derive(Debug)]
 pub struct Refusal {
     pub exit: Exit,
@@ -46,7 +46,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// The session had to stop before it began.
+/// The session was interrupted before it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interrupted;
 
@@ -58,7 +58,7 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// The first failure; one that is not the reader's leaving goes before that.
+/// The first failure; a broken pipe is returned only if there is no other failure.
 pub fn worst<const N: usize>(outcomes: [anyhow::Result<()>; N]) -> anyhow::Result<()> {
     let mut reader_left = Ok(());
     for outcome in outcomes {
@@ -83,7 +83,7 @@ pub fn code(error: &anyhow::Error) -> Exit {
         .map_or(Exit::Failure, |refusal| refusal.exit)
 }
 
-/// Whether the reader of our output has gone.
+/// Whether the reader of the output has closed it.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause

@@ -1,6 +1,6 @@
 //! # The filter in user space
 //!
-//! For sockets that are listed; what is traced is filtered by the programs.
+//! It decides about sockets that are listed; traced sockets are filtered by the BPF programs.
 
 use std::{
     fmt,
@@ -10,7 +10,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use keepalive_ebpf::{Filter, Identity};
 
-/// Whether a socket is wanted; as the programs' own `is_wanted`, and of the namespace nothing.
+/// Whether the filter admits a socket: the same test as `is_wanted` in the programs, except for the
+/// network namespace, which is not compared here.
 pub fn admits(filter: &Filter, id: &Identity) -> bool {
     let (local, peer) = (halves(id.local), halves(id.peer));
     let is_v4 = Ipv6Addr::from(id.peer).to_ipv4_mapped().is_some();
@@ -23,15 +24,16 @@ pub fn admits(filter: &Filter, id: &Identity) -> bool {
         && (in_prefix(local) || in_prefix(peer))
 }
 
-/// Whether it is the same socket, and not another between the same ends: by its address, which
-/// not every source tells, else by its cookie, which not every socket has.
+/// Whether both identities are of the same socket, and not of a later one with the same endpoints. It
+/// compares the address of the `struct sock`, which not every source reports, else the cookie, which
+/// not every socket has.
 pub fn is_same(one: &Identity, other: &Identity) -> bool {
     let ends = |id: &Identity| (id.netns, id.local, id.local_port, id.peer, id.peer_port);
     let agree = |one: u64, other: u64| one == 0 || other == 0 || one == other;
     ends(one) == ends(other) && agree(one.sk, other.sk) && agree(one.cookie, other.cookie)
 }
 
-/// An address and how many of its leading bits count.
+/// An address and the number of leading bits that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
     address: IpAddr,

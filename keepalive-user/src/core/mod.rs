@@ -1,8 +1,8 @@
 //! # Core
 //!
-//! The pure half of the program: records in, events out, and everything that can be decided from
+//! The pure half of the program: records in, events out, and every decision based on
 //! them. The clock, the file system and the kernel come in as arguments. No libc, no files, no
-//! threads, no aya, no tokio; and nothing of the other layers.
+//! threads, no aya, no tokio, and no imports from the layers above.
 
 #![forbid(unsafe_code)]
 

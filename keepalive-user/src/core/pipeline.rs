@@ -1,8 +1,8 @@
 //! # The pipeline
 //!
-//! Records in, events out: tracker, attribution, outputs, in this order. `trace` feeds it from the
-//! kernel, `replay` from a recording; the recording is tapped off here, between attribution and
-//! output, so that both see the same.
+//! Records in, events out: tracker, owner resolution, outputs, in this order. `trace` feeds it from the
+//! kernel, `replay` from a recording; the recorder is attached between owner resolution and output, so
+//! that live trace and replay process the same input.
 
 use std::time::Duration;
 
@@ -27,50 +27,50 @@ use super::{
 /// Sockets the tracker remembers.
 const CAPACITY: usize = 1 << 20;
 
-/// Something that events are shown by: lines, a screen, a report.
+/// An output of events: lines, a screen, a report.
 pub trait Output {
-    /// Shows one event. Nothing is promised to be visible before [`Output::flush`].
+    /// Outputs one event. It may be buffered until [`Output::flush`].
     ///
     /// # Errors
-    /// If nothing more can be shown.
+    /// If the output has failed.
     fn event(&mut self, event: &Event) -> Result<()>;
 
-    /// Makes visible what was shown.
+    /// Flushes what was output.
     ///
     /// # Errors
-    /// If nothing more can be shown.
+    /// If the output has failed.
     fn flush(&mut self) -> Result<()> {
         Ok(())
     }
 
-    /// Lines that a reader did not take since this was last asked, if it takes some again.
+    /// Returns and resets the count of lines that a reader did not take, once it takes lines again.
     fn take_missed(&mut self) -> MissedLines {
         MissedLines::default()
     }
 
-    /// Whether nothing can be shown any more.
+    /// Whether the output has failed.
     fn has_failed(&self) -> bool {
         false
     }
 
-    /// What follows is the end. A reader that does not take in time what is before it misses that.
+    /// The last lines follow. Earlier lines that a reader does not take in time are dropped and counted.
     ///
     /// # Errors
-    /// If nothing more can be shown.
+    /// If the output has failed.
     fn settle(&mut self, _patience: Duration) -> Result<()> {
         Ok(())
     }
 
-    /// Waits until all is taken, but no longer than this.
+    /// Waits until the reader has taken everything, but no longer than this.
     ///
     /// # Errors
-    /// If it was not taken in time, or cannot be.
+    /// If the reader did not take it in time, or the output has failed.
     fn finish(&mut self, _patience: Duration) -> Result<()> {
         Ok(())
     }
 }
 
-/// What an event looks like in a stream of bytes.
+/// The format of an event in a byte stream.
 pub trait Render {
     /// Appends the lines of one event; nothing if it has none.
     ///
@@ -87,12 +87,12 @@ pub struct MissedLines {
     pub probes: u64,
 }
 
-/// What of the events is wanted, beyond what the records were filtered for.
+/// Which events to output, in addition to the filter on records.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
     /// Only sockets of this process.
     pub pid: Option<u32>,
-    /// The end after so many events.
+    /// Ends after this many events.
     pub count: Option<u64>,
     /// Only records of these sockets.
     pub filter: Filter,
@@ -110,7 +110,7 @@ impl Wanted {
     }
 }
 
-/// Everything between records and what is shown of them.
+/// Everything between records and outputs.
 pub struct Pipeline<O> {
     pub owners: O,
     pub recorder: Option<Recorder>,
@@ -124,17 +124,17 @@ pub struct Pipeline<O> {
     /// Everything that was reported missed.
     missed: MissedCounts,
     started: When,
-    /// What the present record gives.
+    /// The events of the current record.
     observations: Vec<Observation>,
 }
 
-/// How long the reader of the output is waited for at the end, before it misses lines …
+/// How long the reader of the output may take at the end before lines are dropped.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// … and how long it has for the last ones, until they are abandoned.
+/// How long it may then take for the last lines before they are abandoned.
 const LAST: Duration = Duration::from_millis(150);
 
 impl<O: Owners> Pipeline<O> {
-    /// Shows the first line; [`Pipeline::flush`] makes it visible.
+    /// Outputs the first line; [`Pipeline::flush`] makes it visible.
     pub fn start(
         start: Start,
         owners: O,
@@ -162,7 +162,7 @@ impl<O: Owners> Pipeline<O> {
         Ok(pipeline)
     }
 
-    /// A socket that is older than the trace.
+    /// Adds a socket that is older than the trace.
     pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&TcpSample>) -> Result<()> {
         if !self.wanted.admits(id) {
             return Ok(());
@@ -173,7 +173,7 @@ impl<O: Owners> Pipeline<O> {
             .map_or(Ok(()), |recorder| recorder.seed(id, time))
     }
 
-    /// One record: all that it tells is shown.
+    /// Processes one record and outputs its events.
     pub fn record(&mut self, record: &Record) -> Result<()> {
         if !self.wanted.admits(&record.id) {
             return Ok(());
@@ -194,7 +194,7 @@ impl<O: Owners> Pipeline<O> {
                 | Kind::Listed => {}
             }
         }
-        // No event comes of it, and a recording has the owners themselves.
+        // It produces no event, and a recording contains the owners themselves.
         if record.kind == Kind::Owner {
             return Ok(());
         }
@@ -211,14 +211,14 @@ impl<O: Owners> Pipeline<O> {
         Ok(())
     }
 
-    /// Finds whose the sockets are, as far as that can be found now.
+    /// Resolves the owners of the sockets, without waiting.
     fn attribute(&mut self, observations: &[Observation], time: u64) {
         for observation in observations {
             self.owners.observe(observation, time);
         }
     }
 
-    /// Records the record, and before it what is known by now of those it is about.
+    /// Writes the record to the recording, after the owners resolved so far of its sockets.
     fn tap(&mut self, record: Option<&Record>, observations: &[Observation]) -> Result<()> {
         let Some(recorder) = &mut self.recorder else {
             return Ok(());
@@ -236,7 +236,7 @@ impl<O: Owners> Pipeline<O> {
         record.map_or(Ok(()), |record| recorder.record(record))
     }
 
-    /// Shows one event, unless another process's sockets are wanted.
+    /// Outputs one event, unless `-p` selects another process.
     fn emit(&mut self, observation: &mut Observation) -> Result<()> {
         if self.is_done() {
             return Ok(());
@@ -246,7 +246,7 @@ impl<O: Owners> Pipeline<O> {
         if let Some(wanted) = self.wanted.pid
             && process.is_none_or(|process| process.pid != wanted)
         {
-            // Whose it is, is not resolved: it may have been wanted.
+            // The owner is unresolved, so the event may belong to the selected process.
             self.lost.filter += u64::from(process.is_none());
             return Ok(());
         }
@@ -265,8 +265,8 @@ impl<O: Owners> Pipeline<O> {
         self.show(event)
     }
 
-    /// What has ended has no owner any more. The recorder forgets it at the same time: it writes what the
-    /// attribution of a replay does not know by then.
+    /// An ended socket has no owner. The recorder drops its entry at the same time, because a replay does
+    /// so too and needs the owner written again.
     fn forget(&mut self, observation: &Observation) {
         if matches!(observation.event, Event::Closed(_)) {
             self.owners.forget(observation.inode);
@@ -276,7 +276,7 @@ impl<O: Owners> Pipeline<O> {
         }
     }
 
-    /// What `audit` found.
+    /// Outputs a finding of `audit`.
     pub fn finding(&mut self, finding: Finding) -> Result<()> {
         if let Some(recorder) = &mut self.recorder {
             recorder.finding(&finding)?;
@@ -284,7 +284,7 @@ impl<O: Owners> Pipeline<O> {
         self.show(&Event::Finding(Box::new(finding)))
     }
 
-    /// Observations were lost.
+    /// Outputs that observations were lost.
     pub fn lost(&mut self, lost: Lost) -> Result<()> {
         self.lost.add(&lost);
         if let Some(recorder) = &mut self.recorder {
@@ -293,8 +293,8 @@ impl<O: Owners> Pipeline<O> {
         self.show(&Event::Lost(lost))
     }
 
-    /// Reports what no program saw since this was last reported. A probe whose record was lost on the
-    /// way is counted there, not here.
+    /// Reports what no program saw since the last report. A probe whose record was lost is counted as lost,
+    /// not as missed.
     pub fn report_missed(&mut self, when: When) -> Result<()> {
         let lost = self.lost.probes;
         let mut unseen = self.tracker.unseen().clone();
@@ -322,7 +322,7 @@ impl<O: Owners> Pipeline<O> {
         Ok(())
     }
 
-    /// Sockets that were due at the end and could not be read again.
+    /// Counts sockets that were due at the end and could not be read again.
     pub fn unread(&mut self, count: u64, when: When) -> Result<()> {
         if count == 0 {
             return Ok(());
@@ -359,7 +359,7 @@ impl<O: Owners> Pipeline<O> {
         self.show(&Event::Missed(missed))
     }
 
-    /// The last line. Whatever fails, the rest is done all the same.
+    /// Outputs the last line. If a step fails, the remaining steps are still done.
     ///
     /// # Errors
     /// The first failure.
@@ -399,7 +399,7 @@ impl<O: Owners> Pipeline<O> {
         Ok(())
     }
 
-    /// Does something with every output, even if it fails with one of them.
+    /// Calls `act` on every output, also after one of them fails.
     fn each(&mut self, mut act: impl FnMut(&mut dyn Output) -> Result<()>) -> Result<()> {
         let mut outcome = Ok(());
         for output in &mut self.outputs {
@@ -413,15 +413,15 @@ impl<O: Owners> Pipeline<O> {
         self.each(|output| output.event(event))
     }
 
-    /// Reports, where they are missing, the lines that a reader did not take, as soon as it takes
-    /// more. Only those who miss lines see it: the recording and the report are whole.
+    /// Reports lines that a reader did not take, in their place, as soon as it takes more. Only outputs
+    /// that dropped lines report it: the recording and the report are complete.
     pub fn report_unread(&mut self, when: When) -> Result<()> {
         for output in &mut self.outputs {
             let MissedLines { lines, probes } = output.take_missed();
             if lines == 0 {
                 continue;
             }
-            // The probes are not lost: `end` counts them with the others.
+            // The probes are not lost: `end` counts them.
             self.lost.output = self.lost.output.saturating_add(lines);
             let lost = Event::Lost(Lost {
                 when,
@@ -434,7 +434,7 @@ impl<O: Owners> Pipeline<O> {
         Ok(())
     }
 
-    /// Makes visible what was shown, and keeps what was recorded.
+    /// Flushes the outputs and the recording.
     pub fn flush(&mut self) -> Result<()> {
         if let Some(recorder) = &mut self.recorder {
             recorder.flush()?;
@@ -442,12 +442,12 @@ impl<O: Owners> Pipeline<O> {
         self.each(|output| output.flush())
     }
 
-    /// Drops what can no longer be written, so that the rest can be finished.
+    /// Drops the outputs that have failed, so that the others can be finished.
     pub fn close_failed(&mut self) {
         self.outputs.retain(|output| !output.has_failed());
     }
 
-    /// Whether all that was asked for has been shown.
+    /// Whether all requested events were output.
     pub fn is_done(&self) -> bool {
         self.wanted.count == Some(0)
     }

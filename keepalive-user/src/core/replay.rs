@@ -15,18 +15,18 @@ use super::{
     recording::{End, Frame, Header, Reader},
 };
 
-/// Frames between two reports of progress.
+/// Frames between two progress reports.
 const FRAMES: u64 = 1 << 14;
 
 /// A recording and its name.
 pub struct Recording<R> {
     pub name: String,
     pub reader: Reader<R>,
-    /// Bytes, as far as that is known.
+    /// Size in bytes, if known.
     pub length: Option<u64>,
 }
 
-/// What a replay amounted to.
+/// Counters of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplayStats {
     pub records: u64,
@@ -35,10 +35,10 @@ pub struct ReplayStats {
     pub cut: Option<String>,
 }
 
-/// Tells recordings again, as far as they go.
+/// Replays recordings, each up to its end or the point of damage.
 ///
 /// # Errors
-/// If a file is damaged, after all that was before the damage; or if an output fails.
+/// If a file is damaged, after everything before the damage was replayed; or if an output fails.
 pub fn play<R: Read>(
     recordings: Vec<Recording<R>>,
     own: Wanted,
@@ -80,10 +80,10 @@ pub fn play<R: Read>(
 struct Player {
     pipeline: Pipeline<Recorded>,
     stats: ReplayStats,
-    /// The latest moment that was told of, CLOCK_MONOTONIC.
+    /// The latest time replayed so far, CLOCK_MONOTONIC.
     last: u64,
     frames: u64,
-    /// Frames that could not be decoded since that was last reported.
+    /// Frames that could not be decoded since the last report of them.
     undecoded: u64,
     filtered: bool,
 }
@@ -173,7 +173,7 @@ impl Player {
                 }
             }
             Frame::Undecodable(unknown) => {
-                log::debug!("a frame is passed over: {unknown}");
+                log::debug!("a frame is skipped: {unknown}");
                 self.undecoded += 1;
             }
             Frame::Continued => {}
@@ -182,7 +182,7 @@ impl Player {
         Ok(())
     }
 
-    /// Reports frames that could not be decoded, those in a row together.
+    /// Reports frames that could not be decoded, consecutive ones together.
     fn report_undecoded(&mut self) -> Result<()> {
         let count = std::mem::take(&mut self.undecoded);
         if count == 0 {

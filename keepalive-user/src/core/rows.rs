@@ -1,4 +1,4 @@
-//! From a [`Snapshot`] to what is shown of it. Pure.
+//! From a [`Snapshot`] to the row that is output. Pure.
 
 use keepalive_ebpf::{Known, Snapshot, SnapshotKind, TcpSample};
 
@@ -10,7 +10,7 @@ use crate::core::{
     sample::{last_ack, last_data, pending, silence, state, unsent},
 };
 
-/// One row, its owner still to be found; `id` is its number in the listing.
+/// One row, without its owner; `id` is its number in the listing.
 pub fn row(socket: &Snapshot, id: u64, hz: u32, clock: &Clock) -> ListedSocket {
     let full = socket.kind == SnapshotKind::Socket;
     let knows = |bit| full && socket.known.contains(bit);
@@ -52,12 +52,12 @@ pub fn row(socket: &Snapshot, id: u64, hz: u32, clock: &Clock) -> ListedSocket {
     }
 }
 
-/// Whether it is known how keepalive is set.
+/// Whether the keepalive settings are known.
 pub fn knows_settings(socket: &Snapshot) -> bool {
     socket.kind == SnapshotKind::Socket && socket.known.contains(Known::SETTINGS)
 }
 
-/// Whether the peer can have been heard.
+/// Whether the peer can have sent a segment.
 fn is_connected(socket: &Snapshot) -> bool {
     !matches!(
         socket.id.state,
@@ -65,7 +65,7 @@ fn is_connected(socket: &Snapshot) -> bool {
     )
 }
 
-/// All timers that run, in the order in which they do.
+/// All armed timers, in the order in which they are due.
 pub fn timers(socket: &Snapshot, hz: u32) -> Vec<RunningTimer> {
     let numbers = &socket.sample;
     let timer = |kind, expires: u64, retries: u8| RunningTimer {
@@ -101,15 +101,15 @@ pub fn timers(socket: &Snapshot, hz: u32) -> Vec<RunningTimer> {
     timers
 }
 
-/// The timer in the keepalive timer's place is an orphan's: of a full socket, or of what the kernel
-/// keeps of one that waits no longer than TIME_WAIT would take (`tcp_time_wait`).
+/// The timer in the keepalive timer's place is an orphan's FIN_WAIT2 timer: of a full socket, or of the
+/// small one that replaces it if it waits no longer than TIME_WAIT would (`tcp_time_wait`).
 fn is_fin_wait2(socket: &Snapshot) -> bool {
     socket.id.state == state::FIN_WAIT2
         && (socket.id.orphan || socket.kind == SnapshotKind::TimeWait)
 }
 
-/// Whether the kernel told whose the socket is: of none in TIME_WAIT, and by sock_diag of none that
-/// is not yet established.
+/// Whether the kernel reported the owner's user id: not in TIME_WAIT, and by sock_diag not for a socket
+/// that is not yet established.
 fn has_uid(socket: &Snapshot) -> bool {
     match socket.kind {
         SnapshotKind::TimeWait => false,
@@ -124,7 +124,7 @@ pub fn next_probe(socket: &Snapshot, hz: u32) -> Option<NextProbe> {
         return None;
     }
     let timer_ms = left(numbers, numbers.expires, hz);
-    // Without the settings nobody knows what the kernel will compare with.
+    // Without the settings the idle time that the kernel will compare is unknown.
     let (earliest_ms, blocked_by) = if !knows_settings(socket) {
         (None, None)
     } else if !probes(socket) {
@@ -142,15 +142,15 @@ pub fn next_probe(socket: &Snapshot, hz: u32) -> Option<NextProbe> {
     })
 }
 
-/// Whether a run of the keepalive timer can do anything but stop.
+/// Whether a run of the keepalive timer can do anything other than stop.
 fn probes(socket: &Snapshot) -> bool {
     socket.id.keepopen && !matches!(socket.id.state, state::CLOSE | state::SYN_SENT)
 }
 
-/// The end of the connection if nothing more is received, by the timer that decides it now.
+/// The end of the connection if nothing more is received, by the timer that applies now.
 fn death(socket: &Snapshot, hz: u32) -> Option<ListedDeath> {
     let numbers = &socket.sample;
-    // What ends a connection without an owner, `tcp_orphan_retries`, is not known.
+    // `tcp_orphan_retries`, which ends a connection without an owner, is unknown.
     if !knows_settings(socket) || !is_connected(socket) || socket.id.orphan {
         return None;
     }
@@ -158,7 +158,7 @@ fn death(socket: &Snapshot, hz: u32) -> Option<ListedDeath> {
     let write = socket.write_expires.saturating_sub(numbers.jiffies);
     let end = match numbers.pending {
         pending::RETRANS => arithmetic::retransmit_end(&effective, numbers, write, hz),
-        // Not known when the window closed.
+        // The time at which the window closed is unknown.
         pending::PROBE0
             if effective.user_timeout != 0
                 && numbers.probes_tstamp == 0
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_run_that_ends_the_connection_is_no_probe() {
+    fn the_run_that_ends_the_connection_sends_no_probe() {
         let mut socket = socket();
         socket.sample.probes_out = 9;
         socket.sample.rcv_tstamp = 100_000_u32.wrapping_sub(700 * HZ);
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(death(&socket, HZ).unwrap().in_ms, 2_000);
     }
 
-    /// Whatever keepalive is set to: retransmission decides, the window decides, nobody knows.
+    /// Independent of the keepalive settings: retransmission or the window decides, or the end is unknown.
     #[test]
     fn the_end_of_a_connection_that_is_not_idle() {
         let mut socket = socket();

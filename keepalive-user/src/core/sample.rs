@@ -1,6 +1,6 @@
 //! # A sample of a socket
 //!
-//! What its numbers mean by themselves, and names for the kernel's constants.
+//! What the values of a sample mean by themselves, and names for the kernel's constants.
 
 use keepalive_ebpf::TcpSample;
 
@@ -36,12 +36,12 @@ pub fn silence(sample: &TcpSample) -> Option<u32> {
         .min()
 }
 
-/// Since data last came in, jiffies; `None` = never.
+/// Since data was last received, jiffies; `None` = never.
 pub fn last_data(sample: &TcpSample) -> Option<u32> {
     age(sample, sample.lrcvtime)
 }
 
-/// Since an acceptable ACK last came in, jiffies; `None` = never.
+/// Since an acceptable ACK was last received, jiffies; `None` = never.
 pub fn last_ack(sample: &TcpSample) -> Option<u32> {
     age(sample, sample.rcv_tstamp)
 }
@@ -51,7 +51,7 @@ fn age(sample: &TcpSample, stamp: u32) -> Option<u32> {
     (stamp != 0).then(|| (sample.jiffies as u32).wrapping_sub(stamp))
 }
 
-/// Length of the re-arm, jiffies; `None` if the timer was not armed again.
+/// Length of the re-arm, jiffies; `None` if the timer was not re-armed.
 pub fn rearmed(after: &TcpSample) -> Option<u64> {
     after
         .timer_pending

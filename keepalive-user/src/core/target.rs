@@ -10,11 +10,11 @@ use super::event::{Cookie, Endpoint, ListedSocket, Socket};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     Pid(u32),
-    /// At either end.
+    /// A port at either end.
     Port(u16),
-    /// At either end.
+    /// An address and port at either end.
     Endpoint(SocketAddr),
-    /// Local and peer end.
+    /// The local and the peer end.
     Pair(SocketAddr, SocketAddr),
     /// As in JSON.
     Cookie(Cookie),

@@ -1,8 +1,8 @@
 //! # Bytes to records
 //!
-//! Records come from the ring buffer and from recordings, and recordings come from anybody. They are
-//! checked here, once, where they come in: a [`Record`] has no kind, flag or boolean that there is no
-//! rule for. What does not pass is counted as a decode loss.
+//! Records come from the ring buffer and from recordings, which are untrusted. They are
+//! checked here, once, at the edge: every kind, flag and boolean of a [`Record`] is a defined value. A
+//! record that does not pass is counted as a decode loss.
 //!
 //! Kernel constants that later kernels add to (TCP states, address families, errnos) are not
 //! checked: an unknown one is shown as unknown.
@@ -39,7 +39,7 @@ pub fn record(raw: &RawRecord) -> Result<&Record, Unknown> {
     let Ok(record): Result<&Record, _> = try_transmute_ref!(raw) else {
         return Err(named(unknown_in_record(raw.as_bytes())));
     };
-    // To zerocopy flags are any byte.
+    // zerocopy accepts any byte as flags.
     let unknown = record.flags.difference(RecordFlags::all());
     if unknown.is_empty() {
         Ok(record)
@@ -51,7 +51,7 @@ pub fn record(raw: &RawRecord) -> Result<&Record, Unknown> {
     }
 }
 
-/// As [`record`], of who a socket is.
+/// As [`record`], for the identity of a socket.
 ///
 /// # Errors
 /// Names a field with an unknown value.
@@ -60,7 +60,7 @@ pub fn identity(raw: RawIdentity) -> Result<Identity, Unknown> {
     identity.map_err(|_| named(unknown_in_identity(raw.as_bytes())))
 }
 
-/// The lists below have every field that can be wrong: see the tests.
+/// The lists below contain every field that can have an invalid value: see the tests.
 fn named(unknown: Option<Unknown>) -> Unknown {
     unknown.unwrap_or(Unknown {
         field: "record",
@@ -69,7 +69,7 @@ fn named(unknown: Option<Unknown>) -> Unknown {
 }
 
 /// Finds the first field in some bytes that has no value of its type. A field of the struct that is in
-/// none of the lists does not compile, nor does one in `plain` that cannot be any bytes.
+/// none of the lists does not compile, nor does a field in `plain` that has invalid values.
 macro_rules! first_unknown {
     ($bytes:ident: $struct:ident {
         checked: [$($field:ident: $type:ty = $name:literal),+ $(,)?],
@@ -147,14 +147,14 @@ pub mod tests {
 
     use super::*;
 
-    /// A sound record with one byte changed.
+    /// A valid record with one byte changed.
     fn with(at: usize, value: u8) -> Result<(), Unknown> {
         let mut raw: RawRecord = transmute!(Record::new(Kind::KeepaliveTimer));
         raw.as_mut_bytes()[at] = value;
         record(&raw).map(drop)
     }
 
-    /// Any bytes, those that enumerate or flag something made sound: a record, of any kind.
+    /// Any bytes as a valid record of any kind: enumerations and flags are made valid.
     pub fn sound(bytes: &[u8]) -> Record {
         let mut raw = RawRecord::read_from_bytes(bytes).unwrap();
         let bytes = raw.as_mut_bytes();
@@ -205,7 +205,7 @@ pub mod tests {
         for mptcp in [0, 1, 255] {
             assert_eq!(with(MPTCP, mptcp), Ok(()), "{mptcp}");
         }
-        // Kernel constants that grow.
+        // Kernel constants that may grow.
         assert_eq!(with(ID + offset_of!(Identity, state), 99), Ok(()));
         assert_eq!(with(offset_of!(Record, from_state), 255), Ok(()));
         assert_eq!(with(ID + offset_of!(Identity, family), 77), Ok(()));
@@ -237,7 +237,7 @@ pub mod tests {
         }
     }
 
-    /// Whatever zerocopy does not take has a name.
+    /// Every value that zerocopy rejects is named in the error.
     #[test]
     fn no_byte_is_refused_without_a_name() {
         let mut refused = 0;

@@ -1,7 +1,7 @@
 //! # Words
 //!
-//! Numbers, durations and names as text, and foreign text made harmless: one form of each, whoever
-//! prints it.
+//! Numbers, durations and names as text, and escaping of untrusted text: one form of each for all
+//! outputs.
 
 use std::{borrow::Cow, fmt};
 
@@ -119,8 +119,8 @@ pub fn name(value: impl Into<&'static str>) -> &'static str {
     value.into()
 }
 
-/// Text that came from a process or a path, made harmless: names are chosen by whoever runs
-/// the process, and a terminal obeys control characters.
+/// Escapes text that came from a process or a path: a process chooses its own name, and a terminal
+/// interprets control characters.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_harmful) {
         return Cow::Borrowed(text);

@@ -1,4 +1,4 @@
-//! The audit of this machine: its sockets listed, and judged by the rules of `core::rules`.
+//! The audit of this machine: lists its sockets, and checks them against the rules of `core::rules`.
 
 use std::cell::RefCell;
 
@@ -19,8 +19,8 @@ use crate::core::{
     rules::{Judge, Middlebox, Wanted},
 };
 
-/// Judges the sockets of these network namespaces that the filter admits: the findings, worst first,
-/// and what they amount to.
+/// Checks the sockets of these network namespaces that the filter admits: the findings, worst first,
+/// and their summary.
 ///
 /// # Errors
 /// If the sockets cannot be listed.
@@ -42,15 +42,12 @@ pub fn audit(
         (row.process, row.pids) = listing.owners.processes(socket.id.inode);
         judge.socket(&row, || cgroups.borrow_mut().resolve(socket.id.cgroup).1);
     }
-    // As far as we may see the host's.
+    // The comparison needs the sysctls of the host, which may not be readable.
     match namespace::host() {
         None => listing.incomplete.push(Incomplete {
             what: "sysctls".to_owned(),
             count: 1,
-            reason: format!(
-                "those of the host are not shown to us{}",
-                privileges::hint()
-            ),
+            reason: format!("those of the host are not readable{}", privileges::hint()),
         }),
         Some((host, defaults)) => {
             for namespace in namespaces.iter().filter(|there| there.inode != host) {
@@ -74,7 +71,7 @@ pub fn audit(
     Ok((findings, end))
 }
 
-/// The connection tracking of the calling thread's network namespace; `None` if there is none.
+/// The connection tracking of the calling thread's network namespace, if it has one.
 pub fn conntrack() -> Option<Middlebox> {
     const TIMEOUT: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
     let seconds: u64 = files::read_kernel(TIMEOUT).ok()?.trim().parse().ok()?;

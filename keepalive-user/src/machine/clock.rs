@@ -8,13 +8,13 @@ use crate::core::{clock::Clock, event::When};
 
 const SECOND: i64 = 1_000_000_000;
 
-/// How the clocks relate now.
+/// The offset between the clocks now.
 pub fn now() -> Clock {
     let offset_ns = read(ClockId::Realtime) - read(ClockId::Monotonic);
     Clock { offset_ns }
 }
 
-/// The present moment, by this relation.
+/// The present moment, with this offset.
 pub fn when(clock: Clock) -> When {
     clock.at(monotonic_ns())
 }
@@ -36,13 +36,13 @@ fn read(clock: ClockId) -> i64 {
     tv_sec.saturating_mul(SECOND).saturating_add(tv_nsec)
 }
 
-/// These begin at 0: with the machine, or with the thread.
+/// These clocks begin at 0: at boot, or when the thread starts.
 fn positive(nanoseconds: i64) -> u64 {
     u64::try_from(nanoseconds).unwrap_or_default()
 }
 
-/// The kernel's ticks per second (HZ): the coarse clocks move once a tick. Unlike the tick of BPF's
-/// jiffies it takes no privilege to see; `None` if it cannot be one.
+/// The kernel's ticks per second (HZ), from the resolution of the coarse clocks. Unlike the tick from BPF's
+/// jiffies it needs no privilege; `None` if the value is not plausible.
 pub fn hz() -> Option<u32> {
     let tick = clock_getres(ClockId::MonotonicCoarse);
     let hz = (tick.tv_sec == 0)

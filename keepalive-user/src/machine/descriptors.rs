@@ -37,8 +37,8 @@ impl From<&OpenSocket> for Descriptor {
     }
 }
 
-/// A process, held by its directory in /proc: once it is gone there is nothing to be read, even if
-/// another has its number by then.
+/// A process, held by its open directory in /proc: after its end reading fails, even if another process
+/// gets its id.
 pub struct Holder {
     directory: File,
 }
@@ -54,7 +54,7 @@ impl Holder {
         Ok(openat(&self.directory, name, flags, Mode::empty())?.into())
     }
 
-    /// Its name; empty if it is gone.
+    /// Its name; empty if it has ended.
     pub fn comm(&self) -> String {
         let mut comm = Vec::new();
         match self
@@ -67,18 +67,18 @@ impl Holder {
     }
 }
 
-/// What `/proc/PID/comm` says.
+/// Decodes `/proc/PID/comm`.
 pub fn comm_from(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(bytes)).into_owned()
 }
 
-/// Hands out all descriptors of all processes that are sockets, process by process; returns how
-/// many processes forbade to look.
+/// Passes all descriptors of all processes that are sockets to `each`, process by process; returns how
+/// many processes have unreadable descriptors.
 pub fn pass(each: impl FnMut(&Holder, Descriptor)) -> u64 {
     pass_until(&AtomicBool::new(false), each)
 }
 
-/// As [`pass`], and left where it is when `stop` becomes true.
+/// As [`pass`], but stops when `stop` becomes true.
 pub fn pass_until(stop: &AtomicBool, mut each: impl FnMut(&Holder, Descriptor)) -> u64 {
     let mut denied = 0;
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -106,11 +106,11 @@ pub fn pass_until(stop: &AtomicBool, mut each: impl FnMut(&Holder, Descriptor)) 
     denied
 }
 
-/// Hands out the descriptors of one process that are sockets, until `each` has enough of them or
-/// `most` descriptors of any kind were looked at; false if it was left before its end.
+/// Passes the descriptors of one process that are sockets to `each`, until it returns false or `most`
+/// descriptors of any kind were read; false if it stopped before the end.
 ///
 /// # Errors
-/// If there is no such process, or it may not be looked into.
+/// If there is no such process, or its descriptors are not readable.
 pub fn of_process(
     pid: u32,
     most: usize,
@@ -127,7 +127,7 @@ pub fn of_process(
 /// Whether a descriptor is still the socket it was.
 ///
 /// # Errors
-/// If it may not be looked at.
+/// If it is not readable.
 pub fn is_held(descriptor: &Descriptor) -> io::Result<bool> {
     let path = format!("/proc/{}/fd/{}", descriptor.pid, descriptor.fd);
     match readlinkat_raw(CWD, path, &mut target()) {
@@ -137,7 +137,7 @@ pub fn is_held(descriptor: &Descriptor) -> io::Result<bool> {
     }
 }
 
-/// Room for the target of a link to a socket; that of a link to something else may be cut.
+/// A buffer for the target of a link to a socket; longer targets are of other files and may be truncated.
 fn target() -> [MaybeUninit<u8>; 64] {
     [MaybeUninit::uninit(); 64]
 }
@@ -145,8 +145,8 @@ fn target() -> [MaybeUninit<u8>; 64] {
 /// Directory entries read at once, bytes.
 const ENTRIES: usize = 1 << 15;
 
-/// The entries of one table, with the inode number of those that are sockets, until `each` has
-/// enough; false then. Plain system calls: a process may hold a hundred thousand.
+/// The entries of one table, with the inode number of those that are sockets, until `each` returns false;
+/// false then. Plain system calls: a process may hold a hundred thousand descriptors.
 fn open_files(table: &File, each: &mut impl FnMut(Option<u64>, RawFd) -> bool) -> bool {
     let mut entries = vec![MaybeUninit::uninit(); ENTRIES];
     let mut target = target();
@@ -157,7 +157,7 @@ fn open_files(table: &File, each: &mut impl FnMut(Option<u64>, RawFd) -> bool) -
         };
         let name = entry.file_name();
         let link = readlinkat_raw(table, name, &mut target);
-        // Not so `.` and `..`.
+        // `.` and `..` are not numbers.
         if let Some(fd) = number(name.to_bytes()).and_then(|fd| fd.try_into().ok())
             && !each(link.ok().and_then(|(target, _)| socket_inode(target)), fd)
         {
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(comm, comm_from(&own));
     }
 
-    /// A number may be given to another process: what was opened stays with the first.
+    /// A process id may be reused: the opened directory stays that of the first process.
     #[test]
     fn a_process_that_is_gone_has_no_name() {
         let mut child = std::process::Command::new("sleep")
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_at_one_process_and_one_descriptor() {
+    fn reads_one_process_and_one_descriptor() {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let (pid, fd) = (std::process::id(), listener.as_raw_fd());
         let mut own = None;
@@ -236,7 +236,7 @@ mod tests {
         };
         assert!(!is_held(&other).unwrap());
         assert!(!is_held(&Descriptor { fd: 999_999, ..own }).unwrap());
-        // Left early, by the limit or by the one who asked.
+        // It stops early, at the limit or when `each` returns false.
         assert!(!of_process(pid, 1, |_| true).unwrap());
         assert!(!of_process(pid, usize::MAX, |_| false).unwrap());
         let gone = of_process(u32::MAX, usize::MAX, |_| true).unwrap_err();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_is_left_when_it_is_to_stop() {
+    fn a_pass_ends_when_stop_is_set() {
         let _listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let mut found = 0;
         pass_until(&AtomicBool::new(true), |_, _| found += 1);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn other_links_are_no_sockets() {
+    fn other_links_are_not_sockets() {
         assert_eq!(socket_inode(b"socket:[17]"), Some(17));
         for other in [
             &b"pipe:[17]"[..],

@@ -1,7 +1,7 @@
 //! # Diagnostics
 //!
-//! What goes to standard error. A live session does not wait for its reader: it holds its lines at
-//! first, and from [`start`] on a thread writes; what is not read is dropped and counted.
+//! The messages on standard error. A live session does not wait for their reader: it first holds the
+//! lines, and from [`start`] on a thread writes them; lines that are not read are dropped and counted.
 
 use std::{
     fs::File,
@@ -16,19 +16,19 @@ use anyhow::Result;
 use super::queue::{Policy, Queue};
 use crate::core::words::escape;
 
-/// How long the reader of the last lines is waited for.
+/// How long the reader may take for the last lines.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Bytes that may wait to be written.
+/// The limit of the queue, bytes.
 const LIMIT: usize = 1 << 16;
 
-/// Where lines go.
+/// The destination of lines.
 enum To {
-    /// To standard error: a slow reader delays us.
+    /// Standard error: a slow reader delays the caller.
     Direct,
-    /// To memory, until there is a thread that writes.
+    /// Memory, until the thread that writes is started.
     Held(Vec<u8>),
-    /// To that thread: a slow reader misses lines.
+    /// That thread: a slow reader misses lines.
     Queue(Queue),
 }
 
@@ -38,8 +38,8 @@ fn to() -> MutexGuard<'static, To> {
     TO.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on a slow reader of standard error delays nothing. Lines are held until [`start`], for the
-/// thread that writes them must not start before privileges are dropped.
+/// Holds lines from now on, so that a slow reader of standard error delays nothing. [`start`] ends that:
+/// the thread that writes must not start before privileges are dropped.
 pub fn hold() {
     let mut to = to();
     if matches!(*to, To::Direct) {
@@ -47,7 +47,7 @@ pub fn hold() {
     }
 }
 
-/// Starts to write what was held.
+/// Starts to write the held lines.
 ///
 /// # Errors
 /// If the descriptor cannot be copied.
@@ -64,7 +64,7 @@ pub fn start() -> Result<()> {
     Ok(())
 }
 
-/// Writes one line. There is nowhere to report that it cannot be written.
+/// Writes one line. A write error cannot be reported.
 pub fn line(text: &str) {
     let text = format!("{text}\n");
     match &mut *to() {
@@ -85,10 +85,10 @@ pub fn line(text: &str) {
     }
 }
 
-/// Waits until all is written, as long as that is bearable.
+/// Waits until everything is written, up to a limit.
 pub fn finish() {
     if matches!(*to(), To::Held(_)) {
-        // The session never got so far.
+        // The session ended before [`start`].
         let _ = start();
     }
     if let To::Queue(queue) = &mut *to() {
@@ -96,23 +96,23 @@ pub fn finish() {
     }
 }
 
-/// Diagnostics go to stderr: ours, and those of the BPF programs that aya-log hands over.
+/// Writes log records to stderr: ours, and those of the BPF programs, from aya-log.
 struct Logger;
 
-/// From now on the log is diagnostics: warnings, and with `verbose` all.
+/// Sends the log to the diagnostics: warnings, and with `verbose` all levels.
 pub fn install(verbose: bool) {
     log::set_max_level(if verbose {
         log::LevelFilter::Debug
     } else {
         log::LevelFilter::Warn
     });
-    // Fails only if a logger is set already.
+    // It fails only if a logger is set already.
     let _ = log::set_logger(&Logger);
 }
 
 impl log::Log for Logger {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        // aya narrates every relocation at debug level.
+        // aya logs every relocation at debug level.
         metadata.target().starts_with("keepalive") || metadata.level() <= log::Level::Warn
     }
 

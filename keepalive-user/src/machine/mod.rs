@@ -1,8 +1,8 @@
 //! # Machine
 //!
 //! Everything that touches the operating system: BPF programs, /proc, netlink, namespaces, files,
-//! signals, the terminal, and the one live session that all live commands run. Nothing here decides
-//! what an event means (that is `core`) or what it looks like (that is `output`).
+//! signals, the terminal, and the one live session that all live commands run. The meaning of events is
+//! in `core`, their format in `output`.
 
 pub mod audit;
 pub mod bpf;

@@ -1,6 +1,6 @@
 //! # Network namespaces
 //!
-//! Finding them, and doing something inside one.
+//! Finds network namespaces, and runs code inside one.
 
 use std::{
     collections::BTreeMap,
@@ -37,13 +37,13 @@ impl Namespace {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
-    /// The namespace a file stands for: `/proc/PID/ns/net`, or a mount of one.
+    /// The namespace that a file refers to: `/proc/PID/ns/net`, or a bind mount of it.
     pub fn open(path: &Path) -> Result<Self> {
         let namespace = Self::try_open(path).with_context(|| path.display().to_string())?;
-        namespace.with_context(|| format!("{} is no network namespace", path.display()))
+        namespace.with_context(|| format!("{} is not a network namespace", path.display()))
     }
 
-    /// As [`Namespace::open`]; `None` if the file stands for something else.
+    /// As [`Namespace::open`]; `None` if the file is not a network namespace.
     fn try_open(path: &Path) -> io::Result<Option<Self>> {
         let file = File::open(path)?;
         if !is_network_namespace(&file) {
@@ -53,7 +53,7 @@ impl Namespace {
         Ok(inode.ok().map(|inode| Self { file, inode }))
     }
 
-    /// The one that a user names: a path, a name of `ip netns`, or an inode number.
+    /// The namespace that the user gives: a path, a name of `ip netns`, or an inode number.
     pub fn named(text: &str) -> Result<Self> {
         if let Ok(inode) = text.parse() {
             return Self::of(inode);
@@ -71,7 +71,7 @@ impl Namespace {
         })
     }
 
-    /// The one with this inode number.
+    /// The namespace with this inode number.
     fn of(inode: u32) -> Result<Self> {
         let (mut all, missing) = Self::all()?;
         all.remove(&inode).with_context(|| {
@@ -81,13 +81,13 @@ impl Namespace {
                 privileges::hint()
             };
             format!(
-                "no process is in network namespace {inode}, and `ip netns` does not know it{hint}"
+                "no process is in network namespace {inode}, and `ip netns` has no name for it{hint}"
             )
         })
     }
 
-    /// All that a thread is in or that `ip netns` has a name for, by inode number, and what could
-    /// not be asked.
+    /// All namespaces of threads, and all that `ip netns` has a name for, by inode number; and those that
+    /// could not be read.
     pub fn all() -> Result<(BTreeMap<u32, Self>, Vec<Incomplete>)> {
         raise_file_limit();
         let mut found = BTreeMap::new();
@@ -95,7 +95,7 @@ impl Namespace {
         let current = Self::current()?;
         found.insert(current.inode, current);
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        // Threads are mostly where their process is, but need not be.
+        // A thread may be in another namespace than its process.
         let threads = processes
             .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
             .flat_map(|entry| {
@@ -127,7 +127,7 @@ impl Namespace {
         Ok((found, missed.incomplete()))
     }
 
-    /// Does something in this namespace, on a thread of its own unless we are in it already.
+    /// Runs `work` in this namespace: on a new thread, unless the calling thread is in it already.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         if Self::current()?.inode == self.inode {
             return work();
@@ -143,7 +143,7 @@ impl Namespace {
         })
     }
 
-    /// Moves the calling thread there.
+    /// Moves the calling thread into this namespace.
     fn enter(&self) -> Result<()> {
         let kind = Some(LinkNameSpaceType::Network);
         let entered = move_into_link_name_space(self.file.as_fd(), kind).map_err(io::Error::from);
@@ -156,18 +156,18 @@ impl Namespace {
     }
 }
 
-/// Each namespace is an open file: as many as we may have.
+/// Each namespace needs an open file: raises the soft limit to the hard one.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         ..limit
     };
-    // Refused, the limit stays; what cannot be opened is reported.
+    // If this fails the limit stays; namespaces that cannot be opened are reported.
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
-/// Files that may stand for namespaces we do not know.
+/// Files whose namespace could not be determined.
 #[derive(Default)]
 struct Missed {
     denied: u64,
@@ -178,7 +178,7 @@ struct Missed {
 impl Missed {
     fn note(&mut self, error: io::Error) {
         match Errno::from_io_error(&error) {
-            // Gone meanwhile.
+            // The process ended, or the name was removed.
             Some(Errno::NOENT | Errno::SRCH) => {}
             Some(Errno::ACCESS | Errno::PERM) => self.denied += 1,
             _ => {
@@ -193,7 +193,7 @@ impl Missed {
             what: "namespace".to_owned(),
             count: self.denied,
             reason: format!(
-                "this many threads do not tell their network namespace{}",
+                "the network namespaces of this many threads are not readable{}",
                 privileges::hint()
             ),
         });
@@ -211,20 +211,20 @@ fn is_network_namespace(file: &File) -> bool {
         && syscall::namespace_kind(file.as_fd()).is_ok_and(|kind| kind == CLONE_NEWNET)
 }
 
-/// The network namespace of process 1, and its defaults; `None` if they may not be seen.
+/// The network namespace of process 1, and its sysctls; `None` if they may not be read.
 pub fn host() -> Option<(u32, Sysctls)> {
     let host = Namespace::open(Path::new("/proc/1/ns/net")).ok()?;
     let sysctls = host.within(|| Ok(sysctls())).ok()??;
     Some((host.inode, sysctls))
 }
 
-/// Whether the calling thread's namespace may have TCP sockets: a walk over the sockets of one
-/// namespace looks at those of all.
+/// Whether the calling thread's namespace may have TCP sockets. It saves a walk: the walk over the sockets
+/// of one namespace visits those of all.
 ///
-/// `inuse` counts what is in the kernel's tables of sockets (`inet_hash`, `inet_unhash`), `tw` what is
-/// in TIME_WAIT, each of this namespace alone. Requests (SYN_RECV) are in neither, but need a listener;
+/// `inuse` counts the sockets in the kernel's tables (`inet_hash`, `inet_unhash`), `tw` those in
+/// TIME_WAIT, each of this namespace alone. Requests (SYN_RECV) are in neither, but need a listener;
 /// those whose listener has closed, which the kernel drops within a second, may be missed. The count
-/// is a sum over processors, which is not one moment: twice nothing is nothing.
+/// is a sum over CPUs, which is not atomic; therefore it is read twice, and must be 0 both times.
 pub fn may_have_tcp() -> bool {
     let is_empty = || {
         let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
@@ -241,7 +241,7 @@ pub fn may_have_tcp() -> bool {
     !(is_empty() && is_empty())
 }
 
-/// Whether `/proc/net/sockstat` says so; what it does not say is not known to be nothing.
+/// Whether `/proc/net/sockstat` reports no TCP sockets; a missing number does not count as 0.
 fn has_no_tcp(sockstat: &str) -> bool {
     let line = sockstat.lines().find(|line| line.starts_with("TCP:"));
     line.is_some_and(|line| {
@@ -282,7 +282,7 @@ mod tests {
         for other in ["/proc/self/ns/uts", "/proc/self/comm", "/dev/null"] {
             let error = Namespace::open(Path::new(other)).err().unwrap();
             assert!(
-                error.to_string().contains("no network namespace"),
+                error.to_string().contains("not a network namespace"),
                 "{error}"
             );
         }
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_known_to_be_empty_is_skipped() {
+    fn only_an_empty_namespace_is_skipped() {
         let empty =
             "sockets: used 5\nTCP: inuse 0 orphan 3 tw 0 alloc 9 mem 0\nUDP: inuse 1 mem 0\n";
         assert!(has_no_tcp(empty));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missed_is_told_apart() {
+    fn each_reason_is_reported_separately() {
         let mut missed = Missed::default();
         for errno in [Errno::NOENT, Errno::ACCESS, Errno::MFILE, Errno::SRCH] {
             missed.note(errno.into());

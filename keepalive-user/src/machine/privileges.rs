@@ -1,19 +1,19 @@
 //! # Privileges
 //!
-//! Which capabilities this process has of those that observing the kernel takes.
+//! Which of the capabilities that tracing needs this process has.
 
 use caps::{CapSet, Capability};
 
 /// A capability and what it is for.
 pub struct Privilege {
     pub name: &'static str,
-    /// What does not work without it.
+    /// The function that needs it.
     pub purpose: &'static str,
     pub required: bool,
     pub held: bool,
 }
 
-/// All that matter, required ones first. CAP_SYS_ADMIN stands for the first two.
+/// All relevant capabilities, required ones first. CAP_SYS_ADMIN includes the first two.
 pub fn all() -> Vec<Privilege> {
     let admin = holds(Capability::CAP_SYS_ADMIN);
     vec![
@@ -47,7 +47,7 @@ pub fn missing() -> Vec<&'static str> {
         .collect()
 }
 
-/// What to tell someone who lacks them.
+/// The message for a user without these capabilities.
 pub fn remedy(missing: &[&str]) -> String {
     format!(
         "missing {}: run as root (sudo keepalive …)",
@@ -55,10 +55,10 @@ pub fn remedy(missing: &[&str]) -> String {
     )
 }
 
-/// What helps where other processes' files are kept from us, if anything does.
+/// The remedy where the files of other processes are not readable, if there is one.
 pub fn hint() -> &'static str {
     if holds(Capability::CAP_SYS_PTRACE) {
-        " (a policy keeps them from root, too)"
+        " (a security policy denies this to root, too)"
     } else {
         ": run as root"
     }

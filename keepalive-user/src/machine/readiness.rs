@@ -1,4 +1,4 @@
-//! Waiting for a descriptor to be readable, in the event loop.
+//! Waits in the event loop until a descriptor is readable.
 
 use std::{
     io,
@@ -7,10 +7,10 @@ use std::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// A copy of a descriptor, to wait on.
+/// Registers a copy of a descriptor.
 ///
 /// # Errors
-/// If it cannot be copied, or is of a kind that nothing can wait on.
+/// If it cannot be copied, or cannot be polled.
 pub fn readable(of: impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
     let copy = of.as_fd().try_clone_to_owned()?;
     // SAFETY: `register_with_interest` asks that the descriptor stays the same and open for as long as it

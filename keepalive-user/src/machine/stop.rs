@@ -18,7 +18,7 @@ use signal_hook::{
 use super::{clock::monotonic_ns, terminal};
 use crate::core::exit::Interrupted;
 
-/// Never.
+/// The value without a request or a deadline.
 const NEVER: u64 = u64::MAX;
 /// CLOCK_MONOTONIC of the first signal, nanoseconds.
 static SIGNALLED: AtomicU64 = AtomicU64::new(NEVER);
@@ -28,7 +28,7 @@ static DEADLINE: AtomicU64 = AtomicU64::new(NEVER);
 /// and then the child's process group.
 const SAME_REQUEST: Duration = Duration::from_millis(50);
 
-/// From now on SIGINT and SIGTERM are requests to stop.
+/// Makes SIGINT and SIGTERM requests to stop.
 ///
 /// # Errors
 /// If the kernel refuses the handlers.
@@ -44,7 +44,7 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// What a signal does, in the signal handler.
+/// The signal handler.
 fn received(signal: i32) {
     let now = monotonic_ns();
     let first = SIGNALLED.compare_exchange(NEVER, now, Ordering::SeqCst, Ordering::SeqCst);
@@ -52,7 +52,7 @@ fn received(signal: i32) {
         && now.saturating_sub(first) > SAME_REQUEST.as_nanos() as u64
     {
         terminal::restore();
-        // It ends the process; if it cannot, the first request still stands.
+        // It ends the process; if it fails, the first request remains.
         let _ = emulate_default_handler(signal);
     }
 }
@@ -77,7 +77,7 @@ pub fn is_requested() -> bool {
     at != NEVER && at <= monotonic_ns()
 }
 
-/// Between two steps of start-up.
+/// Checks for a request between two steps of start-up.
 ///
 /// # Errors
 /// [`Interrupted`] if the session has to stop.

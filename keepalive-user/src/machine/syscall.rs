@@ -1,6 +1,6 @@
 //! # System calls
 //!
-//! Those that neither std nor rustix has, behind safe functions. Only this file calls libc.
+//! The system calls that neither std nor rustix has, behind safe functions. Only this file calls libc.
 
 use std::{
     io,
@@ -15,8 +15,8 @@ use seccompiler::sock_filter;
 const BPF_MAP_LOOKUP_ELEM: c_int = 1;
 const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
 
-/// What the kernel has on record of a BPF object: a prefix of the struct of its kind (`bpf_prog_info`,
-/// `bpf_map_info`), as long as this kernel and `info` both have it; the rest is zero.
+/// Reads the kernel's information about a BPF object: a prefix of the struct of its kind (`bpf_prog_info`,
+/// `bpf_map_info`), as long as both this kernel and `info` have it; the rest is zero.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -29,7 +29,7 @@ pub fn bpf_object_info(object: BorrowedFd<'_>, info: &mut [u8]) -> io::Result<()
         info: u64,
     }
     // The struct is an argument as well: it has pointers to arrays that the kernel fills
-    // (`bpf_prog_get_info_by_fd`). Zero is none.
+    // (`bpf_prog_get_info_by_fd`). Zero means that there is no array.
     info.fill(0);
     let length = u32::try_from(info.len()).map_err(io::Error::other)?;
     let attribute = Attribute {
@@ -51,8 +51,8 @@ pub fn bpf_object_info(object: BorrowedFd<'_>, info: &mut [u8]) -> io::Result<()
     check(result).map(drop)
 }
 
-/// Looks up an element of a map that does not exist: EBADF from a kernel that would look one up, EPERM
-/// from one that refuses bpf(2) to this thread.
+/// Looks up an element of a map that does not exist: EBADF if the kernel allows the lookup, EPERM if it
+/// refuses bpf(2) to this thread.
 pub fn bpf_lookup_of_no_map() -> io::Error {
     /// Of `union bpf_attr`: descriptor, key, value, flags.
     static NO_MAP: [u64; 4] = [u32::MAX as u64, 0, 0, 0];
@@ -69,7 +69,7 @@ pub fn bpf_lookup_of_no_map() -> io::Error {
     check(result).map_or_else(|error| error, |_| io::ErrorKind::Other.into())
 }
 
-/// Installs a seccomp filter for the calling thread and those that it starts, and has refused calls logged.
+/// Installs a seccomp filter for the calling thread and those that it starts; the kernel logs refused calls.
 ///
 /// # Errors
 /// If the kernel has no seccomp, or the thread may still gain privileges (EACCES).
@@ -92,11 +92,11 @@ pub fn set_seccomp_filter(program: &[sock_filter]) -> io::Result<()> {
     check(result).map(drop)
 }
 
-/// Opens (O_PATH) what has this id in a file system of kernfs, such as cgroupfs, of which `mount` is a
-/// directory. Takes CAP_DAC_READ_SEARCH.
+/// Opens (O_PATH) the node with this id in a kernfs file system, such as cgroupfs, of which `mount` is a
+/// directory. Needs CAP_DAC_READ_SEARCH.
 ///
 /// # Errors
-/// ESTALE if there is nothing with this id.
+/// ESTALE if no node has this id.
 pub fn open_kernfs_id(mount: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
     /// `struct file_handle` as kernfs makes them (`kernfs_encode_fh`, since 5.5): the id alone.
     #[repr(C)]
@@ -121,12 +121,12 @@ pub fn open_kernfs_id(mount: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
         )
     };
     check(fd.into())?;
-    // SAFETY: the kernel has just made this descriptor; nothing else knows of it.
+    // SAFETY: the kernel has just created this descriptor, and no other code owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Which kind of namespace a file of nsfs stands for: its `CLONE_NEW…` (ioctl_nsfs(2), since 4.11). Only
-/// for files of nsfs: to another driver the number may mean something else.
+/// The kind of namespace that a file of nsfs refers to: its `CLONE_NEW…` (ioctl_nsfs(2), since 4.11). Only
+/// for files of nsfs: another driver may interpret the number differently.
 ///
 /// # Errors
 /// ENOTTY if it is another file.
@@ -163,7 +163,7 @@ pub fn bring_up_loopback(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// `struct tcp_info`.
 pub type TcpInfo = libc::tcp_info;
 
-/// TCP_INFO; what this kernel does not report is zero.
+/// Reads TCP_INFO; fields that this kernel does not report are zero.
 ///
 /// # Errors
 /// If it is not a TCP socket.
@@ -208,7 +208,7 @@ pub fn tcp_rto_max(socket: BorrowedFd<'_>) -> io::Result<u32> {
     u32::try_from(milliseconds).map_err(io::Error::other)
 }
 
-/// Sets what [`tcp_rto_max`] reads.
+/// Sets the value that [`tcp_rto_max`] reads.
 ///
 /// # Errors
 /// ENOPROTOOPT from older kernels.
@@ -226,7 +226,7 @@ pub fn set_tcp_rto_max(socket: BorrowedFd<'_>, milliseconds: u32) -> io::Result<
     check(result.into()).map(drop)
 }
 
-/// As system calls report: -1 and errno, or a result.
+/// Converts the return value of a system call: -1 and errno, or a result.
 fn check(result: c_long) -> io::Result<c_long> {
     if result < 0 {
         return Err(io::Error::last_os_error());

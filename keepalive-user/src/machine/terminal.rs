@@ -1,10 +1,10 @@
 //! # The terminal
 //!
-//! How it was before the live screen took it, and how to give it back from anywhere: the end of the
-//! command, a panic, a signal handler.
+//! Saves the modes of the terminal before the live screen takes it, and restores them from anywhere: the
+//! end of the command, a panic, a signal handler.
 //!
-//! What a signal handler calls here makes system calls (ioctl, poll, write) and nothing else: rustix makes
-//! them directly, takes no lock and allocates nothing.
+//! The functions that a signal handler calls make system calls (ioctl, poll, write) and nothing else:
+//! rustix makes them directly, takes no lock and allocates nothing.
 
 use std::{
     io::{self, IsTerminal},
@@ -21,10 +21,10 @@ use rustix::{
 /// Leave the alternate screen, and show the cursor.
 pub const LEAVE: &[u8] = b"\x1b[?1049l\x1b[?25h";
 
-/// The modes to go back to; null while the terminal is not ours. What it points to is never freed.
+/// The saved modes; null while no screen has the terminal. The pointee is never freed.
 static BEFORE: AtomicPtr<Termios> = AtomicPtr::new(ptr::null_mut());
 
-/// Remembers the modes of the terminal: from now on there is something to restore.
+/// Saves the modes of the terminal for [`restore`].
 pub fn remember() {
     if let Ok(modes) = tcgetattr(stdin()) {
         BEFORE.store(Box::leak(Box::new(modes)), Ordering::SeqCst);
@@ -39,13 +39,13 @@ pub fn restore_modes() -> bool {
     let Some(modes) = (unsafe { modes.as_ref() }) else {
         return false;
     };
-    // The terminal may be gone.
+    // The terminal may be closed.
     let _ = tcsetattr(stdin(), OptionalActions::Now, modes);
     true
 }
 
 /// Restores the modes and leaves the alternate screen, if a live screen has the terminal. It is
-/// async-signal-safe, and never waits: a terminal that takes nothing is left as it is.
+/// async-signal-safe and does not block: if the terminal does not take output, the screen is not left.
 pub fn restore() {
     if restore_modes() && takes_output() {
         let _ = rustix::io::write(stdout(), LEAVE);
@@ -63,12 +63,12 @@ fn takes_output() -> bool {
     polled(PollFlags::OUT).is_some_and(|ready| ready.contains(PollFlags::OUT))
 }
 
-/// Whether the reader of standard output has gone: nothing written there is read any more.
+/// Whether the reader of standard output has closed it.
 pub fn reader_has_gone() -> bool {
     polled(PollFlags::empty()).is_some_and(|ready| ready.contains(PollFlags::ERR))
 }
 
-/// The state of standard output now; `None` if there is nothing to report.
+/// The poll(2) events of standard output now; `None` if there are none.
 fn polled(events: PollFlags) -> Option<PollFlags> {
     let stdout = stdout();
     let mut polled = [PollFd::new(&stdout, events)];

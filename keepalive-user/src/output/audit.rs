@@ -1,4 +1,4 @@
-//! Findings, worst first, for people and as JSON lines.
+//! Findings, worst first, as text and as JSON lines.
 
 use std::io::Write;
 
@@ -45,7 +45,7 @@ impl<W: Write> AuditOutput<W> {
     }
 }
 
-/// The finding, and below it what it leads to and what to do.
+/// The finding, and below it the consequence and the remedy.
 pub fn text(finding: &Finding, colour: bool, writer: &mut impl Write) -> std::io::Result<()> {
     let (name, hue) = match finding.severity {
         Severity::Critical => ("critical", AnsiColor::Red),
@@ -81,8 +81,8 @@ fn totals(end: &AuditEnd, writer: &mut impl Write) -> std::io::Result<()> {
         .collect();
     let found = if rules.is_empty() {
         match end.not_judged {
-            0 => "nothing to complain of".to_owned(),
-            _ => "nothing to complain of among these".to_owned(),
+            0 => "no findings".to_owned(),
+            _ => "no findings among these".to_owned(),
         }
     } else {
         rules.join(", ")
@@ -94,10 +94,7 @@ fn totals(end: &AuditEnd, writer: &mut impl Write) -> std::io::Result<()> {
     )?;
     if end.not_judged > 0 {
         let sockets = plural(end.not_judged, "socket");
-        writeln!(
-            writer,
-            "{sockets} not judged: how keepalive is set on them is not known"
-        )?;
+        writeln!(writer, "{sockets} not judged: keepalive settings unknown")?;
     }
     if end.ignored > 0 {
         writeln!(writer, "{} ignored", plural(end.ignored, "finding"))?;
@@ -105,7 +102,7 @@ fn totals(end: &AuditEnd, writer: &mut impl Write) -> std::io::Result<()> {
     for incomplete in &end.incomplete {
         writeln!(
             writer,
-            "not known: {} ({}): {}",
+            "unknown: {} ({}): {}",
             incomplete.what, incomplete.count, incomplete.reason
         )?;
     }

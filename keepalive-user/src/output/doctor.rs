@@ -1,4 +1,4 @@
-//! What `keepalive doctor` prints: one screen.
+//! The screen of `keepalive doctor`.
 
 use std::io::Write;
 
@@ -12,11 +12,11 @@ use crate::core::{
     words::escape,
 };
 
-/// What a kernel does that has `bpf_prog_aux.init_owned`.
-const WITHHELD: &str = "this kernel runs none while process 1 is the current task; timers that run \
-                        then are counted as missed";
+/// Printed for a kernel that has `bpf_prog_aux.init_owned`.
+const WITHHELD: &str = "this kernel runs no BPF program while process 1 is the current task; \
+                        timers that run then are counted as missed";
 
-/// The screen.
+/// Prints the screen.
 pub fn text(report: &Diagnosis, verbose: bool, out: &mut impl Write) -> Result<()> {
     writeln!(
         out,
@@ -53,7 +53,7 @@ pub fn text(report: &Diagnosis, verbose: bool, out: &mut impl Write) -> Result<(
             backend.status,
             &backend_text(backend),
         )?;
-        // The line of a refused backend says it all: its hooks share the reason.
+        // The line of a refused backend has the reason, which its hooks share.
         let shown = backend.status == Status::Degraded || verbose;
         for hook in backend
             .hooks
@@ -74,7 +74,7 @@ pub fn text(report: &Diagnosis, verbose: bool, out: &mut impl Write) -> Result<(
     Ok(())
 }
 
-/// What the machine is set to.
+/// Prints the settings of the machine.
 fn print_machine(report: &Diagnosis, out: &mut impl Write) -> Result<()> {
     let or_unknown =
         |value: &Option<String>| escape(value.as_deref().unwrap_or("unknown")).into_owned();
@@ -168,7 +168,7 @@ fn backend_text(backend: &BackendReport) -> String {
 fn list_text(list: &ListReport) -> String {
     let source = match list.source {
         Some(ListSource::Iterator) => "by BPF iterator: all timers and settings of every socket",
-        Some(ListSource::SockDiag) => "by sock_diag: one timer per socket, settings by copies",
+        Some(ListSource::SockDiag) => "by sock_diag: one timer per socket, settings by pidfd_getfd",
         None => "",
     };
     match &list.reason {
@@ -178,9 +178,9 @@ fn list_text(list: &ListReport) -> String {
     }
 }
 
-/// The lines about the sandbox.
+/// Prints the lines about the sandbox.
 fn print_sandbox(sandbox: &SandboxReport, verbose: bool, out: &mut impl Write) -> Result<()> {
-    let text = "what each command keeps once it has attached or listed:";
+    let text = "what each command keeps after it has attached or listed:";
     line(out, "sandbox", sandbox.status, text)?;
     for command in &sandbox.commands {
         let capabilities = match command.capabilities.as_slice() {

@@ -1,9 +1,8 @@
 //! JSON, one object per line.
 //!
-//! A serializer of our own for two reasons. Text in an event is chosen by whoever runs a process,
-//! and a terminal obeys control characters: here every one that could command it is escaped, where
-//! others leave all but the first 32 as they are. And the names of fields, which are most of a
-//! line, are ours and need no looking at.
+//! This serializer replaces `serde_json` for two reasons. Text in an event comes from processes, and
+//! terminals interpret control characters: all of them are escaped, where `serde_json` escapes only
+//! the first 32. And the names of fields, which are most of a line, need no escaping and are copied.
 
 use std::{
     fmt::{self, Display, Write as _},
@@ -21,7 +20,7 @@ use serde::{
 
 use crate::core::words::is_harmful;
 
-/// A line that needs no more is built without moving.
+/// Capacity that holds most lines without a reallocation.
 const USUAL: usize = 1024;
 
 /// Writes one line.
@@ -32,10 +31,10 @@ pub fn json_line(value: &impl Serialize, writer: &mut impl Write) -> Result<()> 
     writer.write_all(&line).context("cannot write")
 }
 
-/// Where the text gathers.
+/// The buffer of the line.
 struct Json<'a>(&'a mut Vec<u8>);
 
-/// What an event must not contain.
+/// A type that events do not contain.
 #[derive(Debug)]
 struct Unsupported(String);
 
@@ -59,9 +58,9 @@ impl Json<'_> {
             .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
-    /// The inside of a string.
+    /// Appends the contents of a string.
     fn escaped(&mut self, text: &str) {
-        // All bytes, without a branch for each: almost every text is plain.
+        // Checks all bytes without a branch for each: almost no text needs escaping.
         let special = text.bytes().fold(false, |special, byte| {
             special | (byte.wrapping_sub(b' ') >= 0x5f) | (byte == b'"') | (byte == b'\\')
         });
@@ -127,7 +126,7 @@ impl<'a, 'b> Members<'a, 'b> {
         self.is_first = false;
     }
 
-    /// A member whose name is known to need no escaping.
+    /// A member whose name needs no escaping.
     fn named<T: Serialize + ?Sized>(
         &mut self,
         name: &'static str,
@@ -345,7 +344,7 @@ impl SerializeMap for Members<'_, '_> {
     type Ok = ();
     type Error = Unsupported;
 
-    /// Keys are text: nothing else is a key of an event.
+    /// The maps in events have text as keys.
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Unsupported> {
         self.element(key)
     }
@@ -408,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_what_others_write() {
+    fn equals_serde_json() {
         let value = json!({
             "a": [1, -2, null, true, {"b": "c\"\\\n\u{1}é→"}], "": {}, "d": [], "n": u64::MAX,
         });
@@ -416,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_commands_a_terminal() {
+    fn control_characters_are_escaped() {
         let text = "a\u{1b}[31m\u{7f}\u{9b}\u{202e}\u{e0041}z";
         let line = written(&text);
         assert!(!line.trim_end().chars().any(is_harmful), "{line}");
@@ -425,7 +424,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_comes_back(text in any::<String>(), number in any::<i64>()) {
+        fn any_text_is_restored(text in any::<String>(), number in any::<i64>()) {
             let value = json!({ "text": text, "number": number });
             let line = written(&value);
             prop_assert_eq!(line.lines().count(), 1);

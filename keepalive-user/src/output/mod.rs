@@ -1,8 +1,8 @@
 //! # Outputs
 //!
-//! What events look like: a file or a folder for each. An output sees events and nothing else: not
-//! the kernel, not the machine, so a recording looks the same as the live machine. One that a trace
-//! feeds is a `core::pipeline::Output`; where it is written, and how, is the machine's matter.
+//! One file or folder per output format. An output receives events only, not the kernel or the
+//! machine, so that a replayed recording and a live trace print the same. An output of a trace
+//! implements `core::pipeline::Output`; `machine` decides where and how it is written.
 
 pub mod audit;
 pub mod doctor;
@@ -31,11 +31,11 @@ use crate::core::{
     pipeline::{Output, Render},
 };
 
-/// What lines look like.
+/// The format of the lines.
 pub enum Format {
     /// One object per line.
     Json,
-    /// One line a person can read, and a table at the end.
+    /// One line of text per event, and a table at the end.
     Text { colour: bool, summary: Box<Summary> },
 }
 
@@ -83,7 +83,7 @@ impl Render for Format {
     }
 }
 
-/// Lines, to a writer that may block: of a replay, which waits for its reader.
+/// Lines for a writer that may block: `replay` waits for its reader.
 pub struct Lines<W> {
     pub format: Format,
     pub writer: W,

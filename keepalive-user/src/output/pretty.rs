@@ -1,4 +1,4 @@
-//! One line per event, for a person who does not know the kernel.
+//! One line of text per event, for readers who do not know the kernel.
 
 use std::io::Write;
 
@@ -15,7 +15,7 @@ use crate::core::{
     words::{bytes, escape, micros, millis, plural},
 };
 
-/// Writes the line of one event; `end` has none, the summary speaks for it.
+/// Writes the line of one event. `end` has no line: the summary reports it.
 pub fn line(event: &Event, colour: bool, writer: &mut impl Write) -> Result<()> {
     line_in(event, colour, &TimeZone::system(), writer)
 }
@@ -52,7 +52,7 @@ pub fn line_in(
     .context("cannot write")
 }
 
-/// What happened, without when and to whom; findings have lines of their own, `end` has none.
+/// What happened, without the time and the socket. Findings have their own lines, `end` has none.
 pub fn sentence(event: &Event, zone: &TimeZone) -> Option<(String, Style)> {
     Some(match event {
         Event::Start(start) => (started(start), Style::new().dimmed()),
@@ -76,11 +76,11 @@ pub fn sentence(event: &Event, zone: &TimeZone) -> Option<(String, Style)> {
 
 fn lost_text(lost: &Lost) -> String {
     let text = match lost.place {
-        LostWhere::Ring => "records lost, the ring buffer was full: raise --ring-bytes",
-        LostWhere::Decode => "records could not be decoded",
-        LostWhere::Tracker => "sockets forgotten, too many at once",
-        LostWhere::Unreadable => "observations given up, kernel memory could not be read",
-        LostWhere::Scratch => "observations given up, programs collided on a CPU",
+        LostWhere::Ring => "records lost to a full ring buffer: raise --ring-bytes",
+        LostWhere::Decode => "records not decodable",
+        LostWhere::Tracker => "sockets dropped from the tracker, too many at once",
+        LostWhere::Unreadable => "observations lost to unreadable kernel memory",
+        LostWhere::Scratch => "observations lost to a collision of programs on a CPU",
         LostWhere::Recording => "records left out of the recording: raise --record-rate",
         LostWhere::Recursion => {
             "program runs skipped by the kernel, the program was already running on that CPU"
@@ -103,7 +103,9 @@ fn missed_text(missed: &Missed, zone: &TimeZone) -> String {
         MissedWhere::Close => plural(missed.count, "socket end"),
         MissedWhere::Unread => {
             let sockets = plural(missed.count, "socket");
-            return format!("{sockets} not read again at the end: what they did unseen is unknown");
+            return format!(
+                "{sockets} not read again at the end: what was missed there is unknown"
+            );
         }
     };
     let since = clock_ms(missed.since.timestamp, zone);
@@ -163,9 +165,11 @@ fn armed(event: &SocketEvent<Armed>) -> String {
 
 fn timer(event: &SocketEvent<TimerRun>, zone: &TimeZone) -> String {
     let run = &event.what;
-    let silent = run.idle_ms.map_or("peer never heard".to_owned(), |ms| {
-        format!("peer silent {}", millis(ms))
-    });
+    let silent = run
+        .idle_ms
+        .map_or("no segment from the peer yet".to_owned(), |ms| {
+            format!("no segment from the peer for {}", millis(ms))
+        });
     let next = run.next_ms.map_or("not armed again".to_owned(), |ms| {
         format!("next in {}", millis(ms))
     });
@@ -188,7 +192,7 @@ fn timer(event: &SocketEvent<TimerRun>, zone: &TimeZone) -> String {
         Decision::ProbeFailed => {
             format!("probe dropped on this host, not counted, {silent}, {next}")
         }
-        // The numbers are from before the lock was taken.
+        // `packets_out` was read before `tcp_keepalive_timer` took the socket lock.
         Decision::DataInFlight if run.packets_out == 0 => {
             format!("no probe: data was just sent, retransmission decides; {next}")
         }
@@ -202,7 +206,7 @@ fn timer(event: &SocketEvent<TimerRun>, zone: &TimeZone) -> String {
                 bytes(run.unsent_bytes)
             )
         }
-        Decision::NotIdle => format!("no probe: {silent}, less than {time}; {next}"),
+        Decision::NotIdle => format!("no probe: {silent}, less than idle {time}; {next}"),
         Decision::SocketBusy => format!("no probe: the socket was in use; {next}"),
         Decision::Stopped => {
             "timer stopped: keepalive is off or the connection is closed".to_owned()
@@ -255,7 +259,7 @@ fn dead(death: Option<&Death>, now: Timestamp, zone: &TimeZone) -> String {
     })
 }
 
-/// When the peer was last heard.
+/// When the last segment from the peer arrived.
 fn heard(now: Timestamp, idle_ms: Option<u64>, zone: &TimeZone) -> String {
     let idle = idle_ms
         .and_then(|ms| i64::try_from(ms).ok())
@@ -266,7 +270,7 @@ fn heard(now: Timestamp, idle_ms: Option<u64>, zone: &TimeZone) -> String {
 
 fn timer_style(run: &TimerRun) -> Style {
     match run.decision {
-        // The first probe of an idle connection is nothing to worry about.
+        // The first probe of an idle connection is normal.
         Decision::ProbeSent if run.attempt == Some(1) => Style::new(),
         Decision::ProbeSent | Decision::ProbeFailed => plain(AnsiColor::Yellow),
         Decision::Killed => plain(AnsiColor::Red),

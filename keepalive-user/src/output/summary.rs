@@ -1,5 +1,5 @@
-//! The summary: what all events amount to. Folded from events alone, so that it agrees with
-//! what was printed, filters and replays included.
+//! The summary of all events. It is folded from events only, so that it agrees with the printed
+//! lines, with filters and in replays, too.
 
 use std::{cmp::Reverse, collections::BTreeMap, io::Write};
 
@@ -13,7 +13,7 @@ use crate::core::{
     words::{micros, millis, name, plural},
 };
 
-/// Rows kept; the busiest and the dead ones stay.
+/// Rows kept; those with the highest [`weight`] stay.
 const ROWS: usize = 4096;
 /// Rows printed.
 const SHOWN: usize = 20;
@@ -36,7 +36,7 @@ impl Summary {
         history.observe(about, event);
     }
 
-    /// Drops the half that matters least.
+    /// Drops the half with the lowest weight.
     fn forget(&mut self) {
         let mut ids: Vec<(u64, _)> = self
             .sockets
@@ -49,7 +49,7 @@ impl Summary {
         }
     }
 
-    /// The table at the end.
+    /// Writes the table at the end.
     pub fn table(&self, end: &End, writer: &mut impl Write) -> Result<()> {
         self.rows_to(end, writer)
             .and_then(|()| totals(end, writer))
@@ -101,7 +101,7 @@ impl Summary {
     }
 }
 
-/// What is worth seeing first: what timed out, what was cut off, then the unanswered, then the busy.
+/// The order of rows: timed out, reset or aborted, most unanswered probes, most timer runs.
 fn weight(history: &History) -> (u8, u64, u64) {
     let end = match history.cause().map(Cause::meaning) {
         Some(Meaning::TimedOut) => 3,
@@ -166,7 +166,11 @@ fn totals(end: &End, writer: &mut impl Write) -> std::io::Result<()> {
     }
     let owner = end.lost.owner;
     if owner > 0 {
-        writeln!(writer, "{} without a known owner.", plural(owner, "event"))?;
+        writeln!(
+            writer,
+            "{} with an unresolved owner.",
+            plural(owner, "event")
+        )?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What outputs look like, from records alone: the whole pure half of the program.
+//! The outputs of fixed records: tests of everything above the kernel and the machine.
 
 use jiff::tz::TimeZone;
 use keepalive_ebpf::{Kind, Record, RecordFlags, Within};
@@ -20,7 +20,7 @@ pub const SECOND: u64 = 1_000_000_000;
 pub const CLOCK: Clock = Clock {
     offset_ns: (1_767_225_600 - 1000) * 1_000_000_000,
 };
-/// Wraps in the middle of the story.
+/// Jiffies wrap in the middle of the story.
 const EPOCH: u64 = (1 << 32) - 200;
 
 /// A record `seconds` after the start, of a connection armed with idle 1 s, interval 1 s, count 2.
@@ -49,7 +49,7 @@ pub fn record(kind: Kind, seconds: u64) -> Record {
     record
 }
 
-/// A run of the timer that sent a probe, the `out`th without an answer.
+/// A run of the timer that sent the `out`th unanswered probe.
 pub fn probe(seconds: u64, out: u8) -> Record {
     let mut probe = record(Kind::KeepaliveTimer, seconds);
     probe.flags |= RecordFlags::WAKEUP_SEEN;
@@ -62,7 +62,7 @@ pub fn probe(seconds: u64, out: u8) -> Record {
     probe
 }
 
-/// Armed, probed, answered, probed to death.
+/// Armed, probed, answered, probed again, and killed by keepalive.
 pub fn story() -> Vec<Record> {
     let mut armed = record(Kind::Setsockopt, 0);
     armed.flags |= RecordFlags::SWITCHING_ON | RecordFlags::PROCESS_CONTEXT;
@@ -117,29 +117,29 @@ fn pretty(events: &[Event], colour: bool) -> String {
 }
 
 #[test]
-fn tells_the_story() {
+fn prints_the_story() {
     let expected = "\
 00:00:00.000 ? 10.0.0.1:22 → 10.0.0.9:51514  keepalive set: idle 1 s, interval 1 s, count 2, timer in 1 s
-00:00:01.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 1/2 sent, peer silent 1 s, next in 1 s, dead at 00:00:03 unless answered
+00:00:01.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 1/2 sent, no segment from the peer for 1 s, next in 1 s, dead at 00:00:03 unless answered
 00:00:01.040 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 1 answered after 40 ms
-00:00:02.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 1/2 sent, peer silent 960 ms, next in 1 s, dead at 00:00:04 unless answered
-00:00:03.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 2/2 sent, peer silent 1.9 s, next in 1 s, dead at 00:00:04 unless answered
-00:00:04.000 ? 10.0.0.1:22 → 10.0.0.9:51514  timer ended the connection, peer silent 2.9 s
-00:00:04.000 ? 10.0.0.1:22 → 10.0.0.9:51514  no answer to 2 probes over 1.9 s; peer last heard 00:00:01, 2.9 s ago; killed by keepalive
+00:00:02.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 1/2 sent, no segment from the peer for 960 ms, next in 1 s, dead at 00:00:04 unless answered
+00:00:03.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 2/2 sent, no segment from the peer for 1.9 s, next in 1 s, dead at 00:00:04 unless answered
+00:00:04.000 ? 10.0.0.1:22 → 10.0.0.9:51514  timer ended the connection, no segment from the peer for 2.9 s
+00:00:04.000 ? 10.0.0.1:22 → 10.0.0.9:51514  no answer to 2 probes over 1.9 s; last segment from the peer at 00:00:01, 2.9 s ago; killed by keepalive
 ";
     assert_eq!(pretty(&events(&story()), false), expected);
 }
 
 #[test]
-fn colours_only_when_told_to() {
+fn colours_only_on_request() {
     let events = events(&story());
     assert!(!pretty(&events, false).contains('\u{1b}'));
     assert!(pretty(&events, true).contains('\u{1b}'));
 }
 
-/// Data slipped in before the lock was taken: the reason given must not be "0 segments".
+/// Data was sent before the timer took the socket lock: the reason must not be "0 segments".
 #[test]
-fn data_in_flight_is_never_for_nothing() {
+fn data_in_flight_is_never_0_segments() {
     let mut run = record(Kind::KeepaliveTimer, 1);
     run.after.packets_out = 1;
     run.after.timer_pending = true;
@@ -152,7 +152,7 @@ fn data_in_flight_is_never_for_nothing() {
 }
 
 #[test]
-fn sums_up() {
+fn prints_the_summary() {
     let events = events(&story());
     let (mut summary, mut counts) = (Summary::default(), Counts::default());
     for event in &events {
@@ -190,7 +190,7 @@ OWNER  CONNECTION                    TIMERS  PROBES  ANSWERED  UNANSWERED  WORST
 
 1 socket in 5 s: 4 timer runs (1 killed, 3 probe_sent), 0 zero-window probes, 1 answer, 1 closed (1 keepalive_probes)
 Nothing was lost.
-7 events without a known owner.
+7 events with an unresolved owner.
 ";
     assert_eq!(String::from_utf8(text).unwrap(), expected);
 }
@@ -224,7 +224,7 @@ fn json_is_one_object_per_line_that_fits_the_schema() {
     assert_eq!(lines[6]["watched_ms"], 4000);
 }
 
-/// TCP_KEEPINTVL 32767 s: dead in three and a half days, which a time of day cannot say.
+/// TCP_KEEPINTVL 32767 s: dead in three and a half days, for which a time of day is ambiguous.
 #[test]
 fn a_death_days_away_has_a_date() {
     let mut slow = probe(1, 1);
@@ -241,7 +241,7 @@ fn schema_of(of: SchemaOf) -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// What users build on is committed, so that every change of it is seen.
+/// The schemas are an interface: they are committed, so that every change appears in a diff.
 #[test]
 fn schemas_are_the_committed_ones() {
     for (of, name, committed) in [
@@ -273,7 +273,7 @@ fn schemas_are_the_committed_ones() {
     ] {
         assert!(
             schema_of(of) == committed,
-            "the lines changed: say so in docs/CHANGELOG.md, then \
+            "the lines changed: describe it in docs/CHANGELOG.md, then run \
              `keepalive schema {name} > docs/schema/{name}.json`"
         );
     }
@@ -313,8 +313,8 @@ fn schemas_describe_the_lines() {
     }
 }
 
-/// Answers are known at the next timer only, so every healthy socket has a probe out when a trace
-/// ends. That one is not unanswered.
+/// An answer is read at the next timer, so that a healthy socket may have a probe out when a trace
+/// ends. That probe does not count as unanswered.
 #[test]
 fn a_probe_still_out_is_not_unanswered() {
     let mut summary = Summary::default();
@@ -340,7 +340,7 @@ fn a_probe_still_out_is_not_unanswered() {
 }
 
 #[test]
-fn untrusted_text_commands_no_terminal() {
+fn untrusted_text_is_escaped() {
     let hostile = "a\u{1b}[31mb\u{9b}2J\r\n\u{202e}c\u{7f}";
     assert_eq!(
         escape(hostile),
@@ -365,7 +365,7 @@ fn untrusted_text_commands_no_terminal() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever bytes a ring or a recording gives, every output says something and nothing panics.
+    /// No bytes from a ring buffer or a recording make an output fail or panic.
     #[test]
     fn any_records_give_output(
         bytes in proptest::collection::vec(any::<u8>(), size_of::<Record>() * 8),

@@ -1,4 +1,5 @@
-//! The audit on real sockets: what must be found is found, nothing else, and the exit code tells.
+//! The audit on real sockets: it reports exactly the expected findings, and the exit code follows
+//! from them.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -29,7 +30,7 @@ fn audit(bench: &Bench) -> Result<()> {
     guarded.client.arm(sound)?;
     stuck.server.deafen()?;
     stuck.client.arm(sound.user_timeout_ms(75_000))?;
-    stuck.client.send(b"nobody hears this")?;
+    stuck.client.send(b"no ACK comes back")?;
     // Long enough for three retransmissions.
     thread::sleep(Duration::from_secs(4));
     let found = findings(bench, &["--silent", "2s"])?;
@@ -46,7 +47,7 @@ fn audit(bench: &Bench) -> Result<()> {
     };
     ensure!(of(&guarded)?.is_empty(), "{found:?}");
     ensure!(of(&zombie)? == ["zombie_suspect"], "{found:?}");
-    // If its peer were gone the kernel would say so.
+    // Both ends are on this host: if the peer were gone, the kernel would report it.
     ensure!(of(&at_home)?.is_empty(), "{found:?}");
     ensure!(of(&stuck)? == ["suppressed", "count_ignored"], "{found:?}");
     // Worst first: zombies, then warnings, then the listeners.
@@ -69,7 +70,7 @@ fn across(link: &Link) -> Result<Pair> {
     Pair::from(Tcp::new(NEAR_ADDRESS)?, listener, FAR_ADDRESS, FAR_ADDRESS)
 }
 
-/// Who sees little finds little: that is not a clean bill.
+/// Without privileges few sockets can be judged; this must not count as "no findings".
 fn unprivileged(bench: &Bench) -> Result<()> {
     let as_nobody = |arguments: &[&str]| {
         let mut command = command(bench, arguments);
@@ -79,13 +80,13 @@ fn unprivileged(bench: &Bench) -> Result<()> {
     as_nobody(&["--json"])?.expect_code(0)?;
     let run = as_nobody(&["--json", "--fail-on", "critical"])?;
     run.expect_code(3)?;
-    let end = Event::parse(run.stdout.lines().last().context("no line at all")?)?;
+    let end = Event::parse(run.stdout.lines().last().context("no output")?)?;
     end.expect("sockets", 0)?;
     ensure!(end.number("not_judged")? >= 4, "{end}");
     Ok(())
 }
 
-/// What the exit code says, and what is left out.
+/// The exit code of `--fail-on`, and the findings that other options exclude.
 fn codes(bench: &Bench, zombie: &Pair, guarded: &Pair) -> Result<()> {
     let silent = ["--silent", "2s"];
     let code = |more: &[&str], expected: i32| -> Result<()> {
@@ -103,7 +104,7 @@ fn codes(bench: &Bench, zombie: &Pair, guarded: &Pair) -> Result<()> {
         let arguments = ["--fail-on", "late_for_middlebox", "-R", &port];
         code(&[&arguments[..], &timeout].concat(), expected)
     };
-    // Its first probe comes after a minute; the zombie's never.
+    // Its first probe leaves after 60 s; the zombie sends none.
     behind(["--middlebox", "aws-nlb"], guarded, 0)?;
     behind(["--idle-timeout", "30s"], guarded, 5)?;
     behind(["--middlebox", "aws-nlb"], zombie, 5)?;
@@ -131,7 +132,7 @@ fn findings(bench: &Bench, arguments: &[&str]) -> Result<Vec<Event>> {
         .lines()
         .map(Event::parse)
         .collect::<Result<_>>()?;
-    let end = lines.pop().context("no line at all")?;
+    let end = lines.pop().context("no output")?;
     ensure!(end.is("audit_end"), "the last line is {end}");
     Ok(lines)
 }

@@ -1,4 +1,4 @@
-//! `explain` on one socket of every kind, and on one that is followed to its end.
+//! `explain` on one socket in each situation, and `--follow` until a socket ends.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Lines};
@@ -36,7 +36,7 @@ pub fn command<S: AsRef<OsStr>>(bench: &Bench, arguments: &[S]) -> Command {
     command
 }
 
-/// One socket of every kind, and the blocker by name.
+/// One socket in each situation; the output names what blocks the next probe.
 fn explain(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
     let [off, waiting, probing, dying, stuck] = [
@@ -53,7 +53,7 @@ fn explain(bench: &Bench) -> Result<()> {
     for deaf in [&probing, &dying, &stuck] {
         deaf.server.deafen()?;
     }
-    // Lives for the quarter of an hour that a busy guest may take for all this.
+    // It must outlive this scenario, which may take 15 minutes on a busy guest.
     probing
         .client
         .arm(Keepalive::EVERY_SECOND.interval(10).probes(100))?;
@@ -61,14 +61,14 @@ fn explain(bench: &Bench) -> Result<()> {
         .client
         .arm(Keepalive::EVERY_SECOND.interval(600).probes(1))?;
     stuck.client.arm(Keepalive::after(600))?;
-    stuck.client.send(b"nobody hears this")?;
+    stuck.client.send(b"no ACK comes back")?;
     thread::sleep(Duration::from_millis(2500));
     for (pair, outlook, rule, sentence) in [
         (
             &off,
             "keepalive_off",
             None,
-            "nobody switched SO_KEEPALIVE on",
+            "SO_KEEPALIVE is off (HTTP keep-alive does not",
         ),
         (
             &waiting,
@@ -92,7 +92,7 @@ fn explain(bench: &Bench) -> Result<()> {
             &stuck,
             "data_in_flight",
             Some("retransmit_timeout"),
-            "17 bytes sent and not acknowledged",
+            "data is unacknowledged (17 bytes)",
         ),
         (
             &full,
@@ -104,9 +104,9 @@ fn explain(bench: &Bench) -> Result<()> {
         let target = format!("{}-{}", pair.client.local()?, pair.client.peer()?);
         let json = Refused::from(command(bench, &[target.as_str(), "--json"]))?;
         json.expect_code(0)?;
-        let told = Event::parse(json.stdout.trim())?;
-        told.expect("outlook", outlook)?;
-        expect_rule(&told, rule)?;
+        let explained = Event::parse(json.stdout.trim())?;
+        explained.expect("outlook", outlook)?;
+        expect_rule(&explained, rule)?;
         let text = Refused::from(command(bench, &[target.as_str()]))?;
         text.expect_code(0)?;
         for part in [sentence, "tcpdump -ni any"] {
@@ -116,11 +116,11 @@ fn explain(bench: &Bench) -> Result<()> {
                 text.stdout
             );
         }
-        // The same by its cookie.
+        // `explain` also accepts the socket's cookie.
         let cookie = format!("sk:{}", pair.client.cookie()?);
         Refused::from(command(bench, &[cookie.as_str()]))?.expect_code(0)?;
     }
-    // Several match, and there is nobody to ask.
+    // Several sockets match; without a terminal `explain` cannot ask which one.
     let port = format!(":{}", off.client.local()?.port());
     Refused::from(command(bench, &[port.as_str()]))?
         .expect_code(1)?
@@ -131,18 +131,20 @@ fn explain(bench: &Bench) -> Result<()> {
     unprivileged(bench)
 }
 
-/// The rule that ends it if nothing more is received; sock_diag tells of one timer only.
-fn expect_rule(told: &Event, rule: Option<&str>) -> Result<()> {
-    if told.get("socket.one_timer_only") == true {
+/// The rule that ends the connection if no more segments arrive. sock_diag reports only one timer,
+/// so the rule is then not compared.
+fn expect_rule(explained: &Event, rule: Option<&str>) -> Result<()> {
+    if explained.get("socket.one_timer_only") == true {
         return Ok(());
     }
     match rule {
-        Some(rule) => told.expect("socket.death.rule", rule),
-        None => told.expect("socket.death", Value::Null),
+        Some(rule) => explained.expect("socket.death.rule", rule),
+        None => explained.expect("socket.death", Value::Null),
     }
 }
 
-/// Who may not see whose sockets are whose is told so, not that there are none.
+/// A user who may not read other processes' descriptors gets an error about that, not "no socket
+/// matches".
 fn unprivileged(bench: &Bench) -> Result<()> {
     let mut command = command(bench, &[&std::process::id().to_string()]);
     command.uid(NOBODY).gid(NOBODY);
@@ -154,28 +156,29 @@ fn unprivileged(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Followed to its end: how it died is told, and then that is all.
+/// `--follow` prints how the connection ended, and then exits.
 fn follow(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
     let pair = Pair::over(LOCALHOST)?;
     pair.client.arm(Keepalive::EVERY_SECOND.probes(3))?;
     let (following, lines) = Following::start(bench, &pair)?;
     pair.server.deafen()?;
-    let told = following.end(lines)?;
+    let printed = following.end(lines)?;
     for part in [
         "probe 3/3 sent",
         "of 3 unanswered",
         "no answer to 3 probes",
         "killed by keepalive",
     ] {
-        ensure!(told.contains(part), "{part:?} is not in {told}");
+        ensure!(printed.contains(part), "{part:?} is not in {printed}");
     }
-    // Nothing tells of a socket without keepalive, but that it is gone is seen.
+    // No record reports the end of a socket without keepalive; `explain` notices that the socket
+    // has disappeared.
     let silent = Pair::over(LOCALHOST)?;
     let (following, lines) = Following::start(bench, &silent)?;
     silent.client.abort()?;
-    let told = following.end(lines)?;
-    ensure!(told.contains("The socket has ended"), "{told}");
+    let printed = following.end(lines)?;
+    ensure!(printed.contains("The socket has ended"), "{printed}");
     Ok(())
 }
 
@@ -183,7 +186,7 @@ fn follow(bench: &Bench) -> Result<()> {
 struct Following(Running);
 
 impl Following {
-    /// Starts it, and waits until it has explained what it follows.
+    /// Starts it, and waits until it has printed the first explanation.
     fn start(bench: &Bench, pair: &Pair) -> Result<(Self, Lines<BufReader<ChildStdout>>)> {
         let target = format!("{}-{}", pair.client.local()?, pair.client.peer()?);
         let mut command = command(bench, &["--follow", &target]);
@@ -198,11 +201,11 @@ impl Following {
         bail!("it ended: {}", child.wait()?)
     }
 
-    /// What it says from then on; it must end by itself.
+    /// What it prints from then on; it must end by itself.
     fn end(mut self, lines: Lines<BufReader<ChildStdout>>) -> Result<String> {
-        let told: Vec<String> = lines.collect::<Result<_, _>>()?;
+        let printed: Vec<String> = lines.collect::<Result<_, _>>()?;
         let status = self.0.wait()?;
-        ensure!(status.success(), "{status}: {told:?}");
-        Ok(told.join("\n"))
+        ensure!(status.success(), "{status}: {printed:?}");
+        Ok(printed.join("\n"))
     }
 }

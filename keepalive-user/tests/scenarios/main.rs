@@ -1,11 +1,11 @@
 //! # Scenario suite
 //!
-//! Makes the kernel take every decision about keepalive there is, on real sockets, and compares
-//! what the real binary prints with what the kernel did. One scenario per row of the matrix; one
-//! tracer watches them all. Needs root; `cargo xtask test` runs it on every kernel of the matrix.
+//! Makes the kernel take every possible keepalive decision on real sockets, and compares the output
+//! of the real binary with what the kernel did. Each row of the matrix is one scenario; one tracer
+//! traces most of them. Needs root; `cargo xtask test` runs it on every kernel of the matrix.
 //!
-//! Everything is done by system calls: where this runs there may be no other program than this
-//! one and the tracer.
+//! Everything is done by system calls: a guest may contain no programs other than this one and the
+//! tracer.
 
 mod audit;
 mod benches;
@@ -29,7 +29,7 @@ use crate::harness::run::{self, Contents};
 /// The table of contents.
 const CONTENTS: Contents = Contents {
     before: trace::arming::make_older_connection,
-    // The long ones first.
+    // The longest scenarios start first.
     beside_one_tracer: &[
         trace::death::SCENARIOS,
         trace::connecting::SCENARIOS,
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The suite, or a benchmark instead; true if nothing failed.
+/// Runs the suite or a benchmark; true if nothing failed.
 fn run(arguments: &Arguments) -> Result<bool> {
     if !arguments.bench_list.is_empty() {
         return benches::list::run(&arguments.keepalive, &arguments.bench_list).map(|()| true);

@@ -1,4 +1,4 @@
-//! `keepalive report`: of a live trace and of its recording, and the page in a real browser.
+//! `keepalive report` of a live trace and of its recording, and the page in a real browser.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub const CASES: &[HardCase] = &[
     },
 ];
 
-/// Files that go when this does.
+/// A temporary directory, removed on drop.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -48,7 +48,7 @@ impl Drop for Directory {
     }
 }
 
-/// The watched ends of four connections.
+/// Four connections whose client ends are traced.
 struct Story {
     answered: Pair,
     dying: Pair,
@@ -72,12 +72,12 @@ impl Story {
         Ok(story)
     }
 
-    /// Until one is dead and the others have done what they do.
+    /// Waits until one connection is dead and the others have produced their events.
     fn go_on(&self, tracer: &Tracer, netns: u64) -> Result<()> {
         self.dying.server.deafen()?;
         self.stalled.client.fill()?;
         self.in_flight.server.deafen()?;
-        self.in_flight.client.send(b"nobody hears this")?;
+        self.in_flight.client.send(b"no ACK comes back")?;
         let await_all = [
             (&self.answered.client, "answer"),
             (&self.stalled.client, "window_probe"),
@@ -98,7 +98,7 @@ impl Story {
                 .wait_for(key, 0, PATIENCE, |event| event.is(kind))
                 .with_context(|| format!("no {kind} event of {key:?}"))?;
         }
-        // A few more of each.
+        // Collects a few more events of each.
         thread::sleep(Duration::from_secs(3));
         Ok(())
     }
@@ -108,8 +108,8 @@ fn port(socket: &Tcp) -> Result<u16> {
     Ok(socket.local()?.port())
 }
 
-/// Traces the story with `--report`, and makes the same report of its recording.
-fn told(bench: &Bench, directory: &Directory) -> Result<Story> {
+/// Traces the connections with `--report`, and creates the same report from the recording.
+fn trace_and_report(bench: &Bench, directory: &Directory) -> Result<Story> {
     let namespace = Namespace::create()?;
     let story = Story::begin()?;
     let [live, recording, page] =
@@ -127,7 +127,7 @@ fn told(bench: &Bench, directory: &Directory) -> Result<Story> {
         let ended = tracer.interrupt()?;
         bail!("{error:#}: {}, {:?}", ended.stderr, ended.lines);
     }
-    ensure!(!Path::new(&live).exists(), "a report before the end");
+    ensure!(!Path::new(&live).exists(), "the report exists too early");
     let ended = tracer.interrupt()?;
     ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
     let findings = ended.lines.iter().filter(|line| line.is("finding"));
@@ -135,13 +135,13 @@ fn told(bench: &Bench, directory: &Directory) -> Result<Story> {
         findings
             .map(|finding| finding.text("rule"))
             .any(|rule| rule == "count_ignored"),
-        "TCP_USER_TIMEOUT was not found by the audit: {:?}",
+        "the audit did not report TCP_USER_TIMEOUT: {:?}",
         ended.lines
     );
     make(bench, &[&recording, "-o", &page])?.expect_code(0)?;
     ensure!(
         fs::read(&live)? == fs::read(&page)?,
-        "the report of the recording is not that of the trace"
+        "the report of the recording differs from the report of the trace"
     );
     Ok(story)
 }
@@ -154,7 +154,7 @@ fn make(bench: &Bench, arguments: &[&str]) -> Result<Refused> {
 
 fn report(bench: &Bench) -> Result<()> {
     let directory = Directory::create("report")?;
-    let story = told(bench, &directory)?;
+    let story = trace_and_report(bench, &directory)?;
     let recording = directory.path("trace.kar");
     let picture = directory.path("all.svg");
     make(bench, &[&recording, "-o", &picture])?.expect_code(0)?;
@@ -172,7 +172,7 @@ fn report(bench: &Bench) -> Result<()> {
         &[&recording, "-o", &one, "--force", "--socket", ":1"],
     )?
     .expect_code(2)?
-    .expect_sentence(&["such a socket"])?;
+    .expect_sentence(&["no such socket was recorded"])?;
     for name in ["report.pdf", "report.png"] {
         make(bench, &[&recording, "-o", &directory.path(name)])?
             .expect_code(2)?
@@ -186,7 +186,7 @@ fn report(bench: &Bench) -> Result<()> {
 
 fn in_browser(bench: &Bench) -> Result<()> {
     let directory = Directory::create("page")?;
-    let story = told(bench, &directory)?;
+    let story = trace_and_report(bench, &directory)?;
     let mut browser = Browser::open(Path::new(&directory.path("report.html")))?;
     first_look(&mut browser)?;
     filters(&mut browser, &story)?;
@@ -203,7 +203,7 @@ fn in_browser(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// The texts of a column of the table.
+/// The text of each cell in a column of the table.
 fn column(browser: &mut Browser, number: u32) -> Result<Vec<String>> {
     let cells = browser.evaluate(&format!(
         "[...document.querySelectorAll('#rows td:nth-child({number})')].map((it) => it.textContent)"
@@ -241,7 +241,7 @@ fn first_look(browser: &mut Browser) -> Result<()> {
     }
     browser.evaluate("document.querySelector('#findings details').open = true")?;
     browser.until("document.querySelectorAll('#findings .finding').length > 0")?;
-    // Nothing sticks out to the side.
+    // The page does not scroll horizontally.
     let widths = browser.evaluate("[document.documentElement.scrollWidth, innerWidth]")?;
     ensure!(widths[0].as_u64() <= widths[1].as_u64(), "{widths}");
     Ok(())
@@ -306,8 +306,8 @@ fn sorts(browser: &mut Browser) -> Result<()> {
             numbers == sorted && numbers[0] != numbers[numbers.len() - 1],
             "{numbers:?}"
         );
-        let said = browser.evaluate(&format!("document.querySelector({head:?}).ariaSort"))?;
-        ensure!(said == direction, "{said}");
+        let order = browser.evaluate(&format!("document.querySelector({head:?}).ariaSort"))?;
+        ensure!(order == direction, "{order}");
     }
     browser.click("#columns th:nth-child(1) button")?;
     ensure!(
@@ -317,7 +317,7 @@ fn sorts(browser: &mut Browser) -> Result<()> {
     Ok(())
 }
 
-/// With the keyboard, to the first row, into it, through its time, and back.
+/// Uses only the keyboard: selects the first row, opens it, zooms in its timeline, and goes back.
 fn opens_one(browser: &mut Browser) -> Result<()> {
     browser.evaluate("document.querySelector('#rows tr').focus()")?;
     browser.press("ArrowDown")?;
@@ -330,12 +330,12 @@ fn opens_one(browser: &mut Browser) -> Result<()> {
         "{title}"
     );
     let words = text(browser, "#log")?;
-    for said in [
+    for part in [
         "has keepalive: idle 1 s",
         "probe 2 sent",
         "TCP_USER_TIMEOUT 3 s ended it",
     ] {
-        ensure!(words.contains(said), "{said:?} is not among {words}");
+        ensure!(words.contains(part), "{part:?} is not in {words}");
     }
     ensure!(!words.contains('\u{1}'), "a number is missing in {words}");
     ensure!(
@@ -347,7 +347,7 @@ fn opens_one(browser: &mut Browser) -> Result<()> {
     browser.press("+")?;
     let closer = text(browser, "#span")?;
     ensure!(
-        span.contains("all of it") && !closer.contains("all of it"),
+        span.contains(", all") && !closer.contains(", all"),
         "{span}, {closer}"
     );
     browser.press("0")?;
@@ -374,7 +374,7 @@ fn themes(browser: &mut Browser) -> Result<()> {
         seen.push((shown, picture["data"].as_str().map(str::to_owned)));
     }
     ensure!(seen[0] != seen[1], "both themes are the same");
-    // The button goes against the system's theme.
+    // The button overrides the system's theme.
     browser.click("#theme")?;
     let chosen = browser.evaluate(colours)?;
     ensure!(chosen == seen[0].0, "the button does not choose: {chosen}");

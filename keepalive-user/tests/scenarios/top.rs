@@ -1,5 +1,5 @@
-//! The live screen, in a terminal emulator: what it shows of a peer that is really dead, what keys
-//! do to it, and what it leaves behind.
+//! The live screen in a terminal emulator: how it shows a dead peer, how it reacts to keys, and how
+//! it restores the terminal.
 
 use std::fs;
 use std::path::PathBuf;
@@ -72,7 +72,7 @@ impl Terminal {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Waits until the screen is as wanted.
+    /// Waits until the screen satisfies a condition.
     fn until(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
         let begin = Instant::now();
         loop {
@@ -100,30 +100,30 @@ impl Terminal {
         self.tmux(&["send-keys", "-l", text]).map(drop)
     }
 
-    /// Types a command and begins it.
+    /// Types a command and presses Enter.
     fn command(&self, line: &str) -> Result<()> {
         self.type_in(line)?;
         self.press("Enter")
     }
 
-    /// Starts `top` on this namespace, and waits until it shows.
+    /// Starts `top` on this namespace, and waits for its screen.
     fn start_top(&self, bench: &Bench, prefix: &str) -> Result<()> {
         let netns = Namespace::current()?.inode;
         let (keepalive, backend) = (&bench.keepalive, &bench.backend);
         let top = format!("{keepalive} top --backend {backend} -N {netns}");
-        // In two parts, so that what is typed is not what is looked for.
+        // Typed in two parts, so that the echoed command line does not match the expected output.
         self.command(&format!(
             "clear; echo BE\"\"FORE; {prefix}{top}; echo co\"\"de $?"
         ))?;
         self.until_shows("by urgency").map(drop)
     }
 
-    /// The main screen again, a cursor, and a shell that echoes.
+    /// Expects the main screen, a visible cursor, and a shell that echoes.
     fn expect_clean(&self, code: u32) -> Result<()> {
         let screen = self.until_shows(&format!("code {code}"))?;
         ensure!(
             screen.contains("BEFORE"),
-            "the screen before is gone:\n{screen}"
+            "the previous screen is lost:\n{screen}"
         );
         ensure!(
             !screen.contains("by urgency"),
@@ -148,7 +148,7 @@ impl Terminal {
         child.parse().context(child.to_owned())
     }
 
-    /// Waits until so many probes or more are out of 60.
+    /// Waits until at least this many of 60 probes are unanswered.
     fn until_attempt(&self, ends: &str, least: u32) -> Result<u32> {
         let attempt = |screen: &str| {
             let progress = row(screen, ends)?
@@ -169,7 +169,7 @@ impl Drop for Terminal {
     }
 }
 
-/// Both ends of a connection, as its row names them.
+/// Both ends of a connection, as its row prints them.
 fn ends(pair: &Pair) -> Result<String> {
     let (local, peer) = (pair.client.local()?.port(), pair.client.peer()?);
     Ok(format!("{local:>5} {peer}"))
@@ -186,7 +186,7 @@ fn top(bench: &Bench) -> Result<()> {
     let [dead, dying, alive] = pairs;
     let (dead, dying, alive) = (dead?, dying?, alive?);
     let (dead_row, dying_row, alive_row) = (ends(&dead)?, ends(&dying)?, ends(&alive)?);
-    // Older than the screen, and told of all the same.
+    // This connection is older than `top` and must still be listed.
     alive.client.arm(Keepalive::after(7200))?;
     let terminal = Terminal::open("top")?;
     terminal.start_top(bench, "")?;
@@ -198,7 +198,7 @@ fn top(bench: &Bench) -> Result<()> {
     dying.server.deafen()?;
     dead.client.arm(Keepalive::EVERY_SECOND.probes(60))?;
     dying.client.arm(Keepalive::EVERY_SECOND.probes(2))?;
-    // It makes progress, and the one that died is shown as dead.
+    // The probe count grows, and the dead connection is shown as dead.
     let attempt = terminal.until_attempt(&dead_row, 2)?;
     terminal.until_attempt(&dead_row, attempt + 1)?;
     let screen = terminal.until_shows("1 died")?;
@@ -222,7 +222,7 @@ fn top(bench: &Bench) -> Result<()> {
     terminal.expect_clean(0)
 }
 
-/// What keys do to the table and to the explanation.
+/// The keys that change the table, and those of the explanation.
 fn keys(terminal: &Terminal, port: &str, dead: &str, alive: &str) -> Result<()> {
     terminal.press("s")?;
     terminal.until_shows("by next timer")?;
@@ -240,7 +240,7 @@ fn keys(terminal: &Terminal, port: &str, dead: &str, alive: &str) -> Result<()> 
         "Dead in",
         "by TCP_KEEPCNT 60",
         "SO_KEEPALIVE is on: TCP_KEEPIDLE 1 s (set on the socket)",
-        "/60 sent, peer silent",
+        "/60 sent, no segment from the peer for",
     ] {
         ensure!(
             explained.contains(sentence),
@@ -273,7 +273,7 @@ fn resizes(terminal: &Terminal) -> Result<()> {
     terminal.until_shows("q quit").map(drop)
 }
 
-/// A recording begun in the middle is told again by itself.
+/// A recording that starts in the middle of a session can be replayed without what came before.
 fn records(bench: &Bench, terminal: &Terminal) -> Result<()> {
     terminal.press("r")?;
     terminal.until_shows("● REC")?;
@@ -291,20 +291,20 @@ fn records(bench: &Bench, terminal: &Terminal) -> Result<()> {
     let whole = replay("--check")?;
     whole.expect_code(0)?;
     ensure!(whole.stdout.contains("whole"), "{}", whole.stdout);
-    let told = replay("--json")?;
-    told.expect_code(0)?;
-    let lines: Vec<Event> = told
+    let replayed = replay("--json")?;
+    replayed.expect_code(0)?;
+    let lines: Vec<Event> = replayed
         .stdout
         .lines()
         .map(Event::parse)
         .collect::<Result<_>>()?;
     let probe = lines.iter().find(|line| line.is_timer("probe_sent"));
-    let probe = probe.with_context(|| format!("no probe in {}", told.stdout))?;
+    let probe = probe.with_context(|| format!("no probe in {}", replayed.stdout))?;
     probe.expect("process.pid", std::process::id())?;
     probe.expect("attempts", 60)
 }
 
-/// However it ends, and without colour where none is wanted.
+/// The terminal is restored however `top` ends, and NO_COLOR is respected.
 fn leaves_the_terminal_clean(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
     let pair = Pair::over(LOCALHOST)?;
@@ -322,7 +322,7 @@ fn leaves_the_terminal_clean(bench: &Bench) -> Result<()> {
     sys::signal(terminal.child()?, Signal::TERM)?;
     terminal.expect_clean(0)?;
     terminal.start_top(bench, "NO_COLOR=1 ")?;
-    ensure!(!coloured()?, "colour, in spite of NO_COLOR");
+    ensure!(!coloured()?, "colour although NO_COLOR is set");
     terminal.press("C-c")?;
     terminal.expect_clean(0)?;
     terminal.start_top(bench, "")?;

@@ -1,7 +1,7 @@
-//! Process 1 of a test VM: mounts what every machine has, loads the modules it was given, runs one
-//! command on the second serial line, says how it ended, and switches the machine off.
+//! Process 1 of a test VM: mounts the usual file systems, loads the given modules, runs one command on the
+//! second serial line, prints its exit code, and powers the machine off.
 //!
-//! tracefs and bpffs are left unmounted: the tool must do without.
+//! tracefs and bpffs are not mounted: keepalive must work without them.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -31,7 +31,7 @@ fn main() {
     });
     if let Ok(mut line) = OpenOptions::new().write(true).open(LINE) {
         let _ = writeln!(line, "\nvm-init: exit {code}");
-        // Until the host has it all.
+        // Wait until the host has read all output.
         let _ = tcdrain(line);
     }
     sync();
@@ -69,7 +69,7 @@ fn loopback_up() -> io::Result<()> {
     const LOOPBACK: u32 = 1;
     const IFF_UP: u32 = 1;
     // `struct nlmsghdr` (length, type, flags, sequence, port), `struct ifinfomsg` (family and type, index,
-    // flags, which of them change).
+    // flags, change mask).
     let mut request = 32_u32.to_ne_bytes().to_vec();
     request.extend(RTM_NEWLINK.to_ne_bytes());
     request.extend(REQUEST_AND_ACK.to_ne_bytes());
@@ -112,13 +112,13 @@ fn execute() -> io::Result<i32> {
         .stdout(Stdio::from(line.try_clone()?))
         .stderr(Stdio::from(line));
     if interactive {
-        // For job control. Not otherwise: the end of a session flushes its terminal, and with it
+        // Needed for job control. Not done otherwise: the end of a session flushes its terminal, and with it
         // the last lines of the output.
         //
         // SAFETY: two system calls between fork and exec, which rustix makes without allocating.
         unsafe {
             command.pre_exec(|| {
-                // A shell without job control is one as well.
+                // A shell also works without job control.
                 let _ = setsid();
                 let _ = ioctl_tiocsctty(stdin());
                 Ok(())
@@ -129,7 +129,7 @@ fn execute() -> io::Result<i32> {
     reap(child.id().cast_signed()).or_else(|_| Ok(child.wait()?.code().unwrap_or(128)))
 }
 
-/// Waits for the command, burying orphans meanwhile, as process 1 must.
+/// Waits for the command, and reaps orphans meanwhile, as process 1 must.
 fn reap(command: i32) -> io::Result<i32> {
     loop {
         let Some((pid, status)) = wait(WaitOptions::empty())? else {
@@ -144,7 +144,7 @@ fn reap(command: i32) -> io::Result<i32> {
     }
 }
 
-/// No translation of line ends: what is written is what the host reads.
+/// Disables the translation of line ends, so that the host reads the bytes as written.
 fn make_raw(line: &File) -> io::Result<()> {
     let mut settings = tcgetattr(line)?;
     settings.make_raw();

@@ -1,8 +1,8 @@
-//! `cargo xtask btf-fixtures`: the types of each kernel of the matrix that the layout is resolved from, as
-//! BTF of some kilobytes, so that this is tested without root and without a VM. Neither is needed here:
-//! the BTF is a section of the kernel in its compressed image.
+//! `cargo xtask btf-fixtures`: extracts from each kernel of the matrix the types that the layout is resolved
+//! from, as BTF of some kilobytes, so that the layout is tested without root and without a VM. The command
+//! needs neither: the BTF is a section of the kernel in its compressed image.
 //!
-//! A fixture has the same bytes whenever it is made from the same kernel.
+//! The same kernel always gives the same bytes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,7 +46,7 @@ const DECOMPRESSORS: &[Need] = &[
     },
 ];
 
-/// Writes the fixtures, and leaves those of other releases alone: what was resolved once still must be.
+/// Writes the fixtures, and keeps those of other releases: a layout once resolved must stay resolvable.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let (Some(btf), Some(release)) = (&arguments.btf, &arguments.release) {
         let bytes = fs::read(btf).with_context(|| format!("cannot read {}", btf.display()))?;
@@ -76,8 +76,8 @@ fn write(release: &str, btf: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The kernel in a bzImage (Documentation/arch/x86/boot.rst): after the sectors of the real-mode code,
-/// compressed, with its length behind it.
+/// The kernel in a bzImage (Documentation/arch/x86/boot.rst): compressed, after the sectors of the real-mode
+/// code, followed by its length.
 fn vmlinux(image: &Path) -> Result<Vec<u8>> {
     const SECTOR: usize = 512;
     let bytes = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
@@ -89,12 +89,12 @@ fn vmlinux(image: &Path) -> Result<Vec<u8>> {
     let [at, length] = [0x248, 0x24c].map(|at| word(&bytes, at));
     let start = (setup + 1) * SECTOR + at? as usize;
     let end = start + (length? as usize).saturating_sub(4);
-    let payload = bytes.get(start..end).context("the image is cut")?;
+    let payload = bytes.get(start..end).context("the image is truncated")?;
     let program = match payload.first_chunk() {
         Some([0x28, 0xb5, 0x2f, 0xfd]) => "zstd",
         Some([0x02, 0x21, 0x4c, 0x18]) => "lz4",
         Some([0xfd, b'7', b'z', b'X']) => "xz",
-        other => bail!("a compression of unknown magic {other:x?}"),
+        other => bail!("unknown compression magic {other:x?}"),
     };
     let file = paths::target("btf-payload");
     fs::write(&file, payload).with_context(|| format!("cannot write {}", file.display()))?;
@@ -110,7 +110,7 @@ fn section<'a>(elf: &'a [u8], name: &[u8]) -> Result<&'a [u8]> {
     ensure!(elf.starts_with(b"\x7fELF\x02\x01"), "not a 64-bit ELF file");
     let long = |at: usize| -> Result<usize> {
         let bytes = elf.get(at..at + 8).and_then(|bytes| bytes.first_chunk());
-        let value = u64::from_le_bytes(*bytes.context("the ELF file is cut")?);
+        let value = u64::from_le_bytes(*bytes.context("the ELF file is truncated")?);
         Ok(usize::try_from(value)?)
     };
     let short = |at| word(elf, at).map(|word| word as usize & 0xffff);
@@ -122,7 +122,9 @@ fn section<'a>(elf: &'a [u8], name: &[u8]) -> Result<&'a [u8]> {
         let at = header(index);
         if string(elf, names + word(elf, at)? as usize) == name {
             let (start, length) = (long(at + 0x18)?, long(at + 0x20)?);
-            return elf.get(start..start + length).context("the section is cut");
+            return elf
+                .get(start..start + length)
+                .context("the section is truncated");
         }
     }
     bail!("no section {}", String::from_utf8_lossy(name))
@@ -132,7 +134,7 @@ fn word(bytes: &[u8], at: usize) -> Result<u32> {
     let found = bytes.get(at..at + 4).and_then(|bytes| bytes.first_chunk());
     found
         .map(|bytes| u32::from_le_bytes(*bytes))
-        .with_context(|| format!("cut at byte {at}"))
+        .with_context(|| format!("truncated at byte {at}"))
 }
 
 fn string(bytes: &[u8], at: usize) -> &[u8] {
@@ -163,7 +165,7 @@ mod kind {
     pub const ENUM64: u32 = 19;
 }
 
-/// One type: its three words, and those that follow.
+/// One type: its three words, and the words that follow.
 struct Type {
     name: u32,
     info: u32,
@@ -192,7 +194,7 @@ impl Type {
     }
 }
 
-/// BTF, and what of it is kept: types by id, with the indices of their members or enumerators.
+/// BTF, and the kept part of it: types by id, with the indices of their members or enumerators.
 struct Trimming<'a> {
     /// Element 0 is `void`.
     types: Vec<Type>,
@@ -274,7 +276,7 @@ impl<'a> Trimming<'a> {
         string(self.strings, offset as usize)
     }
 
-    /// Keeps `struct.member.member`, if the kernel has it: what is passed on the way, and the type at the end.
+    /// Keeps `struct.member.member`, if the kernel has it: the members on the path, and the type at its end.
     fn keep_path(&mut self, path: &str) -> Result<()> {
         let mut names = path.split('.');
         let structure = names.next().unwrap_or_default().as_bytes();
@@ -302,7 +304,7 @@ impl<'a> Trimming<'a> {
         Ok(())
     }
 
-    /// The way to a member, through nameless ones.
+    /// The path to a member, through nameless ones.
     fn member(&self, id: usize, name: &[u8]) -> Option<Vec<Step>> {
         let compound = self.behind(id);
         let it = self.types.get(compound)?;
@@ -328,7 +330,7 @@ impl<'a> Trimming<'a> {
         None
     }
 
-    /// Keeps the first enum that has it, with no other enumerator.
+    /// Keeps the first enum that has this enumerator, without the other ones.
     fn keep_enumerator(&mut self, name: &[u8]) {
         let found = self.types.iter().enumerate().find_map(|(id, it)| {
             let mut items = it.items().filter(|_| it.kind() == kind::ENUM);
@@ -339,9 +341,9 @@ impl<'a> Trimming<'a> {
         }
     }
 
-    /// Keeps a type, with what its size depends on; a compound one without members.
+    /// Keeps a type and those that its size depends on; a compound type without members.
     fn keep(&mut self, id: usize) -> Result<()> {
-        let it = self.types.get(id).context("a type that is not there")?;
+        let it = self.types.get(id).context("a type id is out of range")?;
         let further: &[u32] = match it.kind() {
             kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
                 &[it.size_or_type]
@@ -379,12 +381,12 @@ impl<'a> Trimming<'a> {
         let mut strings = Strings::default();
         let mut words = Vec::new();
         for (&id, items) in &self.kept {
-            let it = self.types.get(id).context("a type that is not there")?;
+            let it = self.types.get(id).context("a type id is out of range")?;
             let mut name = |offset| strings.add(self.name(offset));
             let (mut info, mut size_or_type, mut rest) = (it.info, it.size_or_type, Vec::new());
             let own_name = name(it.name);
             match it.kind() {
-                // What it points to is not reached: void.
+                // The target of a pointer is not needed: void.
                 kind::PTR => size_or_type = 0,
                 kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
                     size_or_type = new_id(size_or_type).context("a type was not kept")?;
@@ -428,7 +430,7 @@ impl<'a> Trimming<'a> {
     }
 }
 
-/// One member on the way to another.
+/// One member on the path to another.
 #[derive(Clone, Copy)]
 struct Step {
     /// The struct or union.

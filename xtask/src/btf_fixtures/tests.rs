@@ -1,8 +1,8 @@
-//! Fixtures of fixtures, and of what is not a kernel.
+//! Fixtures made from fixtures, and from files that are not a kernel.
 
 use super::*;
 
-/// What is trimmed away once is all that is not needed; and the same types give the same bytes.
+/// Trimming a fixture again removes nothing, and the same types give the same bytes.
 #[test]
 fn a_fixture_of_a_fixture_is_the_same() {
     let directory = paths::root().join("keepalive-user/tests/btf");

@@ -1,10 +1,10 @@
-//! Dependencies: declared once, in the workspace, without default features; and each is used.
+//! Checks dependencies: each is declared once, in the workspace, without default features, and is used.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result};
 
-/// Every breach in the manifests of the workspace and its members.
+/// All violations in the manifests of the workspace and its members.
 pub fn breaches(root: &Path, members: &[&str]) -> Result<Vec<String>> {
     let mut breaches = Vec::new();
     let mut used = BTreeSet::new();

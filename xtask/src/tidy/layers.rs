@@ -1,8 +1,8 @@
-//! The layers of `keepalive-user`: who may import whom, read from the imports themselves.
+//! The layers of `keepalive-user`: which layer may import which, checked on the imports in the code.
 //!
 //! A *room* is a file or folder directly in a layer (`core/tracker`, `machine/files`). Imports go
-//! downwards only, what a layer may not name is listed here, and rooms do not import each other in a
-//! circle. Code that is only compiled for tests may import anything.
+//! downwards only, rooms do not import each other in a circle, and this file lists the names that a layer
+//! must not use. Code that is only compiled for tests may import anything.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// A layer, and what it may name.
+/// A layer, and the names that it may use.
 struct Layer {
     name: &'static str,
     /// Layers it may import, besides itself.
@@ -25,7 +25,7 @@ struct Layer {
     forbidden: &'static [&'static str],
 }
 
-/// What touches the operating system.
+/// Modules that use the operating system.
 const SYSTEM: &[&str] = &[
     "aya",
     "aya_log",
@@ -77,7 +77,7 @@ const LAYERS: &[Layer] = &[
 /// Most entries directly in the source folder.
 const ENTRIES: usize = 10;
 
-/// Every breach of the layers in this source folder.
+/// All violations of the layers in this source folder.
 pub fn breaches(source: &Path) -> Result<Vec<String>> {
     let mut breaches = Vec::new();
     let entries = fs::read_dir(source)?.count();
@@ -137,7 +137,7 @@ fn room(path: &[String]) -> String {
     parts.join("/")
 }
 
-/// What is wrong with this layer importing this path.
+/// The violation if this layer imports this path.
 fn breach(layer: &Layer, import: &[String]) -> Option<String> {
     let path = import.join("::");
     let Some(inner) = path.strip_prefix("crate::") else {
@@ -233,7 +233,7 @@ fn is_for_tests(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Rooms in a circle, if there are some.
+/// Rooms that import each other in a circle, if any.
 fn cycle(arrows: &Arrows) -> Option<Vec<String>> {
     let mut done = BTreeSet::new();
     arrows

@@ -1,4 +1,4 @@
-//! The rules of this repository that no linter knows.
+//! The rules of this repository that no linter checks.
 
 mod dependencies;
 mod layers;
@@ -25,7 +25,7 @@ const TOP_LEVEL: &[&str] = &[
 ];
 const CRATES: &[&str] = &["keepalive-ebpf", "keepalive-user", "xtask"];
 
-/// Lists every breach, then fails.
+/// Fails with a list of all violations.
 pub fn check() -> Result<()> {
     let mut breaches = top_level()?;
     for name in CRATES {
@@ -47,7 +47,7 @@ pub fn check() -> Result<()> {
     bail!("not tidy:\n  {}", breaches.join("\n  "))
 }
 
-/// The top level is fixed.
+/// Checks the top level, whose entries are fixed.
 fn top_level() -> Result<Vec<String>> {
     let entries = fs::read_dir(paths::root()).context("cannot read the workspace")?;
     let names = entries
@@ -59,7 +59,7 @@ fn top_level() -> Result<Vec<String>> {
                 && !name.starts_with("LICENSE")
                 && !TOP_LEVEL.contains(&name.as_str())
         })
-        .map(|name| format!("{name}: no top-level entry of that name is agreed on"))
+        .map(|name| format!("{name}: not an allowed top-level entry"))
         .collect())
 }
 

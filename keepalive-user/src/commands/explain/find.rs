@@ -1,4 +1,4 @@
-//! The socket that a target names, found in a listing, and found again.
+//! Finds the socket that a target names in a listing, and finds it again.
 
 use std::io::{self, BufRead, IsTerminal};
 
@@ -25,14 +25,14 @@ use crate::{
     output::explain,
 };
 
-/// Most sockets that a choice is offered of.
+/// The most sockets in a choice.
 const SHOWN: usize = 20;
 
-/// A socket, and what its explanation needs.
+/// A socket, and the data for its explanation.
 pub struct Located {
     pub row: ListedSocket,
     pub id: Identity,
-    /// Defaults of its namespace.
+    /// The sysctls of its namespace.
     pub sysctls: Option<Sysctls>,
     /// Whether a socket listens on its local port: it was accepted.
     pub is_accepted: bool,
@@ -76,7 +76,7 @@ impl Finder {
         Ok(self.found(&socket, row, &listing))
     }
 
-    /// What finding it again needs.
+    /// The needs of finding it again.
     pub fn needs(&self, found: &Located) -> Result<Needs> {
         let here = Namespace::current()?.inode;
         let host = namespace::host().map_or(here, |(host, _)| host);
@@ -122,7 +122,7 @@ impl Finder {
         }
     }
 
-    /// That nothing matches, and what may have kept us from seeing it.
+    /// The message that no socket matches, with what may hide it.
     fn nothing(&self, target: &Target, listing: &Listing) -> String {
         let place = if self.everywhere {
             "on this machine"
@@ -164,6 +164,6 @@ fn choose<'a>(rows: impl ExactSizeIterator<Item = &'a ListedSocket>) -> Result<u
     io::stdin().lock().read_line(&mut line).context("stdin")?;
     match line.trim().parse::<usize>() {
         Ok(number) if (1..=count.min(SHOWN)).contains(&number) => Ok(number - 1),
-        _ => bail!("{:?} is none of them", line.trim()),
+        _ => bail!("{:?} is not one of the numbers above", line.trim()),
     }
 }

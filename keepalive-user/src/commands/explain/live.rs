@@ -33,7 +33,7 @@ const PACE: Pace = Pace {
     gather: Duration::from_millis(10),
 };
 
-/// Explains a socket, and goes on until it ends or the session has to stop.
+/// Explains a socket, and follows it until it ends or the session has to stop.
 pub fn follow(
     finder: &mut Finder,
     found: Located,
@@ -68,14 +68,14 @@ pub fn follow(
     worst([outcome, finished]).map(|()| Exit::Success)
 }
 
-/// Prints what happens to the socket, and what is news of it.
+/// Prints the events of the socket, and changes of its state.
 async fn watch_one(
     live: &mut Live,
     page: &RefCell<Page>,
     finder: &mut Finder,
     found: Located,
 ) -> Result<()> {
-    // It may have ended before we watched.
+    // It may have ended before the session started.
     let Some(mut found) = finder.again(&found)? else {
         page.borrow_mut().explain(&explanation(&found))?;
         bail!("the socket ended while it was being explained, before it could be followed");
@@ -106,7 +106,7 @@ async fn watch_one(
                 (found, shown) = (now, news);
                 looks_gone = false;
             }
-            // Its certificate may be under way.
+            // Its `closed` event may still be in the ring.
             None if !looks_gone => looks_gone = true,
             None => return page.lines.text(|line| explain::gone(&shown, line)),
         }
@@ -114,12 +114,12 @@ async fn watch_one(
     }
 }
 
-/// What is printed of a socket that is followed.
+/// The output for a followed socket.
 struct Page {
     lines: Queued,
     /// Its owner when it was found.
     owner: Option<std::sync::Arc<Process>>,
-    /// Events of it so far.
+    /// Its events so far.
     events: u64,
     has_ended: bool,
 }
@@ -169,7 +169,7 @@ impl Output for Shared {
         self.0.borrow_mut().lines.settle(patience)
     }
 
-    // The loop has the last word.
+    // The loop ends the page.
     fn finish(&mut self, _: Duration) -> Result<()> {
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! `keepalive explain`: one socket, or none: what its settings mean, what stands between now and a
-//! probe, and what the kernel will do when.
+//! `keepalive explain`: explains one socket, or given settings: what the settings mean, what prevents a
+//! probe now, and what the kernel will do when.
 
 mod find;
 mod live;

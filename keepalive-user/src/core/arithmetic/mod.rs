@@ -1,8 +1,8 @@
 //! # The arithmetic of keepalive
 //!
-//! From the settings of a socket to what will happen: which timers will run, and which rule ends
-//! the connection when. Pure, in the kernel's unit (jiffies); every rule names the function it
-//! comes from. All times are lower bounds: the timer wheel fires late, never early.
+//! From the settings of a socket to its future: which timers will run, and which rule ends
+//! the connection when. Pure, in the kernel's unit (jiffies); every rule names its kernel
+//! function. All times are lower bounds: the timer wheel fires late, never early.
 
 mod plan;
 mod wheel;
@@ -55,12 +55,12 @@ pub struct End {
     pub rule: Cause,
 }
 
-/// How long until a keepalive probe can leave at the earliest, jiffies from now, if nothing more
+/// How long until a keepalive probe can be sent at the earliest, jiffies from now, if nothing more
 /// is received; else what blocks it.
 ///
-/// `tcp_keepalive_timer` runs at its deadline, whatever came in meanwhile. With data in flight or
-/// unsent it waits another full time. Else, if the silence has reached the time, it probes, or ends
-/// the connection; and if not waits for the rest.
+/// `tcp_keepalive_timer` runs at its deadline, whatever was received since. With data in flight or
+/// unsent it waits another full time. Otherwise, if the silence has reached the idle time, it probes or
+/// ends the connection; if not, it waits for the rest.
 pub fn earliest_probe(effective: &Effective, numbers: &TcpSample) -> Result<u64, Blocker> {
     if numbers.packets_out > 0 {
         return Err(Blocker::DataInFlight);
@@ -82,19 +82,19 @@ pub fn idle_end(effective: &Effective, numbers: &TcpSample) -> Option<End> {
     keepalive_end(effective, silence, numbers.probes_out.into(), run)
 }
 
-/// Until the first run of the timer that finds the connection idle for the time.
+/// Until the first run of the timer that finds the connection idle for the full idle time.
 fn idle_run(effective: &Effective, numbers: &TcpSample) -> u64 {
     let timer = numbers.expires.saturating_sub(numbers.jiffies);
     let rest = silence(numbers).map_or(0, |silence| effective.time.saturating_sub(silence));
     timer.max(rest.into())
 }
 
-/// The end of an idle connection whose peer stays silent, seen from a run of the keepalive timer
+/// The end of an idle connection whose peer stays silent, computed at a run of the keepalive timer
 /// that left `probes_out` probes unanswered and the timer due in `next` jiffies.
 ///
 /// `tcp_keepalive_timer`: a run ends the connection if, with a user timeout, the silence has
-/// reached it and a probe is out; without one, if `probes` are out. Otherwise it sends the next
-/// probe and runs again after the interval.
+/// reached it and a probe is outstanding; without one, if `probes` are outstanding. Otherwise it sends
+/// the next probe and runs again after the interval.
 pub fn keepalive_end(
     effective: &Effective,
     silence: u32,
@@ -107,7 +107,7 @@ pub fn keepalive_end(
     }
     if effective.user_timeout != 0 {
         let left = u64::from(effective.user_timeout.saturating_sub(silence));
-        // A run with nothing out only sends the first probe.
+        // A run without an outstanding probe only sends the first one.
         let earliest = if probes_out > 0 {
             next
         } else {
@@ -126,10 +126,10 @@ pub fn keepalive_end(
     })
 }
 
-/// The end of a connection in a zero window whose peer stays silent, seen from a probe.
+/// The end of a connection in a zero window whose peer stays silent, computed at a probe.
 ///
 /// `tcp_probe_timer`: a run ends the connection if the user timeout has passed since the first
-/// probe (`icsk_probes_tstamp`), else if `tcp_retries2` probes are out; otherwise
+/// probe (`icsk_probes_tstamp`), else if `tcp_retries2` probes are outstanding; otherwise
 /// `tcp_send_probe0` doubles the timeout up to the maximum (`tcp_probe0_when`).
 pub fn window_end(effective: &Effective, numbers: &TcpSample, next: u64) -> Option<End> {
     let now = numbers.jiffies as u32;
@@ -138,9 +138,9 @@ pub fn window_end(effective: &Effective, numbers: &TcpSample, next: u64) -> Opti
     } else {
         now.wrapping_sub(numbers.probes_tstamp)
     };
-    // The last wait is cut to end on time (`tcp_clamp_probe0_to_user_timeout`).
+    // The last wait is shortened to end on time (`tcp_clamp_probe0_to_user_timeout`).
     let timeout = u64::from(effective.user_timeout.saturating_sub(since));
-    // A byte in the kernel.
+    // The counter is a byte in the kernel.
     let retries2 = effective.retries2.min(255);
     let mut after = next;
     let mut probes_out = u32::from(numbers.probes_out);
@@ -167,13 +167,14 @@ pub fn window_end(effective: &Effective, numbers: &TcpSample, next: u64) -> Opti
     Some(End { after, rule })
 }
 
-/// The end of a connection whose data is not acknowledged, seen from a retransmission timer due in
+/// The end of a connection whose data is not acknowledged, computed with a retransmission timer due in
 /// `next` jiffies.
 ///
-/// `tcp_write_timeout`: from the first retransmission on, the user timeout, to which the last wait
-/// is cut (`tcp_clamp_rto_to_user_timeout`); without one the first timeout after what `tcp_retries2`
-/// timeouts would take (`retransmits_timed_out`). How long ago the first was follows from the
-/// present timeout and how often it was doubled. About: a path that grew slower had shorter ones.
+/// `tcp_write_timeout`: from the first retransmission on, the user timeout, to which the last wait is
+/// shortened (`tcp_clamp_rto_to_user_timeout`); without one the first timeout after the time that
+/// `tcp_retries2` timeouts would take (`retransmits_timed_out`). The time since the first retransmission
+/// follows from the present timeout and the number of doublings. Approximate: if the path became
+/// slower, the earlier timeouts were shorter.
 pub fn retransmit_end(
     effective: &Effective,
     numbers: &TcpSample,
@@ -210,8 +211,8 @@ pub fn retransmit_end(
     })
 }
 
-/// `tcp_model_timeout`: what so many retransmissions would take from the shortest timeout on, in
-/// the unit of the timeouts.
+/// `tcp_model_timeout`: the time that this many retransmissions take, starting at the shortest timeout,
+/// in the unit of the timeouts.
 fn model_timeout(boundary: u32, rto_min: u64, rto_max: u64) -> u64 {
     let boundary = u64::from(boundary);
     let doublings = (rto_max / rto_min.max(1))
@@ -345,9 +346,9 @@ mod tests {
         assert_eq!(counted.rule, Cause::RetransmitTimeout);
     }
 
-    /// Three of three probes are out: the next run ends it. With two the next run probes.
+    /// Three of three probes are outstanding: the next run ends it. With two the next run probes.
     #[test]
-    fn the_run_that_ends_it_is_no_probe() {
+    fn the_run_that_ends_it_sends_no_probe() {
         let with = |probes_out, user_timeout| {
             let numbers = TcpSample {
                 jiffies: 100_000,
@@ -379,7 +380,7 @@ mod tests {
         assert_eq!(jiffies_to_millis(u64::MAX, 1), u64::MAX);
     }
 
-    /// The kernel's loop, run literally, as the oracle of the closed form.
+    /// The kernel's loop, executed literally, as the oracle for the closed form.
     fn simulate(effective: &Effective, silence: u32, mut probes_out: u32, next: u64) -> u64 {
         let mut after = next;
         loop {

@@ -1,7 +1,7 @@
-//! What settings mean: from the moment the peer was last heard to the end of the connection.
+//! What settings mean: from the last segment of the peer to the end of the connection.
 //!
-//! In milliseconds. The kernel's timers run late, never early ([`wheel`]), so that most results are
-//! a range.
+//! In milliseconds. The kernel's timers run late, never early ([`wheel`]), so most results are
+//! ranges.
 
 use super::{model_timeout, wheel};
 use crate::core::event::{
@@ -11,17 +11,17 @@ use crate::core::event::{
 
 /// `TCP_RTO_MIN`, milliseconds.
 const RTO_MIN: u64 = 200;
-/// `TCP_RTO_MAX`, milliseconds, unless the socket says otherwise (`icsk_rto_max`).
+/// `TCP_RTO_MAX`, milliseconds, unless the socket has its own (`icsk_rto_max`).
 pub const RTO_MAX_MS: u64 = 120_000;
-/// Most runs that a schedule has.
+/// Maximum number of runs in a schedule.
 const SCHEDULED: u64 = 16;
 
-/// What an idle connection with these settings does if its peer falls silent, on a kernel of so
-/// many ticks per second, or on any.
+/// What an idle connection with these settings does if its peer becomes silent, on a kernel with this
+/// number of ticks per second, or on any kernel.
 ///
-/// `tcp_keepalive_timer` runs when the peer has been silent for the time, and then after every
-/// interval. A run ends the connection if, without a user timeout, as many probes as the count are
-/// unanswered; with one, if the silence has reached it and at least one probe is. Else it probes.
+/// `tcp_keepalive_timer` runs when the peer has been silent for the idle time, and then after every
+/// interval. A run ends the connection if, without a user timeout, the count of probes is unanswered; with
+/// one, if the silence has reached it and at least one probe is unanswered. Otherwise it probes.
 pub fn plan(settings: PlannedSettings, hz: Option<u32>) -> Plan {
     let PlannedSettings {
         time_ms,
@@ -33,7 +33,7 @@ pub fn plan(settings: PlannedSettings, hz: Option<u32>) -> Plan {
     let course = Course {
         time_ms,
         interval_ms,
-        // After an answered probe the timer is set for an interval, which may be the longer.
+        // After an answered probe the timer is set for an interval, which may be longer than the idle time.
         first_latest: wheel::latest(time_ms.max(interval_ms), hz),
         next_latest: wheel::latest(interval_ms, hz),
     };
@@ -68,7 +68,7 @@ pub fn plan(settings: PlannedSettings, hz: Option<u32>) -> Plan {
     }
 }
 
-/// The plan of a socket; `None` if it is not known how keepalive is set on it.
+/// The plan of a socket; `None` if its keepalive settings are unknown.
 pub fn plan_of(socket: &ListedSocket, hz: Option<u32>) -> Option<Plan> {
     let keepalive = socket.keepalive.as_ref()?;
     let settings = PlannedSettings {
@@ -82,7 +82,7 @@ pub fn plan_of(socket: &ListedSocket, hz: Option<u32>) -> Option<Plan> {
     Some(plan(settings, hz))
 }
 
-/// When the timer runs: after the time, then after every interval, each as late as the wheel allows.
+/// When the timer runs: after the idle time, then after every interval, each as late as the wheel allows.
 struct Course {
     time_ms: u64,
     interval_ms: u64,
@@ -91,7 +91,7 @@ struct Course {
 }
 
 impl Course {
-    /// A run, counted from 0: from when to when.
+    /// The earliest and latest time of a run, counted from 0.
     fn run(&self, number: u64) -> Span {
         let after = |first: u64, next: u64| first.saturating_add(next.saturating_mul(number));
         Span {
@@ -100,8 +100,8 @@ impl Course {
         }
     }
 
-    /// How many probes leave before a run finds that the silence has reached the user timeout.
-    /// Timers that run late see more silence, and may need a probe less.
+    /// How many probes are sent before a run finds that the silence has reached the user timeout.
+    /// Late timers see a longer silence, and may need one probe less.
     fn probes_until(&self, user_timeout: u64) -> Span {
         let until = |first: u64, next: u64| {
             let missing = user_timeout.saturating_sub(first);
@@ -113,13 +113,13 @@ impl Course {
         }
     }
 
-    /// When the run after these probes ends it.
+    /// When the run after these probes ends the connection.
     fn end(&self, sent: Span, user_timeout: u64) -> Span {
         let (first, last) = (self.run(sent.least), self.run(sent.most));
         if user_timeout == 0 {
             return last;
         }
-        // The run before it came before the timeout, unless it was the first, which only probes.
+        // The previous run was before the timeout, unless it was the first, which only probes.
         let after_timeout = user_timeout.saturating_add(self.next_latest);
         Span {
             least: first.least.max(user_timeout),
@@ -143,7 +143,7 @@ impl Course {
 }
 
 /// The end of a connection whose data is not acknowledged: retransmission decides, and keepalive
-/// never runs. From the first retransmission (`retransmits_timed_out`, net/ipv4/tcp_timer.c).
+/// does not run. From the first retransmission (`retransmits_timed_out`, net/ipv4/tcp_timer.c).
 fn unacknowledged(settings: &PlannedSettings, hz: Option<u32>) -> PlannedEnd {
     let &PlannedSettings {
         retries2,
@@ -164,7 +164,7 @@ fn unacknowledged(settings: &PlannedSettings, hz: Option<u32>) -> PlannedEnd {
     PlannedEnd {
         after_ms: Span {
             least,
-            // The first timeout of the real series that comes after the modelled end; each runs late.
+            // The first real timeout after the modelled end; each runs late.
             most: wheel::latest(rto_max_ms, hz)
                 .saturating_add(least.saturating_add(least.div_ceil(8))),
         },
@@ -218,7 +218,7 @@ mod tests {
 
     /// grpc-go#6250: dead after one probe, at 30 s.
     #[test]
-    fn a_user_timeout_makes_the_count_a_dead_letter() {
+    fn a_user_timeout_overrides_the_count() {
         let plan = planned(15, 15, 9, 20_000);
         assert_eq!((plan.probes.least, plan.probes.most), (1, 1));
         assert_eq!(plan.dead_after_ms.least, 30_000);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_timeout_below_the_time_waits_for_a_probe_all_the_same() {
+    fn a_user_timeout_below_the_idle_time_waits_for_a_probe() {
         let plan = planned(60, 10, 9, 5_000);
         assert_eq!(plan.dead_after_ms.least, 70_000);
         assert!(
@@ -236,18 +236,18 @@ mod tests {
         );
     }
 
-    /// A late second run may have seen 2,010 ms of silence; never less than the timeout.
+    /// A late second run may see 2,010 ms of silence; never less than the timeout.
     #[test]
     fn late_timers_may_save_a_probe() {
         let plan = planned(1, 1, 9, 2_010);
         assert_eq!((plan.probes.least, plan.probes.most), (1, 2));
         assert_eq!(plan.dead_after_ms.least, 2_010);
-        // But not by more than a granule a run.
+        // But by at most a granule per run.
         let plan = planned(1, 1, 9, 2_100);
         assert_eq!((plan.probes.least, plan.probes.most), (2, 2));
     }
 
-    /// Runs are at 1, 2 and 3 s or a little later: on the boundary is reached.
+    /// Runs are at 1, 2 and 3 s or slightly later: equality counts as reached.
     #[test]
     fn a_user_timeout_on_a_boundary() {
         for (user_timeout, probes) in [(1_000, 1), (2_000, 1), (3_000, 2)] {
@@ -280,9 +280,9 @@ mod tests {
     }
 
     proptest! {
-        /// The tracer's prediction, made at a probe, is the plan's.
+        /// The tracer's prediction at a probe equals the plan's.
         #[test]
-        fn agrees_with_what_trace_says(
+        fn agrees_with_the_prediction_of_trace(
             time in 1u64..40_000, interval in 1u64..40_000, probes in 1u32..=127, user_timeout in 0u64..1 << 31,
         ) {
             let plan = planned(time, interval, probes, user_timeout);
@@ -309,7 +309,7 @@ mod tests {
             }
         }
 
-        /// However late each run is, as the wheel allows, the end is where it was said to be.
+        /// However late each run is, as the wheel allows, the end is in the predicted range.
         #[test]
         fn holds_for_timers_as_late_as_they_may_be(
             time in 1u64..10_000, interval in 1u64..20_000, probes in 1u32..20, user_timeout in 0u64..10_000_000,

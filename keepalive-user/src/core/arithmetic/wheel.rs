@@ -2,15 +2,15 @@
 //!
 //! `calc_wheel_index` (kernel/time/timer.c) sorts a timer by its length into a level of the timer
 //! wheel. Level n ≥ 1 begins at 63 × 8^(n−1) ticks and has granules of 8^n ticks; a timer runs at
-//! the end of the granule that its deadline is in, so at most one granule late.
+//! the end of the granule of its deadline, so at most one granule late.
 
-/// Ticks per second of kernels, where the one at hand is not known.
+/// Possible ticks per second, if those of the kernel are unknown.
 const HZ: [u32; 4] = [100, 250, 300, 1000];
 /// The last level's granule.
 const COARSEST: u64 = 8_u64.pow(8);
 
-/// The latest that a timer of this length runs, milliseconds, on a kernel of so many ticks per
-/// second; on any kernel without.
+/// The latest run of a timer of this length, milliseconds, on a kernel with `hz` ticks per
+/// second, or on any kernel without it.
 pub fn latest(length_ms: u64, hz: Option<u32>) -> u64 {
     let kernels = hz.as_slice();
     let kernels = if kernels.is_empty() { &HZ } else { kernels };
@@ -18,7 +18,7 @@ pub fn latest(length_ms: u64, hz: Option<u32>) -> u64 {
     length_ms.saturating_add(late.max().unwrap_or_default())
 }
 
-/// A granule, and the tick that the softirq takes.
+/// A granule, and one tick for the softirq.
 fn late(length_ms: u64, hz: u64) -> u64 {
     let ticks = u128::from(length_ms) * u128::from(hz) / 1000;
     // The wheel's clock may be a tick behind.
@@ -26,7 +26,7 @@ fn late(length_ms: u64, hz: u64) -> u64 {
     ((granule + 1) * 1000).div_ceil(hz)
 }
 
-/// Ticks of the granule that a timer of so many ticks is rounded up to.
+/// Ticks of the granule that a timer of this many ticks is rounded up to.
 fn granule(ticks: u64) -> u64 {
     let mut granule = 1;
     while granule < COARSEST && ticks >= 63 * granule {
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_kernel_decides_where_none_is_known() {
+    fn the_slowest_kernel_decides_if_the_tick_is_unknown() {
         let all = HZ.map(|hz| latest(1000, Some(hz)));
         assert_eq!(all, [1090, 1036, 1030, 1065]);
         assert_eq!(latest(1000, None), 1090);

@@ -1,7 +1,7 @@
 //! # Decisions and causes
 //!
-//! What the kernel decided, read off what it did: pure functions of one record. Each rule names
-//! the kernel function it comes from (`net/ipv4/tcp_timer.c` unless said otherwise).
+//! Infers the kernel's decision from its actions: pure functions of one record. Each rule names its
+//! kernel function (in `net/ipv4/tcp_timer.c` unless another file is named).
 
 use keepalive_ebpf::{Kind, Record, RecordFlags, Within};
 use linux_raw_sys::errno;
@@ -12,20 +12,20 @@ use crate::core::{
     sample::{rearmed, silence, state, unsent},
 };
 
-/// How the local send of a probe ended.
+/// The result of the local send of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Send {
-    /// `tcp_write_wakeup` returned 0: it left for the device.
+    /// `tcp_write_wakeup` returned 0: the probe was passed to the device.
     Sent,
     /// It returned a negative errno: counted by the kernel, but nothing left the host.
     Failed(u32),
     /// It returned a positive value: dropped by the qdisc, not counted by the keepalive timer.
     Dropped,
-    /// The backend does not see it.
+    /// The backend does not observe it.
     Unknown,
 }
 
-/// How the send ended, if `tcp_write_wakeup` may have run.
+/// The result of the send, if `tcp_write_wakeup` may have run.
 pub fn send(record: &Record) -> Send {
     match (
         record.flags.contains(RecordFlags::WAKEUP_SEEN),
@@ -38,13 +38,13 @@ pub fn send(record: &Record) -> Send {
     }
 }
 
-/// Which way `tcp_keepalive_timer` was left.
+/// The way in which `tcp_keepalive_timer` returned.
 pub fn decision(record: &Record, hz: u32) -> Decision {
     let (before, after) = (&record.before, &record.after);
     if let Some(probe) = probed(record, hz) {
         return probe;
     }
-    // `sock_owned_by_user`: tried again after HZ/20. The flag is checked at both ends because a
+    // `sock_owned_by_user`: retried after HZ/20. The flag is checked at both ends because a
     // remainder can be as short, the length because the socket may have been free in between.
     let retried = rearmed(after).is_some_and(|length| length <= u64::from(hz / 20) + 1);
     if before.owned && after.owned && retried {
@@ -59,8 +59,8 @@ pub fn decision(record: &Record, hz: u32) -> Decision {
     let Some(length) = rearmed(after) else {
         return Decision::Stopped;
     };
-    // The entry is seen before the lock is taken, so a segment may have slipped in between; the
-    // numbers at exit decide then, and a re-arm of less than the full time means `not_idle`.
+    // The entry hook runs before the lock is taken, so a segment may have arrived in between; then the
+    // sample at exit decides, and a re-arm of less than the full time means `not_idle`.
     let time = Effective::of(record, hz).time;
     let wait = after.expires.saturating_sub(before.jiffies);
     let full = wait.saturating_add(1) >= u64::from(time);
@@ -69,7 +69,7 @@ pub fn decision(record: &Record, hz: u32) -> Decision {
         (_, true) => Decision::DataUnsent,
         _ if full && after.packets_out > 0 => Decision::DataInFlight,
         _ if full && unsent(after) > 0 => Decision::DataUnsent,
-        // Owned for a moment only, but an idle socket that is not owned gets a probe.
+        // Owned for a moment only: an idle socket that is not owned would get a probe.
         _ if length <= u64::from(hz / 20)
             && silence(before).is_some_and(|silence| silence >= time) =>
         {
@@ -79,8 +79,8 @@ pub fn decision(record: &Record, hz: u32) -> Decision {
     }
 }
 
-/// Whether a probe was made. Where `tcp_write_wakeup` is watched its return says so; elsewhere
-/// the count does, which the timer raises for every probe but one dropped by the qdisc.
+/// Whether a probe was sent. Where `tcp_write_wakeup` is hooked its return value decides; elsewhere
+/// the count does, which the timer raises for every probe except one dropped by the qdisc.
 fn probed(record: &Record, hz: u32) -> Option<Decision> {
     if record.flags.contains(RecordFlags::WAKEUP_WATCHED) {
         return match send(record) {
@@ -95,8 +95,8 @@ fn probed(record: &Record, hz: u32) -> Option<Decision> {
     if counted == 1 && !killed {
         return Some(Decision::ProbeSent);
     }
-    // Answered before the exit was seen: the count is 0 again, but a segment left, an ACK came, no
-    // data did, and the timer was armed for the interval.
+    // Answered before the exit hook ran: the count is 0 again, but a segment was sent, an ACK was
+    // received, no data was, and the timer was armed for the interval.
     let effective = Effective::of(record, hz);
     let answered = after.probes_out == 0
         && after.segs_out != before.segs_out
@@ -116,7 +116,7 @@ fn probed(record: &Record, hz: u32) -> Option<Decision> {
 
 /// Why a socket reached CLOSE.
 pub fn cause(record: &Record, hz: u32) -> Cause {
-    // Seen only after the end: nobody can say what the kernel was doing.
+    // Read only after the end: what the kernel was doing is unknown.
     if record.kind == Kind::Looked {
         return Cause::Unknown;
     }
@@ -125,10 +125,10 @@ pub fn cause(record: &Record, hz: u32) -> Cause {
         Within::KeepaliveTimer if record.from_state == state::FIN_WAIT2 && orphan => {
             Cause::LocalClose
         }
-        // `tcp_keepalive_timer`: with TCP_USER_TIMEOUT set the count is not looked at.
+        // `tcp_keepalive_timer`: with TCP_USER_TIMEOUT set the count is not checked.
         Within::KeepaliveTimer if record.settings.user_timeout != 0 => Cause::KeepaliveUserTimeout,
         Within::KeepaliveTimer => Cause::KeepaliveProbes,
-        // An orphan was closed before: its last segments ran out of retries.
+        // An orphan was closed before: the retries of its last segments were exhausted.
         Within::RetransmitTimer | Within::ProbeTimer if orphan => closed_by(record.from_state),
         Within::RetransmitTimer => retransmit(record),
         Within::ProbeTimer => window_probe(record, hz),
@@ -136,7 +136,7 @@ pub fn cause(record: &Record, hz: u32) -> Cause {
     }
 }
 
-/// Ends that no timer of this CPU made, by the error the kernel set before.
+/// Ends outside any timer of this CPU, by the error that the kernel set before.
 fn outside_timers(record: &Record, hz: u32) -> Cause {
     let orphan = record.id.orphan;
     match record.id.error {
@@ -145,7 +145,7 @@ fn outside_timers(record: &Record, hz: u32) -> Cause {
         errno::ECONNRESET | errno::EPIPE | errno::ECONNREFUSED => Cause::PeerReset,
         // `tcp_abort` (tcp.c): `ss -K`.
         errno::ECONNABORTED => Cause::LocalAbort,
-        // A write timer deferred to `release_sock`, which the tracepoint backend does not see.
+        // A write timer deferred to `release_sock`, which the tracepoint backend does not observe.
         errno::ETIMEDOUT if orphan => closed_by(record.from_state),
         errno::ETIMEDOUT if record.after.retransmits > 0 => retransmit(record),
         errno::ETIMEDOUT => window_probe(record, hz),
@@ -153,8 +153,8 @@ fn outside_timers(record: &Record, hz: u32) -> Cause {
     }
 }
 
-/// `tcp_write_timeout`: with TCP_USER_TIMEOUT set `tcp_retries2` is not looked at. A SYN has a
-/// count of its own, which is looked at as well.
+/// `tcp_write_timeout`: with TCP_USER_TIMEOUT set `tcp_retries2` is not checked. A SYN has its
+/// own count, which is checked as well.
 fn retransmit(record: &Record) -> Cause {
     match (record.from_state, record.settings.user_timeout) {
         (state::SYN_SENT | state::SYN_RECV, _) => Cause::ConnectTimeout,
@@ -163,7 +163,7 @@ fn retransmit(record: &Record) -> Cause {
     }
 }
 
-/// `tcp_probe_timer`: the user timeout first, its clock being `icsk_probes_tstamp`, then the count.
+/// `tcp_probe_timer`: the user timeout first, counted from `icsk_probes_tstamp`, then the count.
 fn window_probe(record: &Record, hz: u32) -> Cause {
     let timeout = Effective::of(record, hz).user_timeout;
     let since = (record.after.jiffies as u32).wrapping_sub(record.after.probes_tstamp);
@@ -174,8 +174,8 @@ fn window_probe(record: &Record, hz: u32) -> Cause {
     }
 }
 
-/// Who closed, by the state the socket left. From a state with both directions open it was cut off:
-/// `tcp_disconnect`, or `close` with unread data.
+/// Which side closed, by the state that the socket left. From a state with both directions open it was
+/// aborted: `tcp_disconnect`, or `close` with unread data.
 fn closed_by(from: u8) -> Cause {
     match from {
         state::LAST_ACK => Cause::PeerFin,

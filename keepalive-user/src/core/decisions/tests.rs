@@ -5,7 +5,7 @@ use super::*;
 const HZ: u32 = 250;
 const NOW: u64 = 0x1_0000_1000;
 
-/// A timer run of an idle, established socket: silent for 2 s of 1 s, armed again for the interval.
+/// A timer run of an idle, established socket: silent for 2 s of 1 s, re-armed for the interval.
 fn run() -> Record {
     let mut record = Record {
         flags: RecordFlags::WAKEUP_WATCHED,
@@ -45,7 +45,7 @@ fn probes() {
     assert_eq!(
         with(wakeup(-(errno::EHOSTUNREACH as i32))),
         Decision::ProbeSent,
-        "it counts, though nothing left"
+        "counted, though no packet left"
     );
     assert_eq!(with(wakeup(1)), Decision::ProbeFailed);
 }
@@ -68,7 +68,7 @@ fn probes_unwatched() {
     assert_eq!(dropped, Decision::ProbeFailed);
 }
 
-/// The answer came before the exit was seen (another CPU, PREEMPT_RT): the count is 0 again. The
+/// The answer arrived before the exit hook ran (another CPU, PREEMPT_RT): the count is 0 again. The
 /// re-arm of 2 s is longer than any remainder of 1 s, so the run cannot have been `not_idle`.
 #[test]
 fn a_probe_answered_before_the_exit_was_sent() {
@@ -103,7 +103,7 @@ fn suppressed() {
             full(record);
         }),
         Decision::DataInFlight,
-        "slipped in before the lock was taken"
+        "received before the lock was taken"
     );
     assert_eq!(
         with(|record| record.after.expires = NOW + 100),
@@ -112,7 +112,7 @@ fn suppressed() {
 }
 
 #[test]
-fn busy_is_not_told_by_the_length_alone() {
+fn the_length_alone_does_not_mean_busy() {
     let rearmed = |owned| {
         with(|record| {
             record.after.expires = NOW + u64::from(HZ / 20);
@@ -123,7 +123,7 @@ fn busy_is_not_told_by_the_length_alone() {
     assert_eq!(
         rearmed(false),
         Decision::SocketBusy,
-        "owned in between: idle for long, but no probe"
+        "owned in between: idle long enough, but no probe"
     );
     let remainder = with(|record| {
         record.after.expires = NOW + u64::from(HZ / 20);
@@ -138,7 +138,7 @@ fn busy_is_not_told_by_the_length_alone() {
     assert_eq!(
         free_in_between,
         Decision::DataInFlight,
-        "owned again at the exit: it waits in full"
+        "owned again at the exit: it waits for the full time"
     );
 }
 
@@ -162,7 +162,7 @@ fn endings() {
     assert_eq!(with(orphan), Decision::FinWait2);
 }
 
-/// kernel-facts.md 4.2: the length lies between the readings of both ends, and a stalled CPU
+/// kernel-facts.md 4.2: the length lies between the samples at both ends, and a stalled CPU
 /// made `expires - jiffies` at exit up to 13 jiffies short.
 #[test]
 fn a_full_wait_is_recognised_after_a_stall() {
@@ -234,9 +234,10 @@ fn killed_by_a_deferred_timer() {
     assert_eq!(cause_of(&record), Cause::RetransmitTimeout);
 }
 
-/// `tcp_retries2` has no say in a connection that never was, nor has TCP_USER_TIMEOUT alone.
+/// `tcp_retries2` does not apply to a connection that was never established, and neither does
+/// TCP_USER_TIMEOUT alone.
 #[test]
-fn a_connection_that_never_was() {
+fn a_connection_that_was_never_established() {
     for within in [Within::RetransmitTimer, Within::Nothing] {
         for user_timeout in [0, 60_000] {
             let mut record = end(within, state::SYN_SENT, errno::ETIMEDOUT);
@@ -248,7 +249,7 @@ fn a_connection_that_never_was() {
 }
 
 #[test]
-fn closed_by_someone() {
+fn closed_by_either_side() {
     for (from, error, expected) in [
         (state::LAST_ACK, 0, Cause::PeerFin),
         (state::FIN_WAIT2, 0, Cause::LocalClose),

@@ -1,4 +1,4 @@
-//! What `keepalive audit` says: a line for each finding, and one at the end.
+//! What `keepalive audit` prints: a line for each finding, and one at the end.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -72,11 +72,11 @@ pub struct AuditEnd {
     pub source: ListSource,
     /// Sockets that were judged.
     pub sockets: u64,
-    /// Sockets that have settings, but which are not known.
+    /// Sockets that have keepalive settings, but whose settings are unknown.
     pub not_judged: u64,
     /// Findings, by rule.
     pub findings: BTreeMap<String, u64>,
-    /// Findings that the ignore file or `--ignore` took out.
+    /// Findings suppressed by the ignore file or `--ignore`.
     pub ignored: u64,
     pub incomplete: Vec<Incomplete>,
 }

@@ -1,4 +1,4 @@
-//! Why a socket ended, and what that means: the one classification, which every output follows.
+//! Why a socket ended, and what that means: the one classification that every output uses.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -24,18 +24,18 @@ use strum::{EnumIter, IntoStaticStr};
 pub enum Cause {
     /// TCP_KEEPCNT probes unanswered.
     KeepaliveProbes,
-    /// TCP_USER_TIMEOUT, looked at by the keepalive timer.
+    /// TCP_USER_TIMEOUT, checked by the keepalive timer.
     KeepaliveUserTimeout,
     /// Retransmissions of unacknowledged data ran out (`tcp_retries2`).
     RetransmitTimeout,
-    /// TCP_USER_TIMEOUT, looked at by the retransmission timer.
+    /// TCP_USER_TIMEOUT, checked by the retransmission timer.
     RetransmitUserTimeout,
     /// It never connected: no answer to its SYN (`tcp_syn_retries` or TCP_SYNCNT, or
     /// TCP_USER_TIMEOUT if that is shorter).
     ConnectTimeout,
     /// Zero-window probes ran out.
     WindowProbeTimeout,
-    /// TCP_USER_TIMEOUT, looked at by the zero-window probe timer.
+    /// TCP_USER_TIMEOUT, checked by the zero-window probe timer.
     WindowProbeUserTimeout,
     /// The peer sent a RST.
     PeerReset,
@@ -45,12 +45,12 @@ pub enum Cause {
     LocalClose,
     /// This side aborted: close with unread data or SO_LINGER 0, or `ss -K`.
     LocalAbort,
-    /// An ICMP or local error the kernel took as final.
+    /// An ICMP or local error that the kernel treats as final.
     NetworkError,
     Unknown,
 }
 
-/// What a cause means for the connection, the worst first.
+/// What a cause means for the connection, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumIter, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Meaning {
@@ -81,7 +81,7 @@ impl Cause {
     }
 }
 
-/// What sets the time or the count that a timer ends a connection by.
+/// The setting that limits the time or the number of retries after which a timer ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// TCP_KEEPCNT.
@@ -95,7 +95,7 @@ pub enum Rule {
 }
 
 impl Cause {
-    /// The rule, of an end by a timer.
+    /// The rule, if a timer ended the connection.
     pub fn rule(self) -> Option<Rule> {
         match self {
             Self::KeepaliveProbes => Some(Rule::KeepCount),
@@ -115,7 +115,7 @@ impl Cause {
 }
 
 impl Meaning {
-    /// Whether the connection ended otherwise than by being closed, as far as is known.
+    /// Whether the connection ended otherwise than by an orderly close, as far as is known.
     pub fn is_violent(self) -> bool {
         match self {
             Self::TimedOut | Self::ResetOrAborted => true,
@@ -130,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    /// What has a rule is what a timer ended.
+    /// A cause has a rule exactly if a timer ended the connection.
     #[test]
     fn timers_have_rules() {
         for cause in Cause::iter() {

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Backend, ListSource};
 
-/// The whole finding, the JSON of `doctor --json`.
+/// The whole diagnosis, the JSON of `doctor --json`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(title = "Doctor")]
 pub struct Diagnosis {
@@ -17,7 +17,7 @@ pub struct Diagnosis {
     pub lockdown: Option<String>,
     pub kptr_restrict: Option<String>,
     pub capabilities: Vec<CapabilityReport>,
-    /// What each command gives up after its start.
+    /// The privileges that each command drops after its start.
     pub sandbox: SandboxReport,
     pub layout: LayoutReport,
     pub backends: Vec<BackendReport>,
@@ -42,10 +42,10 @@ pub struct LayoutReport {
     pub write_timer: Option<&'static str>,
     /// Optional fields this kernel does not have.
     pub absent: Vec<&'static str>,
-    /// Every field that programs read, and what the self-test proves of it. Empty without a layout.
+    /// Every field that programs read, and how the self-test verifies it. Empty without a layout.
     pub fields: Vec<FieldReport>,
-    /// Whether this kernel runs no program while process 1 is the current task; what timers do then
-    /// is counted as missed. Null if unknown.
+    /// Whether this kernel runs no program while process 1 is the current task; timer runs then are
+    /// counted as missed. Null if unknown.
     pub withholds_from_init: Option<bool>,
 }
 
@@ -53,30 +53,30 @@ pub struct LayoutReport {
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct FieldReport {
     pub name: &'static str,
-    /// Where this kernel has it: `struct.member`, or an enumerator. Null if it does not have it, and for
-    /// what is computed.
+    /// Where this kernel has it: `struct.member`, or an enumerator. Null if this kernel does not have it,
+    /// and for a computed value.
     pub member: Option<&'static str>,
     /// Bytes from the start of the struct.
     pub offset: Option<u32>,
     /// Bytes.
     pub size: Option<u32>,
-    /// A length or mask, of what is not a member.
+    /// The value of a length or mask, for a field that is not a member.
     pub value: Option<u32>,
-    /// Whether this kernel could not be traced without it.
+    /// Whether tracing requires this field.
     pub required: bool,
-    /// What is lost because this kernel does not have it.
+    /// What is not available because this kernel does not have the field.
     pub lost: Option<&'static str>,
     pub compared: Compared,
-    /// What the self-test compares it with, or why it does not.
+    /// What the self-test compares it with, or why it does not compare it.
     pub comparison: &'static str,
 }
 
-/// Whether the self-test compares what programs read with what the kernel reports otherwise.
+/// Whether the self-test compares what programs read with what the kernel reports by other interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compared {
     Yes,
-    /// The socket of the self-test has 0 there, as other places may have.
+    /// The value is 0 for the socket of the self-test; a wrong offset may contain 0 as well.
     AsZero,
     No,
 }
@@ -91,12 +91,12 @@ pub struct BackendReport {
     pub hooks: Vec<HookReport>,
 }
 
-/// How `list` fares.
+/// Which source `list` can use.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ListReport {
     pub status: Status,
     pub source: Option<ListSource>,
-    /// Why not a better source, or none.
+    /// Why a better source, or any source, is not available.
     pub reason: Option<String>,
 }
 
@@ -112,26 +112,26 @@ pub struct HookReport {
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     Ok,
-    /// Works, but something is not seen.
+    /// Works, but does not observe everything.
     Degraded,
     Refused,
 }
 
-/// What the sandbox does here.
+/// Which sandbox is applied here.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct SandboxReport {
     pub status: Status,
     pub commands: Vec<CommandReport>,
-    /// All that may be kept, for what, and when.
+    /// Every capability that may be kept, what it is for, and when.
     pub capabilities: Vec<KeptReport>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct CommandReport {
     pub commands: Vec<&'static str>,
-    /// Kept after attaching, or after listing.
+    /// Capabilities kept after attaching, or after listing.
     pub capabilities: Vec<String>,
-    /// How many system calls are allowed; null = all, there is no filter.
+    /// How many system calls are allowed; null = all, no filter is installed.
     pub system_calls: Option<usize>,
     /// How far Landlock is applied; null = not at all.
     pub landlock: Option<String>,

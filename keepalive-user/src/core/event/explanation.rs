@@ -1,4 +1,4 @@
-//! What `keepalive explain` says.
+//! What `keepalive explain` prints.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -10,29 +10,29 @@ use super::{Cause, ListedSocket, Sysctls};
 pub struct Explanation {
     /// The socket; null for the calculator.
     pub socket: Option<Box<ListedSocket>>,
-    /// What stands between now and a probe; null for the calculator.
+    /// What must happen before a probe is sent; null for the calculator.
     pub outlook: Option<Outlook>,
-    /// What the keepalive timer last did, as far as the socket still shows it; null if it does not.
+    /// What the keepalive timer last did, if the socket still shows it; null if it does not.
     pub last_run: Option<LastRun>,
     /// The defaults of the socket's network namespace; null if unknown, and for the calculator.
     pub sysctl: Option<Sysctls>,
-    /// Those of the host (process 1); null if unknown, or the socket is in its namespace.
+    /// The defaults of the host (process 1); null if unknown, or if the socket is in its namespace.
     pub host_sysctl: Option<Sysctls>,
-    /// How such connections were closed while they were watched (`--watch`); null if not watched.
+    /// How such connections were closed during `--watch`; null without it.
     pub owner_closes: Option<OwnerCloses>,
-    /// What its settings mean if the peer falls silent; null if unknown or not connected.
+    /// What the settings mean if the peer becomes silent; null if unknown or not connected.
     pub plan: Option<Plan>,
     /// Shows this connection's probes in tcpdump and Wireshark (`-f` and display of `tcp.len == 0`).
     pub capture_filter: Option<String>,
 }
 
-/// Why a probe has not been, or will not be, seen.
+/// Why no probe has been, or will be, sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outlook {
     /// SO_KEEPALIVE is off: never.
     KeepaliveOff,
-    /// A listener, or a connection that is not established yet or no more.
+    /// A listener, or a connection that is not yet or no longer established.
     NotConnected,
     /// Segments are unacknowledged: retransmission decides.
     DataInFlight,
@@ -40,13 +40,13 @@ pub enum Outlook {
     ZeroWindow,
     /// Data waits to be sent.
     DataUnsent,
-    /// An orphan's timer, which is not keepalive.
+    /// The timer is an orphan's FIN_WAIT2 timer, not a keepalive timer.
     FinWait2,
-    /// Probes are out and unanswered.
+    /// Probes are unanswered.
     Probing,
-    /// The peer was heard not long enough ago.
+    /// The last segment from the peer is less than the idle time old.
     NotIdle,
-    /// How keepalive is set is not known.
+    /// The keepalive settings are unknown.
     Unknown,
 }
 
@@ -63,24 +63,24 @@ pub struct LastRun {
 pub enum LastAction {
     /// It sent a probe, which is unanswered.
     ProbeSent,
-    /// It sent a probe, and the peer was heard at once.
+    /// It sent a probe, and the peer answered at once.
     ProbeAnswered,
-    /// It sent none: its deadline is counted from then, when it was set or the peer was heard.
+    /// It sent none: its deadline counts from when it was set or from the last segment of the peer.
     Armed,
 }
 
-/// How connections to the same port ended while they were watched.
+/// How connections to the same port ended during `--watch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct OwnerCloses {
     pub watched_ms: u64,
     /// Connections that this side closed.
     pub closed: u64,
-    /// Since data last came in when it did, milliseconds; null if it closed none. An answered probe
-    /// is no data.
+    /// Time since data was last received at that moment, milliseconds; null if this side closed none. An
+    /// answered probe does not count as data.
     pub idle_ms: Option<Span>,
 }
 
-/// How keepalive is set, or assumed to be, milliseconds.
+/// The keepalive settings, in force or assumed, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PlannedSettings {
     /// TCP_KEEPIDLE.
@@ -97,7 +97,7 @@ pub struct PlannedSettings {
     pub rto_max_ms: u64,
 }
 
-/// From least to most: timers run late, never early.
+/// From the earliest to the latest value: timers run late, never early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Span {
     pub least: u64,
@@ -105,7 +105,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// From a number to itself.
+    /// A range of one value.
     pub fn exactly(number: u64) -> Self {
         Self {
             least: number,
@@ -114,21 +114,22 @@ impl Span {
     }
 }
 
-/// What settings mean for an idle connection whose peer falls silent, from when it was last heard.
+/// What the settings mean for an idle connection whose peer becomes silent, counted from the last segment
+/// of the peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Plan {
     pub settings: PlannedSettings,
-    /// The most is an interval, if that is longer than the time: so long the timer is set for after
-    /// a probe, also if that is answered at once.
+    /// The latest is an interval, if that is longer than the idle time: after a probe the timer is set
+    /// for an interval, even if the probe is answered at once.
     pub first_probe_ms: Span,
-    /// Probes that are sent in vain.
+    /// Probes that remain unanswered.
     pub probes: Span,
     pub dead_after_ms: Span,
-    /// What ends the connection.
+    /// The rule that ends the connection.
     pub rule: Cause,
     /// The runs of the timer, if none is late; the first 16.
     pub schedule: Vec<PlannedRun>,
-    /// Settings that do not do what they seem to.
+    /// Settings that have no effect, or a different one than expected.
     pub dead_letters: Vec<DeadLetter>,
     /// The end if, instead, data is not acknowledged; from its first retransmission.
     pub unacknowledged_data: PlannedEnd,
@@ -137,7 +138,7 @@ pub struct Plan {
 /// A run of the keepalive timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PlannedRun {
-    /// From when the peer was last heard.
+    /// Time since the last segment from the peer.
     pub after_ms: u64,
     pub action: PlannedAction,
 }
@@ -158,15 +159,15 @@ pub struct PlannedEnd {
     pub rule: Cause,
 }
 
-/// A setting that does not do what it seems to.
+/// A setting that has no effect, or a different one than expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetter {
     /// With TCP_USER_TIMEOUT set the kernel ignores TCP_KEEPCNT.
     ProbesIgnored,
-    /// A TCP_USER_TIMEOUT of at most the idle time is looked at only after the first probe.
+    /// A TCP_USER_TIMEOUT of at most the idle time is checked only after the first probe.
     UserTimeoutBelowTime,
-    /// More than 255 probes: `icsk_probes_out` is a byte, and a run that finds it 0 again does not
+    /// More than 255 probes: `icsk_probes_out` is a byte, and a run that finds it wrapped to 0 does not
     /// end the connection.
     ProbesWrap,
 }

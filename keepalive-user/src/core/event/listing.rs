@@ -1,4 +1,4 @@
-//! What `keepalive list` says: a line for each socket, and one at the end.
+//! What `keepalive list` prints: a line for each socket, and one at the end.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{Cause, Cgroup, Keepalive, Process, Socket, When};
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ListLine {
     Socket(Box<ListedSocket>),
-    /// Last line: where it comes from, and what it may not say.
+    /// Last line: the source of the listing, and what may be missing.
     ListEnd(ListEnd),
 }
 
@@ -23,15 +23,15 @@ pub struct ListedSocket {
     #[serde(flatten)]
     pub when: When,
     pub socket: Socket,
-    /// The process that holds the socket: if several do the one that was asked for (`-p`), else
-    /// that with the lowest id. Null if unknown or none.
+    /// The process that holds the socket: if several do, the one selected by `-p`, else the one with the
+    /// lowest id. Null if unknown or none.
     pub process: Option<Arc<Process>>,
     /// All processes that hold it.
     pub pids: Vec<u32>,
     /// The cgroup the socket was created in; null if unknown.
     pub cgroup: Option<Arc<Cgroup>>,
     pub container_id: Option<Arc<str>>,
-    /// Null if unknown, and for TIME_WAIT and SYN_RECV, which have none.
+    /// Null if unknown, and for TIME_WAIT and SYN_RECV, which have no settings.
     pub keepalive: Option<Keepalive>,
     /// `net.ipv4.tcp_retries2` of the socket's namespace: retransmissions of unacknowledged data
     /// before the connection is ended. Null where `keepalive` is.
@@ -43,29 +43,29 @@ pub struct ListedSocket {
     pub uid: Option<u32>,
     /// Inode number of the socket file; null for orphans and not yet accepted connections.
     pub inode: Option<u64>,
-    /// Whether no process holds the socket any more, and it only lives to end the connection.
+    /// Whether no process holds the socket any more, and it exists only to finish the connection.
     pub orphan: bool,
-    /// The timers that run.
+    /// The timers that are armed.
     pub timers: Vec<RunningTimer>,
-    /// Whether the kernel told of one timer only and may hide others (`inet_diag`: retransmit
+    /// Whether the kernel reported one timer only and may hide others (`inet_diag`: retransmit
     /// before zero-window probe before keepalive).
     pub one_timer_only: bool,
     /// The next keepalive probe; null if the keepalive timer does not run or is hidden.
     pub next_probe: Option<NextProbe>,
     /// The end, if nothing more is received; null if nothing would end it, or that is unknown.
     pub death: Option<ListedDeath>,
-    /// Since data or an ACK last came in, milliseconds: what keepalive calls idle. Null if
-    /// unknown.
+    /// Since data or an ACK was last received, milliseconds: the idle time that keepalive compares. Null
+    /// if unknown.
     pub silence_ms: Option<u64>,
-    /// Since data last came in, milliseconds.
+    /// Since data was last received, milliseconds.
     pub last_data_ms: Option<u64>,
-    /// Since an ACK last came in, milliseconds.
+    /// Since an ACK was last received, milliseconds.
     pub last_ack_ms: Option<u64>,
     /// `icsk_probes_out`: unanswered probes.
     pub probes_out: u32,
-    /// Bytes not read by the application; connections not accepted, of a listener.
+    /// Bytes not read by the application; for a listener, connections not accepted.
     pub receive_queue: u32,
-    /// Bytes not acknowledged by the peer; the most connections that may wait, of a listener.
+    /// Bytes not acknowledged by the peer; for a listener, the maximum length of the accept queue.
     pub send_queue: u32,
 }
 
@@ -73,7 +73,7 @@ pub struct ListedSocket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct RunningTimer {
     pub kind: TimerKind,
-    /// Until it runs, milliseconds; 0 if it is overdue.
+    /// Until it is due, milliseconds; 0 if it is overdue.
     pub in_ms: u64,
     /// Retransmissions or unanswered probes so far.
     pub retries: u32,
@@ -92,7 +92,7 @@ pub enum TimerKind {
     /// Zero-window probe (`ICSK_TIME_PROBE0`).
     WindowProbe,
     Keepalive,
-    /// An orphan's FIN_WAIT2, which shares the keepalive timer.
+    /// An orphan's FIN_WAIT2 timer, which shares the keepalive timer.
     FinWait2,
     DelayedAck,
     TimeWait,
@@ -103,10 +103,10 @@ pub enum TimerKind {
 /// The next run of the keepalive timer, and what it can lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct NextProbe {
-    /// Until the timer runs, milliseconds. The kernel leaves this deadline as it is while traffic
-    /// goes on, and looks only then whether the connection was idle.
+    /// Until the timer runs, milliseconds. The kernel does not move this deadline while there is
+    /// traffic, and checks only when it expires whether the connection was idle.
     pub timer_ms: u64,
-    /// Until a probe can leave at the earliest, milliseconds, if nothing more is received; null
+    /// Until a probe can be sent at the earliest, milliseconds, if nothing more is received; null
     /// if it is blocked.
     pub earliest_ms: Option<u64>,
     pub blocked_by: Option<Blocker>,
@@ -115,14 +115,14 @@ pub struct NextProbe {
 /// When and why the kernel ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ListedDeath {
-    /// From now, milliseconds; a lower bound, the timer wheel rounds up. With unacknowledged data
-    /// about: nobody remembers the timeouts so far.
+    /// From now, milliseconds; a lower bound, the timer wheel rounds up. With unacknowledged data it is
+    /// approximate: the kernel does not store the earlier timeouts.
     pub in_ms: u64,
     /// The rule that ends it first.
     pub rule: Cause,
 }
 
-/// What keeps keepalive from probing.
+/// Why keepalive does not send a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Blocker {
@@ -147,7 +147,7 @@ pub struct ListEnd {
     /// How many were listed.
     pub sockets: u64,
     pub namespaces: Vec<ListedNamespace>,
-    /// What could not be found out, and why.
+    /// What is incomplete, and why.
     pub incomplete: Vec<Incomplete>,
 }
 

@@ -4,7 +4,7 @@
 //! snake_case, `null` where the kernel or the backend does not show it. `keepalive schema` prints the
 //! JSON Schema made from these types.
 //!
-//! Nothing here knows where an event comes from or how it is shown.
+//! This module does not depend on the source of an event or on its output format.
 
 mod audit;
 mod cause;
@@ -46,7 +46,7 @@ pub use self::timer::{Decision, TimerRun};
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// First line: what runs, on what, and what it may not see.
+    /// First line: version, host, backend, filters, and what this trace cannot observe.
     Start(Box<Start>),
     /// Keepalive was switched on, off or retimed, or inherited at accept.
     Armed(SocketEvent<Armed>),
@@ -78,13 +78,13 @@ pub struct When {
     pub monotonic_ns: u64,
 }
 
-/// What every event about a socket carries, around its own fields.
+/// The fields common to all events about a socket, around the event's own fields.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SocketEvent<T> {
     #[serde(flatten)]
     pub when: When,
     pub socket: Socket,
-    /// The socket's owner (never the task the softirq interrupted); null if unknown.
+    /// The socket's owner (not the task that the softirq interrupted); null if unknown.
     pub process: Option<Arc<Process>>,
     /// The cgroup the socket was created in; null if unknown.
     pub cgroup: Option<Arc<Cgroup>>,
@@ -106,7 +106,7 @@ pub struct About<'a> {
     pub keepalive: &'a Keepalive,
 }
 
-/// The owner of a socket: the part of an event that is found out last.
+/// The owner of a socket: the part of an event that is filled in last.
 pub struct OwnerFields<'a> {
     pub process: &'a mut Option<Arc<Process>>,
     pub cgroup: &'a mut Option<Arc<Cgroup>>,
@@ -130,7 +130,7 @@ impl Event {
         }
     }
 
-    /// The socket, of an event about one.
+    /// The socket and its owner, if the event is about a socket.
     pub fn about(&self) -> Option<About<'_>> {
         match self {
             Self::Armed(event) => Some(event.about()),
@@ -144,7 +144,7 @@ impl Event {
         }
     }
 
-    /// The owner's fields, of an event about a socket.
+    /// The owner's fields, if the event is about a socket.
     pub fn owner(&mut self) -> Option<OwnerFields<'_>> {
         match self {
             Self::Armed(event) => Some(event.owner()),
@@ -180,13 +180,13 @@ impl<T> SocketEvent<T> {
     }
 }
 
-/// Who the socket is.
+/// The identity of the socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Socket {
     /// Number of the socket in this trace, from 1: the identity to group events by.
     pub id: u64,
-    /// The kernel's socket cookie (SO_COOKIE), hexadecimal; null until the kernel has made one,
-    /// which it does when somebody asks (the BPF iterator does not).
+    /// The kernel's socket cookie (SO_COOKIE), hexadecimal; null until the kernel has generated one,
+    /// which it does on request (the BPF iterator does not request it).
     pub cookie: Option<Cookie>,
     pub family: Family,
     pub local: Endpoint,
@@ -241,14 +241,14 @@ pub enum TcpState {
     Closing,
     NewSynRecv,
     BoundInactive,
-    /// A number this version has no name for.
+    /// A state that this version has no name for.
     Unknown,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Process {
     pub pid: u32,
-    /// Untrusted: any bytes a process chose, made valid UTF-8.
+    /// Untrusted: arbitrary bytes chosen by the process, converted to valid UTF-8.
     pub comm: String,
 }
 
@@ -256,7 +256,7 @@ pub struct Process {
 pub struct Cgroup {
     /// Inode number of its directory.
     pub id: u64,
-    /// Path below the cgroup2 mount; null if it is gone or not visible from here. Untrusted.
+    /// Path below the cgroup2 mount; null if it was removed or is not visible here. Untrusted.
     pub path: Option<String>,
 }
 
@@ -278,7 +278,7 @@ pub struct Keepalive {
     pub user_timeout_ms: u64,
 }
 
-/// Where a setting comes from; null where that cannot be told (`list` without BPF).
+/// Where a setting comes from; null where that is unknown (`list` without BPF).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -301,7 +301,7 @@ pub struct Armed {
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum ArmedCause {
-    /// SO_KEEPALIVE or TCP_KEEPIDLE was set; `keepalive.enabled` says whether it is on now.
+    /// SO_KEEPALIVE or TCP_KEEPIDLE was set; `keepalive.enabled` is whether it is on now.
     Setsockopt,
     /// It was on before `connect`, and the connection is established now.
     Connect,
@@ -352,8 +352,8 @@ pub struct Answer {
     pub probe: ProbeKind,
     /// Which of the unanswered probes in a row was answered, from 1.
     pub attempt: u32,
-    /// From the probe to its answer, microseconds; null if it was answered but later traffic
-    /// hides when, and `timestamp` is then the latest it can have been.
+    /// From the probe to its answer, microseconds; null if it was answered but later traffic hides
+    /// the time, and `timestamp` is then the latest possible time of the answer.
     pub rtt_us: Option<u64>,
     pub precision: Option<Precision>,
 }
@@ -378,29 +378,30 @@ pub enum Precision {
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Closed {
     pub cause: Cause,
-    /// Errno name the application is told (`ETIMEDOUT`); null if none.
+    /// Errno name reported to the application (`ETIMEDOUT`); null if none.
     pub error: Option<Errno>,
-    /// State before CLOSE.
+    /// TCP state before CLOSE.
     pub from_state: TcpState,
-    /// Silence of the peer at the end, milliseconds; null if it was never heard.
+    /// Silence of the peer at the end, milliseconds; null if nothing was ever received.
     pub idle_ms: Option<u64>,
-    /// How long no data had come in when a process of this side closed it, milliseconds; null if none
-    /// did, that was not seen, or no data ever came. An answered probe is no data.
+    /// How long no data had been received when a process of this side closed it, milliseconds; null if
+    /// none did, if that was not observed, or if no data was ever received. An answered probe does not
+    /// count as data.
     pub last_data_ms: Option<u64>,
-    /// Since the connection was established, milliseconds; null unless that was seen, which takes
-    /// SO_KEEPALIVE to be on already then.
+    /// Since the connection was established, milliseconds; null unless that was observed, which requires
+    /// SO_KEEPALIVE to be on at that time.
     pub lifetime_ms: Option<u64>,
     /// Since the first event about this socket, milliseconds.
     pub watched_ms: u64,
     /// Unanswered probes at the end.
     pub probes_out: u32,
-    /// Retransmissions in a row at the end (`icsk_retransmits`).
+    /// Consecutive retransmissions at the end (`icsk_retransmits`).
     pub retransmits: u32,
     #[serde(flatten)]
     pub totals: Totals,
 }
 
-/// What one socket did while it was watched.
+/// What one socket did while it was traced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Totals {
     /// Runs of the keepalive timer.

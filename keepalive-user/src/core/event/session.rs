@@ -1,4 +1,4 @@
-//! Events about the trace itself: its beginning, its losses, its end.
+//! Events about the trace itself: its start, its losses, its end.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub struct Start {
     pub schema_version: String,
     /// Version of `keepalive`.
     pub version: String,
-    /// `uname -n`; not there in recordings older than this field. Untrusted.
+    /// `uname -n`; absent in recordings older than this field. Untrusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// `uname -r`.
@@ -30,9 +30,9 @@ pub struct Start {
     /// The kernel's tick, per second.
     pub hz: u32,
     /// CLOCK_REALTIME − CLOCK_MONOTONIC at the start, nanoseconds: added to `monotonic_ns` it gives
-    /// `timestamp`. It stays the same throughout, whatever is done to the wall clock meanwhile.
+    /// `timestamp`. It is constant during the trace, even if the wall clock is set.
     pub clock_offset_ns: i64,
-    /// Where this kernel keeps the keepalive timer.
+    /// The field that contains the keepalive timer on this kernel.
     pub keepalive_timer: String,
     /// Size of the ring buffer, bytes.
     pub ring_bytes: u64,
@@ -47,7 +47,7 @@ pub struct Start {
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
-// In the order of preference.
+// In order of preference.
 pub enum Backend {
     /// BPF trampolines on the kernel's functions.
     Fentry,
@@ -60,7 +60,7 @@ impl Backend {
         self.into()
     }
 
-    /// The backends to try, in the order of preference; only `wanted`, if one is asked for.
+    /// The backends to try, in order of preference; only `wanted`, if it is given.
     pub fn candidates(wanted: Option<Self>) -> impl Iterator<Item = Self> {
         Self::iter().filter(move |backend| wanted.is_none_or(|wanted| wanted == *backend))
     }
@@ -80,20 +80,20 @@ pub enum LostWhere {
     /// A record that this version cannot decode.
     Decode,
     /// A table was full: the tracker's, whose least recently seen socket was dropped, or the
-    /// programs' own of sockets reported with keepalive off, whose end will not be told.
+    /// programs' own of sockets reported with keepalive off, whose end will not be reported.
     Tracker,
     /// A program could not take its per-CPU scratch buffer.
     Scratch,
-    /// A program could not read kernel memory that must be there.
+    /// A program could not read kernel memory that must be readable.
     Unreadable,
-    /// More came than the recording may take (`--record-rate`); the trace itself has them.
+    /// The rate exceeded the limit of the recording (`--record-rate`); the trace itself has these events.
     Recording,
     /// The kernel did not run a program because the same program was already running on that CPU
     /// (`bpf_prog_inc_misses_counter`).
     Recursion,
     /// Lines that the reader of standard output did not take in time.
     Output,
-    /// Events that `-p` could not decide on, because the owner of the socket is unresolved.
+    /// Events that `-p` could not filter, because the owner of the socket is unresolved.
     Filter,
 }
 
@@ -104,19 +104,19 @@ pub struct Lost {
     pub count: u64,
     #[serde(rename = "where")]
     pub place: LostWhere,
-    /// Of these, keepalive probes that the kernel counted (TCPKeepAlive).
+    /// Keepalive probes among them that the kernel counted (TCPKeepAlive).
     pub probes: u64,
 }
 
-/// The kernel acted and no program saw it, or its record was lost (then, but for probes, it is in
-/// `lost` as well). Inferred from what was seen before and after:
+/// The kernel acted and no program saw it, or its record was lost (then it is in `lost` as well, except
+/// for probes). Inferred from the observations before and after:
 /// `icsk_probes_out` jumped, an armed deadline passed, a socket disappeared.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Missed {
     #[serde(flatten)]
     pub when: When,
     pub count: u64,
-    /// The last time at which these sockets were seen before: the earliest it can have happened.
+    /// The previous observation of these sockets: the earliest time at which it can have happened.
     pub since: When,
     #[serde(rename = "where")]
     pub place: MissedWhere,
@@ -129,7 +129,7 @@ pub enum MissedWhere {
     Probe,
     /// A zero-window probe that the kernel counted.
     WindowProbe,
-    /// A run of the keepalive timer that sent no probe, or of which that is not known.
+    /// A run of the keepalive timer that sent no probe, or for which it is unknown whether it did.
     Timer,
     /// The end of a socket.
     Close,
@@ -138,7 +138,7 @@ pub enum MissedWhere {
     Unread,
 }
 
-/// Everything that was missed, by place.
+/// Everything that was missed, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct MissedCounts {
     /// Keepalive probes: with those of the `timer` events and `lost.probes`, all that the kernel
@@ -147,7 +147,7 @@ pub struct MissedCounts {
     pub window_probe: u64,
     pub timer: u64,
     pub close: u64,
-    /// Sockets that could not be read again at the end: what was missed of them is unknown.
+    /// Sockets that could not be read again at the end: what was missed for them is unknown.
     pub unread: u64,
 }
 
@@ -181,18 +181,18 @@ pub struct EventCounts {
 /// Everything that was lost, by place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Losses {
-    /// Records the full ring buffer refused.
+    /// Records that did not fit in the full ring buffer.
     pub ring: u64,
     /// Records that could not be decoded.
     pub decode: u64,
-    /// Sockets forgotten because a table was full: the tracker's, or the programs' own of sockets
+    /// Sockets dropped because a table was full: the tracker's, or the programs' own of sockets
     /// reported with keepalive off.
     pub tracker: u64,
-    /// Observations given up because the per-CPU scratch buffer was taken over.
+    /// Observations dropped because another program took over the per-CPU scratch buffer.
     pub scratch: u64,
-    /// Observations given up because kernel memory could not be read.
+    /// Observations dropped because kernel memory could not be read.
     pub unreadable: u64,
-    /// Records the recording did not take.
+    /// Records left out of the recording.
     pub recording: u64,
     /// Program runs the kernel skipped because the program was already running on that CPU.
     pub recursion: u64,
@@ -202,12 +202,12 @@ pub struct Losses {
     pub filter: u64,
     /// Keepalive probes among the records that were lost.
     pub probes: u64,
-    /// Events whose owner was looked for and not found.
+    /// Events whose owner could not be resolved.
     pub owner: u64,
 }
 
 impl Losses {
-    /// The total of one place.
+    /// The counter of one place.
     pub fn at(&mut self, place: LostWhere) -> &mut u64 {
         match place {
             LostWhere::Ring => &mut self.ring,
@@ -231,14 +231,14 @@ impl Losses {
 }
 
 impl MissedCounts {
-    /// Of one place.
+    /// A count of one place.
     pub fn of(place: MissedWhere, count: u64) -> Self {
         let mut counts = Self::default();
         *counts.at(place) = count;
         counts
     }
 
-    /// The total of one place.
+    /// The counter of one place.
     pub fn at(&mut self, place: MissedWhere) -> &mut u64 {
         match place {
             MissedWhere::Probe => &mut self.probe,

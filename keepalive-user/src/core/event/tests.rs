@@ -1,4 +1,4 @@
-//! One name of each variant, however it is asked for.
+//! Each variant has the same name in JSON and in text.
 
 use serde::Serialize;
 use strum::IntoEnumIterator;
@@ -6,7 +6,7 @@ use strum::IntoEnumIterator;
 use super::*;
 use crate::core::words::name;
 
-fn agree<T>()
+fn assert_same_names<T>()
 where
     T: IntoEnumIterator + Serialize + Copy + Into<&'static str>,
 {
@@ -17,11 +17,11 @@ where
 
 #[test]
 fn names_are_those_of_the_json() {
-    agree::<Cause>();
-    agree::<Decision>();
-    agree::<ArmedCause>();
-    agree::<TcpState>();
-    agree::<Severity>();
-    agree::<TimerKind>();
-    agree::<Backend>();
+    assert_same_names::<Cause>();
+    assert_same_names::<Decision>();
+    assert_same_names::<ArmedCause>();
+    assert_same_names::<TcpState>();
+    assert_same_names::<Severity>();
+    assert_same_names::<TimerKind>();
+    assert_same_names::<Backend>();
 }

@@ -74,7 +74,7 @@ impl Errno {
     }
 }
 
-/// `E` and the number for one without a name here.
+/// `E` and the number for an errno without a name here.
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {

@@ -15,18 +15,19 @@ pub struct TimerRun {
     pub idle_ms: Option<u64>,
     /// How late the timer ran after its deadline, milliseconds: the timer wheel rounds up.
     pub late_ms: Option<u64>,
-    /// Segments sent and not acknowledged, before.
+    /// Segments sent and not acknowledged, before the run.
     pub packets_out: u32,
-    /// Bytes written by the application and not sent yet, before.
+    /// Bytes written by the application and not sent yet, before the run.
     pub unsent_bytes: u32,
     /// `icsk_probes_out`: unanswered probes.
     pub probes_out: BeforeAfter,
-    /// Number of the probe sent by this run, from 1; null if none was.
+    /// Number of the probe sent by this run, from 1; null if it sent none.
     pub attempt: Option<u32>,
-    /// Of how many: `keepalive.probes`; null without a probe, or if the user timeout decides alone.
+    /// The maximum number of probes: `keepalive.probes`; null without a probe, or if the user timeout
+    /// alone decides.
     pub attempts: Option<u32>,
     /// Result of the local send: false if the probe was counted but did not leave the host (no
-    /// route, firewall); null if no probe was made or the backend cannot tell.
+    /// route, firewall); null if no probe was sent or the backend does not show it.
     pub sent: Option<bool>,
     /// Errno name of that failure (`EHOSTUNREACH`).
     pub send_error: Option<Errno>,
@@ -55,7 +56,7 @@ pub struct TimerRun {
 pub enum Decision {
     /// A probe was made and counted.
     ProbeSent,
-    /// The probe was dropped locally (qdisc): not counted, tried again after 500 ms.
+    /// The probe was dropped locally (qdisc): not counted, retried after 500 ms.
     ProbeFailed,
     /// Segments are unacknowledged: retransmission decides, keepalive waits a full time.
     DataInFlight,
@@ -63,18 +64,18 @@ pub enum Decision {
     DataUnsent,
     /// The peer was heard less than `time_ms` ago: armed for the remainder.
     NotIdle,
-    /// A process owned the socket: tried again after HZ/20.
+    /// A process owned the socket: retried after HZ/20.
     SocketBusy,
     /// Keepalive is off, or the state is CLOSE, LISTEN or SYN_SENT: not armed again.
     Stopped,
-    /// Not keepalive: the FIN_WAIT2 timer of an orphan, which shares the timer.
+    /// Not a keepalive run: the FIN_WAIT2 timer of an orphan, which shares the timer.
     FinWait2,
     /// The connection was ended.
     Killed,
 }
 
 impl TimerRun {
-    /// Whether a probe was made that did not leave this host.
+    /// Whether a probe was counted that did not leave this host.
     pub fn is_unsent(&self) -> bool {
         match self.decision {
             Decision::ProbeSent => self.sent == Some(false),

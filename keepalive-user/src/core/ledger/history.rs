@@ -1,4 +1,4 @@
-//! One socket over time, folded from its events: its owner, what it did in numbers, and how it stands.
+//! One socket over time, folded from its events: its owner, its counters and its present state.
 //! Times are CLOCK_MONOTONIC, nanoseconds.
 
 use std::{collections::VecDeque, sync::Arc};
@@ -11,7 +11,7 @@ use crate::core::{
     words::name,
 };
 
-/// Probes whose result is remembered.
+/// Number of probes whose result is remembered.
 const RESULTS: usize = 16;
 
 #[derive(Clone, Debug)]
@@ -21,8 +21,8 @@ pub struct History {
     pub cgroup: Option<Arc<Cgroup>>,
     pub container_id: Option<Arc<str>>,
     pub keepalive: Keepalive,
-    /// Events before the first one here were dropped: the numbers are since then, until the certificate
-    /// has them all.
+    /// Events before the first one here were dropped: the counters start there, until the certificate
+    /// supplies the totals.
     pub is_partial: bool,
     /// Runs of the keepalive timer.
     pub timers: u64,
@@ -31,7 +31,7 @@ pub struct History {
     pub answers: u64,
     /// Probes that did not leave this host.
     pub not_sent: u64,
-    /// Timer runs in a row, up to the last one, that sent no probe because of data.
+    /// Consecutive timer runs, up to the last one, that sent no probe because of data.
     pub suppressed: Option<Suppressed>,
     /// `icsk_probes_out`, as last seen.
     pub probes_out: u32,
@@ -41,16 +41,16 @@ pub struct History {
     pub longest_silence_ms: Option<u64>,
     /// Silence at which the kernel ends the connection, milliseconds, as last computed.
     pub limit_ms: Option<u64>,
-    /// When the last segment of the peer came, as far as the timer knows.
+    /// When the last segment from the peer was received, as of the last timer run.
     pub heard: Option<u64>,
     pub timer: Option<Timer>,
-    /// The probe that waits for its answer.
+    /// The probe that is outstanding.
     pub probe: Option<Probe>,
     /// When the kernel ends the connection unless an answer comes, and by which rule.
     pub death: Option<(u64, Death)>,
     /// What happened last.
     pub last: Option<Last>,
-    /// What became of the last probes, oldest first.
+    /// The results of the last probes, oldest first.
     pub results: VecDeque<ProbeResult>,
     pub end: Option<Box<Ended>>,
 }
@@ -62,25 +62,25 @@ pub struct Timer {
     pub due: u64,
 }
 
-/// A probe without an answer.
+/// An unanswered probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
     pub kind: ProbeKind,
     /// Its number, from 1.
     pub attempt: u32,
-    /// Of how many, if that decides.
+    /// The maximum number of probes, if the count decides.
     pub of: Option<u32>,
 }
 
-/// What became of a probe.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeResult {
-    /// After so many microseconds, where that is known.
+    /// Answered after this many microseconds, if the time is known.
     Answered(Option<u64>),
     Unanswered,
 }
 
-/// Timer runs without a probe, and what the last of them waited for.
+/// Timer runs without a probe, and the reason of the last of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suppressed {
     pub runs: u64,
@@ -128,7 +128,7 @@ impl Last {
 }
 
 impl History {
-    /// Of the socket of a first event, which is yet to be observed.
+    /// The history of a socket before its first event, which is then passed to [`Self::observe`].
     pub fn new(about: About<'_>) -> Self {
         Self {
             socket: about.socket.clone(),
@@ -215,7 +215,7 @@ impl History {
             self.probed(ProbeKind::Keepalive, attempt, run.attempts);
         } else {
             match run.decision {
-                // A run that changes nothing: the probe before it is still out.
+                // A run that changes nothing: the previous probe is still outstanding.
                 Decision::SocketBusy | Decision::ProbeFailed => return,
                 Decision::Killed => {}
                 Decision::ProbeSent
@@ -271,7 +271,7 @@ impl History {
         self.heard_by(when, closed.idle_ms);
         self.last = Some(Last::Closed(closed.cause));
         (self.timer, self.death) = (None, None);
-        // A reset is an answer, too.
+        // A reset counts as an answer, too.
         let is_reset = closed.cause == Cause::PeerReset;
         self.is_waiting &= is_reset;
         if self.probe.is_some() && !is_reset {
@@ -286,7 +286,7 @@ impl History {
         }));
     }
 
-    /// The certificate has them all, whatever was seen here.
+    /// The certificate has the complete totals, even if events are missing here.
     fn take_totals(&mut self, totals: &Totals) {
         self.timers = totals.timers;
         self.probes = totals.keepalive_probes + totals.window_probes;
@@ -294,7 +294,7 @@ impl History {
         self.worst_rtt_us = totals.worst_rtt_us;
     }
 
-    /// A probe was sent. If another one was out, that was not answered.
+    /// A probe was sent. An earlier outstanding probe is unanswered.
     fn probed(&mut self, kind: ProbeKind, attempt: u32, of: Option<u32>) {
         self.probes += 1;
         self.is_waiting = true;
@@ -304,7 +304,7 @@ impl History {
         self.probe = Some(Probe { kind, attempt, of });
     }
 
-    /// Takes no more memory than it must: `top` has a history of 100,000 sockets.
+    /// Allocates no more than necessary: `top` has a history of 100,000 sockets.
     fn remember(&mut self, result: ProbeResult) {
         if self.results.len() >= RESULTS {
             self.results.pop_front();
@@ -337,7 +337,7 @@ impl History {
         });
     }
 
-    /// Probes without an answer, but for the one that an open socket still waits for and the one that a
+    /// Probes without an answer, except the outstanding one of an open socket and the one that a
     /// reset answered.
     pub fn unanswered(&self) -> u64 {
         let waiting = u64::from(self.is_waiting);
@@ -349,7 +349,7 @@ impl History {
         self.end.as_ref().map(|end| end.closed.cause)
     }
 
-    /// The last round-trip time that was measured, microseconds.
+    /// The last measured round-trip time, microseconds.
     pub fn latest_rtt_us(&self) -> Option<u64> {
         let newest_first = self.results.iter().rev();
         newest_first

@@ -1,7 +1,7 @@
 //! # The ledger
 //!
-//! What is known over time, folded from events: of a trace, and of one socket. Every output that counts
-//! or follows sockets folds them here.
+//! State over time, folded from events: of a trace, and of one socket. Every output that counts
+//! or follows sockets uses it.
 
 mod counts;
 mod history;

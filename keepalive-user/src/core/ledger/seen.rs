@@ -1,4 +1,4 @@
-//! Which sockets were seen: a bit for each number, because they are given in order.
+//! Which sockets were seen: one bit per number, because numbers are assigned in order.
 
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
@@ -6,7 +6,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Notes a socket; whether it was seen before.
+    /// Adds a socket; returns whether it was seen before.
     pub fn insert(&mut self, id: u64) -> bool {
         let (word, bit) = (
             usize::try_from(id / 64).unwrap_or(usize::MAX),

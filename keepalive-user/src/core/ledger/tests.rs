@@ -127,13 +127,13 @@ fn a_probe_is_unanswered_once_it_cannot_be_answered_any_more() {
     let ended = |cause| history(&[&events[..], &[closed(4, cause)]].concat());
     assert_eq!(ended(Cause::KeepaliveProbes).unanswered(), 2);
     assert_eq!(ended(Cause::KeepaliveProbes).results.len(), 3);
-    // A reset is an answer, too.
+    // A reset counts as an answer, too.
     assert_eq!(ended(Cause::PeerReset).unanswered(), 1);
     assert_eq!(ended(Cause::PeerReset).results.len(), 2);
 }
 
 #[test]
-fn the_timer_and_the_probe_are_those_of_now() {
+fn the_timer_and_the_probe_are_the_present_ones() {
     let at = |events: &[Event]| {
         let history = history(events);
         let due = history.timer.map(|timer| timer.due / SECOND);

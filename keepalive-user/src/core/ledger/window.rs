@@ -1,20 +1,20 @@
-//! When the peer took no data: the zero-window phases of one socket. Times are nanoseconds of any one
+//! The zero-window phases of one socket: when the peer accepted no data. Times are nanoseconds of any one
 //! clock.
 
 use crate::core::event::{Decision, Event};
 
-/// Phases that are told apart.
+/// Maximum number of separate phases.
 const PHASES: usize = 64;
-/// How long past its deadline a zero-window probe is waited for, nanoseconds, beyond the eighth of its
-/// time that the kernel's timer may be late.
+/// How late a zero-window probe may be after its deadline, nanoseconds, in addition to the eighth of
+/// its time by which the kernel's timer may be late.
 const LATE: u64 = 1_000_000_000;
 
-/// A time in which the peer took no data.
+/// A time in which the peer accepted no data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phase {
     pub from: u64,
     pub to: u64,
-    /// By when another probe must have come, if it goes on.
+    /// The latest time of the next probe, if the phase continues.
     due: u64,
 }
 
@@ -22,7 +22,7 @@ pub struct Phase {
 #[derive(Clone, Debug, Default)]
 pub struct ZeroWindows {
     phases: Vec<Phase>,
-    /// Whether the last of them goes on.
+    /// Whether the last phase continues.
     is_shut: bool,
 }
 
@@ -36,7 +36,7 @@ impl ZeroWindows {
         self.is_shut
     }
 
-    /// An event of the socket, at this time.
+    /// Processes an event of the socket, at this time.
     pub fn observe(&mut self, event: &Event, at: u64) {
         match event {
             Event::WindowProbe(event) => self.probed(at, event.what.next_ms),
@@ -55,12 +55,12 @@ impl ZeroWindows {
         }
     }
 
-    /// Nothing more happens to the socket until this time.
+    /// Ends the observation at this time, without a further event of the socket.
     pub fn settle(&mut self, at: u64) {
         self.is_shut = self.extend(at);
     }
 
-    /// A zero-window probe: the phase begins or goes on.
+    /// A zero-window probe: the phase begins or continues.
     fn probed(&mut self, at: u64, next_ms: Option<u64>) {
         if !self.extend(at) && self.phases.len() < PHASES {
             self.phases.push(Phase {
@@ -77,7 +77,7 @@ impl ZeroWindows {
         self.is_shut = next_ms.is_some();
     }
 
-    /// Whether the last phase reaches until now; if so it does.
+    /// Extends the last phase until now, if it still continues; returns whether it does.
     fn extend(&mut self, at: u64) -> bool {
         let last = self.phases.last_mut();
         let lasting = last.filter(|phase| self.is_shut && phase.due >= at);

@@ -1,6 +1,6 @@
 //! # The outlook of one socket
 //!
-//! What stands between now and a keepalive probe, what the timer last did, and what its settings mean.
+//! What must happen before a keepalive probe is sent, what the timer last did, and what the settings mean.
 
 use std::net::IpAddr;
 
@@ -37,10 +37,10 @@ pub fn explain(
     }
 }
 
-/// What the timer last did, read off its deadline: a probe is followed by the interval, all else by
-/// the idle time or what is left of it.
+/// What the timer last did, inferred from its deadline: after a probe the timer is set for the interval,
+/// otherwise for the idle time or the rest of it.
 fn last_run(socket: &ListedSocket) -> Option<LastRun> {
-    /// An answer takes a round trip.
+    /// Upper bound for the round-trip time of an answer.
     const AT_ONCE_MS: u64 = 1000;
     let keepalive = socket.keepalive.filter(|keepalive| keepalive.enabled)?;
     let timer = |kind| socket.timers.iter().find(|timer| timer.kind == kind);
@@ -64,7 +64,8 @@ fn last_run(socket: &ListedSocket) -> Option<LastRun> {
     }
 }
 
-/// What stands between now and a probe: the first that applies, in the kernel's own order.
+/// What must happen before a probe is sent: the first condition that applies, in the order in which
+/// `tcp_keepalive_timer` checks them.
 fn outlook(socket: &ListedSocket) -> Outlook {
     let runs = |kind| socket.timers.iter().any(|timer| timer.kind == kind);
     match socket.socket.state {
@@ -105,7 +106,7 @@ fn outlook(socket: &ListedSocket) -> Outlook {
     }
 }
 
-/// A probe is an ACK without data: no flag and no port of its own.
+/// A probe is an ACK without data: it has no distinctive flag or port.
 fn capture_filter(socket: &ListedSocket) -> String {
     let (local, peer) = (&socket.socket.local, &socket.socket.peer);
     let (family, length) = match peer.address {
@@ -113,7 +114,7 @@ fn capture_filter(socket: &ListedSocket) -> String {
             "ip",
             "ip[2:2] - ((ip[0] & 0xf) << 2) - ((tcp[12] & 0xf0) >> 2) == 0",
         ),
-        // tcpdump cannot look behind IPv6 extension headers; there are none on a probe.
+        // tcpdump cannot skip IPv6 extension headers; a probe has none.
         IpAddr::V6(_) => ("ip6", "ip6[4:2] - ((ip6[52] & 0xf0) >> 2) == 0"),
     };
     format!(

@@ -1,4 +1,4 @@
-//! What a socket still shows of its past, and in words of its future.
+//! What a socket still shows of its last timer run, and the predicted end in words.
 
 use keepalive_ebpf::{Identity, Known, Settings, Snapshot, SnapshotKind, TcpSample};
 
@@ -14,8 +14,8 @@ use crate::output::explain as output;
 const HZ: u32 = 250;
 const NOW: u32 = 100_000;
 
-/// Idle 10 s by sysctl, interval 2 s, count 3; the timer is due in some ticks, the peer was heard
-/// some ticks ago.
+/// Idle 10 s by sysctl, interval 2 s, count 3; the timer is due in `due` ticks, the last segment from
+/// the peer is `silent` ticks old.
 fn socket(due: u32, silent: u32, change: impl FnOnce(&mut Snapshot)) -> ListedSocket {
     let mut socket = Snapshot {
         id: Identity {
@@ -62,7 +62,7 @@ fn text(found: &ListedSocket) -> String {
 }
 
 fn text_with(found: &ListedSocket, owner_closes: Option<OwnerCloses>) -> String {
-    let told = Explanation {
+    let explanation = Explanation {
         owner_closes,
         ..explain(
             found,
@@ -72,7 +72,7 @@ fn text_with(found: &ListedSocket, owner_closes: Option<OwnerCloses>) -> String 
         )
     };
     let mut bytes = Vec::new();
-    output::text(&told, &mut bytes).unwrap();
+    output::text(&explanation, &mut bytes).unwrap();
     String::from_utf8(bytes).unwrap()
 }
 
@@ -85,7 +85,7 @@ fn the_last_run() {
     assert_eq!(last(&answered), Some((1000, LastAction::ProbeAnswered)));
     let armed = socket(4 * HZ, HZ, |_| {});
     assert_eq!(last(&armed), Some((6000, LastAction::Armed)));
-    // Set for what was left of the idle time, or for an interval: who knows.
+    // Set for the rest of the idle time, or for an interval: ambiguous.
     let either = socket(HZ, 9 * HZ, |_| {});
     assert_eq!(last(&either), None);
     let off = socket(HZ, HZ, |socket| socket.id.keepopen = false);
@@ -96,7 +96,8 @@ fn the_last_run() {
 fn the_end_in_words() {
     let idle = text(&socket(4 * HZ, HZ, |_| {}));
     // First probe in 9 s, three in all.
-    let sentence = "Unless the peer is heard the connection ends in 15 s, by TCP_KEEPCNT 3.";
+    let sentence =
+        "Unless a segment from the peer arrives the connection ends in 15 s, by TCP_KEEPCNT 3.";
     assert!(idle.contains(sentence), "{idle}");
     let dying = text(&socket(HZ, 15 * HZ, |socket| socket.sample.probes_out = 3));
     let sentence =
@@ -108,7 +109,7 @@ fn the_end_in_words() {
         socket.settings.user_timeout = 20_000;
     }));
     let sentence =
-        "Unless it is acknowledged the connection ends in 20.2 s, by TCP_USER_TIMEOUT 20 s.";
+        "Unless the data is acknowledged the connection ends in 20.2 s, by TCP_USER_TIMEOUT 20 s.";
     assert!(stuck.contains(sentence), "{stuck}");
     let orphan = text(&socket(HZ, HZ, |socket| {
         (socket.sample.packets_out, socket.sample.pending) = (1, pending::RETRANS);
@@ -118,12 +119,13 @@ fn the_end_in_words() {
     assert!(!orphan.contains("by tcp_retries2"), "{orphan}");
 }
 
-/// Only where a sysctl is in force.
+/// The host's value is printed only where a sysctl is in force.
 #[test]
 fn the_hosts_sysctls_are_not_these() {
-    let sentence = "tcp_keepalive_time here is 10, the host's is 60: the host's has no effect";
-    let told = text(&socket(HZ, HZ, |_| {}));
-    assert!(told.contains(sentence), "{told}");
+    let sentence =
+        "tcp_keepalive_time is 10 here and 60 on the host: the host's sysctls have no effect";
+    let printed = text(&socket(HZ, HZ, |_| {}));
+    assert!(printed.contains(sentence), "{printed}");
     let own = text(&socket(HZ, HZ, |socket| socket.settings.time = 10 * HZ));
     assert!(!own.contains("the host's"), "{own}");
 }
@@ -134,16 +136,16 @@ fn a_socket_without_settings_needs_no_root() {
         socket.kind = SnapshotKind::TimeWait;
         socket.id.state = state::TIME_WAIT;
     });
-    let told = text(&request);
+    let printed = text(&request);
     assert!(
-        told.contains("In this state a socket has no settings"),
-        "{told}"
+        printed.contains("A socket in this state has no keepalive settings"),
+        "{printed}"
     );
     let unknown = text(&socket(HZ, HZ, |socket| socket.known = Known::TRAFFIC));
-    assert!(unknown.contains("takes root"), "{unknown}");
+    assert!(unknown.contains("needs root"), "{unknown}");
 }
 
-/// Idle 10 s: an owner that closes sooner is why no probe is seen.
+/// Idle 10 s: an owner that closes sooner is the reason why no probe is sent.
 #[test]
 fn the_owner_closes_first() {
     let after = |least, most| {
@@ -154,12 +156,12 @@ fn the_owner_closes_first() {
         };
         text_with(&socket(HZ, HZ, |_| {}), Some(closes))
     };
-    let sentence = "Watched for 30 s: this side closed 2 such connections first, 3 s to 5 s after data \
-                    last came in, before a first probe is due (10 s): that is why none is seen.";
+    let sentence = "Watched for 30 s: the owner closed 2 such connections first, 3 s to 5 s after the last \
+                    data was received, before the first probe is due (10 s): therefore no probe is sent.";
     let soon = after(3_000, 5_000);
     assert!(soon.contains(sentence), "{soon}");
     let late = after(3_000, 15_000);
-    assert!(!late.contains("that is why"), "{late}");
+    assert!(!late.contains("therefore"), "{late}");
     let closes = OwnerCloses {
         watched_ms: 30_000,
         closed: 0,

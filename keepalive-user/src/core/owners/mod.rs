@@ -1,7 +1,7 @@
 //! # Owners
 //!
-//! Which process holds a socket, and where it was created. A live trace resolves both
-//! (`machine::owners`); a replay has what the live one found, from the recording.
+//! Which process holds a socket, and the cgroup it was created in. A live trace resolves both
+//! (`machine::owners`); a replay reads from the recording what the live trace resolved.
 
 mod place;
 mod table;
@@ -15,33 +15,33 @@ use super::{
 
 pub use self::{place::Place, table::Table};
 
-/// Sockets whose owner is remembered, by a trace, a recorder and a replay alike: what a recorder does
-/// not write again a replay must not have forgotten.
+/// Sockets whose owner is remembered, the same number for trace, recorder and replay: the recorder
+/// writes an owner once, so a replay must remember it for as long.
 pub const SOCKETS: usize = 1 << 18;
 /// As [`SOCKETS`], of cgroups.
 pub const CGROUPS: usize = 1 << 14;
 
-/// Resolves owners and places, and remembers them. Times are CLOCK_MONOTONIC, nanoseconds.
+/// Resolves owners and places, and caches them. Times are CLOCK_MONOTONIC, nanoseconds.
 pub trait Owners {
-    /// A process acted on a socket of its own.
+    /// A process acted on a socket that it holds.
     fn acted(&mut self, inode: u64, acting: Acting, now: u64);
-    /// A process closes a socket: from now on it may have no descriptor.
+    /// A process closes a socket: its descriptor may be gone from now on.
     fn closing(&mut self, inode: u64, acting: Acting, now: u64);
-    /// An event of a socket: its owner is wanted, as far as it is resolved without waiting.
+    /// An event of a socket: resolves its owner as far as possible without waiting.
     fn observe(&mut self, observation: &Observation, now: u64);
     /// The owner of the socket with this inode number; `None` if unresolved.
     fn process(&self, inode: u64) -> Option<&Arc<Process>>;
     /// The place with this cgroup id; `None` if it has none.
     fn place(&self, id: u64) -> Option<Place>;
-    /// The socket has ended: its inode number may come again.
+    /// The socket has ended: its inode number may be reused.
     fn forget(&mut self, inode: u64);
 }
 
-/// Owners as a recording has them.
+/// Owners from a recording.
 pub struct Recorded {
     processes: Table<u64, Arc<Process>>,
     places: Table<u64, Place>,
-    /// One name for all sockets of a process.
+    /// One shared value for all sockets of a process.
     names: Table<u32, Arc<Process>>,
 }
 
@@ -56,7 +56,7 @@ impl Default for Recorded {
 }
 
 impl Recorded {
-    /// From now on this process is the owner, or none is.
+    /// From now on this process is the owner, or the owner is unresolved.
     pub fn set_process(&mut self, inode: u64, process: Option<Process>) {
         let Some(process) = process else {
             self.processes.remove(&inode);
@@ -88,7 +88,7 @@ impl Owners for Recorded {
 
     fn closing(&mut self, _: u64, _: Acting, _: u64) {}
 
-    // The recording has an owner again where the recorder may have forgotten it.
+    // The recorder writes an owner again after it has dropped its entry.
     fn observe(&mut self, _: &Observation, _: u64) {}
 
     fn process(&self, inode: u64) -> Option<&Arc<Process>> {

@@ -1,4 +1,4 @@
-//! Where a socket was created: its cgroup, and the container that the cgroup is of.
+//! Where a socket was created: its cgroup, and the container of that cgroup.
 
 use std::sync::Arc;
 

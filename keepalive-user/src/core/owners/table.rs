@@ -1,4 +1,4 @@
-//! A map of bounded size: when it is full, what was not used for the longest time goes.
+//! A map of bounded size: when it is full, the least recently used entry is removed.
 
 use std::hash::Hash;
 
@@ -6,7 +6,7 @@ use foldhash::fast::RandomState;
 use lru::LruCache;
 
 pub struct Table<K: Hash + Eq, V> {
-    /// Keys come from recordings, too: their hashes must not be predictable.
+    /// Recordings can choose the keys, so their hashes must not be predictable.
     entries: LruCache<K, V, RandomState>,
     capacity: usize,
 }
@@ -14,13 +14,13 @@ pub struct Table<K: Hash + Eq, V> {
 impl<K: Hash + Eq, V> Table<K, V> {
     pub fn new(capacity: usize) -> Self {
         Self {
-            // Bounded by us: a bounded one takes its whole memory at once.
+            // Bounded in `insert`: a bounded `LruCache` allocates its whole capacity at once.
             entries: LruCache::unbounded_with_hasher(RandomState::default()),
             capacity: capacity.max(1),
         }
     }
 
-    /// Looks, and leaves the entry as old as it is.
+    /// Returns the entry without marking it as used.
     pub fn peek(&self, key: &K) -> Option<&V> {
         self.entries.peek(key)
     }
@@ -37,7 +37,7 @@ impl<K: Hash + Eq, V> Table<K, V> {
     }
 
     pub fn get_or_insert(&mut self, key: K, value: impl FnOnce() -> V) -> &mut V {
-        // The new one counts, and is the last to go.
+        // Makes room for the new entry.
         while self.entries.len() >= self.capacity && !self.entries.contains(&key) {
             self.entries.pop_lru();
         }

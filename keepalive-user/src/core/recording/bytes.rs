@@ -1,25 +1,25 @@
-//! What frames are made of: numbers, texts and sparse words, written and read. Nothing that is read is
-//! believed: every length is bounded first.
+//! The elements of frames: numbers, texts and sparse words, written and read. Input is untrusted: every
+//! length is checked before it is used.
 //!
-//! What reads a record is inlined into its caller: it is most of a replay.
+//! The functions that read a record are inlined into their caller: they take most of a replay's time.
 
 use anyhow::{Context, Result, bail, ensure};
 
 /// Longest name of a process, bytes: in /proc it has at most 63 (a worker's). Others have 15
-/// (`TASK_COMM_LEN`), each of which has become three if it is not UTF-8.
+/// (`TASK_COMM_LEN`), each of which becomes three if it is not UTF-8.
 pub const COMM_MAX: usize = 64;
 /// Longest path of a cgroup, bytes: `PATH_MAX`.
 pub const PATH_MAX: usize = 4096;
-/// Longest finding, bytes of JSON: several times what `audit` makes.
+/// Longest finding, bytes of JSON: several times the longest one of `audit`.
 pub const FINDING_MAX: usize = 1 << 13;
 
-/// How many bytes of bits there are for so many words.
+/// The length in bytes of a mask for this many words.
 pub const fn mask_bytes(words: usize) -> usize {
     words.div_ceil(8)
 }
 
-/// Length u8 of the mask in bytes, the mask, which has a bit for each word that is not zero, then those
-/// words.
+/// Writes the length u8 of the mask in bytes, the mask, which has a bit for each word that is not zero,
+/// and those words.
 pub fn write_words<const N: usize>(words: &[u32; N], block: &mut Vec<u8>) {
     const { assert!(N <= u128::BITS as usize) };
     let mut mask = 0u128;
@@ -33,8 +33,8 @@ pub fn write_words<const N: usize>(words: &[u32; N], block: &mut Vec<u8>) {
     }
 }
 
-/// Reads what [`write_words`] of any program has written. Words that are not in the mask are zero, and
-/// those beyond ours are passed over.
+/// Reads what [`write_words`] of any version has written. Words that are not in the mask are zero, and
+/// words beyond this version's are skipped.
 #[inline]
 pub fn read_words<const N: usize>(words: &mut [u32; N], from: &mut &[u8]) -> Result<()> {
     let [length] = take(from)?;
@@ -43,7 +43,7 @@ pub fn read_words<const N: usize>(words: &mut [u32; N], from: &mut &[u8]) -> Res
     take_some(4 * more as usize, from).map(drop)
 }
 
-/// Reads the words of a mask as far as there are places for them; how many more there are.
+/// Reads the words of a mask as far as they fit; returns how many more there are.
 #[inline]
 pub fn read_masked<const N: usize>(
     words: &mut [u32; N],
@@ -60,7 +60,7 @@ pub fn read_masked<const N: usize>(
     let stored = take_some(4 * ours.count_ones() as usize, from)?;
     let mut stored = stored.as_chunks().0.iter();
     words.fill(0);
-    // By halves, which a processor has instructions for.
+    // In halves, for which processors have instructions.
     for (half, base) in [(ours as u64, 0), ((ours >> 64) as u64, 64)] {
         let mut bits = half;
         while bits != 0 {
@@ -86,7 +86,7 @@ pub fn read_optional(from: &mut &[u8]) -> Result<bool> {
     }
 }
 
-/// Length u16, bytes; what is longer is cut.
+/// Writes length u16 and bytes; a longer text is truncated.
 pub fn write_text(text: &str, most: usize, block: &mut Vec<u8>) {
     let text = &text[..text.floor_char_boundary(most.min(u16::MAX.into()))];
     block.extend((text.len() as u16).to_le_bytes());
@@ -97,7 +97,7 @@ pub fn write_text(text: &str, most: usize, block: &mut Vec<u8>) {
 pub fn read_text<'a>(length: usize, most: usize, from: &mut &'a [u8]) -> Result<&'a str> {
     ensure!(
         length <= most,
-        "a text of {length} bytes, at most {most} are possible"
+        "a text of {length} bytes exceeds the limit of {most} bytes"
     );
     let text = take_some(length, from).context("the block ends within a text")?;
     std::str::from_utf8(text).context("a text is not UTF-8")
@@ -130,7 +130,7 @@ pub fn take_u32(from: &mut &[u8]) -> Result<u32> {
     Ok(u32::from_le_bytes(take(from)?))
 }
 
-/// As [`take_u64`], of a field that a frame need not have.
+/// As [`take_u64`], of a field that may be absent.
 pub fn take_added_u64(from: &mut &[u8]) -> Result<Option<u64>> {
     if from.is_empty() {
         return Ok(None);

@@ -1,16 +1,16 @@
-//! The frames in a block: one thing each that the tracker or the attribution learned.
+//! The frames in a block: each is one input of the tracker or of owner resolution.
 //!
 //! A frame is its kind u8, the length of its contents u16, and the contents. How it may change without
 //! a new version of the format:
 //!
-//! - A field is only ever added at the end of the contents. Where it is missing it is absent, as in a
-//!   file of an older program; what follows the last field that is known is passed over, as in a file
+//! - A field is only ever added at the end of the contents. If it is missing it is absent, as in a
+//!   file of an older program; bytes after the last known field are skipped, as in a file
 //!   of a newer one.
-//! - A frame of an unknown kind is passed over by its length, and counted as undecodable.
+//! - A frame of an unknown kind is skipped by its length, and counted as undecodable.
 //! - A record is a mask and the words that are not zero. Words are only ever added at its end, or in
-//!   place of reserved ones: an older file has zero there. What changes a word's meaning or place is a
-//!   new [`keepalive_ebpf::ABI_VERSION`].
-//! - Numbers of kinds and places are never used for something else.
+//!   place of reserved ones: an older file has zero there. A change of a word's meaning or position needs
+//!   a new [`keepalive_ebpf::ABI_VERSION`].
+//! - Numbers of kinds and places are never reused.
 
 use anyhow::Result;
 use keepalive_ebpf::{Identity, RawRecord, Record, TcpSample};
@@ -29,7 +29,7 @@ use crate::core::{
     wire::{self, RawIdentity, Unknown},
 };
 
-/// One thing that was learned.
+/// One input of the tracker or of owner resolution.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frame<'a> {
     /// A record of the ring buffer.
@@ -40,7 +40,7 @@ pub enum Frame<'a> {
         /// CLOCK_MONOTONIC, nanoseconds.
         time: u64,
     },
-    /// From now on the socket with this inode number is this process's, or no process's.
+    /// From now on this process is the owner of the socket with this inode number, or it has no owner.
     Process {
         inode: u64,
         process: Option<(u32, &'a str)>,
@@ -67,16 +67,16 @@ pub enum Frame<'a> {
     },
     /// A finding of `audit`, JSON.
     Finding(&'a str),
-    /// The next file goes on from here.
+    /// The recording continues in the next file.
     Continued,
     /// The trace ended, CLOCK_MONOTONIC, nanoseconds.
     End { time: u64 },
-    /// A whole frame of a kind or with a value that this version does not know: counted, and passed
-    /// over. Never written.
+    /// A complete frame of a kind or with a value that this version does not know: counted and
+    /// skipped. Never written.
     Undecodable(Unknown),
 }
 
-/// What a frame is about, by its number in a file. 9 was another form of `Lost` in version 1.
+/// The number of a kind of frame in a file. 9 was another form of `Lost` in version 1.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
 enum FrameKind {
@@ -93,7 +93,7 @@ enum FrameKind {
 
 /// 32-bit words of a record.
 pub const RECORD_WORDS: usize = size_of::<Record>() / 4;
-/// Where `before` and `after` begin, in words, and how long they are, whatever comes after them.
+/// The positions of `before` and `after`, in words, and their length, independent of later fields.
 const BEFORE: usize = std::mem::offset_of!(Record, before) / 4;
 const AFTER: usize = std::mem::offset_of!(Record, after) / 4;
 const SAMPLE: usize = size_of::<TcpSample>() / 4;
@@ -126,12 +126,12 @@ impl Frame<'_> {
         })
     }
 
-    /// Texts are bounded, so that all is shorter than a length can be.
+    /// Texts are bounded, so the total length fits in a u16.
     fn write_contents(&self, block: &mut Vec<u8>) {
         match self {
             Self::Record(record) => {
                 let mut words: [u32; RECORD_WORDS] = zerocopy::transmute!(**record);
-                // Most numbers are the same at both ends of a timer run.
+                // Most values are the same at both ends of a timer run.
                 exclusive_or(&mut words);
                 write_words(&words, block);
             }
@@ -163,7 +163,7 @@ impl Frame<'_> {
             } => {
                 block.push(place.number());
                 write_numbers([*count, *time], block);
-                // The last field, and so one that can be left out.
+                // The last field, which may therefore be omitted.
                 if *probes > 0 {
                     write_numbers([*probes], block);
                 }
@@ -185,10 +185,10 @@ impl Frame<'_> {
 }
 
 impl<'a> Frame<'a> {
-    /// Takes the next frame off a block; a record goes to `place`.
+    /// Reads the next frame of a block; a record is stored in `place`.
     ///
     /// # Errors
-    /// If the block ends within it, or a field that it always had is missing or damaged.
+    /// If the block ends within it, or a mandatory field is missing or damaged.
     pub fn read(block: &mut &'a [u8], place: &'a mut RawRecord) -> Result<Self> {
         let [kind] = take(block)?;
         let length = take_u16(block)?;
@@ -202,7 +202,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// What is left of the contents is of a newer program.
+    /// Remaining bytes of the contents are from a newer version.
     fn read_contents(
         kind: FrameKind,
         from: &mut &'a [u8],
@@ -265,14 +265,14 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// `before` against `after`, there and back.
+/// XORs `before` into `after`; a second call reverts it.
 pub fn exclusive_or(words: &mut [u32; RECORD_WORDS]) {
     for index in 0..SAMPLE {
         words[BEFORE + index] ^= words[AFTER + index];
     }
 }
 
-/// Whether an optional field is there.
+/// Whether an optional field is present.
 fn is_present(from: &mut &[u8]) -> Result<bool> {
     if from.is_empty() {
         return Ok(false);

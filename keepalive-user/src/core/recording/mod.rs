@@ -1,6 +1,7 @@
 //! # Recordings
 //!
-//! What went into the tracker, in order, in a file: replayed it gives what the live trace gave.
+//! A recording is a file with the input of the tracker, in order: its replay gives the events of the
+//! live trace.
 //!
 //! ```text
 //! file   = MAGIC, version u32, length u32, crc32 u32, header (JSON)
@@ -10,8 +11,8 @@
 //! ```
 //!
 //! All numbers are little endian. A file is only ever appended to, a whole block at a time, so that
-//! one cut anywhere is readable up to the last whole block before the cut. Nothing here knows the
-//! kernel, and nothing in a file is trusted: every length is bounded before it is believed.
+//! a truncated file is readable up to its last whole block. This module does not depend on the
+//! kernel, and the contents of a file are untrusted: every length is checked before it is used.
 
 mod bytes;
 mod frame;
@@ -33,10 +34,10 @@ pub use self::{
 };
 use super::event::Start;
 
-/// How every recording begins.
+/// The first bytes of every recording.
 const MAGIC: [u8; 8] = *b"\x7fKEEPAL\n";
-/// Versions of the format. A version is for what an older program would misread: what is only added to
-/// a frame, as `frame` has it, is none.
+/// Versions of the format. A new version is needed only if an older program would misread a file;
+/// additions to a frame, as described in `frame`, need none.
 #[repr(u32)]
 #[expect(dead_code, reason = "made of bytes, not by name")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
@@ -46,7 +47,7 @@ enum Version {
     Two = 2,
 }
 
-/// What is written. Older ones stay readable.
+/// The version that is written. Older ones stay readable.
 pub const VERSION: u32 = Version::Two as u32;
 /// Magic, version, length and checksum of the header.
 const PREFIX: usize = 20;
@@ -54,12 +55,12 @@ const PREFIX: usize = 20;
 const HEADER_MAX: usize = 1 << 20;
 /// Stored length, plain length, checksum.
 const BLOCK_PREFIX: usize = 12;
-/// Longest block, bytes; what a reader has to hold at once.
+/// Longest block, bytes; a reader keeps one block in memory.
 const BLOCK_MAX: usize = 1 << 20;
-/// In the stored length: the block is compressed.
+/// Flag in the stored length: the block is compressed.
 const COMPRESSED: u32 = 1 << 31;
 
-/// What is needed to understand the rest of a file.
+/// The information needed to decode the rest of a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
     /// `keepalive_ebpf::ABI_VERSION` of the records.
@@ -68,32 +69,32 @@ pub struct Header {
     pub sequence: u32,
     /// The first line of the trace: kernel, tick, clock offset, filters.
     pub start: Start,
-    /// `-p`: events about other processes' sockets are not shown.
+    /// `-p`: events about other processes' sockets are not output.
     pub pid: Option<u32>,
-    /// `-n`: the trace ends after so many events.
+    /// `-n`: the trace ends after this many events.
     pub count: Option<u64>,
-    /// The words of `keepalive_ebpf::KernelLayout`: where the kernel keeps what was read.
+    /// The words of `keepalive_ebpf::KernelLayout`: the offsets that the programs used.
     pub layout: Vec<u32>,
 }
 
 impl Header {
     fn parse(bytes: &[u8]) -> Result<Self> {
-        let header: Self = serde_json::from_slice(bytes).context("its header cannot be read")?;
+        let header: Self = serde_json::from_slice(bytes).context("invalid header")?;
         ensure!(
             header.abi_version == keepalive_ebpf::ABI_VERSION,
-            "its records are of version {}, this keepalive reads version {}",
+            "the records have version {}, this keepalive reads version {}",
             header.abi_version,
             keepalive_ebpf::ABI_VERSION
         );
         ensure!(
             (1..=100_000).contains(&header.start.hz),
-            "its kernel is said to tick {} times a second",
+            "invalid header: {} ticks per second",
             header.start.hz
         );
         Ok(header)
     }
 
-    /// Whether this is the file after `other` of the same trace.
+    /// Whether this file directly follows `other` in the same trace.
     pub fn continues(&self, other: &Self) -> bool {
         self.start == other.start && self.sequence == other.sequence.wrapping_add(1)
     }

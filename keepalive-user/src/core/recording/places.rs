@@ -1,5 +1,5 @@
-//! The numbers that kinds of losses and of missed events have in a file. A number is never used for
-//! something else; a new variant does not compile until it has one.
+//! The numbers of loss kinds and of kinds of missed events in a file. A number is never
+//! reused; a new variant does not compile until it has one.
 
 use crate::core::{
     event::{LostWhere, MissedWhere},
@@ -11,7 +11,7 @@ pub trait Numbered: Sized {
     fn number(self) -> u8;
 
     /// # Errors
-    /// If this version knows no kind of that number.
+    /// If this version has no kind with that number.
     fn of_number(number: u8) -> Result<Self, Unknown>;
 }
 

@@ -1,4 +1,4 @@
-//! Reading one file, which may be cut, damaged or not a recording at all.
+//! Reading one file, which may be truncated, damaged or not a recording at all.
 
 use std::io::{self, Read};
 
@@ -14,22 +14,22 @@ use super::{
 /// How a file ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// With the end of the trace.
+    /// Complete, with the end of the trace.
     Whole,
-    /// The next file goes on.
+    /// The recording continues in the next file.
     Continued,
-    /// In the middle: the trace was killed, or the file cut, at this byte.
+    /// Truncated at this byte: the trace was killed, or the file was cut.
     Cut(u64),
 }
 
-/// One recording being read. Holds one block at a time.
+/// A recording being read. Keeps one block in memory at a time.
 pub struct Reader<R> {
     inner: R,
     pub header: Header,
     version: Version,
-    /// Of the file, read so far.
+    /// Bytes of the file read so far.
     position: u64,
-    /// Where the block begins.
+    /// Start of the current block in the file.
     block_start: u64,
     stored: Vec<u8>,
     plain: Vec<u8>,
@@ -42,44 +42,44 @@ pub struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// Begins to read.
+    /// Reads the header.
     ///
     /// # Errors
-    /// If this is no recording, or of a version this program does not read.
+    /// If this is not a recording, or its version is not supported.
     pub fn new(mut inner: R) -> Result<Self> {
         let mut prefix = [0; PREFIX];
         let got = read_full(&mut inner, &mut prefix)?;
         let magic = &prefix[..got.min(MAGIC.len())];
         ensure!(
             got > 0 && MAGIC.starts_with(magic),
-            "this is no recording of keepalive"
+            "not a keepalive recording"
         );
-        ensure!(got == PREFIX, "it was cut at byte {got}, within its header");
+        ensure!(got == PREFIX, "truncated at byte {got}, within the header");
         let number = |at: usize| {
             let bytes = prefix[at..].first_chunk().copied().unwrap_or_default();
             u32::from_le_bytes(bytes)
         };
         let Ok(version) = Version::try_read_from_bytes(number(8).as_bytes()) else {
             bail!(
-                "it is of version {}, this keepalive reads versions 1 to {VERSION}",
+                "format version {} is not supported: this keepalive reads versions 1 to {VERSION}",
                 number(8)
             );
         };
         let length = number(12) as usize;
         ensure!(
             length <= HEADER_MAX,
-            "its header is said to have {length} bytes"
+            "invalid header: a length of {length} bytes"
         );
         let mut header = vec![0; length];
         let got = read_full(&mut inner, &mut header)?;
         ensure!(
             got == length,
-            "it was cut at byte {}, within its header",
+            "truncated at byte {}, within the header",
             PREFIX + got
         );
         ensure!(
             is_sound(&header, number(16)),
-            "its header is damaged (checksum)"
+            "damaged header: wrong checksum"
         );
         let position = (PREFIX + length) as u64;
         Ok(Self {
@@ -97,10 +97,10 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// The next frame; `None` at the end, which [`Reader::end`] tells.
+    /// The next frame; `None` at the end, for which [`Reader::end`] gives the reason.
     ///
     /// # Errors
-    /// If the file is damaged; the error names the byte. Nothing can be read after that.
+    /// If the file is damaged; the error contains the byte offset. Nothing can be read after that.
     pub fn frame(&mut self) -> Result<Option<Frame<'_>>> {
         if self.end.is_some() || (self.taken >= self.plain.len() && !self.read_block()?) {
             return Ok(None);
@@ -131,7 +131,7 @@ impl<R: Read> Reader<R> {
         Ok(Some(frame))
     }
 
-    /// How the file ended, as far as it was read.
+    /// How the file ended, if its end was reached.
     pub fn end(&self) -> End {
         self.end.unwrap_or(End::Cut(self.position))
     }
@@ -162,7 +162,7 @@ impl<R: Read> Reader<R> {
         let start = self.block_start;
         ensure!(
             stored <= BLOCK_MAX && plain <= BLOCK_MAX && plain > 0,
-            "damaged at byte {start}: a block of {stored} bytes, {plain} when unpacked"
+            "damaged at byte {start}: a block of {stored} bytes, {plain} bytes uncompressed"
         );
         self.stored.resize(stored, 0);
         let got = read_full(&mut self.inner, &mut self.stored)?;
@@ -173,7 +173,7 @@ impl<R: Read> Reader<R> {
         }
         ensure!(
             is_sound(&self.stored, crc),
-            "damaged at byte {start}: the block's checksum is wrong"
+            "damaged at byte {start}: wrong checksum of the block"
         );
         if compressed {
             self.plain.reserve(plain);
@@ -192,12 +192,12 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// Whether these are the bytes that were written. A fuzzer would never get past this.
+/// Whether the checksum matches. Fuzzing skips it: a fuzzer cannot produce valid checksums.
 fn is_sound(bytes: &[u8], crc: u32) -> bool {
     cfg!(fuzzing) || crc32fast::hash(bytes) == crc
 }
 
-/// Fills the buffer as far as there is something to read.
+/// Fills the buffer as far as the input allows.
 fn read_full(inner: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
     let mut got = 0;
     while got < buffer.len() {

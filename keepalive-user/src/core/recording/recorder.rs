@@ -1,4 +1,4 @@
-//! What a running trace records: every record, and what was known of owners by then.
+//! Writes the recording of a running trace: every record, and the owners resolved so far.
 
 use std::{io::Write, sync::Arc};
 
@@ -12,21 +12,21 @@ use crate::core::{
     owners::{CGROUPS, SOCKETS},
 };
 
-/// How much a recording may take.
+/// Size limits of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Start a new file after so many bytes.
+    /// Start a new file after this many bytes.
     pub size: Option<u64>,
-    /// Files to keep, the one being written included.
+    /// Files to keep, including the one being written.
     pub files: u32,
-    /// Records a second; what comes beyond them is counted and left out.
+    /// Records per second; further records are counted and left out.
     pub rate: Option<u64>,
     pub compressed: bool,
 }
 
-/// Where the files of a recording are written, one after the other.
+/// The destination of the files of a recording, which are written one after the other.
 pub trait Storage {
-    /// Begins the next file, after moving those before it out of its way.
+    /// Begins the next file, after renaming the previous ones.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -36,17 +36,17 @@ pub trait Storage {
     fn failure(&self) -> String;
 }
 
-/// A recording in the making. Owners are written once: beyond as many owners and cgroups as a
-/// replay remembers, everything is written anew.
+/// A recording being written. Owners are written once: once there are more owners or cgroups than a
+/// replay remembers, all of them are written again.
 pub struct Recorder {
     storage: Box<dyn Storage>,
     limits: Limits,
     header: Header,
     writer: Writer<Box<dyn Write>>,
-    /// What the file has of each inode and cgroup so far.
+    /// The owners and cgroup paths written to the file so far.
     processes: FxHashMap<u64, Arc<Process>>,
     cgroups: FxHashMap<u64, String>,
-    /// The second being counted, CLOCK_MONOTONIC, and its records.
+    /// The current second, CLOCK_MONOTONIC, and the number of its records.
     second: (u64, u64),
     dropped: u64,
 }
@@ -74,7 +74,7 @@ impl Recorder {
         self.frame(&Frame::Seed { id: *id, time })
     }
 
-    /// Whether this record is to be written, by the rate.
+    /// Whether the rate limit admits this record.
     pub fn admits(&mut self, record: &Record) -> bool {
         let Some(rate) = self.limits.rate else {
             return true;
@@ -93,7 +93,7 @@ impl Recorder {
         self.frame(&Frame::Record(record))
     }
 
-    /// Whose a socket is now: written if the file says otherwise.
+    /// The present owner of a socket: written if it differs from the file.
     pub fn process(&mut self, inode: u64, process: Option<&Arc<Process>>) -> Result<()> {
         let known = &mut self.processes;
         if inode == 0 || known.get(&inode) == process {
@@ -112,18 +112,18 @@ impl Recorder {
         })
     }
 
-    /// The socket has ended, which is when a replay forgets its owner too.
+    /// The socket has ended: a replay drops its owner at the same time.
     pub fn forget(&mut self, inode: u64) {
         self.processes.remove(&inode);
     }
 
-    /// The path of a cgroup now: written if the file says otherwise.
+    /// The present path of a cgroup: written if it differs from the file.
     pub fn cgroup(&mut self, id: u64, path: Option<&str>) -> Result<()> {
         let known = &mut self.cgroups;
         if id == 0 || known.get(&id).map(String::as_str) == path {
             return Ok(());
         }
-        // A replay remembers as many.
+        // A replay remembers the same number.
         if known.len() >= CGROUPS {
             known.clear();
         }
@@ -161,12 +161,12 @@ impl Recorder {
         self.frame(&Frame::Finding(&json))
     }
 
-    /// Records left out since this was last asked.
+    /// Returns and resets the count of records left out.
     pub fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
     }
 
-    /// Writes what has gathered, and goes on in a new file if this one is full.
+    /// Writes the buffered frames, and continues in a new file if this one is full.
     pub fn flush(&mut self) -> Result<()> {
         self.flushed()?;
         let is_full = self
@@ -192,13 +192,13 @@ impl Recorder {
         flushed.with_context(|| self.storage.failure())
     }
 
-    /// Goes on in another file.
+    /// Continues in another file.
     fn rotate(&mut self) -> Result<()> {
         self.frame(&Frame::Continued)?;
         self.flushed()?;
         self.header.sequence += 1;
         self.writer = begin(&mut *self.storage, &self.limits, &self.header)?;
-        // Each file can be read alone.
+        // Each file can be read on its own.
         self.processes.clear();
         self.cgroups.clear();
         Ok(())

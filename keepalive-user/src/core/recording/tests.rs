@@ -1,4 +1,4 @@
-//! Frames, back and forth, and from any bytes; and files of older versions.
+//! Frames survive writing and reading, any bytes are read without a panic, older versions are readable.
 
 use std::{fs, path::Path};
 
@@ -12,17 +12,17 @@ use crate::{
         wire::{Unknown, tests::sound},
     },
     fuzzing::as_recordings,
-    machine::recorder::tests::told,
+    machine::recorder::tests::replayed,
 };
 
-/// A file of each version there was is kept, and replayed as it was. `examples/recording.rs` makes that
-/// of the newest.
+/// A file of each version of the format is kept, and must replay unchanged. `examples/recording.rs` makes
+/// the one of the newest version.
 #[test]
 fn older_versions_stay_readable() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings");
     for version in 1..=VERSION {
         let read = |kind| fs::read(directory.join(format!("v{version}.{kind}"))).unwrap();
-        let (text, outcome) = told(&read("kar"));
+        let (text, outcome) = replayed(&read("kar"));
         assert_eq!(outcome.unwrap().cut, None);
         assert_eq!(text, String::from_utf8(read("jsonl")).unwrap());
     }
@@ -55,7 +55,7 @@ fn framed(kind: u8, contents: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn frames_of_unknown_kinds_are_passed_over_and_named() {
+fn frames_of_unknown_kinds_are_skipped_and_named() {
     let mut block = Vec::new();
     for kind in [0, 9, 11, 255] {
         block.extend(framed(kind, b"whatever it is"));
@@ -69,17 +69,17 @@ fn frames_of_unknown_kinds_are_passed_over_and_named() {
         assert_eq!(*unknown, format!("{expected:?}"));
     }
     assert!(frames.iter().skip(1).step_by(2).all(|it| it == "Continued"));
-    // In a file they are losses, those in a row together, and the rest is replayed.
+    // In a file they count as losses, consecutive ones together, and the rest is replayed.
     let block = [framed(99, &[]), framed(98, &[1; 500]), framed(8, &[0; 8])].concat();
     let file = as_recordings(&block).last().unwrap();
-    let (text, outcome) = told(&file);
+    let (text, outcome) = replayed(&file);
     assert_eq!(outcome.unwrap().cut, None);
     assert!(text.contains(r#""count":2,"where":"decode""#), "{text}");
 }
 
 #[test]
 fn what_an_older_program_lacks_is_absent() {
-    // A record of which no word beyond the first is known, and so no more of the mask.
+    // A record with only its first word, whose mask is therefore short.
     let record = Record::new(Kind::Ack);
     let block = framed(1, &[&[1, 1], &[Kind::Ack as u8, 0, 0, 0][..]].concat());
     assert_eq!(read(&block).unwrap(), [read_record(&record)]);
@@ -94,7 +94,7 @@ fn what_an_older_program_lacks_is_absent() {
     }
 }
 
-/// No length is believed that goes beyond what is there.
+/// A length that exceeds the available bytes is an error.
 #[test]
 fn lengths_are_bounded() {
     for block in [
@@ -107,7 +107,7 @@ fn lengths_are_bounded() {
         framed(1, &[16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80]),
         framed(6, &[5, 0, b'{', b'}']),
         framed(6, &[0xff; 9000]),
-        // A field that was always there.
+        // A mandatory field.
         framed(8, &[0; 7]),
         framed(5, &[&[0; 17][..], &[1; 3]].concat()),
         framed(3, &[&[0; 8][..], &[2]].concat()),
@@ -147,7 +147,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_newer_program_adds_is_passed_over(record in any_record(), more in 1usize..99, word: u32) {
+    fn what_a_newer_program_adds_is_skipped(record in any_record(), more in 1usize..99, word: u32) {
         let mut block = Vec::new();
         Frame::Record(&record).write(&mut block);
         // A longer mask, the last of its words, and something else.
@@ -170,9 +170,9 @@ proptest! {
     #[test]
     fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
         let _ = read(&bytes);
-        // The same as contents of a sound block in a sound file of each version.
+        // The same as contents of a valid block in a valid file of each version.
         for file in as_recordings(&bytes) {
-            let _ = told(&file);
+            let _ = replayed(&file);
         }
     }
 }

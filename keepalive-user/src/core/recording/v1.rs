@@ -1,5 +1,5 @@
-//! Frames as version 1 had them: without a length, so that one of an unknown kind, or with another
-//! field, cannot be passed over. Only read; kept as it was.
+//! Frames of version 1: without a length, so that a frame of an unknown kind, or with an unknown
+//! field, cannot be skipped. Read only, and unchanged since.
 
 use anyhow::{Result, bail, ensure};
 use keepalive_ebpf::RawRecord;
@@ -26,11 +26,11 @@ const END: u8 = 8;
 const LOST_PROBES: u8 = 9;
 const MISSED: u8 = 10;
 
-/// 32-bit words of a record, and of a seed, as they were then.
+/// 32-bit words of a record, and of a seed, in version 1.
 const RECORD_WORDS_THEN: usize = 84;
 const SEED_WORDS_THEN: usize = 22;
 
-/// Takes the next frame off a block; a record goes to `place`.
+/// Reads the next frame of a block; a record is stored in `place`.
 pub fn read<'a>(block: &mut &'a [u8], place: &'a mut RawRecord) -> Result<Frame<'a>> {
     let [kind] = take(block)?;
     Ok(match kind {
@@ -90,12 +90,12 @@ pub fn read<'a>(block: &mut &'a [u8], place: &'a mut RawRecord) -> Result<Frame<
     })
 }
 
-/// A mask of exactly the words there were, then those that are not zero.
+/// A mask of exactly the words of version 1, then those that are not zero.
 fn read_words<const N: usize>(words: &mut [u32], block: &mut &[u8]) -> Result<()> {
     let mask = take_some(mask_bytes(N), block)?;
     let mut then = [0; N];
     let more = read_masked(&mut then, mask, block)?;
-    ensure!(more == 0, "a frame has words that do not exist");
+    ensure!(more == 0, "a frame has more words than version 1 defines");
     words.fill(0);
     words[..N].copy_from_slice(&then);
     Ok(())

@@ -1,4 +1,4 @@
-//! Writing one file: frames gather in a block, and a block is written whole.
+//! Writing one file: frames are collected in a block, and a block is written as a whole.
 
 use std::io::Write;
 
@@ -6,16 +6,16 @@ use anyhow::{Context, Result};
 
 use super::{BLOCK_MAX, BLOCK_PREFIX, COMPRESSED, Frame, Header, MAGIC, VERSION};
 
-/// A block is written at this length, whether or not it is asked for.
+/// A block is written at this length, even without a flush.
 const BLOCK: usize = 256 << 10;
-/// Level of zstd: below it blocks grow, above it only time does.
+/// Level of zstd: lower levels give larger blocks, higher ones only take more time.
 const LEVEL: i32 = 1;
 
 /// One recording being written.
 pub struct Writer<W: Write> {
     inner: W,
     block: Vec<u8>,
-    /// A block on its way out: prefix and contents.
+    /// The block being written: prefix and contents.
     out: Vec<u8>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
     /// Bytes written so far.
@@ -51,7 +51,7 @@ impl<W: Write> Writer<W> {
         Ok(writer)
     }
 
-    /// Adds a frame; it is in the file after the next [`Writer::flush`] at the latest.
+    /// Adds a frame; the next [`Writer::flush`] writes it at the latest.
     pub fn frame(&mut self, frame: &Frame<'_>) -> Result<()> {
         frame.write(&mut self.block);
         if self.block.len() >= BLOCK {
@@ -60,7 +60,7 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Writes what has gathered.
+    /// Writes the buffered frames.
     pub fn flush(&mut self) -> Result<()> {
         if self.block.is_empty() {
             return Ok(());
@@ -98,7 +98,7 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Bytes of the file so far, and of what has gathered.
+    /// Bytes of the file so far, including the buffered frames.
     pub fn length(&self) -> u64 {
         self.written + self.block.len() as u64
     }

@@ -1,4 +1,4 @@
-//! Judging: every rule on every socket, less what is not wanted, worst first.
+//! Applies every rule to every socket, drops unwanted findings, and sorts them, worst first.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::core::{
     target::Target,
 };
 
-/// What is to be reported, of which sockets.
+/// Which findings to report, of which sockets.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// Names of rules; empty = all.
@@ -19,13 +19,13 @@ pub struct Wanted {
     pub ignored: Vec<Ignore>,
     /// Only sockets that this process holds.
     pub pid: Option<u32>,
-    /// Silence from which a connection without keepalive is suspect, milliseconds.
+    /// Silence from which a connection without keepalive is a finding, milliseconds.
     pub silent_ms: u64,
-    /// What is between the ends, by network namespace.
+    /// The middleboxes between the ends, by network namespace.
     pub middleboxes: BTreeMap<u32, Middlebox>,
 }
 
-/// Findings that are not to be reported: of a rule, and of which sockets; of all if none is named.
+/// Findings to suppress: the rule, and the sockets; all sockets if none is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ignore {
     pub rule: String,
@@ -33,12 +33,12 @@ pub struct Ignore {
 }
 
 impl Ignore {
-    /// The lines of an ignore file.
+    /// Parses an ignore file.
     ///
     /// # Errors
-    /// The first line that is not one.
+    /// The first invalid line.
     pub fn lines(text: &[u8]) -> Result<Vec<Self>> {
-        let text = std::str::from_utf8(text).context("it is not UTF-8")?;
+        let text = std::str::from_utf8(text).context("not UTF-8")?;
         let mut ignored = Vec::new();
         for (index, line) in text.lines().enumerate() {
             ignored.extend(Self::line(line).with_context(|| format!("line {}", index + 1))?);
@@ -53,12 +53,12 @@ impl Ignore {
             [] => return Ok(None),
             [rule] => (rule, None),
             [rule, target] => (rule, Some(target.parse()?)),
-            _ => bail!("a rule and a socket, and no more"),
+            _ => bail!("expected a rule and at most one socket"),
         };
         let known: Vec<&str> = rule_names().collect();
         ensure!(
             known.contains(&rule),
-            "{rule:?} is not a rule; rules are {}",
+            "unknown rule {rule:?}; rules are {}",
             known.join(", ")
         );
         Ok(Some(Self {
@@ -74,13 +74,13 @@ pub struct Judge<'a> {
     when: When,
     /// The kernel's ticks per second, if known.
     hz: Option<u32>,
-    /// With the silence of their sockets: of equal findings the longest silent is the worst.
+    /// With the silence of their sockets: of equally severe findings the longest silence sorts first.
     findings: Vec<(Finding, u64)>,
     /// Sockets that were judged.
     pub judged: u64,
-    /// Sockets that have settings, but which are unknown.
+    /// Sockets that have keepalive settings, but whose settings are unknown.
     pub not_judged: u64,
-    /// Findings that were ignored.
+    /// Findings that were suppressed.
     pub ignored: u64,
 }
 
@@ -97,13 +97,13 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Judges one socket. `container` resolves the container it was created in, if that is needed.
+    /// Judges one socket. `container` resolves the container it was created in, if a rule needs it.
     pub fn socket(&mut self, row: &ListedSocket, container: impl Fn() -> Option<Arc<str>>) {
         if self.wanted.pid.is_some_and(|pid| !row.pids.contains(&pid)) {
             return;
         }
         if row.keepalive.is_none() {
-            // Those have no settings.
+            // TIME_WAIT and SYN_RECV have no settings.
             let by_nature = matches!(row.socket.state, TcpState::TimeWait | TcpState::SynRecv);
             self.not_judged += u64::from(!by_nature);
             return;
@@ -142,7 +142,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// All findings, worst first, and how many there are by rule.
+    /// All findings, worst first, and their number by rule.
     pub fn findings(mut self) -> (Vec<Finding>, BTreeMap<String, u64>) {
         self.findings
             .sort_by(|(one, a), (other, b)| (other.severity, b).cmp(&(one.severity, a)));
@@ -154,7 +154,7 @@ impl<'a> Judge<'a> {
         (findings.collect(), counts)
     }
 
-    /// Whether a finding is to be reported; if it is ignored, that is counted.
+    /// Whether to report a finding; a suppressed one is counted.
     fn is_wanted(&mut self, rule: &str, row: Option<&ListedSocket>) -> bool {
         let rules = &self.wanted.rules;
         if !rules.is_empty() && !rules.iter().any(|name| name == rule) {

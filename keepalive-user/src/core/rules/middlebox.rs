@@ -1,19 +1,19 @@
-//! What is between the ends of a connection, and forgets it when it is silent for too long.
+//! Middleboxes between the ends of a connection, which drop its state after an idle timeout.
 
 use std::time::Duration;
 
 use crate::core::words::millis;
 
-/// Something that forgets.
+/// A middlebox with an idle timeout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Middlebox {
     pub name: String,
     pub timeout_ms: u64,
-    /// Where the number is from.
+    /// The source of the timeout.
     pub source: Option<&'static str>,
 }
 
-/// What `--middlebox` names.
+/// The values of `--middlebox`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Named {
     Preset(Middlebox),
@@ -21,7 +21,7 @@ pub enum Named {
     Conntrack,
 }
 
-/// A known one.
+/// A preset.
 struct Preset {
     name: &'static str,
     seconds: u64,
@@ -64,12 +64,12 @@ const PRESETS: &[Preset] = &[
 const CONNTRACK: &str = "conntrack";
 
 impl Named {
-    /// All names there are.
+    /// The names of all presets.
     pub fn names() -> impl Iterator<Item = &'static str> {
         PRESETS.iter().map(|preset| preset.name).chain([CONNTRACK])
     }
 
-    /// The one with this name.
+    /// The middlebox with this name.
     pub fn of(name: &str) -> Option<Self> {
         if name == CONNTRACK {
             return Some(Self::Conntrack);
@@ -84,22 +84,22 @@ impl Named {
 }
 
 impl Middlebox {
-    /// One that is known by its timeout alone.
+    /// A middlebox of which only the timeout is known.
     pub fn unnamed(timeout: Duration) -> Self {
         Self {
-            name: "what is between the ends".to_owned(),
+            name: "the middlebox".to_owned(),
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             source: None,
         }
     }
 
-    /// What it does when, and who says so.
+    /// Its timeout, and the source of that value.
     pub fn forgets(&self) -> String {
         let source = self
             .source
             .map_or_else(String::new, |source| format!(" ({source})"));
         format!(
-            "{} forgets after {}{source}",
+            "{} drops idle connections after {}{source}",
             self.name,
             millis(self.timeout_ms)
         )

@@ -1,7 +1,7 @@
 //! # The rules of the audit
 //!
-//! One row each. A rule is a pure function of one case: what it finds, or nothing. To add one, write
-//! the function and its row; the tests want an example that fires it and one that does not.
+//! One row per rule. A rule is a pure function of one case that returns a violation, or nothing. To add
+//! one, write the function and its row; the tests need an example that fires it and one that does not.
 
 mod judge;
 mod middlebox;
@@ -30,17 +30,17 @@ pub struct Rule {
     pub check: fn(&Case<'_>) -> Option<Violation>,
 }
 
-/// What a rule looks at.
+/// The input of a rule.
 pub struct Case<'a> {
     pub socket: &'a ListedSocket,
     pub plan: Option<&'a Plan>,
-    /// What is between the ends, if that was said.
+    /// The middlebox between the ends, if one was given.
     pub middlebox: Option<&'a Middlebox>,
-    /// Silence from which a connection is suspect, milliseconds.
+    /// Silence from which a connection without keepalive is a finding, milliseconds.
     pub silent_ms: u64,
 }
 
-/// What breaks a rule.
+/// A violation of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub evidence: String,
@@ -52,19 +52,19 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "zombie_suspect",
         severity: Severity::Critical,
-        summary: "silent for long, and nothing will ever notice if the peer is gone",
+        summary: "silent for long, and a dead peer is never detected",
         check: zombie_suspect,
     },
     Rule {
         name: "late_for_middlebox",
         severity: Severity::Warning,
-        summary: "what is between the ends drops the connection before the first probe",
+        summary: "a middlebox drops the connection before the first probe",
         check: late_for_middlebox,
     },
     Rule {
         name: "suppressed",
         severity: Severity::Warning,
-        summary: "data is retransmitted in vain, so keepalive does not run",
+        summary: "data is retransmitted without an answer, so keepalive does not run",
         check: suppressed,
     },
     Rule {
@@ -82,7 +82,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "user_timeout_late",
         severity: Severity::Info,
-        summary: "TCP_USER_TIMEOUT is not kept while the connection is idle",
+        summary: "an idle connection with a dead peer lasts longer than TCP_USER_TIMEOUT",
         check: user_timeout_late,
     },
     Rule {
@@ -99,7 +99,7 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
-/// The rule about a namespace: its name, to be chosen and ignored like the others.
+/// The rule about a namespace: it can be selected and ignored by name, like the rules above.
 pub const NAMESPACE_RULE: &str = "namespace_sysctls";
 
 /// The names of all rules.
@@ -121,13 +121,13 @@ impl Case<'_> {
         ) && !self.socket.orphan
     }
 
-    /// The peer may vanish, or be cut off: on the same host the kernel closes for it.
+    /// Whether the peer is on another host: on the same host the kernel closes its side if it exits.
     fn leaves_the_host(&self) -> bool {
         let socket = &self.socket.socket;
         !socket.peer.address.is_loopback() && socket.peer.address != socket.local.address
     }
 
-    /// Nothing but keepalive would notice a dead peer.
+    /// Only keepalive would detect a dead peer.
     fn is_idle(&self) -> bool {
         let active = [
             TimerKind::Retransmit,
@@ -149,7 +149,7 @@ impl Case<'_> {
         self.keepalive().is_some_and(|keepalive| !keepalive.enabled)
     }
 
-    /// Lasting, idle, keepalive known to be off: for how long.
+    /// How long a lasting, idle connection with keepalive known to be off has been silent.
     fn unguarded(&self) -> Option<u64> {
         (self.is_off() && self.lasts() && self.is_idle() && self.leaves_the_host())
             .then_some(self.socket.silence_ms)
@@ -167,22 +167,22 @@ fn zombie_suspect(case: &Case<'_>) -> Option<Violation> {
             name(case.socket.socket.state),
             millis(silence)
         ),
-        consequence: "if the peer is gone, nothing will ever notice".to_owned(),
+        consequence: "if the peer is dead, that is never detected".to_owned(),
         remedy: case.advice().switch_on(case.socket),
     })
 }
 
 fn no_keepalive(case: &Case<'_>) -> Option<Violation> {
-    /// Shorter silences are ordinary.
+    /// Shorter silences are normal.
     const IDLE_MS: u64 = 60_000;
-    // With something in between `late_for_middlebox` says more.
+    // With a middlebox `late_for_middlebox` gives more detail.
     let silence = case
         .unguarded()
         .filter(|silence| (IDLE_MS..case.silent_ms).contains(silence))
         .filter(|_| case.middlebox.is_none())?;
     Some(Violation {
         evidence: format!("silent for {}, SO_KEEPALIVE off", millis(silence)),
-        consequence: "a peer that is gone is noticed only when something is sent".to_owned(),
+        consequence: "a dead peer is detected only when data is sent".to_owned(),
         remedy: case.advice().switch_on(case.socket),
     })
 }
@@ -198,7 +198,7 @@ fn late_for_middlebox(case: &Case<'_>) -> Option<Violation> {
         return Some(Violation {
             evidence: format!("SO_KEEPALIVE off, {}", middlebox.forgets()),
             consequence: format!(
-                "dropped when it was silent for {}, and nobody is told",
+                "dropped after {} of silence, without notice to either end",
                 millis(timeout)
             ),
             remedy: case.advice().switch_on(case.socket),
@@ -234,7 +234,7 @@ fn late_for_middlebox(case: &Case<'_>) -> Option<Violation> {
 }
 
 fn suppressed(case: &Case<'_>) -> Option<Violation> {
-    /// Fewer are an ordinary loss.
+    /// Fewer retransmissions are normal packet loss.
     const RETRIES: u32 = 3;
     let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
     let stuck = case
@@ -293,7 +293,7 @@ fn count_ignored(case: &Case<'_>) -> Option<Violation> {
     } else {
         "already after"
     };
-    // The timeout that is nearest to the count's own end.
+    // The timeout at which the count alone would end the connection.
     let timeout = keepalive.time_ms + keepalive.interval_ms * count;
     let kept = arithmetic::plan(
         PlannedSettings {
@@ -317,7 +317,7 @@ fn count_ignored(case: &Case<'_>) -> Option<Violation> {
             millis(keepalive.user_timeout_ms)
         ),
         consequence: format!(
-            "the count is a dead letter: dead {ends} {}, {} after the peer was last heard",
+            "TCP_KEEPCNT has no effect: dead {ends} {}, {} after the last segment from the peer",
             match plan.probes {
                 Span { least, most } if least == most => plural(most, "probe"),
                 Span { least, most } => format!("{least} to {most} probes"),
@@ -329,7 +329,7 @@ fn count_ignored(case: &Case<'_>) -> Option<Violation> {
 }
 
 fn user_timeout_late(case: &Case<'_>) -> Option<Violation> {
-    /// As a share of the timeout: what timers may be late is not worth a word.
+    /// As a fraction of the timeout: smaller excesses come from late timers.
     const MARGIN: u64 = 8;
     let plan = case.plan?;
     let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
@@ -338,7 +338,7 @@ fn user_timeout_late(case: &Case<'_>) -> Option<Violation> {
     if timeout == 0 || dead <= timeout + timeout / MARGIN {
         return None;
     }
-    // The first run probes, the second can end it.
+    // The first run probes, the second can end the connection.
     let (idle, interval) = (timeout * 2 / 3000, timeout / 3000);
     Some(Violation {
         evidence: format!(
@@ -348,7 +348,7 @@ fn user_timeout_late(case: &Case<'_>) -> Option<Violation> {
             millis(keepalive.interval_ms)
         ),
         consequence: format!(
-            "while idle a dead peer is noticed only after {}",
+            "while idle a dead peer is detected only after {}",
             millis(dead)
         ),
         remedy: if interval == 0 {
@@ -371,7 +371,7 @@ fn interval_above_idle(case: &Case<'_>) -> Option<Violation> {
             millis(keepalive.interval_ms),
             millis(keepalive.time_ms)
         ),
-        consequence: format!("a dead peer is noticed after {}", millis(dead)),
+        consequence: format!("a dead peer is detected after {}", millis(dead)),
         remedy: remedy::option(
             case.socket,
             "TCP_KEEPINTVL",
@@ -394,7 +394,7 @@ fn listener_without_keepalive(case: &Case<'_>) -> Option<Violation> {
     })
 }
 
-/// A namespace whose defaults are not the host's: what was tuned there has no effect here.
+/// A namespace whose defaults differ from the host's: the host's tuning has no effect there.
 pub fn namespace_sysctls(here: &Sysctls, host: &Sysctls) -> Option<Violation> {
     let differences = here.differences(host);
     let settings: Vec<String> = differences

@@ -1,5 +1,5 @@
-//! What to set, exactly: the socket option with its value, and where the program at hand has a
-//! setting of its own for it.
+//! The exact remedy: the socket option with its value, and, for known programs, the corresponding
+//! setting of the program.
 
 use crate::core::event::{ListedSocket, Origin};
 
@@ -12,14 +12,14 @@ pub struct Advice {
 }
 
 impl Advice {
-    /// A dead peer is noticed after two minutes.
+    /// A dead peer is detected after two minutes.
     pub const ORDINARY: Self = Self {
         idle: 60,
         interval: 10,
         count: 6,
     };
 
-    /// Half of what somebody in between remembers, so that a lost probe does no harm.
+    /// Half of a middlebox's idle timeout, so that one lost probe does no harm.
     pub fn within(timeout_ms: u64) -> Self {
         let idle = (timeout_ms / 2000).clamp(1, 32_767);
         Self {
@@ -43,7 +43,7 @@ impl Advice {
         )
     }
 
-    /// How the program at hand is told so.
+    /// The corresponding setting of the socket's program.
     fn of_program(self, socket: &ListedSocket) -> String {
         let comm = socket.process.as_ref().map_or("", |process| &process.comm);
         let by_name = PROGRAMS.iter().find(|(name, _)| comm.starts_with(name));
@@ -63,7 +63,7 @@ impl Advice {
     }
 }
 
-/// Programs by the beginning of their name, and their settings.
+/// Programs by the prefix of their name, and their settings.
 const PROGRAMS: &[(&str, &str)] = &[
     (
         "postgres",
@@ -109,14 +109,14 @@ const PROGRAMS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Clients by the port they are connected to, where it is not the program's name that tells.
+/// Clients by the port they are connected to, for programs whose name does not identify them.
 const SERVICES: &[(u16, &str)] = &[(
     5432,
     "libpq: keepalives=1 keepalives_idle={idle} keepalives_interval={interval} \
      keepalives_count={count}; pgjdbc: tcpKeepAlive=true",
 )];
 
-/// One option, where it is set now: on the socket, else by a sysctl of its network namespace.
+/// One option, set where it is set now: on the socket, else by a sysctl of its network namespace.
 pub fn option(
     socket: &ListedSocket,
     option: &str,

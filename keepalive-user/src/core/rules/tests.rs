@@ -30,7 +30,7 @@ fn off() -> Option<Keepalive> {
     })
 }
 
-/// A sound connection, silent for half a minute.
+/// A connection without a finding, silent for half a minute.
 fn socket() -> ListedSocket {
     let end = |number| Endpoint {
         address: IpAddr::from([10, 0, 0, number]),
@@ -94,13 +94,13 @@ fn found(name: &str, socket: &ListedSocket, middlebox: Option<&Middlebox>) -> Op
     (rule.check)(&case)
 }
 
-/// The same, its peer on the same host.
+/// The same socket, with its peer on the same host.
 fn at_home(mut socket: ListedSocket) -> ListedSocket {
     socket.socket.peer.address = socket.socket.local.address;
     socket
 }
 
-/// Names of the rules that fire, with a middlebox of 350 s if `behind` one.
+/// Names of the rules that fire, with a middlebox of 350 s if `behind` is set.
 fn fired(socket: &ListedSocket, behind: bool) -> Vec<&'static str> {
     let plan = arithmetic::plan_of(socket, Some(250));
     let middlebox = Middlebox {
@@ -176,11 +176,11 @@ fn too_late_for_the_middlebox() {
     };
     let late = with(350_000);
     assert_eq!(fired(&late, true), ["late_for_middlebox"]);
-    assert!(fired(&late, false).is_empty(), "nothing is between");
+    assert!(fired(&late, false).is_empty(), "no middlebox");
     assert!(fired(&at_home(late.clone()), true).is_empty());
     let listener = in_state(TcpState::Listen, late.keepalive);
     assert!(fired(&listener, true).is_empty());
-    // The timer wheel may make it late by 16.4 s.
+    // The timer wheel may delay it by 16.4 s.
     assert_eq!(fired(&with(340_000), true), ["late_for_middlebox"]);
     assert!(fired(&with(330_000), true).is_empty());
 }
@@ -207,7 +207,7 @@ fn no_probe_for_the_middlebox_at_all() {
     let found = found("late_for_middlebox", &postgres, Some(&nlb)).unwrap();
     assert_eq!(
         found.evidence,
-        "SO_KEEPALIVE off, aws-nlb forgets after 350 s (AWS)"
+        "SO_KEEPALIVE off, aws-nlb drops idle connections after 350 s (AWS)"
     );
     assert!(
         found.remedy.contains("tcp_keepalives_idle = 175"),
@@ -216,7 +216,7 @@ fn no_probe_for_the_middlebox_at_all() {
     );
 }
 
-/// Where it is set now is where it is to be set.
+/// The remedy names the place where the option is set now.
 #[test]
 fn a_remedy_follows_the_origin() {
     let with = |time_origin| ListedSocket {
@@ -261,8 +261,8 @@ fn suppressed_by_retransmission() {
         let found = found("suppressed", socket, None).unwrap();
         found.consequence
     };
-    let said = consequence(&stuck);
-    assert!(said.contains("in about 90 s, by tcp_retries2 15"), "{said}");
+    let text = consequence(&stuck);
+    assert!(text.contains("in about 90 s, by tcp_retries2 15"), "{text}");
     let timed = ListedSocket {
         keepalive: Some(Keepalive {
             user_timeout_ms: 90_000,
@@ -270,14 +270,14 @@ fn suppressed_by_retransmission() {
         }),
         ..stuck.clone()
     };
-    let said = consequence(&timed);
-    assert!(said.contains("in 90 s, by TCP_USER_TIMEOUT"), "{said}");
+    let text = consequence(&timed);
+    assert!(text.contains("in 90 s, by TCP_USER_TIMEOUT"), "{text}");
     let orphan = ListedSocket {
         orphan: true,
         ..stuck
     };
-    let said = consequence(&orphan);
-    assert!(said.contains("tcp_orphan_retries"), "{said}");
+    let text = consequence(&orphan);
+    assert!(text.contains("tcp_orphan_retries"), "{text}");
     let losing = ListedSocket {
         timers: vec![timer(2)],
         ..socket()
@@ -299,7 +299,7 @@ fn a_count_that_is_ignored() {
     assert!(fired(&with(90_000), false).is_empty());
     let late = ["count_ignored", "user_timeout_late"];
     assert_eq!(fired(&with(60_000), false), late);
-    // Far longer than the count's end: 54 probes.
+    // Far later than the end by the count: 54 probes.
     let long = found("count_ignored", &with(600_000), None).unwrap();
     assert!(
         long.consequence.contains("only after 5"),
@@ -311,7 +311,7 @@ fn a_count_that_is_ignored() {
         "{}",
         long.remedy
     );
-    // Two hours may be more than an interval late: no timeout keeps the count.
+    // Timers of two hours may be late by more than an interval: no timeout keeps the count.
     let slow = ListedSocket {
         keepalive: Some(Keepalive {
             time_ms: 7_200_000,
@@ -335,9 +335,9 @@ fn a_user_timeout_that_is_not_kept() {
         ..socket()
     };
     assert_eq!(fired(&with(50_000), false), ["user_timeout_late"]);
-    // At 70 s, as soon as can be.
+    // At 70 s, the earliest possible end.
     assert!(fired(&with(70_000), false).is_empty());
-    // At 70 s as well, which is no eighth more.
+    // At 70 s as well, which is less than an eighth more.
     assert!(fired(&with(65_000), false).is_empty());
     let remedy = found("user_timeout_late", &with(50_000), None)
         .unwrap()

@@ -1,4 +1,4 @@
-//! What a record means for a socket: events from the two, and nothing else.
+//! What a record means for a socket: the events that follow from both.
 
 use keepalive_ebpf::{Kind, Record, RecordFlags, TcpSample};
 
@@ -20,7 +20,7 @@ use crate::core::{
     sample::{rearmed, silence, state, unsent},
 };
 
-/// What it takes to interpret a record: the kernel's tick, per second, and the clock.
+/// The context for interpreting a record: the kernel's ticks per second, and the clock.
 #[derive(Clone, Copy)]
 pub struct Interpreter {
     pub hz: u32,
@@ -28,7 +28,7 @@ pub struct Interpreter {
 }
 
 impl Interpreter {
-    /// The first record of a socket. If keepalive was on already, that is worth an event.
+    /// The first record of a socket. If keepalive was on already, an event reports it.
     pub fn first_seen(
         self,
         socket: &Socket,
@@ -36,7 +36,7 @@ impl Interpreter {
         record: &Record,
         events: &mut Vec<Observation>,
     ) {
-        // One that never got its connection is no older than its SYN.
+        // A socket that never got established is no older than its SYN.
         let connecting = matches!(record.from_state, state::SYN_SENT | state::SYN_RECV);
         let older = record.id.keepopen
             && !connecting
@@ -102,7 +102,7 @@ impl Interpreter {
             death,
         };
         events.push(socket.observation(record, Event::Timer(self.about(socket, record, what))));
-        // The answer can be faster than the exit of the timer.
+        // The answer can arrive before the exit of the timer.
         if counted && after.probes_out == 0 {
             let answered = socket.outstanding.take_if(|probe| probe.is_answered(after));
             if let Some(probe) = answered {
@@ -113,7 +113,7 @@ impl Interpreter {
 
     pub fn window_probe(self, socket: &mut Socket, record: &Record, events: &mut Vec<Observation>) {
         let after = &record.after;
-        // The window opened meanwhile: `tcp_write_wakeup` sent data, and no probe was counted.
+        // The window opened in the meantime: `tcp_write_wakeup` sent data, and no probe was counted.
         if after.probes_out == 0 && after.packets_out > 0 {
             return;
         }
@@ -143,7 +143,7 @@ impl Interpreter {
         let off = record.flags.contains(RecordFlags::SWITCHING_OFF);
         let next = match rearmed(&record.after) {
             _ if off => None,
-            // `tcp_set_keepalive` is seen before it arms the timer, for the full time.
+            // The hook runs before `tcp_set_keepalive` arms the timer for the full time.
             None if on => Some(Effective::of(record, self.hz).time.into()),
             next => next,
         };
@@ -175,7 +175,7 @@ impl Interpreter {
         events.push(socket.observation(record, Event::Armed(self.about(socket, record, what))));
     }
 
-    /// If the record shows that the outstanding probe was answered, reports that first.
+    /// Reports an answer to the outstanding probe, if the record shows one.
     pub fn report_answer(
         self,
         socket: &mut Socket,
@@ -187,7 +187,7 @@ impl Interpreter {
             return;
         };
         let answered = if kind == Kind::Ack {
-            // Seen at the exit of `tcp_ack`, live.
+            // Observed at the exit of `tcp_ack` (`--live-answers`).
             Some(probe.answered_at(record.after.time))
         } else {
             let seen = beginning(record);
@@ -257,7 +257,7 @@ impl Interpreter {
         events.push(observation);
     }
 
-    /// An event of this socket, its owner to be found later.
+    /// An event of this socket; its owner is filled in later.
     fn about<T>(self, socket: &Socket, record: &Record, what: T) -> SocketEvent<T> {
         SocketEvent {
             when: self.clock.at(record.after.time),
@@ -293,7 +293,7 @@ impl Interpreter {
     }
 }
 
-/// The process that a record is of an action of.
+/// The process that acted, if the record is of an action of a process.
 pub fn acting(record: &Record) -> Option<Acting> {
     (record.flags.contains(RecordFlags::PROCESS_CONTEXT)).then_some((record.tgid, record.comm))
 }

@@ -1,7 +1,7 @@
 //! # The tracker
 //!
-//! Turns records into events, one small state per socket: which probe is out and when it was
-//! answered, how often what happened, what the end was. Reads no clock and does no I/O: time
+//! Turns records into events. It keeps a small state per socket: which probe is outstanding and when it
+//! was answered, the event counts, and the end. Reads no clock and does no I/O: time
 //! comes in with the records, so a recording gives the same events as the live kernel.
 
 mod continuity;
@@ -33,7 +33,7 @@ use crate::core::{
 /// The process that acts on a socket: its id and its name (`task_struct.comm`), NUL-terminated.
 pub type Acting = (u32, [u8; 16]);
 
-/// An event, and what finding its owner takes.
+/// An event, and what the resolution of its owner needs.
 #[derive(Debug)]
 pub struct Observation {
     pub event: Event,
@@ -43,8 +43,8 @@ pub struct Observation {
     pub cgroup: u64,
     /// The process that acted on the socket, if one did: its id and name.
     pub acting: Option<Acting>,
-    /// Whether its owner can change no more: it is dead, or no process holds it. Its last holder may
-    /// have closed it by now.
+    /// Whether the owner can no longer change: the process has exited, or no process holds the socket.
+    /// Its last owner may have closed it in the meantime.
     pub settled: bool,
 }
 
@@ -57,10 +57,10 @@ const CLOSE: MissedCounts = MissedCounts {
     unread: 0,
 };
 
-/// Most ends that wait for their timer run: more than a machine has CPUs.
+/// Maximum number of ends that wait for their timer run: more than a machine has CPUs.
 const ENDINGS: usize = 1 << 13;
 
-/// All sockets seen and not ended.
+/// All sockets that were seen and have not ended.
 pub struct Tracker {
     interpreter: Interpreter,
     capacity: usize,
@@ -72,14 +72,14 @@ pub struct Tracker {
     evicted: u64,
     /// When the programs were attached, CLOCK_MONOTONIC, nanoseconds.
     start: u64,
-    /// The last time that came with a record, CLOCK_MONOTONIC, and the jiffies then.
+    /// The time of the latest record, CLOCK_MONOTONIC, and the jiffies at that time.
     now: (u64, u64),
     unseen: Unseen,
 }
 
 impl Tracker {
-    /// `hz` is the kernel's tick; `capacity` the number of sockets remembered at once; `start` when the
-    /// programs were attached, CLOCK_MONOTONIC, nanoseconds.
+    /// `hz` is the kernel's ticks per second; `capacity` the maximum number of sockets; `start` the time at
+    /// which the programs were attached, CLOCK_MONOTONIC, nanoseconds.
     pub fn new(hz: u32, clock: Clock, capacity: usize, start: u64) -> Self {
         Self {
             interpreter: Interpreter {
@@ -102,10 +102,10 @@ impl Tracker {
         self.evicted
     }
 
-    /// Takes one record and adds the events it gives, oldest first.
+    /// Processes one record and appends its events, oldest first.
     pub fn observe(&mut self, record: &Record, events: &mut Vec<Observation>) {
         let kind = record.kind;
-        // The port may not be chosen yet, and nothing has happened that is worth an event.
+        // The port may not be chosen yet, and no event is due.
         if kind == Kind::Owner {
             return;
         }
@@ -155,8 +155,8 @@ impl Tracker {
         }
     }
 
-    /// An end waits for its timer run, which is running on some CPU: where more wait than there are
-    /// CPUs, runs were lost, and the oldest end waits no longer.
+    /// An end waits for its timer run, which is running on some CPU: if more ends wait than there are
+    /// CPUs, records of runs were lost, and the oldest end is reported without its run.
     fn bound_endings(&mut self, key: u64, events: &mut Vec<Observation>) {
         self.ending.push_back(key);
         if self.ending.len() <= ENDINGS {
@@ -172,18 +172,18 @@ impl Tracker {
         }
     }
 
-    /// Reports the ends whose timer run never came, because its record was lost.
+    /// Reports the ends whose timer run never arrived because its record was lost.
     pub fn finish(&mut self, events: &mut Vec<Observation>) {
         for socket in self.sockets.iter_mut() {
             self.interpreter.report_end(socket, events);
         }
     }
 
-    /// Remembers a socket that is older than the tracer. It is reported when something happens to
-    /// it; what it may lose until then, its owner and its cookie, is known from now on. With its
-    /// numbers what it does unseen is noticed from now on, too.
+    /// Remembers a socket that is older than the tracer. It is reported at its first event. Its owner and
+    /// its cookie are stored now, because it may lose them until then. With a sample, unseen actions are
+    /// detected from now on, too.
     pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&TcpSample>) {
-        // Its records may have come first.
+        // Its records may have arrived first.
         if let Some(known) = self.sockets.get(id.sk)
             && !known.is_seed
             && (known.is_same(id) || known.last_seen >= time)
@@ -202,7 +202,7 @@ impl Tracker {
         self.sockets.insert(id.sk, socket);
     }
 
-    /// Whether events were made of this very socket.
+    /// Whether an event of exactly this socket was reported.
     pub fn knows(&mut self, id: &Identity) -> bool {
         let known = self.sockets.get(id.sk);
         known.is_some_and(|known| !known.is_seed && known.is_same(id))
@@ -213,8 +213,8 @@ impl Tracker {
         &mut self.unseen
     }
 
-    /// Addresses of sockets whose timer should have run `grace` seconds ago, and of which nothing was
-    /// seen; without a grace, of all whose deadline has passed. `time`: now, CLOCK_MONOTONIC.
+    /// Addresses of sockets whose timer should have run `grace` seconds ago, without any record since;
+    /// without a grace, of all sockets whose deadline has passed. `time`: now, CLOCK_MONOTONIC.
     pub fn overdue(&self, time: u64, grace: Option<u32>) -> impl Iterator<Item = u64> {
         let hz = self.interpreter.hz;
         let passed = u128::from(time.saturating_sub(self.now.0)) * u128::from(hz) / 1_000_000_000;
@@ -228,15 +228,15 @@ impl Tracker {
         })
     }
 
-    /// There is no such socket any more, and its end was not seen.
+    /// The socket no longer exists, and its end was not seen.
     pub fn gone(&mut self, key: u64) {
-        // Of one that was only listed the end may have been seen before the listing was taken.
+        // The end of a socket known only from the listing may have been seen before the listing was made.
         if let Some(socket) = self.sockets.remove(key).filter(|socket| !socket.is_seed) {
             self.unseen.add(CLOSE, socket.last_seen);
         }
     }
 
-    /// A socket that was overdue, as it is now.
+    /// The present state of a socket that was overdue.
     fn looked(&mut self, record: &Record, events: &mut Vec<Observation>) {
         let key = record.id.sk;
         let Some(socket) = self.sockets.get(key).filter(|socket| socket.end.is_none()) else {
@@ -267,7 +267,7 @@ impl Tracker {
         }
     }
 
-    /// Notes what happened to the socket of a record since it was last seen.
+    /// Counts what the socket of a record did unseen since the previous record.
     fn compare(&mut self, record: &Record) {
         let (first, hz) = (beginning(record), self.interpreter.hz);
         match self.sockets.get(record.id.sk) {
@@ -279,8 +279,8 @@ impl Tracker {
                     .map(|continuity| continuity.missed(record, hz));
                 self.unseen.add(missed.unwrap_or_default(), since);
             }
-            // New to us, with probes out since the peer was last heard: if that is later than our
-            // start, they were ours to see.
+            // A new socket with probes outstanding since the peer was last heard: if that is later than the
+            // start of the trace, the trace missed them.
             None if first.probes_out > 0 => {
                 let jiffy = 1_000_000_000 / u64::from(hz);
                 let silence = silence(first).map(|silence| (u64::from(silence) + 1) * jiffy);
@@ -294,7 +294,7 @@ impl Tracker {
         }
     }
 
-    /// Notes the owner of the socket: from now on it has neither file nor owner.
+    /// Records the owner of the socket: from now on it has no file and no owner.
     fn closing(&mut self, record: &Record) {
         let (id, time) = (&record.id, record.after.time);
         if self.sockets.get(id.sk).is_none() {
@@ -310,7 +310,7 @@ impl Tracker {
         }
     }
 
-    /// A socket that no record was of before; at most it was seeded.
+    /// The first record of a socket, which may have been seeded before.
     fn first_seen(
         &mut self,
         kind: Kind,
@@ -344,7 +344,7 @@ impl Tracker {
         let before = self.sockets.len();
         self.sockets.retain(|socket| socket.last_seen > limit);
         self.evicted += (before - self.sockets.len()) as u64;
-        // What was seen of them before is forgotten, not missed.
+        // Earlier observations of a dropped socket are forgotten; that does not count as missed.
         self.start = self.start.max(limit);
     }
 }

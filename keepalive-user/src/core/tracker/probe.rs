@@ -1,26 +1,27 @@
-//! A probe that is out, and when it was answered.
+//! An outstanding probe, and when it was answered.
 //!
 //! `tcp_ack` (tcp_input.c) sets `icsk_probes_out` to 0 and `rcv_tstamp` to now for every acceptable
-//! ACK; whoever looks next finds them. `tcp_clock_cache` then still has the nanosecond at which
-//! the socket last handled a packet: if nothing came or went since, that packet was the answer.
+//! ACK; the next record of the socket contains them. `tcp_clock_cache` then still has the nanosecond at
+//! which the socket last handled a packet: if no packet was sent or received since, that packet was the
+//! answer.
 
 use keepalive_ebpf::{Record, TcpSample};
 
 use super::continuity::is_since;
 use crate::core::event::{Precision, ProbeKind};
 
-/// A probe without an answer so far.
+/// A probe that is not answered so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Outstanding {
     kind: ProbeKind,
     attempt: u32,
     /// When it was sent, CLOCK_MONOTONIC, nanoseconds.
     sent: u64,
-    /// The same in jiffies, low 32 bits, or a little earlier.
+    /// The same in jiffies, low 32 bits, or slightly earlier.
     sent_jiffies: u32,
-    /// Segments built until then, this one included.
+    /// Segments built until then, including this one.
     segs_out: u32,
-    /// What only other traffic changes: the next byte the peer must acknowledge, its window, and
+    /// Values that only other traffic changes: the next byte the peer must acknowledge, its window, and
     /// the TCP state.
     snd_una: u32,
     snd_wnd: u32,
@@ -36,14 +37,14 @@ pub struct Answered {
     pub attempt: u32,
     /// CLOCK_MONOTONIC, nanoseconds.
     pub time: u64,
-    /// Microseconds, and how precisely; `None` if later traffic hides it.
+    /// Microseconds, and their precision; `None` if later traffic hides it.
     pub rtt: Option<(u64, Precision)>,
 }
 
 impl Outstanding {
     /// The probe that the timer run of `record` made.
     pub fn new(record: &Record, kind: ProbeKind, attempt: u32) -> Self {
-        // The socket looks at the clock when it builds a segment, inside the run.
+        // The socket reads the clock when it builds a segment, inside the run.
         let (entry, exit) = (record.before.time, record.after.time);
         let built = record.after.clock_cache;
         Self {
@@ -63,7 +64,7 @@ impl Outstanding {
         }
     }
 
-    /// Whether these later numbers show an answer. The count alone would not do: it is a byte,
+    /// Whether this later sample shows an answer. The count alone is not sufficient: it is a byte,
     /// and 256 unanswered probes wrap it.
     pub fn is_answered(&self, numbers: &TcpSample) -> bool {
         numbers.probes_out == 0
@@ -71,12 +72,12 @@ impl Outstanding {
             && is_since(self.sent_jiffies, numbers.rcv_tstamp)
     }
 
-    /// The answer, from numbers that show one.
+    /// The answer, from a sample that shows one.
     ///
-    /// `rcv_tstamp` is of the *last* ACK. If data, an acknowledgement or a FIN came since, it may be
-    /// theirs, and when the answer came is not known any more. A window that changed may be an update
-    /// or the answer's own: it is taken for the answer's within the retransmission timeout, in
-    /// which the kernel itself expects one.
+    /// `rcv_tstamp` is of the *last* ACK. If data, an acknowledgement or a FIN was received since, it may
+    /// be of that segment, and the time of the answer is unknown. A changed window may come from a window
+    /// update or from the answer itself: within the retransmission timeout, in which the kernel itself
+    /// expects an answer, it is attributed to the answer.
     pub fn answered(&self, numbers: &TcpSample, hz: u32) -> Answered {
         let jiffy = 1_000_000_000 / u64::from(hz.max(1));
         let age = u64::from((numbers.jiffies as u32).wrapping_sub(numbers.rcv_tstamp));
@@ -96,7 +97,7 @@ impl Outstanding {
                 ..self.answered_at(time)
             };
         }
-        // No segment left since either: the clock is still that of the answer.
+        // No segment was sent since either: `clock_cache` is still the time of the answer.
         let clock_age = numbers.time.saturating_sub(numbers.clock_cache) / jiffy;
         let exact = numbers.segs_out == self.segs_out
             && clock_age.abs_diff(age) <= 1
@@ -111,7 +112,7 @@ impl Outstanding {
         }
     }
 
-    /// The answer, at a time that is known.
+    /// The answer, at a known time.
     pub fn answered_at(&self, time: u64) -> Answered {
         Answered {
             probe: self.kind,

@@ -1,4 +1,4 @@
-//! What is remembered of one socket: small, because there may be a million.
+//! The state kept for one socket: small, because there may be a million.
 
 use std::hash::BuildHasher;
 
@@ -14,11 +14,11 @@ use crate::core::{
 /// One socket.
 pub struct Socket {
     pub id: u64,
-    /// To notice that another socket is at the same place now: its cookie and, where there is
-    /// none, a hash of its namespace, addresses and ports.
+    /// Detects that another socket has the same address now: its cookie or, without one,
+    /// a hash of its namespace, addresses and ports.
     pub cookie: u64,
     connection: u32,
-    /// Known from a listing only: no record of it came yet.
+    /// Known from a listing only, without any record so far.
     pub is_seed: bool,
     pub inode: u64,
     pub cgroup: u64,
@@ -29,12 +29,12 @@ pub struct Socket {
     /// CLOCK_MONOTONIC when it was established, 0 if that was not seen.
     pub established: u64,
     pub outstanding: Option<Outstanding>,
-    /// `None` before its numbers were seen.
+    /// `None` before the first sample.
     pub continuity: Option<Continuity>,
     /// How a process closed it.
     pub closer: Option<Box<Closer>>,
     pub tally: Tally,
-    /// The end, seen inside the timer run that caused it and reported after that run.
+    /// The end, observed inside the timer run that caused it and reported after that run.
     pub end: Option<Box<Record>>,
 }
 
@@ -42,14 +42,14 @@ pub struct Socket {
 #[derive(Clone, Copy, Debug)]
 pub struct Closer {
     pub acting: Option<Acting>,
-    /// Since data last came in, jiffies; `None` = never.
+    /// Time since data was last received, jiffies; `None` = never.
     pub last_data: Option<u32>,
 }
 
-// There may be a million.
+// There may be a million sockets.
 const _: () = assert!(size_of::<Socket>() <= 184);
 
-/// [`Totals`] in little space.
+/// [`Totals`] in compact form.
 #[derive(Clone, Copy, Default)]
 pub struct Tally {
     pub timers: u32,
@@ -62,7 +62,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Notes the time an answer took, microseconds.
+    /// Records the round-trip time of an answer, microseconds.
     pub fn answered_after(&mut self, rtt_us: u64) {
         let rtt = u32::try_from(rtt_us.saturating_add(1)).unwrap_or(u32::MAX);
         self.worst_rtt = self.worst_rtt.max(rtt);
@@ -102,13 +102,13 @@ impl Socket {
         }
     }
 
-    /// Whether the record is of another socket at the same address: the kernel reuses them.
+    /// Whether the record is of another socket at the same address: the kernel reuses addresses.
     pub fn is_another(&self, record: &Record) -> bool {
         let after_end = self.end.is_some() && record.kind != Kind::KeepaliveTimer;
         after_end || !self.is_same(&record.id)
     }
 
-    /// Whether this is the identity of this very socket.
+    /// Whether this is the identity of exactly this socket.
     pub fn is_same(&self, id: &Identity) -> bool {
         match (self.cookie, id.cookie) {
             (0, _) | (_, 0) => self.connection == connection(id),
@@ -116,7 +116,7 @@ impl Socket {
         }
     }
 
-    /// Takes over what was listed of the socket before its first record.
+    /// Takes over what the listing reported of the socket before its first record.
     pub fn inherit(&mut self, seed: Self) {
         self.cookie = seed.cookie;
         self.inode = seed.inode;
@@ -125,14 +125,14 @@ impl Socket {
         self.continuity = seed.continuity;
     }
 
-    /// Takes a record's numbers for those to compare with, unless it is older than what was seen.
+    /// Stores a record's sample for the next comparison, unless it is older than the stored one.
     pub fn advance(&mut self, record: &Record, hz: u32) {
         if record.after.time >= self.last_seen {
             self.continuity = Some(Continuity::after(record, self.continuity, hz));
         }
     }
 
-    /// What a later record may no longer have: an orphan has no inode.
+    /// Stores what a later record may lack: an orphan has no inode.
     pub fn learn(&mut self, identity: &Identity, time: u64) {
         let keep = |old: u64, new: u64| if new == 0 { old } else { new };
         self.cookie = keep(self.cookie, identity.cookie);
@@ -153,7 +153,7 @@ impl Socket {
     }
 }
 
-/// Tells connections apart.
+/// A hash that distinguishes connections.
 fn connection(id: &Identity) -> u32 {
     let hash = FxBuildHasher.hash_one((id.netns, id.local, id.peer, id.local_port, id.peer_port));
     (hash >> 32) as u32

@@ -1,4 +1,4 @@
-//! The sockets by the address of their `struct sock`: an index of 32-bit places into one dense
+//! The sockets by the address of their `struct sock`: an index of 32-bit positions in one dense
 //! array, because there may be a million.
 
 use foldhash::fast::RandomState;
@@ -10,10 +10,10 @@ use super::socket::Socket;
 /// All sockets.
 #[derive(Default)]
 pub struct Table {
-    /// Places in `sockets`, by the key there.
+    /// Positions in `sockets`, by the key there.
     index: HashTable<u32>,
     sockets: Vec<Keyed>,
-    /// Keys come from recordings, too: their hashes must not be predictable.
+    /// Recordings can choose the keys, so their hashes must not be predictable.
     seed: RandomState,
 }
 
@@ -35,7 +35,7 @@ impl Table {
         Some(&mut self.sockets[place as usize].socket)
     }
 
-    /// Adds a socket, in place of one with the same key.
+    /// Adds a socket; it replaces one with the same key.
     pub fn insert(&mut self, key: u64, socket: Socket) -> &mut Socket {
         let (sockets, seed) = (&self.sockets, &self.seed);
         let entry = self.index.entry(
@@ -51,7 +51,7 @@ impl Table {
             }
             Entry::Vacant(entry) => {
                 let place = self.sockets.len();
-                // The tracker's capacity is far below.
+                // The tracker's capacity is far below `u32::MAX`.
                 entry.insert(u32::try_from(place).unwrap_or(u32::MAX));
                 self.sockets.push(Keyed { key, socket });
                 place
@@ -70,7 +70,7 @@ impl Table {
             .ok()?;
         let (place, _) = entry.remove();
         let removed = self.sockets.swap_remove(place as usize);
-        // The last one took its place.
+        // The last socket moved to the free position.
         if let Some(moved) = self.sockets.get(place as usize) {
             let last = self.sockets.len();
             if let Some(entry) = self
@@ -83,7 +83,7 @@ impl Table {
         Some(removed.socket)
     }
 
-    /// The keys of the sockets of which this is true.
+    /// The keys of the sockets that satisfy the predicate.
     pub fn keys(&self, wanted: impl Fn(&Socket) -> bool) -> impl Iterator<Item = u64> {
         let sockets = self.sockets.iter();
         sockets
@@ -95,7 +95,7 @@ impl Table {
         self.sockets.iter_mut().map(|keyed| &mut keyed.socket)
     }
 
-    /// Keeps the sockets of which this is true.
+    /// Keeps the sockets that satisfy the predicate.
     pub fn retain(&mut self, keep: impl Fn(&Socket) -> bool) {
         self.sockets.retain(|keyed| keep(&keyed.socket));
         self.index.clear();

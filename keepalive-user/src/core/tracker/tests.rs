@@ -1,4 +1,4 @@
-//! What the tracker keeps between records: reuse of addresses, eviction, live answers.
+//! The tracker's state between records: reuse of addresses, eviction, live answers.
 
 use keepalive_ebpf::{Kind, RecordFlags, Within};
 
@@ -63,9 +63,9 @@ fn observe(tracker: &mut Tracker, records: &[Record]) -> Vec<Event> {
         .collect()
 }
 
-/// Accepted and closed before its timer ran: whose it was is known from the close alone.
+/// Accepted and closed before its timer ran: the owner is known from the close alone.
 #[test]
-fn the_closer_is_told_as_the_owner() {
+fn the_closing_process_is_reported_as_the_owner() {
     let mut tracker = tracker(10);
     let mut closing = probe(1, 1_000);
     closing.kind = Kind::Closing;
@@ -84,7 +84,7 @@ fn the_closer_is_told_as_the_owner() {
 
 /// Listed before it lost its file and, being an orphan, its owner.
 #[test]
-fn a_seed_is_told_of_with_what_it_had() {
+fn a_seeded_socket_is_reported_with_its_listed_identity() {
     let mut tracker = tracker(10);
     let mut listed = probe(1, 1_000).id;
     listed.inode = 4711;
@@ -104,7 +104,7 @@ fn a_seed_is_told_of_with_what_it_had() {
     assert_eq!(armed.socket.id, 1);
     assert_eq!(armed.socket.cookie, Some(Cookie(1)));
     assert_eq!((seen.inode, timer.cgroup), (4711, 7));
-    // Another socket at the same address has nothing of it.
+    // Another socket at the same address inherits none of it.
     tracker.seed(&listed, 1_100_000_000, None);
     let mut other = probe(1, 1_200);
     other.id.cookie = 99;
@@ -143,7 +143,7 @@ fn another_socket_at_the_same_address_is_another_socket() {
     assert_ne!(first.socket.id, second.socket.id);
 }
 
-/// 5.10 has no cookies unless asked: then the addresses must tell, not the ports alone.
+/// On 5.10 sockets have no cookie until a process requests it: then the addresses are compared, too.
 #[test]
 fn another_peer_is_another_socket() {
     let (mut first, mut second) = (probe(1, 20), probe(1, 30));
@@ -154,7 +154,7 @@ fn another_peer_is_another_socket() {
 }
 
 #[test]
-fn the_end_inside_a_timer_run_is_told_after_the_run() {
+fn the_end_inside_a_timer_run_is_reported_after_the_run() {
     let mut run = probe(1, 30);
     run.flags = RecordFlags::WAKEUP_WATCHED;
     (run.id.state, run.after.state, run.after.timer_pending) = (state::CLOSE, state::CLOSE, false);
@@ -166,7 +166,7 @@ fn the_end_inside_a_timer_run_is_told_after_the_run() {
 }
 
 #[test]
-fn an_end_whose_timer_run_was_lost_is_told_at_last() {
+fn an_end_whose_timer_run_was_lost_is_reported_at_the_end() {
     let mut tracker = tracker(10);
     let events = observe(
         &mut tracker,
@@ -206,7 +206,7 @@ fn any_retries2_takes_no_time() {
 }
 
 #[test]
-fn a_live_answer_is_told_once() {
+fn a_live_answer_is_reported_once() {
     let mut ack = probe(1, 25);
     ack.kind = Kind::Ack;
     (ack.before.probes_out, ack.after.probes_out) = (1, 0);
@@ -224,8 +224,8 @@ fn a_live_answer_is_told_once() {
     );
 }
 
-/// `rcv_tstamp` is the time of the *last* ACK. Once data or a FIN came after the answer, it says
-/// nothing about when the probe was answered, least of all to a jiffy.
+/// `rcv_tstamp` is the time of the *last* ACK. If data or a FIN was received after the answer, it does
+/// not show when the probe was answered, not even to a jiffy.
 #[test]
 fn a_later_ack_is_not_the_answer() {
     let mut resumed = probe(1, 60_020);
@@ -234,7 +234,7 @@ fn a_later_ack_is_not_the_answer() {
     resumed.before.lrcvtime = 50_000;
     resumed.before.clock_cache = 50_000 * 1_000_000;
     (resumed.before.segs_out, resumed.before.snd_una) = (9, 1000);
-    // Or: the peer closed long after it had answered. The FIN carries an ACK.
+    // Or the peer closed long after it had answered; the FIN carries an ACK.
     let mut finished = end(1, 50_001, Within::Nothing);
     finished.from_state = state::LAST_ACK;
     finished.after.probes_out = 0;
@@ -253,16 +253,16 @@ fn a_later_ack_is_not_the_answer() {
     }
 }
 
-/// 256 unanswered probes wrap the kernel's byte to 0, which is no answer.
+/// 256 unanswered probes wrap the kernel's byte to 0, which is not an answer.
 #[test]
-fn a_wrapped_count_is_no_answer() {
+fn a_wrapped_count_is_not_an_answer() {
     let mut last = probe(1, 20);
     (last.before.probes_out, last.after.probes_out) = (255, 0);
     let events = observe(&mut tracker(10), &[last, probe(1, 30)]);
     assert_eq!(names(&events), ["armed", "timer", "timer"]);
 }
 
-/// The peer's application reads at 30 s: a window update, a pure ACK that nothing follows.
+/// The peer's application reads at 30 s: a window update, a pure ACK that no other segment follows.
 #[test]
 fn a_window_update_is_not_an_exact_answer() {
     let mut next = probe(1, 60_020);
@@ -288,7 +288,7 @@ fn a_full_table_drops_the_oldest_and_counts_it() {
     assert!(tracker.sockets.get(1).is_none() && tracker.sockets.get(20).is_some());
 }
 
-/// Any bytes are a record (recordings, a wrong layout): no arithmetic may panic on them.
+/// Any bytes can be a record (recordings, a wrong layout): no arithmetic may panic on them.
 #[test]
 fn a_deadline_at_the_end_of_time_does_not_panic() {
     for user_timeout in [0, 1] {

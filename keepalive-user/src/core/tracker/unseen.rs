@@ -1,4 +1,4 @@
-//! What no program saw, of all sockets, and since when.
+//! Actions of the kernel that no program saw, over all sockets, and since when.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,14 @@ use crate::core::event::{MissedCounts, MissedWhere};
 
 #[derive(Clone, Debug, Default)]
 pub struct Unseen {
-    /// So far, reported or not.
+    /// All so far, reported or not.
     pub counts: MissedCounts,
-    /// CLOCK_MONOTONIC of the earliest observation before those not yet reported, nanoseconds.
+    /// CLOCK_MONOTONIC of the earliest observation before the unreported ones, nanoseconds.
     since: BTreeMap<MissedWhere, u64>,
 }
 
 impl Unseen {
-    /// Adds what happened after an observation.
+    /// Adds actions that happened after an observation.
     pub fn add(&mut self, mut missed: MissedCounts, since: u64) {
         for place in MissedWhere::iter() {
             let count = *missed.at(place);
@@ -27,12 +27,12 @@ impl Unseen {
         }
     }
 
-    /// Since when such a thing happened that is not reported yet.
+    /// The earliest time of an unreported action of this kind.
     pub fn since(&self, place: MissedWhere) -> Option<u64> {
         self.since.get(&place).copied()
     }
 
-    /// All is reported: what comes is counted from a later time.
+    /// Marks all as reported.
     pub fn reported(&mut self) {
         self.since.clear();
     }

@@ -7,11 +7,11 @@ use memmap2::{Mmap, MmapOptions};
 
 use crate::machine::files;
 
-/// What the kernel shows of its own BTF; nothing else is there.
+/// Directory of the kernel's own BTF; it holds nothing else.
 const BTF: &str = "/sys/kernel/btf";
 
-/// The contents of a file: as the kernel has them in memory where it shows that (its own BTF, from
-/// 6.16 on), else read, which for a file of sysfs takes a system call a page.
+/// The contents of a file: mapped where the kernel supports that (its own BTF, since 6.16), else read; a read
+/// of a sysfs file takes one system call per page.
 pub enum Bytes {
     Mapped(Mmap),
     Read(Vec<u8>),
@@ -32,7 +32,7 @@ impl Bytes {
     }
 }
 
-/// Of a file in [`BTF`]; `None` where the kernel does not show it so, or it has more than `most` bytes.
+/// Maps a file in [`BTF`]; `None` where the kernel cannot map it, or if it has more than `most` bytes.
 fn map(file: &File, most: u64) -> Result<Option<Mmap>> {
     let length = file.metadata()?.len();
     let Some(length) = usize::try_from(length).ok().filter(|_| length <= most) else {
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mapped_or_read_it_is_the_same() {
+    fn a_mapped_file_and_a_read_one_are_the_same() {
         for path in ["/sys/kernel/btf/vmlinux", "/proc/self/cmdline"] {
             let path = Path::new(path);
             if let Ok(expected) = fs::read(path) {

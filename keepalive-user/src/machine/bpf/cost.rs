@@ -1,5 +1,5 @@
-//! What the programs cost, by the kernel's own measurement (`BPF_ENABLE_STATS`), which itself adds
-//! two looks at the clock, about 30 ns, to each run.
+//! The CPU time of the programs, as the kernel measures it (`BPF_ENABLE_STATS`); the measurement itself
+//! adds two reads of the clock, about 30 ns, to each run.
 
 use std::{fmt, os::fd::OwnedFd};
 
@@ -10,7 +10,7 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 
-/// The kernel measures as long as this lives.
+/// The kernel measures as long as this value exists.
 pub struct Measuring(#[expect(dead_code, reason = "held, not read")] OwnedFd);
 
 impl Measuring {
@@ -46,7 +46,7 @@ impl Cost {
     }
 }
 
-/// Of a program that is not loaded there is none.
+/// The kernel's information about a program; `None` if it is not loaded.
 fn info(program: &Program) -> Option<ProgramInfo> {
     program.info().ok()
 }

@@ -46,10 +46,10 @@ const fn hook(program: &'static str, at: At, need: Need) -> Hook {
     Hook { program, at, need }
 }
 
-/// The program that reports who accepts a connection.
+/// The program that reports the process that accepts a connection.
 pub const ACCEPTED: &str = "accepted";
 
-/// `kernel-facts`: none of these is inlined or split on any kernel measured.
+/// No measured kernel inlines or splits any of these functions.
 const FENTRY: &[Hook] = &[
     hook(
         "keepalive_timer_enter",
@@ -148,7 +148,7 @@ impl Backend {
         }
     }
 
-    /// What the programs put into every record's `flags`.
+    /// The value of `flags` in every record of this backend.
     pub fn record_flags(self) -> RecordFlags {
         match self {
             Self::Fentry => RecordFlags::WAKEUP_WATCHED,

@@ -24,7 +24,7 @@ const AT_ONCE: usize = 1 << 16;
 /// The loaded programs.
 pub struct Iterators {
     ebpf: Ebpf,
-    /// What they read by.
+    /// The layout that they read with.
     pub layout: Box<KernelLayout>,
 }
 
@@ -45,7 +45,7 @@ impl Iterators {
     /// # Errors
     /// As [`Kernel::read`] and [`Iterators::load`].
     pub fn open(options: &Options) -> Result<Self> {
-        // The loader reads the types for itself, too, which takes as long again.
+        // The loader parses the BTF as well, which takes as long again.
         let (kernel, loader) = std::thread::scope(|scope| {
             let loader = scope.spawn(EbpfLoader::new);
             (Kernel::read(options), loader.join())
@@ -111,7 +111,7 @@ where
         })
     }
 
-    /// Hands out what the program wrote, to the end, as many at once as the kernel gave.
+    /// Passes the program's records to `each` until the walk ends, in the batches that read(2) returned.
     pub fn batches(self, mut each: impl FnMut(&[T])) -> Result<()> {
         self.try_batches(|batch| {
             each(batch);
@@ -119,7 +119,7 @@ where
         })
     }
 
-    /// As [`Walk::batches`], and left where it is when `stop` becomes true.
+    /// As [`Walk::batches`], but stops when `stop` becomes true.
     pub fn batches_until(self, stop: &AtomicBool, mut each: impl FnMut(&[T])) -> Result<()> {
         self.try_batches_until(stop, |batch| {
             each(batch);
@@ -137,7 +137,7 @@ where
         stop: &AtomicBool,
         mut each: impl FnMut(&[T]) -> Result<()>,
     ) -> Result<()> {
-        // Words, because what the kernel writes is aligned as they are.
+        // An array of words has the alignment of the records that the kernel writes.
         let mut buffer = vec![0_u64; AT_ONCE / size_of::<u64>()];
         while !stop.load(Ordering::Relaxed) {
             let length = match self.file.read(buffer.as_mut_slice().as_mut_bytes()) {
@@ -151,14 +151,14 @@ where
                 }
                 Err(error) => return Err(error).context("cannot read from the kernel's iterator"),
             };
-            // The kernel's buffer is smaller than ours: it never cuts one in two.
+            // The kernel's buffer is smaller than this one, so it never splits a record.
             ensure!(
                 length % size_of::<T>() == 0,
-                "the kernel's iterator gave {length} bytes"
+                "the kernel's iterator returned {length} bytes"
             );
             let bytes = buffer.as_bytes().get(..length).unwrap_or_default();
             let Ok(records) = <[T]>::try_ref_from_bytes(bytes) else {
-                bail!("the kernel's iterator gave a kind of socket or a flag that is not known");
+                bail!("the kernel's iterator returned an unknown kind of socket or flag");
             };
             each(records)?;
         }

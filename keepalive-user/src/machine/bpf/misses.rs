@@ -1,7 +1,7 @@
 //! Runs of a program that the kernel skipped, because the program was already running on that CPU.
 //!
-//! The kernel counts them (`bpf_prog_inc_misses_counter`, since 5.12; before, and for whatever else it
-//! does not run, there is no count).
+//! The kernel counts them since 5.12 (`bpf_prog_inc_misses_counter`). It does not count runs that it skips
+//! for other reasons.
 
 use std::{
     mem::offset_of,
@@ -33,7 +33,7 @@ pub fn loaded(ebpf: &Ebpf) -> Result<Vec<OwnedFd>> {
 pub fn recursion(program: &OwnedFd) -> Result<u64> {
     let mut info = [0; size_of::<bpf_prog_info>()];
     syscall::bpf_object_info(program.as_fd(), &mut info)
-        .context("cannot read what the kernel has on record of a BPF program")?;
+        .context("cannot read bpf_prog_info of a BPF program")?;
     let misses = info[offset_of!(bpf_prog_info, recursion_misses)..].first_chunk();
     Ok(misses.copied().map_or(0, u64::from_ne_bytes))
 }

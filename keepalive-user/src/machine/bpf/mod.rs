@@ -1,7 +1,7 @@
 //! # The source
 //!
-//! Everything that touches the kernel's BPF: choosing a backend, loading, proving, attaching,
-//! and handing out records. Right of here nothing names aya, and nothing needs root.
+//! Everything that uses the kernel's BPF: choosing a backend, loading it, verifying the layout, attaching
+//! the programs, and reading records. No module outside names aya.
 
 pub mod btf;
 mod bytes;
@@ -56,7 +56,7 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Longest BTF, bytes; a distribution's kernel has some 6 MB.
 const BTF: u64 = 256 << 20;
 
-/// What the command line says about loading.
+/// The options of the command line for loading.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// `None` = the best that works.
@@ -66,7 +66,7 @@ pub struct Options {
     pub ring_bytes: u32,
     pub live_answers: bool,
     pub verbose: bool,
-    /// Whether the kernel is to measure the programs.
+    /// Whether the kernel measures the programs' run time.
     pub cost: bool,
     /// BTF to use instead of the kernel's own.
     pub btf: Option<PathBuf>,
@@ -86,7 +86,7 @@ impl Kernel {
     /// No BTF, unreadable BTF, or a required field that it does not have.
     pub fn read(options: &Options) -> Result<Self> {
         let path = options.btf.clone().unwrap_or_else(|| KERNEL_BTF.into());
-        // A file that was asked for is the user's matter, the kernel's own is the kernel's.
+        // An unreadable file of `--btf` is the user's error; a missing BTF of the kernel is the kernel's.
         let exit = if options.btf.is_some() {
             Exit::Failure
         } else {
@@ -111,7 +111,7 @@ impl Kernel {
                 format!("cannot use the BTF in {}: {error:#}", path.display()),
             )
         };
-        // Two readings of millions of bytes, side by side. aya's must be of the running kernel.
+        // Both parsers read megabytes and so run in parallel. aya needs the BTF of the running kernel.
         let (resolved, aya) = std::thread::scope(|scope| {
             let resolved =
                 scope.spawn(|| Btf::parse(&bytes).and_then(|btf| layout::resolve(&btf, &kernel)));
@@ -129,7 +129,7 @@ impl Kernel {
     }
 }
 
-/// A loaded, proven and attached backend.
+/// A loaded, verified and attached backend.
 pub struct Source {
     pub backend: Backend,
     /// Better backends that were tried.
@@ -142,7 +142,7 @@ pub struct Source {
     ring: RingBuf<MapData>,
     measuring: Option<Measuring>,
     losses: PerCpuArray<MapData, u64>,
-    /// The attached programs, to ask the kernel about.
+    /// Descriptors of the attached programs, to query the kernel.
     programs: Vec<OwnedFd>,
 }
 
@@ -169,7 +169,7 @@ pub struct KernelLosses {
 }
 
 impl KernelLosses {
-    /// Where the programs' count of this loss goes.
+    /// The counter of this kind of loss.
     fn of(&mut self, loss: Loss) -> &mut u64 {
         match loss {
             Loss::Ring => &mut self.ring,
@@ -213,7 +213,7 @@ impl Source {
         ))
     }
 
-    /// Loads one backend, proves the layout with it, and attaches the rest of its hooks.
+    /// Loads one backend, verifies the layout with it, and attaches the rest of its hooks.
     pub fn attach(backend: Backend, kernel: &Kernel, options: &Options) -> Result<Self> {
         let mut ebpf = load(backend, kernel, options)?;
         let btf = kernel.btf.as_ref();
@@ -258,14 +258,14 @@ impl Source {
         })
     }
 
-    /// Whether the programs report who accepts a connection.
+    /// Whether the programs report the process that accepts a connection.
     pub fn sees_accept(&self) -> bool {
         let is_accept = |hook: &Hook| hook.program == hooks::ACCEPTED;
         self.backend.hooks().iter().any(is_accept)
             && !self.missing.iter().any(|missing| is_accept(&missing.hook))
     }
 
-    /// The next record, an error for bytes that are none. `None` if the ring is empty.
+    /// The next record, or an error for bytes that are not a record. `None` if the ring is empty.
     pub fn next(&mut self) -> Option<Result<Record>> {
         let item = self.ring.next()?;
         let Ok(raw) = RawRecord::read_from_bytes(&item) else {
@@ -291,17 +291,17 @@ impl Source {
         looked.map_err(|_| anyhow::anyhow!("unknown result {} of {LOOK}", result.return_value))
     }
 
-    /// The ring, to wait on.
+    /// The ring's descriptor, to poll.
     pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.ring.as_fd()
     }
 
-    /// What each program took so far; `None` unless that is measured.
+    /// The run time of each program so far; `None` unless it is measured.
     pub fn costs(&self) -> Option<Vec<Cost>> {
         self.measuring.as_ref().map(|_| Cost::of(&self.ebpf))
     }
 
-    /// What the programs could not report so far, all CPUs.
+    /// The records that the programs could not report so far, on all CPUs.
     pub fn losses(&self) -> Result<KernelLosses> {
         let mut losses = KernelLosses::default();
         for &loss in Loss::ALL {
@@ -332,7 +332,7 @@ fn load(backend: Backend, kernel: &Kernel, options: &Options) -> Result<Ebpf> {
         .context("cannot create the BPF maps")
 }
 
-/// Attaches the two programs of the self-test and runs it; the one that is only for it goes again.
+/// Attaches the two programs of the self-test and runs it; then detaches the one that only the test needs.
 fn prove(backend: Backend, ebpf: &mut Ebpf, kernel: &Kernel, depth: Depth) -> Result<Learned> {
     let btf = kernel.btf.as_ref();
     let state_change = backend.state_change();
@@ -350,13 +350,13 @@ fn prove(backend: Backend, ebpf: &mut Ebpf, kernel: &Kernel, depth: Depth) -> Re
     learned
 }
 
-/// Loads the program that is attached to nothing.
+/// Loads the program that BPF_PROG_TEST_RUN runs; it is not attached.
 fn load_look(ebpf: &mut Ebpf) -> Result<()> {
     let program = ebpf
         .program_mut(LOOK)
         .context("the BPF object has no program look")?;
     let program: &mut RawTracePoint = program.try_into()?;
-    program.load().context("the program that looks at a socket")
+    program.load().context("the program that reads a socket")
 }
 
 fn set_timer_functions(ebpf: &mut Ebpf, functions: TimerFunctions) -> Result<()> {
@@ -374,8 +374,8 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
         .with_context(|| format!("the BPF object has no map {name}"))
 }
 
-/// Up to 5.10 maps are charged to RLIMIT_MEMLOCK. Without permission the limit stays, and a
-/// kernel that minds says so when the maps are created.
+/// Up to 5.10 the kernel charges maps to RLIMIT_MEMLOCK. If raising the limit is not permitted, it stays;
+/// if it is too low, the creation of the maps fails with an error.
 fn raise_memlock_limit() {
     let unlimited = Rlimit {
         current: None,

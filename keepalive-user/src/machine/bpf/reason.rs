@@ -12,7 +12,7 @@ pub fn reason(error: &anyhow::Error) -> String {
     for cause in error.chain() {
         let text = match cause.downcast_ref() {
             Some(ProgramError::LoadError { verifier_log, .. }) => {
-                log::debug!("the verifier said: {verifier_log}");
+                log::debug!("verifier log: {verifier_log}");
                 "BPF_PROG_LOAD".to_owned()
             }
             _ => cause.to_string(),
@@ -31,10 +31,10 @@ pub fn reason(error: &anyhow::Error) -> String {
     format!("{}{meaning}", parts.join(": "))
 }
 
-/// What an errno of bpf(2) usually means, and what to do.
+/// The usual meaning of an errno of bpf(2), and the remedy.
 fn meaning(errno: Errno) -> Option<String> {
     let missing = privileges::missing();
-    // include/linux/errno.h: attaching a trampoline the architecture or the function cannot have.
+    // ENOTSUPP (include/linux/errno.h): the architecture or the function does not support a trampoline.
     const ENOTSUPP: Errno = Errno::from_raw_os_error(524);
     match errno {
         Errno::PERM | Errno::ACCESS if !missing.is_empty() => Some(privileges::remedy(&missing)),
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_the_call_the_error_and_the_meaning() {
+    fn a_reason_names_the_call_the_error_and_the_meaning() {
         let error = anyhow::Error::from(ProgramError::SyscallError(aya::sys::SyscallError {
             call: "bpf_raw_tracepoint_open",
             io_error: std::io::Error::from_raw_os_error(524),

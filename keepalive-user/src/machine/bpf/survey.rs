@@ -1,6 +1,6 @@
 //! # The survey
 //!
-//! What `doctor` asks the source: try every hook of a backend and say how each fared, instead of
+//! The backend check of `doctor`: tries every hook of a backend and reports each result, instead of
 //! stopping at the first refusal.
 
 use super::{
@@ -11,19 +11,19 @@ use super::{
 };
 use crate::core::event::Backend;
 
-/// How one backend fared.
+/// The result for one backend.
 pub struct Survey {
     pub backend: Backend,
-    /// Why not even its maps could be made.
+    /// The error if the object or its maps could not be loaded.
     pub load_error: Option<String>,
-    /// What the self-test learned, or why it failed.
+    /// The result of the self-test, or the reason of its failure.
     pub self_test: Result<Learned, String>,
     /// Every hook, with the reason if it was refused.
     pub hooks: Vec<(Hook, Option<String>)>,
 }
 
 impl Survey {
-    /// Tries everything, and leaves nothing attached.
+    /// Tries every hook, and leaves none attached.
     pub fn of(backend: Backend, kernel: &Kernel, options: &Options) -> Self {
         let btf = kernel.btf.as_ref();
         let mut ebpf = match load(backend, kernel, options) {

@@ -1,10 +1,10 @@
 //! # Files
 //!
-//! Opening what the command line names, often as root and often in a directory that others may
-//! write to. What is made here is new: nothing is followed, and nothing that is there is overwritten
-//! unless that was asked for. What is read has an end, and is no longer than it may be.
+//! Opens the files that the command line names, often as root and often in a directory that other users
+//! may write to. Files are created anew: no symbolic link is followed, and no existing file is overwritten
+//! without --force. Only files and pipes are read, up to a size limit.
 //!
-//! Only the last part of a path is protected so: the directories before it are taken as they are.
+//! Only the last component of a path is protected: symbolic links in its directories are followed.
 
 use std::{
     ffi::OsStr,
@@ -27,12 +27,12 @@ use crate::core::{
     recording,
 };
 
-/// Only for its owner: recordings tell who talks to whom.
+/// Only for its owner: recordings contain addresses and processes.
 pub const PRIVATE: u32 = 0o600;
-/// What the umask leaves of it.
+/// Restricted by the umask.
 pub const ORDINARY: u32 = 0o666;
 
-/// Which file it is, by whatever name.
+/// The identity of a file, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id {
     device: u64,
@@ -49,7 +49,7 @@ impl From<&Metadata> for Id {
 }
 
 impl Id {
-    /// Of the regular file that a path leads to; `None` of anything else.
+    /// The identity of the regular file at a path; `None` for anything else.
     pub fn of(path: &Path) -> Option<Self> {
         let metadata = if path == Path::new("-") {
             fs::metadata("/proc/self/fd/0")
@@ -83,11 +83,11 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Whether something may be written to a path that is not there yet: an error, with a remedy, for
-/// anything there but a regular file, and for that as well without `force`.
+/// Checks that a file may be created at a path. Anything there but a regular file is an error with a
+/// remedy, and so is a regular file without `force`.
 ///
 /// # Errors
-/// Says what is there.
+/// Names the type of the existing file.
 pub fn check_new(path: &Path, force: bool) -> Result<()> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,
@@ -118,15 +118,15 @@ pub fn is_locked(path: &Path) -> bool {
     opened.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// As std takes them.
+/// Converts the flags to the type that std takes.
 fn flags(flags: OFlags) -> i32 {
     flags.bits().cast_signed()
 }
 
-/// Makes a file that was not there.
+/// Creates a file that does not exist.
 ///
 /// # Errors
-/// If anything is there, a link that leads nowhere included; or if the directory forbids it.
+/// If the path exists, including as a dangling link; or if the directory forbids it.
 pub fn create_new(path: &Path, mode: u32) -> io::Result<File> {
     OpenOptions::new()
         .write(true)
@@ -136,8 +136,8 @@ pub fn create_new(path: &Path, mode: u32) -> io::Result<File> {
         .open(path)
 }
 
-/// As [`check_new`] and then [`create_new`]; with `force` in place of the regular file that is there,
-/// whose other names keep it.
+/// As [`check_new`] and then [`create_new`]; with `force` the new file replaces an existing regular file,
+/// whose other links keep it.
 ///
 /// # Errors
 /// Those of both.
@@ -153,7 +153,7 @@ pub fn create(path: &Path, mode: u32, force: bool) -> Result<File> {
     made.with_context(|| cannot_write(path))
 }
 
-/// Whether a file could be made at this path: one is made beside it, and removed.
+/// Checks that a file can be created at this path: creates one beside it, and removes it.
 ///
 /// # Errors
 /// If not.
@@ -163,7 +163,7 @@ pub fn check_directory(path: &Path) -> Result<()> {
     made.with_context(|| cannot_write(path))
 }
 
-/// A name in the same directory that nobody else chooses.
+/// A unique name in the same directory.
 pub fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -172,14 +172,14 @@ pub fn beside(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Renames a file to a name that is not taken.
+/// Renames a file to a name that does not exist.
 ///
 /// # Errors
-/// `AlreadyExists` if it is, whatever is there.
+/// `AlreadyExists` if the name exists, whatever its type.
 pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
-        // File systems that do not know the flag (NFS) know links.
+        // File systems that do not support RENAME_NOREPLACE (NFS) support links.
         Err(Errno::INVAL | Errno::NOSYS) => {
             fs::hard_link(from, to)?;
             fs::remove_file(from)
@@ -188,10 +188,10 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Opens a file, or a pipe, to be read from its beginning to its end.
+/// Opens a regular file or a pipe for reading.
 ///
 /// # Errors
-/// If it is anything else: a device may have no end, and opening one may do something.
+/// If it is anything else: a device may be endless, and opening one may have side effects.
 pub fn open(path: &Path) -> Result<File> {
     let check = |metadata: Metadata| -> Result<()> {
         let kind = metadata.file_type();
@@ -208,7 +208,7 @@ pub fn open(path: &Path) -> Result<File> {
             .read(true)
             .custom_flags(flags(OFlags::NOCTTY))
             .open(path)?;
-        // What is at a path can change between two looks.
+        // The path may refer to another file since the check.
         check(file.metadata()?)?;
         Ok(file)
     };
@@ -218,7 +218,7 @@ pub fn open(path: &Path) -> Result<File> {
 /// The bytes of a file, if they are no more than `most`.
 ///
 /// # Errors
-/// If they are, and those of [`open`].
+/// If the file has more, and those of [`open`].
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?
@@ -233,7 +233,7 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The text of a file of the kernel's (/proc, /sys), if it is no longer than such files are.
+/// The text of a file in /proc or /sys, up to a size limit.
 pub fn read_kernel(path: &str) -> io::Result<String> {
     const MOST: u64 = 1 << 26;
     let mut text = String::new();
@@ -252,7 +252,7 @@ pub fn kernel_word(name: &str) -> Option<String> {
     Some(word.trim_end().to_owned())
 }
 
-/// Refuses an output that is one of the other files, under whatever name.
+/// Refuses an output that is the same file as one of the others, also under another name.
 ///
 /// # Errors
 /// If it is.
@@ -271,7 +271,7 @@ pub fn refuse_same(output: &Path, others: &[PathBuf]) -> Result<()> {
     })
 }
 
-/// The directory that a path is in, and the name there: of a file that may not exist yet.
+/// The directory and the name of a file, which may not exist yet.
 fn place(path: &Path) -> Option<(Id, &OsStr)> {
     let directory = path.parent()?;
     let directory = if directory.as_os_str().is_empty() {
@@ -287,11 +287,11 @@ pub fn cannot_write(path: &Path) -> String {
     format!("cannot write to {}", path.display())
 }
 
-/// Checks where text or JSON is to be written: over a plain file, as any tool does, but not over one
-/// of `others`, and not over a recording.
+/// Checks the output file of text or JSON: as with other tools, an existing plain file is overwritten, but
+/// not one of `others`, and not a recording.
 ///
 /// # Errors
-/// If that is what it would do.
+/// If it is one of these.
 pub fn check_output(output: &Path, others: &[PathBuf]) -> Result<()> {
     refuse_same(output, others)?;
     let mut beginning = [0; 8];
@@ -307,18 +307,18 @@ pub fn check_output(output: &Path, others: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// A file that is written once, at the end, and is either whole or not there.
+/// A file that is written once, at the end, and either exists completely or not at all.
 pub struct NewFile {
     path: PathBuf,
-    /// Whether a file that is there is overwritten.
+    /// Whether an existing file is overwritten.
     force: bool,
 }
 
 impl NewFile {
-    /// Checks now whether the file can be written then.
+    /// Checks in advance that the file can be written.
     ///
     /// # Errors
-    /// If something is there that is not to be overwritten, or the file cannot be written.
+    /// If the path exists and must not be overwritten, or the file cannot be written.
     pub fn plan(path: &Path, force: bool) -> Result<Self> {
         check_new(path, force)?;
         check_output(path, &[])?;
@@ -329,20 +329,20 @@ impl NewFile {
         })
     }
 
-    /// Writes beside the file, and puts it in its place when it is whole.
+    /// Writes a file beside it, and renames that when it is complete.
     ///
     /// # Errors
-    /// If it cannot be written, or something is there by now.
+    /// If it cannot be written, or the path was created meanwhile.
     pub fn write(&self, contents: &[u8]) -> Result<()> {
         let path = &self.path;
         let beside = beside(path);
         let written = create_new(&beside, ORDINARY).and_then(|mut file| file.write_all(contents));
         if let Err(error) = written {
-            // There may be nothing to remove.
+            // The file may not exist.
             let _ = fs::remove_file(&beside);
             return Err(error).with_context(|| cannot_write(path));
         }
-        // A link that is there by now is replaced, not followed.
+        // A link that was created meanwhile is replaced, not followed.
         let placed = match self.force {
             true => fs::rename(&beside, path),
             false => rename_new(&beside, path),
@@ -350,7 +350,7 @@ impl NewFile {
         placed.map_err(|error| {
             if error.kind() == io::ErrorKind::AlreadyExists {
                 return anyhow::anyhow!(
-                    "{} exists by now and is not overwritten: the report is in {}",
+                    "{} was created meanwhile and is not overwritten: the report is in {}",
                     path.display(),
                     beside.display()
                 );

@@ -1,4 +1,4 @@
-//! What is refused, what is followed, and what is overwritten.
+//! Which files are refused, followed and overwritten.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -6,7 +6,7 @@ use rustix::fs::{Mode, mkfifoat};
 
 use super::*;
 
-/// A directory that goes with the test.
+/// A directory that is removed with the test.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -43,14 +43,14 @@ fn message<T>(result: Result<T>) -> String {
 }
 
 #[test]
-fn what_is_made_is_new_and_private() {
+fn created_files_are_new_and_private() {
     let directory = Directory::new("new");
     let path = directory.0.join("x");
     drop(create(&path, PRIVATE, false).unwrap());
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert!(message(create(&path, PRIVATE, false)).contains("exists and is not overwritten"));
-    // With force it is another file, and other names keep the old one.
+    // With force a new file replaces it, and other links keep the old one.
     let other = directory.0.join("other");
     let old = directory.file("old");
     fs::hard_link(&old, &other).unwrap();
@@ -85,7 +85,7 @@ fn links_devices_and_directories_are_never_written_to() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_not_taken_over() {
+fn an_existing_name_is_not_replaced() {
     let directory = Directory::new("rename");
     let (from, to) = (directory.file("from"), directory.file("to"));
     let error = rename_new(&from, &to).unwrap_err();
@@ -100,14 +100,14 @@ fn a_name_that_is_taken_is_not_taken_over() {
 }
 
 #[test]
-fn what_is_read_has_an_end() {
+fn reading_is_bounded() {
     let directory = Directory::new("read");
     let old = directory.file("old");
     assert_eq!(read(&old, 3).unwrap(), b"old");
     assert!(message(read(&old, 2)).contains("more than 2 bytes"));
     assert!(message(read(Path::new("/dev/zero"), 9)).contains("a device"));
     assert!(message(read(&directory.0, 9)).contains("a directory"));
-    // Says that it has no bytes, and has some.
+    // Its size is 0 by stat(2), but it has bytes.
     let status = read(Path::new("/proc/self/status"), 1 << 16).unwrap();
     assert!(status.len() > 100);
 }
@@ -127,7 +127,7 @@ fn the_same_file_by_any_name() {
         let error = message(refuse_same(output, std::slice::from_ref(&old)));
         assert!(error.contains("is the same file as"), "{error}");
     }
-    // Also of one that is not there yet.
+    // Also for a file that does not exist yet.
     assert!(refuse_same(&around.join("none"), std::slice::from_ref(&none)).is_err());
     assert!(refuse_same(&none, std::slice::from_ref(&old)).is_ok());
     assert!(refuse_same(Path::new("/dev/null"), &["/dev/null".into()]).is_err());

@@ -1,4 +1,4 @@
-//! Who holds which socket: found in one pass for a whole listing.
+//! Which process holds which socket: found in one pass for a whole listing.
 
 use std::{os::fd::RawFd, sync::Arc};
 
@@ -15,18 +15,18 @@ use crate::{
     },
 };
 
-/// All sockets of all processes that we may look into.
+/// All sockets of all processes whose descriptors are readable.
 #[derive(Default)]
 pub struct Owners {
     /// By inode, then process.
     descriptors: Vec<Descriptor>,
     processes: FxHashMap<u32, Arc<Process>>,
-    /// Processes that forbade to look.
+    /// Processes whose descriptors are not readable.
     pub denied: u64,
 }
 
 impl Owners {
-    /// By a pass over /proc.
+    /// Finds them by a pass over /proc.
     pub fn of_proc() -> Self {
         let mut owners = Self::default();
         owners.denied = descriptors::pass(|holder, descriptor| {
@@ -35,7 +35,7 @@ impl Owners {
         owners.sorted()
     }
 
-    /// As the kernel walks them; `None` if its process ids are not those of /proc, because we are
+    /// Finds them by the kernel's walk; `None` if its process ids are not those of /proc, because we are
     /// in a pid namespace. `own` is a socket of ours and its inode, which must be among them.
     pub fn of_kernel(walk: Walk<OpenSocket>, own: (RawFd, u64)) -> Result<Option<Self>> {
         let pid = std::process::id();
@@ -51,10 +51,10 @@ impl Owners {
         Ok(same_pids.then(|| owners.sorted()))
     }
 
-    /// A process's name is asked for while its files are walked: later the process may be another.
+    /// Reads a process's name while its files are walked: later another process may have its id.
     fn add(&mut self, descriptor: Descriptor, comm: impl FnOnce() -> String) {
         let pid = descriptor.pid;
-        // Walks go process by process.
+        // A walk visits one process after the other.
         if self.descriptors.last().map(|last| last.pid) != Some(pid) {
             self.processes.entry(pid).or_insert_with(|| {
                 let comm = comm();
@@ -66,7 +66,7 @@ impl Owners {
 
     fn sorted(mut self) -> Self {
         self.descriptors.sort_unstable();
-        // Threads may share a table.
+        // Threads that share a descriptor table give the same descriptor more than once.
         self.descriptors.dedup();
         self
     }
@@ -99,7 +99,7 @@ impl Owners {
         (first, pids)
     }
 
-    /// A process that holds sockets.
+    /// The process with this id, if it holds sockets.
     pub fn process(&self, pid: u32) -> Option<Arc<Process>> {
         self.processes.get(&pid).map(Arc::clone)
     }

@@ -1,7 +1,7 @@
 //! # The listing
 //!
-//! All TCP sockets of one or more network namespaces, as [`Snapshot`]s, whatever source tells
-//! of them: the BPF iterator where the kernel allows tracing programs, else sock_diag.
+//! All TCP sockets of one or more network namespaces, as [`Snapshot`]s, from one of two sources: the BPF
+//! iterator where the kernel allows tracing programs, else sock_diag.
 
 mod diag;
 pub mod holders;
@@ -38,13 +38,13 @@ use crate::{
     },
 };
 
-/// Ticks per second of what sock_diag tells: milliseconds.
+/// Ticks per second in the snapshots of sock_diag: milliseconds.
 const DIAG_HZ: u32 = 1000;
 
 /// A way to list sockets.
 pub struct Lister {
     source: Source,
-    /// Whether another source may take its place.
+    /// Whether another source may replace it.
     may_fall_back: bool,
     /// Better sources that were tried.
     pub refused: Vec<RefusedSource>,
@@ -55,7 +55,7 @@ enum Source {
     SockDiag,
 }
 
-/// What was found.
+/// The sockets, and what is incomplete.
 pub struct Listing {
     pub source: ListSource,
     pub sockets: Vec<Snapshot>,
@@ -68,10 +68,10 @@ pub struct Listing {
 }
 
 impl Lister {
-    /// The best source that works, or the one asked for.
+    /// Opens the best source that works, or the requested one.
     ///
     /// # Errors
-    /// Why the one asked for does not work.
+    /// If the requested source does not work.
     pub fn open(wanted: Option<ListSource>, options: &Options) -> Result<Self> {
         let mut lister = Self {
             source: Source::SockDiag,
@@ -87,7 +87,7 @@ impl Lister {
         Ok(lister)
     }
 
-    /// What listing again takes, here or in other network namespaces.
+    /// The rights that listing again needs, here or in other network namespaces.
     pub fn needs(&self, elsewhere: bool) -> Needs {
         Needs {
             namespaces: elsewhere,
@@ -96,7 +96,7 @@ impl Lister {
         }
     }
 
-    /// The iterators do not work: says why, or goes on without them.
+    /// The iterators do not work: reports the reason, or continues with sock_diag.
     fn fall_back(&mut self, error: &anyhow::Error) -> Result<()> {
         let reason = reason(error);
         if self.may_fall_back {
@@ -116,8 +116,8 @@ impl Lister {
         .context("cannot list by BPF iterator")
     }
 
-    /// Lists the sockets of these namespaces that `wanted` lets through, with their owners unless
-    /// these are not asked for.
+    /// Lists the sockets of these namespaces that `wanted` admits, with their owners unless these are not
+    /// requested.
     pub fn list(
         &mut self,
         namespaces: &[Namespace],
@@ -134,7 +134,7 @@ impl Lister {
     }
 }
 
-/// The kernel walks, and proves with a connection of our own that it reads sockets right.
+/// The kernel walks its sockets; a connection of our own verifies that the program reads them correctly.
 fn by_iterators(
     iterators: &mut Iterators,
     namespaces: &[Namespace],
@@ -145,7 +145,7 @@ fn by_iterators(
         log::debug!("self-test: {here:#}; trying in a network namespace of its own");
         Connection::open_elsewhere().context(here)
     })?;
-    // Both walks at once: neither needs the other.
+    // Both walks run in parallel: neither needs the other.
     let files = with_owners.then(|| iterators.descriptors()).transpose()?;
     let own_file = own.file();
     let (walked, owners) = thread::scope(|scope| {
@@ -163,8 +163,8 @@ fn by_iterators(
     Ok(found.listing(ListSource::Iterator, hz, owners))
 }
 
-/// All wanted sockets but the connection of our own, which tells the kernel's tick. The kernel
-/// walks on one processor, what it finds is gathered on another.
+/// All wanted sockets without the connection of our own, which gives the kernel's tick. One thread reads
+/// the walk, and another one gathers the sockets.
 fn walk_sockets(
     iterators: &mut Iterators,
     namespaces: &[Namespace],
@@ -173,7 +173,7 @@ fn walk_sockets(
 ) -> Result<(Found, u32)> {
     let listed: Vec<u32> = namespaces.iter().map(|listed| listed.inode).collect();
     let wanted = |socket: &Snapshot| {
-        // The self-test may be elsewhere.
+        // The self-test may be in another namespace.
         listed.contains(&socket.id.netns) && wanted(socket)
     };
     let (batches, arriving) = sync_channel::<Vec<Snapshot>>(AHEAD);
@@ -190,11 +190,11 @@ fn walk_sockets(
     Ok((found, hz))
 }
 
-/// Batches of sockets that may wait to be gathered.
+/// The most batches of sockets in the channel.
 const AHEAD: usize = 64;
 
-/// Hands on all sockets of the namespaces, and of that of the self-test; what failed, and the
-/// namespaces' defaults, which are read on the way.
+/// Sends all sockets of the namespaces, and of that of the self-test. Returns the failures, and the
+/// namespaces' sysctls.
 fn walk(
     iterators: &mut Iterators,
     namespaces: &[Namespace],
@@ -209,7 +209,7 @@ fn walk(
                 return Ok(());
             }
             iterators.sockets()?.batches(|batch| {
-                // It is gathered until there is no more.
+                // The receiver runs until the sender is dropped.
                 let _ = batches.send(batch.to_vec());
             })
         })
@@ -222,7 +222,7 @@ fn walk(
     Ok((failed, defaults))
 }
 
-/// What is wanted of what comes, and the socket of the self-test.
+/// Gathers the wanted sockets, and the socket of the self-test.
 fn gather(
     batches: Receiver<Vec<Snapshot>>,
     own: &Connection,
@@ -243,8 +243,7 @@ fn gather(
     (found, tested)
 }
 
-/// Does something in each namespace; what failed in some of them, or the first error if it failed
-/// in all.
+/// Runs `work` in each namespace; returns the failures, or the first error if all failed.
 fn each_namespace(
     namespaces: &[Namespace],
     mut work: impl FnMut(&Namespace) -> Result<()>,
@@ -278,7 +277,7 @@ fn merged(reasons: impl Iterator<Item = String>) -> Vec<Incomplete> {
     incomplete.collect()
 }
 
-/// The kernel's diag interface lists, and copies of the sockets tell their settings.
+/// Lists sockets by sock_diag, and reads their settings from copies.
 fn by_sock_diag(
     namespaces: &[Namespace],
     with_owners: bool,
@@ -314,13 +313,13 @@ fn by_sock_diag(
         incomplete(
             "sockets",
             unsound,
-            "in this many namespaces the list changed while it was read".to_owned(),
+            "the list of sockets changed while it was read, in this many namespaces".to_owned(),
         ),
         incomplete("settings", unknown.settings, unknown_settings(with_owners)),
         incomplete(
             "settings",
             unknown.too_many_files,
-            "too many open files (ulimit -n) to copy a socket and ask it".to_owned(),
+            "too many open files (ulimit -n) to copy a socket and read its settings".to_owned(),
         ),
         without_owner(&found.sockets, &owners, with_owners),
     ];
@@ -328,7 +327,7 @@ fn by_sock_diag(
     Ok(found.listing(ListSource::SockDiag, DIAG_HZ, owners))
 }
 
-/// Sockets that have a file, but nobody we know has it open.
+/// The sockets that have a file, but no process that is known to hold it.
 fn without_owner(sockets: &[Snapshot], owners: &Owners, with_owners: bool) -> Option<Incomplete> {
     let inodes = sockets.iter().map(|socket| socket.id.inode);
     let unknown = inodes.filter(|&inode| inode != 0 && owners.of(inode).is_empty());
@@ -346,11 +345,11 @@ fn without_owner(sockets: &[Snapshot], owners: &Owners, with_owners: bool) -> Op
 
 fn unknown_settings(with_owners: bool) -> String {
     if !with_owners {
-        return "without owners (--no-owner) sockets cannot be asked for their settings".to_owned();
+        return "without owners (--no-owner) the settings of sockets cannot be read".to_owned();
     }
     format!(
-        "sock_diag reports no settings, and these sockets could not be copied to ask them (orphans, \
-         not yet accepted, MPTCP, or of processes we may not look into){}",
+        "sock_diag reports no settings, and these sockets could not be copied to read them (orphans, \
+         not yet accepted, MPTCP, or of processes whose files are not accessible){}",
         privileges::hint()
     )
 }
@@ -367,12 +366,12 @@ fn unknown_owners(denied: u64) -> String {
     }
 }
 
-/// What a source has told so far.
+/// The sockets of a source so far.
 #[derive(Default)]
 struct Found {
     sockets: Vec<Snapshot>,
-    /// The kernel may tell of a socket twice if the list changes meanwhile; and a socket's memory,
-    /// once it is closed, may soon be another's. The last place of each name.
+    /// The kernel may return a socket twice if the list changes meanwhile; and the memory of a closed socket
+    /// may be reused for another. The last index of each name.
     seen: FxHashMap<u64, u32>,
     /// Namespaces and ports at which self-tests listen.
     left_out: FxHashSet<(u32, u16)>,
@@ -380,12 +379,12 @@ struct Found {
     incomplete: Vec<Incomplete>,
 }
 
-/// Sockets that are made room for at once; only what is used takes memory.
+/// The initial capacity in sockets; only used pages take memory.
 const ROOM: usize = 1 << 17;
 
 impl Found {
-    /// For many sockets, which come fast: with pages of 4 KiB making room would take as long as a
-    /// quarter of the kernel's walk.
+    /// For many sockets, which come fast: with pages of 4 KiB, page faults would take as long as a quarter of
+    /// the kernel's walk.
     fn with_room() -> Self {
         let sockets: Vec<Snapshot> = Vec::with_capacity(ROOM);
         // The smallest page there is; with larger ones, or without huge ones, the kernel refuses (EINVAL).
@@ -421,8 +420,8 @@ impl Found {
         self.sockets.push(*socket);
     }
 
-    /// A socket of a self-test, ours or of another instance. What connects to it has no settings until
-    /// the handshake is done.
+    /// Leaves out a socket of a self-test, ours or of another instance. A socket that connects to it has no
+    /// settings until the handshake is done.
     fn leave_out(&mut self, socket: &Snapshot) {
         self.left_out
             .insert((socket.id.netns, socket.id.local_port));
@@ -432,7 +431,7 @@ impl Found {
         self.sockets.len()
     }
 
-    /// Back to when there were so many.
+    /// Truncates the list to this length.
     fn forget_since(&mut self, length: usize) {
         for socket in self.sockets.drain(length..) {
             self.seen.remove(&name(&socket));
@@ -463,8 +462,8 @@ impl Found {
     }
 }
 
-/// What tells a socket from all others at one moment. Its address is better than its cookie, which
-/// is made only when somebody asks.
+/// Identifies a socket among all others at one moment: its address, for the kernel creates the cookie only
+/// on request.
 fn name(socket: &Snapshot) -> u64 {
     match socket.id.sk {
         0 => socket.id.cookie,
@@ -472,7 +471,7 @@ fn name(socket: &Snapshot) -> u64 {
     }
 }
 
-/// Whether two sockets of one name are one.
+/// Whether two records with the same name are of the same socket.
 fn is_same(one: &Identity, other: &Identity) -> bool {
     let who = |id: &Identity| (id.netns, id.local_port, id.peer_port, id.local, id.peer);
     who(one) == who(other)

@@ -1,4 +1,4 @@
-//! What is listed once, and what a namespace that fails does to others.
+//! Each socket is listed once, and a failing namespace does not affect others.
 
 use anyhow::ensure;
 
@@ -30,7 +30,7 @@ fn a_socket_is_listed_once_and_its_successor_too() {
 }
 
 #[test]
-fn a_bad_namespace_spoils_no_other() {
+fn a_failing_namespace_does_not_affect_others() {
     let open = || Namespace::current().unwrap();
     let three = [open(), open(), open()];
     let mut calls = 0;

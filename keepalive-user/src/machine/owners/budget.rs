@@ -1,19 +1,19 @@
-//! What finding owners may cost. Two bounds, both pure: time comes in as an argument.
+//! Limits on the cost of finding owners. Both are pure: the time is an argument.
 
 /// Nanoseconds, of CLOCK_MONOTONIC or of CPU time.
 pub type Nanoseconds = u64;
 
 const SECOND: Nanoseconds = 1_000_000_000;
 
-/// A share of one CPU for jobs of which nobody knows beforehand how long they take. A job that took
-/// `cpu` pushes the next one back by `factor` times as much, whatever came before: debt is carried
-/// over, and in the long run the share is at most 1/`factor`.
+/// A share of one CPU for jobs whose duration is not known beforehand. A job that took `cpu` delays the
+/// next one by `factor` times as much: debt is carried over, and in the long run the share is at most
+/// 1/`factor`.
 #[derive(Debug)]
 pub struct Budget {
     factor: u64,
     /// CPU time that short jobs may take at once after a pause.
     credit: Nanoseconds,
-    /// When everything taken so far is paid for.
+    /// The time at which all CPU time used so far is paid for.
     paid: Nanoseconds,
     /// CPU time of the last job.
     last: Nanoseconds,
@@ -46,17 +46,17 @@ impl Budget {
     }
 }
 
-/// So many small system calls a second, for what is done between two records.
+/// A limit on the small system calls per second that are made between two records.
 #[derive(Debug)]
 pub struct Tokens {
     per_second: u64,
-    /// Tokens that were there at `counted`, in nanoseconds of their making.
+    /// Tokens at the time `counted`, in nanoseconds of refill time.
     earned: Nanoseconds,
     counted: Nanoseconds,
 }
 
 impl Tokens {
-    /// Full, as after a second without any use.
+    /// A full bucket, as after a second without use.
     pub const fn new(per_second: u64) -> Self {
         Self {
             per_second,
@@ -65,9 +65,9 @@ impl Tokens {
         }
     }
 
-    /// Takes one if there is one.
+    /// Takes a token if there is one.
     pub fn take(&mut self, now: Nanoseconds) -> bool {
-        // Records of several CPUs are not quite in order.
+        // Records of several CPUs are not strictly ordered.
         self.earned = SECOND.min(self.earned + now.saturating_sub(self.counted).min(SECOND));
         self.counted = self.counted.max(now);
         let price = SECOND / self.per_second;
@@ -135,12 +135,12 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_so_many_a_second() {
+    fn tokens_per_second_are_limited() {
         let mut tokens = Tokens::new(100);
         let taken = |tokens: &mut Tokens, now| (0..1000).filter(|_| tokens.take(now)).count();
         assert_eq!(taken(&mut tokens, SECOND), 100);
         assert_eq!(taken(&mut tokens, SECOND + SECOND / 2), 50);
-        // An earlier record does not earn again what was earned.
+        // A record with an earlier time adds no tokens.
         assert_eq!(taken(&mut tokens, SECOND), 0);
         assert_eq!(taken(&mut tokens, 60 * SECOND), 100);
     }

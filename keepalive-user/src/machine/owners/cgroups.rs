@@ -1,6 +1,5 @@
-//! The path of a cgroup by its id: by the kernel's file handle of it, which takes three system calls
-//! whatever the number of cgroups, where that is permitted (CAP_DAC_READ_SEARCH); else by a walk over all of
-//! cgroupfs.
+//! The path of a cgroup by its id. Where CAP_DAC_READ_SEARCH permits it, by the kernel's file handle, which
+//! takes three system calls whatever the number of cgroups; else by a walk over all of cgroupfs.
 
 use std::{
     fs::{self, File},
@@ -17,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::machine::syscall;
 
-/// Where cgroup2 is mounted, if it is.
+/// The mount point of cgroup2, if it is mounted.
 pub fn cgroup2_root() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     mounts.lines().find_map(|line| {
@@ -27,19 +26,19 @@ pub fn cgroup2_root() -> Option<PathBuf> {
     })
 }
 
-/// cgroupfs, to be asked for single cgroups.
+/// cgroupfs, to resolve single cgroups.
 pub struct Handles {
     root: PathBuf,
     directory: File,
 }
 
-/// What asking for one gave.
+/// The result for one cgroup.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
     Path(String),
-    /// There is none with this id (any more), or not below this mount.
+    /// No cgroup has this id (any more), or it is not below this mount.
     None,
-    /// This process, or this kernel, cannot be asked so.
+    /// This process, or this kernel, cannot open cgroups by handle.
     Refused,
 }
 
@@ -66,8 +65,8 @@ impl Handles {
         }
     }
 
-    /// What the kernel calls the place, if it is really there: one that was just removed is called
-    /// "(deleted)", one above the mount has no name here.
+    /// The path that the kernel gives, if it exists: that of a cgroup that was just removed ends in
+    /// "(deleted)", and a cgroup above the mount has no path here.
     fn below_root(&self, id: u64, path: &Path) -> Answer {
         let is_there = fs::metadata(path).is_ok_and(|metadata| metadata.ino() == id);
         match path.strip_prefix(&self.root) {
@@ -77,14 +76,14 @@ impl Handles {
     }
 }
 
-/// What a walk found of those it was to find.
+/// The requested cgroups that a walk found.
 #[derive(Debug, Default)]
 pub struct Walked {
     pub found: Vec<(u64, String)>,
     pub missing: Vec<u64>,
 }
 
-/// Looks for some cgroups in all directories below the mount, until all are found or it is to stop.
+/// Searches all directories below the mount for some cgroups, until all are found or `stop` is set.
 pub fn walk(ids: &FxHashSet<u64>, stop: &AtomicBool) -> Walked {
     let mut left = ids.clone();
     let mut found = Vec::new();
@@ -98,7 +97,7 @@ pub fn walk(ids: &FxHashSet<u64>, stop: &AtomicBool) -> Walked {
     Walked { found, missing }
 }
 
-/// Hands out the inode number and the path below the mount of every cgroup, until `each` has enough.
+/// Passes the inode number and the path below the mount of every cgroup to `each`, until it returns false.
 pub fn directories(mut each: impl FnMut(u64, &str) -> bool) {
     let Some(root) = cgroup2_root() else {
         return;
@@ -127,7 +126,7 @@ pub fn directories(mut each: impl FnMut(u64, &str) -> bool) {
 mod tests {
     use super::*;
 
-    /// Both ways give the same, where the kernel and our rights allow the first.
+    /// Both ways give the same path, where the kernel and the process's rights allow handles.
     #[test]
     fn a_handle_gives_what_a_walk_finds() {
         let Some(handles) = Handles::open() else {

@@ -1,13 +1,13 @@
 //! # Owners, live
 //!
 //! The owner of a socket: a process that holds a descriptor of it now, by the socket's inode
-//! number; its cgroup by the cgroup's id, its container by the cgroup's path. What is not found is
-//! `null`, never a guess: the task a timer interrupted is no owner.
+//! number; its cgroup by the cgroup's id, its container by the cgroup's path. An unresolved owner is
+//! `null`, never a guess: the task that a timer interrupted is not an owner.
 //!
-//! Nothing here waits for a pass over all descriptors. Owners are learned from the tasks that act
-//! (connect, accept, setsockopt, close), each is looked at again when it is older than a second,
-//! and what remains is left to a thread with a budget (`resolver.rs`), whose answers are taken
-//! between two records.
+//! No caller here waits for a pass over all descriptors. Owners are learned from the tasks that act
+//! (connect, accept, setsockopt, close); each is checked again when it is older than 0.75 s;
+//! the rest is resolved by a thread with a budget (`resolver.rs`), whose answers are taken between two
+//! records.
 
 mod budget;
 mod cgroups;
@@ -44,23 +44,23 @@ use self::{
 
 pub use self::cgroups::cgroup2_root;
 
-/// A socket that was just connected to is asked for when it was accepted, most likely.
+/// The owner of a new incoming connection is requested after this time, when it is most likely accepted.
 const ACCEPT_AFTER: Nanoseconds = 250_000_000;
 
 /// Resolves and remembers the owners of sockets, and where these were created.
 pub struct LiveOwners {
     held: Held,
     places: Places,
-    /// `None` if nothing is resolved, or not yet.
+    /// `None` if owners are not resolved, or not yet.
     resolver: Option<Resolver>,
     /// Whether the process ids the programs report are those of /proc.
     same_pids: bool,
-    /// Whether the programs report who accepts a connection.
+    /// Whether the programs report the process that accepts a connection.
     sees_accept: bool,
 }
 
 impl LiveOwners {
-    /// `preferred` is the process that is asked for (`-p`); [`LiveOwners::start`] begins to resolve.
+    /// `preferred` is the requested process (`-p`); [`LiveOwners::start`] begins to resolve.
     pub fn new(same_pids: bool, preferred: Option<u32>, sees_accept: bool) -> Self {
         Self {
             held: Held::new(preferred),
@@ -71,20 +71,20 @@ impl LiveOwners {
         }
     }
 
-    /// Starts to resolve what acting tasks do not show, beginning with all sockets there are.
+    /// Starts to resolve the owners that acting tasks do not show, beginning with all existing sockets.
     pub fn start(&mut self, iterators: Option<Arc<Mutex<Iterators>>>) {
         self.resolver = Some(Resolver::start(iterators.filter(|_| self.same_pids)));
     }
 
-    /// Waits for the owners of older sockets, but not for long: a pass may take seconds.
+    /// Waits for the owners of older sockets, but no longer than this: a pass may take seconds.
     pub fn await_first_pass(&self, patience: Duration) {
         if let Some(resolver) = &self.resolver {
             resolver.await_first_pass(patience);
         }
     }
 
-    /// A socket has no inode number before it is accepted. Where the programs do not see that, a
-    /// pass a little later finds whoever accepted it, before its next event comes.
+    /// A socket has no inode number before it is accepted. Where the programs do not report the accept, a
+    /// pass a little later finds the process that accepted it, before its next event comes.
     fn await_accept(&self, observation: &Observation, now: Nanoseconds) {
         let Some(resolver) = self.resolver.as_ref().filter(|_| !self.sees_accept) else {
             return;
@@ -168,7 +168,7 @@ impl Owners for LiveOwners {
             .and_then(|acting| self.learn(inode, acting, now));
         if self.resolver.is_some() {
             let is_end = matches!(observation.event, Event::Closed(_));
-            // Whoever closed it is the last that held it.
+            // The process that closed it was its last holder.
             if inode != 0 && !(is_end && observation.acting.is_some()) {
                 let settled = is_end || observation.settled;
                 let resolved = self.held.resolve(inode, now, settled, &mut Proc);
@@ -202,7 +202,7 @@ impl Owners for LiveOwners {
     }
 }
 
-/// Cgroups alone, for a command that waits for their paths.
+/// Resolves only cgroups, for a command that waits for their paths.
 pub struct Cgroups(Places);
 
 impl Cgroups {
@@ -210,7 +210,7 @@ impl Cgroups {
         Self(Places::new(Finder::at_once()))
     }
 
-    /// The cgroup with this id and the container it is of.
+    /// The cgroup with this id, and its container.
     pub fn resolve(&mut self, id: u64) -> (Option<Arc<Cgroup>>, Option<Arc<str>>) {
         self.0.resolve(id, monotonic_ns());
         self.0.get(id).map_or((None, None), |place| {
@@ -219,7 +219,7 @@ impl Cgroups {
     }
 }
 
-/// The looks into /proc of this machine.
+/// The lookups in /proc of this machine.
 struct Proc;
 
 impl Looks for Proc {
@@ -241,7 +241,7 @@ fn read_name(pid: u32) -> io::Result<String> {
     Ok(descriptors::comm_from(&comm))
 }
 
-/// The name of a process; empty if it is gone.
+/// The name of a process; empty if it has ended.
 pub fn comm_of(pid: u32) -> String {
     read_name(pid).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! What is known of cgroups: their paths, by id.
+//! The resolved cgroups: their paths, by id.
 
 use super::{
     budget::{Budget, Nanoseconds, Tokens},
@@ -10,21 +10,21 @@ use crate::{
 };
 
 const SECOND: Nanoseconds = 1_000_000_000;
-/// Cgroups asked for by handle in a second, between records: some microseconds each.
+/// The most lookups of cgroups by handle per second between records: some microseconds each.
 const ASKED: u64 = 64;
-/// One that is nowhere is looked for again after so long.
+/// A cgroup that was not found is resolved again after this time.
 const PAUSE: Nanoseconds = 10 * SECOND;
-/// One part in so many of one CPU is for walks of whoever waits for them.
+/// The share of one CPU (1/n) for walks in a command that waits for them.
 const WALKS: u64 = 20;
 
-/// How cgroups that are not known are found.
+/// How unresolved cgroups are found.
 pub enum Finder {
-    /// By handle, as often as the tokens allow; else the resolver is asked.
+    /// By handle, as often as the tokens allow; else by the resolver.
     Live {
         handles: Option<Handles>,
         tokens: Tokens,
     },
-    /// At once, whatever it takes.
+    /// At once, whatever it costs.
     AtOnce {
         handles: Option<Handles>,
         walks: Budget,
@@ -49,7 +49,7 @@ impl Finder {
 
 enum Known {
     At(Place),
-    /// Nowhere, or not below our mount; looked for again after this time.
+    /// Not found, or not below this mount; resolved again after this time.
     Nowhere(Nanoseconds),
 }
 
@@ -66,7 +66,7 @@ impl Places {
         }
     }
 
-    /// The place with this id, as far as it is known.
+    /// The cgroup with this id, if it is resolved.
     pub fn get(&self, id: u64) -> Option<Place> {
         match self.known.peek(&id) {
             _ if id == 0 => None,
@@ -80,7 +80,7 @@ impl Places {
         self.known.insert(id, Known::At(place));
     }
 
-    /// Finds the place, as far as that is to be had at once; true if the resolver is to be asked.
+    /// Resolves the cgroup if that is possible at once; true if the resolver has to find it.
     pub fn resolve(&mut self, id: u64, now: Nanoseconds) -> bool {
         match self.known.get_mut(&id) {
             _ if id == 0 => return false,
@@ -106,7 +106,7 @@ impl Places {
         false
     }
 
-    /// As [`Places::resolve`], where handles are of no use.
+    /// As [`Places::resolve`], where handles are not usable.
     fn refused(&mut self, id: u64, now: Nanoseconds) -> bool {
         let walks = match &mut self.finder {
             Finder::Live { handles, .. } => {
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_is_nowhere_is_not_asked_for_each_time() {
+    fn a_missing_cgroup_is_not_requested_each_time() {
         let mut places = Places::new(Finder::Live {
             handles: None,
             tokens: Tokens::new(1),

@@ -1,5 +1,5 @@
-//! The resolver: a thread that looks through file descriptors for what the data path asks, within
-//! a budget. Nothing ever waits for it, not even the end of the process.
+//! The resolver: a thread that searches file descriptors for the sockets that the data path requests,
+//! within a budget. No other thread waits for it, not even at the end of the process.
 
 use std::{
     sync::{
@@ -25,50 +25,50 @@ use super::{
 };
 
 const MILLISECOND: Nanoseconds = 1_000_000;
-/// One part in so many of one CPU, for each kind of job: 1.25 %, 0.4 % and 0.1 %. With what the data
-/// path may look at between records that is below 2 %.
+/// The share of one CPU (1/n) for each kind of job: 1.25 %, 0.4 % and 0.1 %. With the lookups of the data
+/// path between records the sum is below 2 %.
 const PASSES: u64 = 80;
 const SCANS: u64 = 250;
 const WALKS: u64 = 1000;
 /// CPU time that short passes may take together after a pause, and short scans.
 const PASS_CREDIT: Nanoseconds = 100 * MILLISECOND;
 const SCAN_CREDIT: Nanoseconds = 20 * MILLISECOND;
-/// Sockets that can be asked for at once; beyond that the next pass finds what it finds.
+/// The most requested sockets at a time; the next pass resolves those beyond the limit if it finds them.
 const WANTS: usize = 4096;
-/// How long the thread sleeps if nothing is asked for.
+/// How long the thread sleeps if nothing is requested.
 const PAUSE: Nanoseconds = 60_000 * MILLISECOND;
-/// Descriptors that are looked at in search of a few sockets of one process.
+/// The most descriptors of one process that a scan for a few sockets reads.
 const SCANNED: usize = 4096;
-/// Scans whose results nobody has taken yet.
+/// The most results of scans that wait to be taken.
 const UNTAKEN: usize = 1024;
 
-/// What to find of one socket.
+/// A request to resolve one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
-    /// The process that may hold it: looked at first.
+    /// The process that may hold it; it is scanned first.
     pub pid: Option<u32>,
     /// Not before, CLOCK_MONOTONIC.
     pub due: Nanoseconds,
 }
 
-/// What is asked for: a socket with an inode number, or one that was not accepted yet and has none.
+/// The requested socket: one with an inode number, or one that is not accepted yet and has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
     Inode(u64),
     Unaccepted(u64),
 }
 
-/// Some sockets looked for in one process.
+/// The result of a scan of one process for some sockets.
 #[derive(Debug, Default)]
 pub struct Scan {
     pub pid: u32,
     pub started: Nanoseconds,
     pub held: Vec<Descriptor>,
-    /// Looked for, and certainly not there.
+    /// Sockets that the process certainly does not hold.
     pub missing: Vec<u64>,
 }
 
-/// What was found since it was last taken.
+/// The results since they were last taken.
 #[derive(Default)]
 pub struct Answers {
     pub snapshot: Option<Arc<Snapshot>>,
@@ -79,7 +79,7 @@ pub struct Answers {
 #[derive(Default)]
 struct State {
     wants: FxHashMap<Subject, Want>,
-    /// More was wanted than there is room for.
+    /// More sockets were requested than there is room for.
     overflow: bool,
     cgroups: FxHashSet<u64>,
     /// When the thread wakes by itself; 0 while it works.
@@ -87,7 +87,7 @@ struct State {
     /// When the budgets allow the next pass and the next scan.
     passes_at: Nanoseconds,
     scans_at: Nanoseconds,
-    /// Whether the first pass has ended, or will never run.
+    /// Whether the first pass has ended, or cannot run.
     passed: bool,
     answers: Answers,
 }
@@ -102,7 +102,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Held for as long as a map takes, never during a pass.
+    /// The lock is held only for operations on maps, never during a pass.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -164,7 +164,7 @@ impl Resolver {
         }
     }
 
-    /// It has ended, or is resolved by other means.
+    /// The socket has ended, or is already resolved.
     pub fn cancel(&self, subject: Subject) {
         self.shared.lock().wants.remove(&subject);
     }
@@ -176,7 +176,7 @@ impl Resolver {
         }
     }
 
-    /// What was found meanwhile; `None` is quick.
+    /// The results since the last call; cheap if there are none.
     pub fn answers(&self) -> Option<Answers> {
         if !self.shared.has_answers.load(Ordering::Acquire) {
             return None;
@@ -186,7 +186,7 @@ impl Resolver {
         Some(std::mem::take(&mut state.answers))
     }
 
-    /// Waits for the first pass, but not for long.
+    /// Waits for the first pass, but no longer than this.
     pub fn await_first_pass(&self, patience: Duration) {
         let state = self.shared.lock();
         let waited = self
@@ -198,7 +198,7 @@ impl Resolver {
 }
 
 impl Drop for Resolver {
-    /// The thread is not waited for.
+    /// Sets the thread's stop flag, and does not wait for it.
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.shared.asked.notify_all();
@@ -213,7 +213,7 @@ enum Job {
 
 struct Worker {
     shared: Arc<Shared>,
-    /// `None` where the kernel's process ids are not those of /proc, or it refuses.
+    /// `None` where the kernel's process ids are not those of /proc, or the kernel refuses the iterators.
     iterators: Option<Arc<Mutex<Iterators>>>,
     passes: Budget,
     scans: Budget,
@@ -240,7 +240,7 @@ impl Worker {
                     &mut self.walks
                 }
             };
-            // All that this thread did since it was last accounted for, the waiting included.
+            // The CPU time of this thread since the last accounting, including that of waiting.
             let cpu = cpu_time();
             budget.spend(start, cpu.saturating_sub(self.accounted));
             self.accounted = cpu;
@@ -272,7 +272,7 @@ impl Worker {
         }
     }
 
-    /// The next job, else when to look again.
+    /// The next job, else the time of the next check.
     fn choose(&self, state: &mut State, now: Nanoseconds) -> (Option<Job>, Nanoseconds) {
         let (passes, scans) = (self.passes.ready_at(), self.scans.ready_at());
         if !state.cgroups.is_empty() && self.walks.ready_at() <= now {
@@ -318,7 +318,7 @@ impl Worker {
         (None, next)
     }
 
-    /// Everything that is due is answered by a pass, found or not.
+    /// A pass answers every request that is due, whether the socket is found or not.
     fn pass(&mut self, start: Nanoseconds) {
         let mut snapshot = Snapshot::begin(start);
         if !self.walk_kernel(&mut snapshot) {
@@ -337,7 +337,7 @@ impl Worker {
         self.shared.publish(&mut state);
     }
 
-    /// The pass by the kernel's iterator; false if there is none.
+    /// Runs the pass by the kernel's iterator; false if that is not possible.
     fn walk_kernel(&mut self, snapshot: &mut Snapshot) -> bool {
         let Some(iterators) = &self.iterators else {
             return false;
@@ -361,7 +361,7 @@ impl Worker {
         true
     }
 
-    /// Looks for some sockets in one process. What it does not hold is left to the next pass.
+    /// Scans one process for some sockets. Those it does not hold are left to the next pass.
     fn scan(&mut self, pid: u32, wanted: &FxHashSet<u64>, started: Nanoseconds) {
         let mut scan = Scan {
             pid,
@@ -377,7 +377,7 @@ impl Worker {
         });
         let is_whole = match outcome {
             Ok(is_whole) => is_whole,
-            // A process that is gone holds nothing.
+            // An ended process holds no descriptor.
             Err(error) => error.kind() == std::io::ErrorKind::NotFound,
         };
         if is_whole {

@@ -1,4 +1,4 @@
-//! What one pass over all file descriptors found: who held which socket then.
+//! The result of one pass over all file descriptors: which process held which socket at that time.
 
 use keepalive_ebpf::OpenSocket;
 
@@ -6,7 +6,7 @@ use crate::machine::descriptors::Descriptor;
 
 use super::budget::Nanoseconds;
 
-/// Descriptors kept of one pass, 16 bytes each.
+/// The most descriptors kept of one pass, 16 bytes each.
 const MOST: usize = 1 << 21;
 
 const _: () = assert!(size_of::<Descriptor>() == size_of::<OpenSocket>());
@@ -17,7 +17,7 @@ pub struct Snapshot {
     pub started: Nanoseconds,
     /// Ascending.
     descriptors: Vec<Descriptor>,
-    /// There were more: what is not in here may be held all the same.
+    /// The list was truncated: a socket that is missing here may still be held.
     is_cut: bool,
 }
 
@@ -40,7 +40,7 @@ impl Snapshot {
     /// The end of the pass.
     pub fn finish(mut self) -> Self {
         self.descriptors.sort_unstable();
-        // Threads may share a table, and a process may have many descriptors of a socket.
+        // Threads may share a table, and a process may have several descriptors of a socket.
         self.descriptors
             .dedup_by_key(|descriptor| (descriptor.inode, descriptor.pid));
         self.descriptors.shrink_to_fit();
@@ -51,7 +51,7 @@ impl Snapshot {
         self.is_cut
     }
 
-    /// One holder of a socket: the first of `preferred` that is one, else the one with the lowest
+    /// One holder of a socket: the first of `preferred` that holds it, else the one with the lowest
     /// process id.
     pub fn holder(&self, inode: u64, preferred: [Option<u32>; 2]) -> Option<Descriptor> {
         let start = self

@@ -1,4 +1,4 @@
-//! The whole of owners, against sockets of this process.
+//! Resolving owners end to end, with sockets of this process.
 
 use std::{
     net::TcpListener,
@@ -13,7 +13,7 @@ fn inode_of(socket: &impl AsRawFd) -> u64 {
     fs::metadata(path).unwrap().ino()
 }
 
-/// Resolves a socket as events of it would, until somebody is found or the patience ends.
+/// Resolves a socket as its events would, until a process is found or the time is over.
 fn resolved(owners: &mut LiveOwners, inode: u64, patience: Duration) -> Option<u32> {
     let begin = Instant::now();
     loop {
@@ -30,7 +30,7 @@ fn resolved(owners: &mut LiveOwners, inode: u64, patience: Duration) -> Option<u
 }
 
 #[test]
-fn the_first_pass_finds_what_there_is() {
+fn the_first_pass_finds_existing_sockets() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let mut owners = LiveOwners::new(true, None, true);
     owners.start(None);
@@ -48,14 +48,14 @@ fn a_later_socket_is_found_by_a_later_pass() {
     let inode = inode_of(&listener);
     let found = resolved(&mut owners, inode, Duration::from_secs(60));
     assert_eq!(found, Some(std::process::id()));
-    // Another socket, of no process.
+    // A socket that no process holds.
     let patience = Duration::from_millis(300);
     for inode in [u64::MAX, 0] {
         assert_eq!(resolved(&mut owners, inode, patience), None);
     }
 }
 
-/// A task that acted is looked at again without any event, and is no owner if it holds nothing.
+/// A task that acted is checked again without an event, and is not an owner if it holds no descriptor.
 #[test]
 fn an_acting_task_is_verified() {
     let mut owners = LiveOwners::new(true, None, true);
@@ -85,7 +85,7 @@ fn an_acting_task_is_verified() {
     child.wait().unwrap();
 }
 
-/// The thread ends with the owners, whatever it is at.
+/// The thread ends when the owners are dropped, whatever it is doing.
 #[test]
 fn the_thread_is_not_waited_for() {
     let mut owners = LiveOwners::new(true, None, true);

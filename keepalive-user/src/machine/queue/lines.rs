@@ -1,4 +1,4 @@
-//! Lines of a live session: made at once, and written when the reader takes them.
+//! Lines of a live session: formatted at once, and written when the reader takes them.
 
 use std::{
     fs::File,
@@ -23,11 +23,11 @@ use crate::{
 /// How long the reader of standard output may take for the last lines, once the command has to end.
 pub const PATIENCE: Duration = Duration::from_millis(400);
 
-/// A queue, and what the lines in it look like.
+/// A queue, and the format of its lines.
 pub struct Queued {
     render: Box<dyn Render>,
     queue: Queue,
-    /// What is written to, for messages.
+    /// The name of the file in messages.
     name: String,
     line: Vec<u8>,
 }
@@ -42,7 +42,7 @@ impl Queued {
         Ok(Self::new(render, file, "standard output".to_owned()))
     }
 
-    /// Lines in a file, in place of what was in it.
+    /// Lines in a file, whose contents they replace.
     ///
     /// # Errors
     /// If the file cannot be written to.
@@ -78,7 +78,7 @@ impl Queued {
         self.offer(0)
     }
 
-    /// An event that has no text takes no room and cannot be missed.
+    /// Adds the formatted event; one without text takes no room and cannot be missed.
     fn offer(&mut self, probes: u64) -> Result<()> {
         if self.line.is_empty() {
             return Ok(());

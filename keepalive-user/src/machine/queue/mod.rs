@@ -1,9 +1,9 @@
 //! # The queue
 //!
-//! Between the data path and whoever reads the output: a bounded queue, and a thread that writes.
+//! Between the data path and the reader of the output: a bounded queue, and a thread that writes.
 //!
-//! A reader that is slow or has stopped fills the queue and nothing else. What does not fit is
-//! dropped a whole line at a time and counted, or waited for, as the [`Policy`] says.
+//! A reader that is slow or has stopped fills the queue and blocks nothing else. When the queue is full,
+//! whole lines are dropped and counted, or the caller waits, depending on the [`Policy`].
 
 mod lines;
 
@@ -25,11 +25,11 @@ use crate::core::pipeline::MissedLines;
 
 /// Bytes that may wait to be written.
 const LIMIT: usize = 16 << 20;
-/// Bytes that gather before they are handed over without a flush.
+/// Buffered bytes that are passed to the writer without a flush.
 const CHUNK: usize = 1 << 16;
-/// How long a queue that becomes full is given, once: the writer may only have had no CPU.
+/// How long a queue that becomes full may take to drain, once: the writer may have had no CPU.
 const GRACE: Duration = Duration::from_millis(20);
-/// How often a wait looks whether the session has to stop.
+/// How often a wait checks whether the session has to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What to do with a line when the queue is full.
@@ -42,7 +42,7 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// What suits this file.
+    /// The policy for this kind of file.
     pub fn of(file: &File) -> Self {
         match file.metadata().map(|metadata| metadata.file_type()) {
             Ok(kind) if kind.is_file() || kind.is_block_device() => Self::Wait,
@@ -51,20 +51,20 @@ impl Policy {
     }
 }
 
-/// How the end went.
+/// The result of the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finished {
     Written,
-    /// This many lines were not written in time; the last one that was may be cut.
+    /// This many lines were not written in time; the last written line may be truncated.
     Abandoned(u64),
 }
 
-/// Sees from anywhere whether a queue has been written.
+/// Waits from any thread until a queue is written.
 pub struct Watcher(Arc<Shared>);
 
 impl Watcher {
-    /// Waits until all that was handed over is written, but no longer than this. It may be called
-    /// in a panic, whatever the panicking thread holds.
+    /// Waits until all bytes passed to the writer are written, but no longer than this. It may be called
+    /// in a panic, whatever locks the panicking thread holds.
     pub fn wait(&self, patience: Duration) {
         let begin = Instant::now();
         let is_written = || {
@@ -77,23 +77,23 @@ impl Watcher {
     }
 }
 
-/// The end that lines are put in.
+/// The end that takes lines.
 pub struct Queue {
     shared: Arc<Shared>,
     policy: Policy,
     limit: usize,
-    /// Until the thread has it.
+    /// The file, until the thread takes it.
     file: Option<File>,
     gathered: Chunk,
-    /// What was handed over and not written when that was last looked at, bytes: never too few.
+    /// Bytes passed to the writer and not written, at the last check: an upper bound.
     pending: usize,
-    /// It was full, and is not yet half empty.
+    /// The queue was full, and is not yet half empty.
     full: bool,
     /// Lines dropped since they were last reported.
     missed: MissedLines,
-    /// Lines that were taken, and dropped at the end.
+    /// Lines that were accepted, but dropped at the end.
     cut: u64,
-    /// Whether lines are taken even beyond the limit.
+    /// Whether lines are accepted beyond the limit.
     forced: bool,
 }
 
@@ -108,22 +108,22 @@ struct Chunk {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Signalled to the writer: there is something to do.
+    /// Signals the writer that there is work.
     more: Condvar,
-    /// Signalled by the writer: something was written, or failed.
+    /// The writer signals that bytes were written, or that it failed.
     less: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Chunk>,
-    /// Handed over and not written, what is being written included.
+    /// Bytes passed to the writer and not written, including those being written.
     bytes: usize,
     lines: u64,
-    /// Empty buffer, to be used again.
+    /// An empty buffer for reuse.
     spare: Vec<u8>,
     closed: bool,
-    /// Why nothing can be written any more; taken by whoever reports it.
+    /// The writer's error; the caller that reports it takes it.
     error: Option<io::Error>,
     failed: bool,
 }
@@ -161,15 +161,15 @@ impl Queue {
         Watcher(Arc::clone(&self.shared))
     }
 
-    /// Takes a whole line, or drops it and counts it.
+    /// Accepts a whole line, or drops and counts it.
     ///
     /// # Errors
-    /// What the writer failed with.
+    /// The writer's error.
     pub fn offer(&mut self, line: &[u8]) -> io::Result<()> {
         self.offer_probes(line, 0)
     }
 
-    /// As [`Queue::offer`], a line that reports so many keepalive probes.
+    /// As [`Queue::offer`], for a line that reports this many keepalive probes.
     pub fn offer_probes(&mut self, line: &[u8], probes: u64) -> io::Result<()> {
         if !self.has_room(line.len())? {
             self.missed.lines += 1;
@@ -185,8 +185,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Lines dropped, to be reported now, and keepalive probes among them: 0 while the queue is
-    /// still full.
+    /// The dropped lines to report now, and the keepalive probes among them: 0 while the queue is still full.
     pub fn take_missed(&mut self) -> MissedLines {
         if self.missed.lines == 0 || !(self.forced || self.is_ready()) {
             return MissedLines::default();
@@ -196,10 +195,10 @@ impl Queue {
     }
 
     /// Waits until all is written, but no longer than this; then drops what the writer has not
-    /// begun, and counts it, so that a reader that is only slow gets the end.
+    /// begun, and counts it, so that a slow reader still gets the end.
     ///
     /// # Errors
-    /// What the writer failed with.
+    /// The writer's error.
     pub fn settle(&mut self, patience: Duration) -> io::Result<()> {
         self.flush()?;
         let begin = Instant::now();
@@ -207,7 +206,7 @@ impl Queue {
         while state.bytes > 0 && !state.failed {
             let left = patience.saturating_sub(begin.elapsed());
             if left.is_zero() {
-                // Lines for a file are never dropped: what is not written in time is abandoned and
+                // Lines for a file are never dropped: lines that are not written in time are abandoned and
                 // reported by `finish`.
                 if matches!(self.policy, Policy::Wait) {
                     break;
@@ -230,7 +229,7 @@ impl Queue {
         Self::result(&mut state)
     }
 
-    /// From now on everything is taken: what follows is short, and the last.
+    /// Accepts everything from now on: only the last, short lines follow.
     pub fn force(&mut self) {
         self.forced = true;
     }
@@ -240,12 +239,12 @@ impl Queue {
         !self.full || self.shared.lock().bytes + self.gathered.bytes.len() <= self.limit / 2
     }
 
-    /// Whether all that was taken has been written.
+    /// Whether all accepted lines are written.
     pub fn is_idle(&self) -> bool {
         self.gathered.bytes.is_empty() && self.shared.lock().bytes == 0
     }
 
-    /// Whether the writer has given up.
+    /// Whether the writer has failed.
     pub fn has_failed(&self) -> bool {
         self.shared.lock().failed
     }
@@ -256,7 +255,7 @@ impl Queue {
             return Ok(true);
         }
         if self.full {
-            // Until it is reported that lines are missing, none may follow.
+            // No line may follow before the missing lines are reported.
             return Ok(false);
         }
         let limit = self.limit.saturating_sub(needed);
@@ -280,10 +279,10 @@ impl Queue {
         Self::result(&mut state).map(|()| true)
     }
 
-    /// Hands over what has gathered.
+    /// Passes the buffered lines to the writer.
     ///
     /// # Errors
-    /// What the writer failed with, or that there can be no thread for it.
+    /// The writer's error, or that its thread cannot be started.
     pub fn flush(&mut self) -> io::Result<()> {
         if let Some(file) = self.file.take() {
             let shared = Arc::clone(&self.shared);
@@ -318,10 +317,10 @@ impl Queue {
         }
     }
 
-    /// Hands over the rest and waits until it is written, but no longer than this.
+    /// Passes the rest to the writer and waits until it is written, but no longer than this.
     ///
     /// # Errors
-    /// What the writer failed with.
+    /// The writer's error.
     pub fn finish(&mut self, patience: Duration) -> io::Result<Finished> {
         self.flush()?;
         let begin = Instant::now();
@@ -343,14 +342,14 @@ impl Queue {
 }
 
 impl Drop for Queue {
-    /// The thread ends when it has written all; if it cannot, it ends with the process.
+    /// The thread ends when it has written everything; if it is blocked, it ends with the process.
     fn drop(&mut self) {
         self.shared.lock().closed = true;
         self.shared.more.notify_one();
     }
 }
 
-/// The thread: writes until the queue is closed and empty, or until it cannot.
+/// The thread: writes until the queue is closed and empty, or until a write fails.
 fn write(mut file: File, shared: &Shared) {
     let mut state = shared.lock();
     loop {
@@ -381,7 +380,7 @@ fn write(mut file: File, shared: &Shared) {
     }
 }
 
-/// As [`Write::write_all`]; a descriptor that somebody made non-blocking is waited for.
+/// As [`Write::write_all`]; waits if another process has made the descriptor non-blocking.
 fn write_all(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write(bytes) {
@@ -389,7 +388,7 @@ fn write_all(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // Interrupted, the next write shows whether there is room.
+                // If poll is interrupted, the next write shows whether there is room.
                 let _ = poll(&mut [PollFd::new(file, PollFlags::OUT)], None);
             }
             Err(error) => return Err(error),

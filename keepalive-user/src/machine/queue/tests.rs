@@ -1,4 +1,4 @@
-//! The queue against readers that are fast, slow, stopped and gone.
+//! The queue with readers that are fast, slow, stopped and closed.
 
 use std::{
     io::{BufRead, BufReader, PipeReader, Read, pipe},
@@ -21,7 +21,7 @@ fn line(number: usize) -> Vec<u8> {
     format!("{number:>99}\n").into_bytes()
 }
 
-/// Waits until what was taken has been written.
+/// Waits until all accepted lines are written.
 fn drained(queue: &Queue) {
     let begin = Instant::now();
     while !queue.is_idle() {
@@ -64,7 +64,7 @@ fn a_stopped_reader_misses_whole_lines_and_they_are_counted() {
         queue.flush().unwrap();
     }
     assert_eq!(queue.take_missed().lines, 0, "reported while it is full");
-    // It reads again: the next line comes after the gap, and the gap is known.
+    // It reads again: the gap is reported before the next line.
     let reading = thread::spawn(move || {
         BufReader::new(reader)
             .lines()
@@ -98,13 +98,13 @@ fn what_a_stopped_reader_does_not_take_is_abandoned_in_time() {
     }
     let begin = Instant::now();
     let Finished::Abandoned(lines) = queue.finish(Duration::from_millis(100)).unwrap() else {
-        panic!("there is no room for it in a pipe");
+        panic!("more than fits into a pipe");
     };
     assert!(begin.elapsed() >= Duration::from_millis(100));
     assert!((1..=2000).contains(&lines), "{lines}");
     drop(queue);
     let mut all = Vec::new();
-    // The thread goes on as soon as it can.
+    // The thread continues as soon as the reader reads.
     reader.read_to_end(&mut all).unwrap();
     assert_eq!(all.len(), 2000 * 100);
 }
@@ -180,7 +180,7 @@ fn a_regular_file_misses_nothing() {
     let file = File::create(&path).unwrap();
     let policy = Policy::of(&file);
     assert_eq!(policy, Policy::Wait);
-    // So small that every line waits for the one before.
+    // The limit is so small that every line waits for the one before.
     let mut queue = Queue::with_limit(file, policy, 100);
     for number in 0..500 {
         queue.offer(&line(number)).unwrap();

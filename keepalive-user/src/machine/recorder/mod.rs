@@ -1,4 +1,4 @@
-//! The files of a recording: what is in the way stays, and a full one makes room for the next.
+//! The files of a recording: foreign files are not overwritten, and full files are rotated.
 
 mod opening;
 
@@ -15,21 +15,21 @@ pub use self::opening::open_all;
 use super::files::{self, Id};
 use crate::core::recording::{Header, Limits, Recorder, Storage};
 
-/// A recording that is asked for.
+/// A requested recording.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub path: PathBuf,
     pub limits: Limits,
-    /// Overwrite what is there.
+    /// Overwrite existing files.
     pub force: bool,
 }
 
 impl Plan {
-    /// Whether the recording could begin: so that a bad path fails before anything is attached.
+    /// Checks that the recording can begin, so that a bad path fails before any program is attached.
     ///
     /// # Errors
     /// If the file, or one of those it will be rotated to, exists and `force` is not given, or is
-    /// not a regular file; or if no file can be made there.
+    /// not a regular file; or if no file can be created there.
     pub fn check(&self) -> Result<()> {
         for name in self.names() {
             files::check_new(&name, self.force)?;
@@ -49,7 +49,7 @@ impl Plan {
     pub fn begin(&self, header: Header) -> Result<Recorder> {
         self.check()?;
         for name in self.names().skip(1) {
-            // Of an earlier recording, and to be overwritten: one with gaps could not be replayed.
+            // These are of an earlier recording, which is overwritten: with gaps it could not be replayed.
             if name.symlink_metadata().is_ok() {
                 fs::remove_file(&name).with_context(|| files::cannot_write(&name))?;
             }
@@ -79,13 +79,13 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
     name.into()
 }
 
-/// Files that rotate. FILE becomes FILE.1, FILE.1 becomes FILE.2, and so on; the last one goes. Only
-/// files that this recording made are moved or removed, and none is put in the place of another.
+/// Rotating files. FILE becomes FILE.1, FILE.1 becomes FILE.2, and so on; the last one is removed. Only
+/// files that this recording created are renamed or removed, and none replaces another file.
 struct Rotated {
     path: PathBuf,
     /// Files to keep, the one being written included.
     keep: usize,
-    /// Whether the first may overwrite what is there.
+    /// Whether the first file may overwrite an existing one.
     force: bool,
     /// The files of this recording, FILE first, then FILE.1 and so on.
     made: VecDeque<Id>,
@@ -98,7 +98,7 @@ impl Storage for Rotated {
             self.move_on(number)?;
         }
         let file = files::create(&self.path, files::PRIVATE, force)?;
-        // Seen by [`Plan::check`] of other instances. Some file systems have no locks.
+        // [`Plan::check`] of other instances sees the lock. Some file systems have no locks.
         let _ = file.try_lock();
         self.made.push_front(Id::from(&file.metadata()?));
         self.made.truncate(self.keep);
@@ -118,7 +118,7 @@ impl Rotated {
             numbered(&self.path, number + 1),
         );
         match fs::symlink_metadata(&from) {
-            // Removed meanwhile: one less to keep.
+            // The file was removed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Ok(there) if self.made.get(number) == Some(&Id::from(&there)) => {}
             _ => bail!(

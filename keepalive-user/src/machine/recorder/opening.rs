@@ -1,4 +1,4 @@
-//! Recordings that are replayed: opened, and put in order.
+//! Opens recordings for replay, and puts them in order.
 
 use std::{
     io::{self, Read},
@@ -16,10 +16,10 @@ use crate::{
     machine::files,
 };
 
-/// Opens recordings, and puts those of one trace in order.
+/// Opens the files of one trace, and puts them in order.
 ///
 /// # Errors
-/// If one is no recording, or they are of several traces.
+/// If one is not a recording, or they are of several traces.
 pub fn open_all(paths: &[PathBuf]) -> Result<Vec<Recording<Box<dyn Read>>>> {
     let mut all = paths
         .iter()

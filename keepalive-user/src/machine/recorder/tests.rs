@@ -1,4 +1,4 @@
-//! What a recording keeps, and what becomes of one that is cut, damaged or no recording at all.
+//! The contents of recordings, and the errors for truncated, damaged and foreign files.
 
 mod files;
 
@@ -53,7 +53,7 @@ pub fn header() -> Header {
     }
 }
 
-/// A sink that can be looked into.
+/// A sink whose contents can be read.
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
 
@@ -98,7 +98,7 @@ const ANY: Limits = Limits {
     compressed: false,
 };
 
-/// A directory that goes with the test.
+/// A directory that is removed with the test.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -120,7 +120,7 @@ impl Drop for Directory {
     }
 }
 
-/// A live trace of these records, recorded, a flush after each; what it printed.
+/// Records a live trace of these records, with a flush after each; returns its output.
 fn live(path: &Path, limits: Limits, records: &[Record]) -> String {
     let shown = Shared::default();
     let recorder = create(path, limits, false).unwrap();
@@ -161,8 +161,8 @@ fn live(path: &Path, limits: Limits, records: &[Record]) -> String {
     shown.text()
 }
 
-/// What a recording tells, and how it went.
-pub fn told(bytes: &[u8]) -> (String, Result<ReplayStats>) {
+/// Replays a recording; returns the output and the result.
+pub fn replayed(bytes: &[u8]) -> (String, Result<ReplayStats>) {
     let shown = Shared::default();
     let outcome = Reader::new(bytes).and_then(|reader| {
         let recording = Recording {
@@ -181,12 +181,12 @@ pub fn told(bytes: &[u8]) -> (String, Result<ReplayStats>) {
 }
 
 #[test]
-fn tells_again_what_the_trace_told() {
+fn a_replay_prints_what_the_trace_printed() {
     let directory = Directory::new("again");
     for compressed in [false, true] {
         let path = directory.file(if compressed { "zstd.kar" } else { "plain.kar" });
         let shown = live(&path, Limits { compressed, ..ANY }, &story());
-        let (again, outcome) = told(&fs::read(&path).unwrap());
+        let (again, outcome) = replayed(&fs::read(&path).unwrap());
         assert_eq!(outcome.unwrap().cut, None);
         assert_eq!(again, shown);
         assert!(
@@ -197,9 +197,9 @@ fn tells_again_what_the_trace_told() {
     }
 }
 
-/// Whatever is whole before the cut is told, and the cut is named.
+/// Everything complete before the cut is replayed, and the cut is reported.
 #[test]
-fn a_cut_anywhere_is_told_up_to_the_cut() {
+fn a_truncated_recording_is_replayed_up_to_the_cut() {
     let directory = Directory::new("cut");
     let path = directory.file("x.kar");
     let shown = live(&path, ANY, &story());
@@ -207,27 +207,27 @@ fn a_cut_anywhere_is_told_up_to_the_cut() {
     let header = 20 + u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
     let mut most = 0;
     for length in 0..bytes.len() {
-        let (text, outcome) = told(&bytes[..length]);
+        let (text, outcome) = replayed(&bytes[..length]);
         if length < header {
             let error = format!("{:#}", outcome.unwrap_err());
             assert!(
-                error.contains("cut") || error.contains("no recording"),
+                error.contains("truncated") || error.contains("not a keepalive recording"),
                 "{error}"
             );
             continue;
         }
-        let cut = outcome.unwrap().cut.expect("a cut file is not whole");
+        let cut = outcome.unwrap().cut.expect("a truncated file is reported");
         assert!(cut.contains("truncated at byte"), "{cut}");
         let events = same_beginning(&text, &shown);
-        assert!(events >= most, "a longer file tells less");
+        assert!(events >= most, "a longer file replays fewer events");
         most = events;
     }
     // The last block has the loss and the end.
     assert_eq!(most, shown.lines().count() - 2);
 }
 
-/// How many lines are told as they were; but for the end, and what is told late at the end, they
-/// must be all.
+/// The number of equal lines at the beginning. Only the end, and lines that are printed late at the end,
+/// may differ.
 fn same_beginning(text: &str, shown: &str) -> usize {
     let same = text.lines().zip(shown.lines());
     let same = same.take_while(|(line, live)| line == live).count();
@@ -239,9 +239,9 @@ fn same_beginning(text: &str, shown: &str) -> usize {
     same
 }
 
-/// Every byte counts: a changed one is noticed, and the place is named.
+/// Every changed byte is detected, and the position is reported.
 #[test]
-fn damage_is_noticed_and_named() {
+fn damage_is_detected_and_located() {
     let directory = Directory::new("damage");
     let path = directory.file("x.kar");
     let shown = live(&path, ANY, &story());
@@ -249,7 +249,7 @@ fn damage_is_noticed_and_named() {
     for at in 0..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x10;
-        let (text, outcome) = told(&damaged);
+        let (text, outcome) = replayed(&damaged);
         match outcome {
             Err(error) => {
                 let error = format!("{error:#}");
@@ -257,23 +257,23 @@ fn damage_is_noticed_and_named() {
                     "byte",
                     "header",
                     "version",
-                    "no recording",
-                    "records are of",
+                    "not a keepalive recording",
+                    "records have",
                 ];
                 assert!(
                     known.iter().any(|word| error.contains(word)),
                     "{at}: {error}"
                 );
             }
-            // A length that grew looks like a cut.
-            Ok(told) => assert!(told.cut.is_some(), "byte {at} was not missed"),
+            // A larger length field looks like a truncated file.
+            Ok(stats) => assert!(stats.cut.is_some(), "byte {at}: damage not detected"),
         }
         same_beginning(&text, &shown);
     }
 }
 
 #[test]
-fn files_of_one_trace_go_on_where_the_other_ends() {
+fn files_of_one_trace_are_replayed_in_order() {
     let directory = Directory::new("rotate");
     let path = directory.file("x.kar");
     let limits = Limits {
@@ -295,7 +295,7 @@ fn files_of_one_trace_go_on_where_the_other_ends() {
     let recordings = open_all(&all).unwrap();
     let outcome = play(recordings, Wanted::default(), again.output(), &mut |_| {}).unwrap();
     assert_eq!((again.text(), outcome.cut), (shown, None));
-    // The last one alone can be read as well; one missing in between is noticed.
+    // The last file alone is readable as well; a missing one in between is an error.
     assert!(open_all(&all[..1]).is_ok());
     let gap = [all[0].clone(), all[2].clone()];
     let error = open_all(&gap).err().expect("a gap").to_string();
@@ -303,7 +303,7 @@ fn files_of_one_trace_go_on_where_the_other_ends() {
 }
 
 #[test]
-fn old_files_go_and_others_are_not_overwritten() {
+fn old_files_are_removed_and_others_are_not_overwritten() {
     let directory = Directory::new("keep");
     let path = directory.file("x.kar");
     let limits = Limits {
@@ -318,7 +318,7 @@ fn old_files_go_and_others_are_not_overwritten() {
 }
 
 #[test]
-fn what_the_rate_leaves_out_is_counted() {
+fn records_above_the_rate_are_counted() {
     let directory = Directory::new("rate");
     let limits = Limits {
         rate: Some(2),

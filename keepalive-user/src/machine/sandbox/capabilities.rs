@@ -1,4 +1,4 @@
-//! Which capabilities a confined command keeps, and giving up the others: effective, permitted,
+//! Which capabilities a confined command keeps. All others are dropped: effective, permitted,
 //! inheritable, ambient and the bounding set.
 
 use std::{io, path::Path, thread};
@@ -18,18 +18,18 @@ pub struct Kept {
     pub name: &'static str,
     pub capability: Capability,
     pub purpose: &'static str,
-    /// When it is kept; always, if this is empty.
+    /// The condition under which it is kept; empty = always.
     pub only: &'static str,
     is_needed: fn(&Needs) -> bool,
 }
 
-/// The one table: what is kept, for what, and when. Everything else is dropped.
+/// The capabilities that are kept, their purpose and condition. All others are dropped.
 pub const KEPT: &[Kept] = &[
     Kept {
         name: "CAP_BPF",
         capability: Capability::CAP_BPF,
         purpose: "reading BPF maps",
-        only: "where the kernel asks for it (before 5.19, kernel.unprivileged_bpf_disabled)",
+        only: "where the kernel requires it (before 5.19, kernel.unprivileged_bpf_disabled)",
         is_needed: |needs| needs.bpf && !reads_maps_without(Capability::CAP_BPF),
     },
     Kept {
@@ -63,18 +63,18 @@ pub const KEPT: &[Kept] = &[
     Kept {
         name: "CAP_NET_ADMIN",
         capability: Capability::CAP_NET_ADMIN,
-        purpose: "being told by sock_diag which sockets are MPTCP",
+        purpose: "reading from sock_diag which sockets are MPTCP",
         only: "if sockets are listed by sock_diag",
         is_needed: |needs| needs.sock_diag,
     },
 ];
 
-/// What is kept of what is held.
+/// The capabilities to keep, of those held.
 pub fn needed(needs: &Needs) -> CapsHashSet {
     let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
     let kept = KEPT.iter().filter(|kept| (kept.is_needed)(needs));
     let mut keep: CapsHashSet = kept.map(|kept| kept.capability).collect();
-    // It stands for CAP_BPF where that is not held.
+    // CAP_SYS_ADMIN includes CAP_BPF.
     if keep.contains(&Capability::CAP_BPF) && !held.contains(&Capability::CAP_BPF) {
         keep.insert(Capability::CAP_SYS_ADMIN);
     }
@@ -88,7 +88,7 @@ pub fn names(keep: &CapsHashSet) -> Vec<String> {
     names
 }
 
-/// Drops all others from every set of the calling thread; what could not be dropped.
+/// Drops all others from every set of the calling thread; returns the sets that could not be changed.
 pub fn keep_only(keep: &CapsHashSet) -> Vec<String> {
     let mut missing = Vec::new();
     let mut note = |what: &str, outcome: Result<(), String>| {
@@ -97,7 +97,7 @@ pub fn keep_only(keep: &CapsHashSet) -> Vec<String> {
         }
     };
     let text = |error: caps::errors::CapsError| error.to_string();
-    // Takes CAP_SETPCAP, which goes with the others. Without it no_new_privs has the same effect.
+    // Needs CAP_SETPCAP, which is dropped below. Without it no_new_privs has the same effect.
     note("bounding set of capabilities", empty_bounding_set());
     let none = CapsHashSet::new();
     note(
@@ -117,12 +117,12 @@ pub fn keep_only(keep: &CapsHashSet) -> Vec<String> {
     missing
 }
 
-/// Nothing that is executed may gain anything: nothing is executed.
+/// Empties the bounding set, so that no executed program can gain a capability.
 fn empty_bounding_set() -> Result<(), String> {
-    // Also those that this program does not know.
+    // Also the capabilities that are newer than this program.
     for bit in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
-        // Above the last one of this kernel: EINVAL.
+        // EINVAL: above the last capability of this kernel.
         let Ok(held) = capability_is_in_bounding_set(capability) else {
             break;
         };
@@ -134,7 +134,7 @@ fn empty_bounding_set() -> Result<(), String> {
     Ok(())
 }
 
-/// Whether something works on a thread without some capabilities, which ends with it.
+/// Whether `trial` succeeds on a thread without some capabilities; the thread then ends.
 fn works_without(dropped: &[Capability], trial: impl FnOnce() -> bool + Send) -> bool {
     thread::scope(|scope| {
         let trial = scope.spawn(|| {
@@ -147,15 +147,15 @@ fn works_without(dropped: &[Capability], trial: impl FnOnce() -> bool + Send) ->
     })
 }
 
-/// Whether bpf(2) answers a question about a map to a thread without this capability: some kernels
-/// refuse every command before they look at it.
+/// Whether bpf(2) reads a map for a thread without this capability: some kernels refuse every command
+/// before they check it.
 fn reads_maps_without(capability: Capability) -> bool {
     works_without(&[capability, Capability::CAP_SYS_ADMIN], || {
         Errno::from_io_error(&syscall::bpf_lookup_of_no_map()) == Some(Errno::BADF)
     })
 }
 
-/// Whether files can be created there without overriding its mode.
+/// Whether files can be created in this directory without CAP_DAC_OVERRIDE.
 fn is_writable_without(directory: &Path) -> bool {
     works_without(
         &[

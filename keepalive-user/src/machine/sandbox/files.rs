@@ -1,4 +1,4 @@
-//! Landlock: which files may still be opened, whoever owns them.
+//! Landlock: which files may still be opened, independent of their owner and mode.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,11 @@ use landlock::{
 use super::{Needs, Owners};
 use crate::machine::owners::cgroup2_root;
 
-/// The newest version whose rights are known here; an older kernel applies what it has.
+/// The newest ABI version that this file uses; an older kernel applies the rights that it supports.
 const NEWEST: ABI = ABI::V6;
 
-/// What may be read by every command: processes, cgroups (also for how many processors we have), and
-/// where text gets its time zone from.
+/// Files that every command may read: processes, cgroups (also for the number of CPUs), and the files of
+/// the time zone.
 const READ: &[&str] = &[
     "/proc",
     "/sys/fs/cgroup",
@@ -22,23 +22,23 @@ const READ: &[&str] = &[
     "/usr/share/zoneinfo",
 ];
 
-/// Restricts the calling thread to the files that are needed; how far the kernel went.
+/// Restricts the calling thread to the files that are needed; returns how far the kernel applied it.
 pub fn restrict(needs: &Needs) -> Result<String, String> {
-    // A process under Landlock may not look at the files of one that is not (`domain_ptrace`).
+    // A process under Landlock may not read /proc/PID/fd of a process that is not (`domain_ptrace`).
     if needs.owners == Owners::Proc {
-        return Err("it would hide the files of other processes in /proc from us".to_owned());
+        return Err("it would hide /proc/PID/fd of other processes".to_owned());
     }
     if needs.namespaces {
-        return Err("it would hide the network namespaces of other processes from us".to_owned());
+        return Err("it would hide the network namespaces of other processes".to_owned());
     }
     let status = ruleset(needs)
         .and_then(RulesetCreated::restrict_self)
         .map_err(|error| error.to_string())?;
     match status.ruleset {
         RulesetStatus::FullyEnforced => Ok("in full".to_owned()),
-        RulesetStatus::PartiallyEnforced => Ok("as far as this kernel has it".to_owned()),
+        RulesetStatus::PartiallyEnforced => Ok("as far as this kernel supports it".to_owned()),
         RulesetStatus::NotEnforced => {
-            Err("this kernel has none, or it is not enabled (lsm=…,landlock)".to_owned())
+            Err("this kernel does not support it, or it is not enabled (lsm=…,landlock)".to_owned())
         }
     }
 }
@@ -48,7 +48,7 @@ fn ruleset(needs: &Needs) -> Result<RulesetCreated, landlock::RulesetError> {
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?;
-    // The connection of the self-test has whatever port is free.
+    // The connection of the self-test uses any free port.
     if !needs.listing {
         ruleset = ruleset.handle_access(AccessNet::from_all(NEWEST))?;
     }
@@ -73,7 +73,7 @@ fn ruleset(needs: &Needs) -> Result<RulesetCreated, landlock::RulesetError> {
     Ok(ruleset)
 }
 
-/// What is not there needs no rule.
+/// A path that does not exist needs no rule.
 fn allow(
     ruleset: RulesetCreated,
     path: &Path,

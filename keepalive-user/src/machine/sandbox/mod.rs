@@ -1,12 +1,12 @@
 //! # The sandbox
 //!
-//! What a command does not need any more once its privileged part is over it gives up, for good:
-//! capabilities, system calls, files. Loading and attaching BPF programs needs root; reading what
-//! they report does not. All of it is undone by nothing and holds for every thread that is started
-//! later, so it is applied before the command starts any.
+//! When the privileged part of a command is over, it drops for good what it does not need any more:
+//! capabilities, system calls, files. Loading and attaching BPF programs needs root; reading their records
+//! does not. Nothing undoes the restrictions; every thread inherits them from the thread that starts it,
+//! so they are applied before the command starts any.
 //!
-//! What a kernel or a container does not allow to be given up is reported with `-v` and by `doctor`;
-//! the command runs all the same.
+//! If the kernel or the container does not allow a restriction, `-v` and `doctor` report it; the command
+//! runs without it.
 
 pub mod capabilities;
 mod files;
@@ -21,14 +21,14 @@ use rustix::thread::set_no_new_privs;
 
 use super::clock;
 
-/// What a command has to do after its privileged part.
+/// The operations of a command after its privileged part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Reads the maps of loaded programs, and walks their iterators.
     pub bpf: bool,
     /// Lists sockets again: makes the connection of the self-test, starts iterators, asks sock_diag.
     pub listing: bool,
-    /// Asks sock_diag, which does not report MPTCP to everyone.
+    /// Uses sock_diag, which reports MPTCP only with CAP_NET_ADMIN.
     pub sock_diag: bool,
     pub owners: Owners,
     /// Enters other network namespaces.
@@ -42,7 +42,7 @@ pub struct Needs {
 /// How the owners of sockets are resolved from now on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Owners {
-    /// They are not.
+    /// They are not resolved.
     #[default]
     Resolved,
     /// By the BPF iterator over open files; only names of processes are read from /proc.
@@ -56,7 +56,7 @@ pub enum Owners {
 }
 
 impl Needs {
-    /// What `trace` does: read the ring and the counters, and resolve owners.
+    /// The needs of `trace`: read the ring and the counters, and resolve owners.
     pub fn tracing(owners: Owners) -> Self {
         Self {
             bpf: true,
@@ -65,7 +65,7 @@ impl Needs {
         }
     }
 
-    /// What `top` does besides: draw, and record here when asked to.
+    /// The needs of `top`: in addition, draw, and record into this directory on request.
     pub fn screen(owners: Owners) -> Self {
         Self {
             terminal: true,
@@ -74,12 +74,12 @@ impl Needs {
         }
     }
 
-    /// What is listed is only printed.
+    /// The command only prints from now on.
     pub fn printing() -> Self {
         Self::default()
     }
 
-    /// Lists again and again.
+    /// The command lists repeatedly.
     pub fn listing() -> Self {
         Self {
             bpf: true,
@@ -97,7 +97,7 @@ impl Needs {
     }
 }
 
-/// The directory in which a file is.
+/// The directory of a file.
 fn directory_of(file: &Path) -> PathBuf {
     match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -105,12 +105,12 @@ fn directory_of(file: &Path) -> PathBuf {
     }
 }
 
-/// What was given up.
+/// The result of the restrictions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sandbox {
-    /// Capabilities that stay.
+    /// The capabilities that are kept.
     pub kept: Vec<String>,
-    /// What could not be applied, with the reason.
+    /// Restrictions that could not be applied, with the reason.
     pub missing: Vec<String>,
     /// `None` if the filter is refused.
     pub system_calls: Option<usize>,
@@ -118,15 +118,15 @@ pub struct Sandbox {
     pub landlock: Option<String>,
 }
 
-/// Gives up all that is not needed. All of it is a thread's own, and inherited by those that it starts:
-/// a thread that was started before keeps what it has. There is one, which lists the sockets older than
-/// a trace, and ends with that.
+/// Drops everything that is not needed. The restrictions apply to the calling thread and are inherited by
+/// the threads that it starts: a thread that was started before keeps its rights. There is one such thread:
+/// it lists the sockets that are older than a trace, and then ends.
 fn enter(needs: &Needs) -> Sandbox {
     let mut sandbox = apply(needs);
     let others = fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count().saturating_sub(1));
     if others > 0 {
         sandbox.missing.push(format!(
-            "{others} threads that were started before keep what they have until they end"
+            "{others} threads that were started before keep their rights until they end"
         ));
     }
     for missing in &sandbox.missing {
@@ -136,7 +136,7 @@ fn enter(needs: &Needs) -> Sandbox {
     sandbox
 }
 
-/// Whether a command gives up what it does not need (`--no-sandbox`).
+/// Whether a command enters the sandbox (`--no-sandbox`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confinement {
     Applied,
@@ -153,7 +153,7 @@ impl Confinement {
     }
 }
 
-/// What [`enter`] would do on this machine, found out by doing it on a thread that then ends.
+/// The result of [`enter`] on this machine: runs it on a thread that then ends.
 pub fn try_out(needs: &Needs) -> Sandbox {
     std::thread::scope(|scope| {
         scope
@@ -165,11 +165,11 @@ pub fn try_out(needs: &Needs) -> Sandbox {
 
 fn apply(needs: &Needs) -> Sandbox {
     let mut sandbox = Sandbox::default();
-    // Found out while everything is still allowed; also where the clocks are, which asks prctl(2) and may
-    // read /proc/self/auxv the first time.
+    // Evaluated while everything is still allowed; so is the first read of a clock, which resolves the vDSO
+    // and may call prctl(2) and read /proc/self/auxv.
     let _ = clock::monotonic_ns();
     let keep = capabilities::needed(needs);
-    // No program that this process starts has more rights than it.
+    // A program that this process executes cannot gain rights.
     if let Err(error) = set_no_new_privs(true) {
         sandbox.missing.push(format!("no_new_privs: {error}"));
     }

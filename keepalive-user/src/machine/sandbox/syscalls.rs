@@ -1,6 +1,6 @@
 //! The seccomp filter: the system calls that a confined command may still make, with the arguments
-//! they may have. Any other fails with EPERM, and is logged by the kernel (audit); it kills nothing:
-//! a tracer that ends on a production machine is worse than one whose call fails.
+//! they may have. Any other call fails with EPERM, and the kernel logs it (audit). The filter does not kill
+//! the process: a tracer that dies on a production machine is worse than one with a failing call.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use seccompiler::{
 use super::Needs;
 use crate::machine::syscall;
 
-/// Whatever its arguments.
+/// Allowed with any arguments.
 const ALWAYS: &[u32] = &[
     // Files that are open, and names of files.
     nr::__NR_read,
@@ -97,11 +97,11 @@ const ALWAYS: &[u32] = &[
     nr::__NR_getgid,
     nr::__NR_getegid,
     nr::__NR_capget,
-    // What signals wake the event loop with: a socket pair that is open already.
+    // A signal handler wakes the event loop through a socket pair that is open already.
     nr::__NR_recvfrom,
 ];
 
-/// Older names of the same, which some C libraries use where there are such.
+/// Older variants of the same calls, which some C libraries use where they exist.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[u32] = &[
     nr::__NR_stat,
@@ -116,7 +116,7 @@ const OLDER: &[u32] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[u32] = &[];
 
-/// Only for those that create files later.
+/// Only for commands that create files later.
 const FILES: &[u32] = &[
     nr::__NR_renameat2,
     nr::__NR_unlinkat,
@@ -133,7 +133,7 @@ const FILES: &[u32] = &[
     nr::__NR_renameat,
 ];
 
-/// Only for those that list sockets again: the self-test's connection, and copies of sockets.
+/// Only for commands that list sockets again: the self-test's connection, and copies of sockets.
 const LISTING: &[u32] = &[
     nr::__NR_bind,
     nr::__NR_listen,
@@ -148,11 +148,11 @@ const LISTING: &[u32] = &[
     nr::__NR_pidfd_getfd,
 ];
 
-/// `enum bpf_cmd`: what a tracer asks of objects it holds. None of them loads or makes anything.
+/// `enum bpf_cmd`: the commands on objects that a tracer holds. None of them loads a program or creates a map.
 const BPF: &[u32] = &[
     1,  // BPF_MAP_LOOKUP_ELEM
     4,  // BPF_MAP_GET_NEXT_KEY
-    10, // BPF_PROG_TEST_RUN: looks at one socket
+    10, // BPF_PROG_TEST_RUN: reads one socket
     15, // BPF_OBJ_GET_INFO_BY_FD
     24, // BPF_MAP_LOOKUP_BATCH
     28, // BPF_LINK_CREATE: one per walk of an iterator that is loaded
@@ -178,7 +178,7 @@ const IOCTLS: &[u32] = &[
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Installs the filter for the calling thread and those that it starts; how many system calls it lets through.
+/// Installs the filter for the calling thread and those that it starts; returns the number of allowed calls.
 pub fn restrict(needs: &Needs) -> Result<usize> {
     let (count, programs) = programs(needs)?;
     for program in &programs {
@@ -187,19 +187,19 @@ pub fn restrict(needs: &Needs) -> Result<usize> {
     Ok(count)
 }
 
-/// The names' numbers that are allowed, and the programs to install, in order.
+/// The number of allowed system calls, and the programs to install, in order.
 fn programs(needs: &Needs) -> Result<(usize, [BpfProgram; 2])> {
     let rules = rules(needs)?;
     let count = rules.len();
     let allowed = compile(rules, SeccompAction::Errno(EPERM), SeccompAction::Allow)?;
-    // Its flags are in memory, where no filter sees them: without it the C library takes clone. Of
-    // two filters the stricter counts, so the other lets it through.
+    // The flags of clone3 are in memory, which no filter can read: with ENOSYS the C library uses clone
+    // instead. Of two filters the stricter result counts, so the other one allows clone3.
     let no_clone3 = compile(
         Rules::from([(nr::__NR_clone3.into(), Vec::new())]),
         SeccompAction::Allow,
         SeccompAction::Errno(ENOSYS),
     )?;
-    // The second cannot be followed by a third.
+    // After the second filter no third one can be installed.
     Ok((count, [no_clone3, allowed]))
 }
 
@@ -249,13 +249,12 @@ fn rules(needs: &Needs) -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-/// Memory that is not executable, threads that are not processes, and signals to ourselves.
+/// Allows memory that is not executable, threads but not processes, and signals to this process.
 fn process_rules() -> Result<Rules, BackendError> {
     let no_code = |index| is(index, SeccompCmpOp::MaskedEq(PROT_EXEC.into()), 0);
     let a_thread = SeccompCmpOp::MaskedEq(CLONE_THREAD.into());
     let own_limits = vec![equals(0, 0)?, equals(0, std::process::id().into())?];
-    // No address: only to those that it is connected to.
-    // What wakes an event loop after a signal.
+    // Without an address: only to the connected peer. It wakes the event loop after a signal.
     let pair = equals(0, net::AF_UNIX.into())?;
     let connected = SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
     Ok(Rules::from([
@@ -282,7 +281,7 @@ fn process_rules() -> Result<Rules, BackendError> {
     ]))
 }
 
-/// The flags of open(2), which are at this place: nothing is created, written or cut.
+/// The flags of open(2) are the argument at `index`: no file is created, written or truncated.
 fn opens_to_read(index: u8) -> Result<SeccompRule, BackendError> {
     let writing = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND;
     is(index, SeccompCmpOp::MaskedEq(writing.into()), 0)

@@ -1,4 +1,4 @@
-//! On threads of their own: what they give up ends with them.
+//! Each test runs on a thread of its own: its restrictions end with the thread.
 
 use std::{fs, io, os::fd::AsRawFd, process::Command, thread};
 
@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::*;
 
-/// Does something on a thread that is confined first.
+/// Runs `work` on a thread that is confined first.
 fn confined<T: Send + 'static>(needs: Needs, work: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = thread::spawn(move || {
         let sandbox = apply(&needs);
@@ -38,7 +38,7 @@ fn nothing_is_written_executed_or_connected() {
     });
 }
 
-/// What the standard library does goes on: threads, memory, time, panics, reading.
+/// The standard library still works: threads, memory, time, panics, reading.
 #[test]
 fn ordinary_work_goes_on() {
     for needs in [
@@ -47,7 +47,7 @@ fn ordinary_work_goes_on() {
         Needs::tracing(Owners::Iterator),
         Needs::listing(),
     ] {
-        // Not every machine has one.
+        // The file is absent on some machines.
         let zone = jiff::tz::TimeZone::try_system().is_ok();
         confined(needs, move || {
             let made = thread::spawn(|| vec![7_u8; 64 << 20].len()).join().unwrap();
@@ -97,7 +97,7 @@ fn bpf_only_reads() {
     });
 }
 
-/// TIOCSTI types into the terminal of whoever started us.
+/// TIOCSTI inserts input into the terminal that the command was started from.
 #[test]
 fn no_keys_are_typed() {
     confined(Needs::tracing(Owners::Proc), || {
@@ -111,7 +111,7 @@ fn no_keys_are_typed() {
 }
 
 #[test]
-fn what_is_given_up_is_shown() {
+fn the_restrictions_are_printed() {
     let tried = try_out(&Needs::printing());
     assert_eq!(tried.kept, Vec::<String>::new());
     assert!(

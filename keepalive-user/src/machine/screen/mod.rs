@@ -1,7 +1,7 @@
 //! # The screen
 //!
-//! The terminal: ours from when it is opened until it is dropped, and clean after that, whatever
-//! happens. Frames go through a queue: a terminal that takes none holds up nothing else.
+//! The terminal in raw mode: it is restored when the screen is dropped, also after a panic. Frames go
+//! through a queue: a terminal that does not take them blocks nothing else.
 
 use std::{
     cell::RefCell,
@@ -30,12 +30,12 @@ use super::{
 };
 use crate::core::exit::{Exit, Refusal};
 
-/// How long the terminal is given to take what leaves it clean.
+/// How long the terminal may take for the sequences that restore it.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// Bytes that may wait: frames are drawn only when none do.
+/// The limit of the queue, bytes; a frame is drawn only when the queue is empty.
 const LIMIT: usize = 1 << 20;
 
-/// Frames of the screen that is open.
+/// The queue of the open screen.
 static FRAMES: Mutex<Option<Watcher>> = Mutex::new(None);
 
 /// A terminal in raw mode, showing its alternate screen.
@@ -47,7 +47,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal. A panic gives it back before it prints anything.
+    /// Takes the terminal. A panic restores it before it prints its message.
     pub fn open() -> Result<Self> {
         restore_before_panics();
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -61,7 +61,7 @@ impl Screen {
         let terminal = terminal.context("cannot draw on this terminal")?;
         let diagnostics = log::max_level();
         if io::stderr().is_terminal() {
-            // They would be written across the screen.
+            // Diagnostics would overwrite the screen.
             log::set_max_level(log::LevelFilter::Off);
         }
         Ok(Self {
@@ -81,10 +81,10 @@ impl Screen {
         Ok(true)
     }
 
-    /// Gives the terminal back.
+    /// Restores the terminal.
     ///
     /// # Errors
-    /// If it does not take what leaves it clean.
+    /// If it does not take the sequences that restore it.
     pub fn close(&mut self) -> Result<()> {
         if self.closed {
             return Ok(());
@@ -92,7 +92,7 @@ impl Screen {
         self.closed = true;
         log::set_max_level(self.diagnostics);
         let taken = self.frames.leave();
-        // Both know how the terminal was.
+        // Both have saved the modes of the terminal.
         terminal::restore_modes();
         let restored = disable_raw_mode();
         if taken.context("cannot draw")? != Finished::Written {
@@ -106,7 +106,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A panic has left already. Nowhere to complain if the terminal is gone.
+        // The panic hook has restored the screen already. An error cannot be reported here.
         if !std::thread::panicking() {
             let _ = self.close();
         }
@@ -114,13 +114,13 @@ impl Drop for Screen {
     }
 }
 
-/// A panic leaves the screen before it prints its message.
+/// Installs a panic hook that restores the terminal before the panic's message is printed.
 fn restore_before_panics() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         let print = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
-            // What is being drawn comes before what leaves the screen.
+            // The current frame is written before the sequences that leave the screen.
             if let Ok(Some(frames)) = FRAMES.try_lock().as_deref() {
                 frames.wait(PATIENCE);
             }
@@ -157,7 +157,7 @@ impl Frames {
         self.0.borrow().queue.is_idle()
     }
 
-    /// The last frame: it leaves the screen.
+    /// Writes the last frame, which leaves the screen.
     fn leave(&mut self) -> io::Result<Finished> {
         let mut inner = self.0.borrow_mut();
         inner.queue.force();
@@ -167,7 +167,7 @@ impl Frames {
         inner.queue.finish(PATIENCE)
     }
 
-    /// Nothing follows.
+    /// Ends the queue: no frame follows.
     fn end(&mut self) {
         self.0.borrow_mut().ended = true;
     }

@@ -1,4 +1,4 @@
-//! What a panic leaves of the terminal, on a terminal of its own.
+//! The state of the terminal after a panic, on a pseudo-terminal.
 
 use std::{
     fs::File,
@@ -15,7 +15,7 @@ use rustix::{
 use super::*;
 
 const NAME: &str = "machine::screen::tests::a_panic_leaves_a_clean_terminal";
-/// Set in the process that is to panic.
+/// Set in the process that panics.
 const ON_TERMINAL: &str = "KEEPALIVE_TEST_ON_TERMINAL";
 
 /// Both ends of a new terminal.
@@ -61,7 +61,7 @@ fn a_panic_leaves_a_clean_terminal() {
     drop(theirs);
     let mut written = Vec::new();
     let mut reader = File::from(ours.as_fd().try_clone_to_owned().unwrap());
-    // Ends with an error when the last of the other ends is closed.
+    // Reading fails when the last descriptor of the other end is closed.
     let _ = reader.read_to_end(&mut written);
     assert!(!child.wait().unwrap().success());
     assert_eq!(modes(&ours), before);

@@ -1,5 +1,5 @@
-//! The loop of a live session: everything that can happen is one arm of one `select`, and each gets
-//! its turn. A flood of records delays neither a signal nor the clock nor a key.
+//! The loop of a live session: each source of events is one arm of a single `select`, and each gets its
+//! turn. A flood of records delays neither a signal nor the clock nor a key.
 
 use std::{
     os::fd::OwnedFd,
@@ -16,21 +16,21 @@ use tokio::{
 use super::Session;
 use crate::machine::{readiness::readable, stop};
 
-/// How long records are processed before signals, keys and the clock have their turn.
+/// How long records are processed before signals, keys and the clock are polled.
 const SLICE: Duration = Duration::from_millis(20);
-/// How long records wait for the listing of older sockets, which knows their owners.
+/// How long records wait for the listing of older sockets, which resolves their owners.
 const HEAD_START: Duration = Duration::from_millis(300);
 
-/// How often what happens.
+/// The intervals of the loop.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Losses are read, and whatever the command does regularly.
+    /// Interval of reading the losses, and of the command's regular work.
     pub tick: Duration,
-    /// Records gather this long after a wakeup, so that a burst costs one.
+    /// The delay after a wakeup, so that a burst of records costs one wakeup.
     pub gather: Duration,
 }
 
-/// What a turn was.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// The session has to stop.
@@ -41,7 +41,7 @@ pub enum Turn {
     Work,
 }
 
-/// A session and what wakes it.
+/// A session and its sources of wakeups.
 pub struct Live {
     pub session: Session,
     ring: AsyncFd<OwnedFd>,
@@ -49,15 +49,15 @@ pub struct Live {
     terminate: Signal,
     tick: Interval,
     gather: Duration,
-    /// Until then records wait, unless the listing ends before.
+    /// Records wait until this time, or until the listing ends.
     hold_until: Instant,
-    /// There may be more in the ring.
+    /// The ring may have more records.
     more: bool,
 }
 
 impl Live {
     /// # Errors
-    /// If the kernel refuses something to wait on.
+    /// If a source of wakeups cannot be created.
     pub fn new(session: Session, pace: Pace) -> Result<Self> {
         let ring = readable(session.as_fd()).context("cannot wait for the ring buffer")?;
         let mut tick = interval(pace.tick);
@@ -65,7 +65,7 @@ impl Live {
         Ok(Self {
             session,
             ring,
-            // `stop` has the flag; these wake us to look at it.
+            // `stop` sets the flag; these streams only wake the loop to check it.
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             tick,
@@ -75,7 +75,7 @@ impl Live {
         })
     }
 
-    /// Does what is to be done next, or waits for it. Nothing is lost if it is cancelled.
+    /// Does the next step, or waits for it. It is cancellation safe.
     pub async fn turn(&mut self) -> Result<Turn> {
         if stop::is_requested() || self.session.pipeline.is_done() {
             return Ok(Turn::Stop);
@@ -91,8 +91,8 @@ impl Live {
                 self.session.report_losses()?;
                 let now = self.session.now();
                 self.session.pipeline.report_unread(now)?;
-                // The ring wakes us only if it was empty, so that one wakeup that a kernel loses
-                // (measured on a 6.18.44) would be the last.
+                // The ring sends a wakeup only if it was empty: after a wakeup that the kernel loses
+                // (measured on a 6.18.44) no other would come.
                 self.more = true;
                 return Ok(Turn::Tick);
             }
@@ -108,7 +108,7 @@ impl Live {
             () = sleep_until(self.hold_until.into()), if holds => {}
             () = std::future::ready(()), if self.more && !holds => {}
             ready = self.ring.readable(), if !holds => {
-                // Cleared before the ring is drained: what comes meanwhile wakes us again.
+                // Readiness is cleared before draining: a record that arrives meanwhile wakes the loop again.
                 ready?.clear_ready();
                 self.more = true;
                 sleep(self.gather).await;
@@ -118,8 +118,7 @@ impl Live {
         Ok(Turn::Work)
     }
 
-    /// The older sockets are listed; their owners, if they are not resolved yet, have what is left of
-    /// the head start.
+    /// The older sockets are listed. Their owners, if not yet resolved, get the rest of the waiting time.
     fn end_of_seeding(&mut self) {
         let left = self.hold_until.saturating_duration_since(Instant::now());
         self.session.pipeline.owners.await_first_pass(left);

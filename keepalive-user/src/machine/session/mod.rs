@@ -1,7 +1,7 @@
 //! # A live session
 //!
-//! The kernel's side of `trace` and `top`: opened, seeded with the sockets that are older, drained
-//! into a pipeline, its losses told. When to drain is [`Live`]'s matter.
+//! The kernel's side of `trace` and `top`: opens the source, seeds it with older sockets, drains the ring
+//! into a pipeline, and reports losses. [`Live`] decides when to drain.
 
 mod live;
 mod seed;
@@ -35,36 +35,36 @@ use crate::core::{
     recording::{Header, Recorder},
 };
 
-/// Records taken from the ring before signals and the clock are looked at again.
+/// Records taken from the ring before signals and the clock are checked again.
 const AT_ONCE: u32 = 32;
-/// How long records are processed that were in the ring when the session had to stop.
+/// The time for records that were in the ring when the session had to stop.
 const LAST: Duration = Duration::from_millis(200);
-/// Records of later that show that all of before have come: each CPU's are in order.
+/// This many later records show that all earlier ones have arrived: those of each CPU are in order.
 const LATER: u32 = 4096;
-/// A timer that is this late, seconds, is a reason to look at its socket.
+/// If a timer is this late, seconds, its socket is read.
 const GRACE: u32 = 1;
-/// Sockets that are looked at in one go.
+/// The most sockets that are read at a time.
 const LOOKS: usize = 1024;
-/// Time for the last look at sockets, at the end.
+/// The time for the last reading of sockets, at the end.
 const LAST_LOOK: Duration = Duration::from_millis(150);
 
-/// What to watch, and how.
+/// What to trace, and how.
 pub struct Request {
     pub options: Options,
     pub wanted: Wanted,
-    /// Whether older sockets are told of at once, or when something happens to them.
+    /// Whether older sockets are reported at once, or at their first event.
     pub tell_older: bool,
-    /// What is to be done once everything is attached; the rest is given up.
+    /// The needs of the command once everything is attached; the sandbox drops the rest.
     pub needs: Needs,
     pub confinement: Confinement,
     /// The filters in force, by option name, for the `start` event.
     pub filters: BTreeMap<String, String>,
 }
 
-/// A kernel that is watched.
+/// A loaded tracer.
 pub struct Session {
     pub pipeline: Pipeline<LiveOwners>,
-    /// How a recording of it begins.
+    /// The header of its recordings.
     pub header: Header,
     source: Source,
     seeding: Seeding,
@@ -72,7 +72,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Attaches to the kernel, and shows the first line.
+    /// Attaches to the kernel, and prints the first line.
     pub fn open(
         request: &Request,
         recording: Option<&recorder::Plan>,
@@ -118,9 +118,9 @@ impl Session {
             request.wanted.pid,
             source.sees_accept(),
         );
-        // Its thread enters other namespaces, and ends once it has listed them.
+        // Its thread enters other namespaces, and ends once it has listed them; it needs the rights for that.
         let (seeding, iterators) = Seeding::start(&kernel, options.filter)?;
-        // All threads from here on have what this one has left.
+        // All threads that are started from here on inherit the restrictions of this one.
         request.confinement.enter(&request.needs);
         owners.start(iterators);
         diagnostics::start()?;
@@ -136,17 +136,17 @@ impl Session {
         Ok(session)
     }
 
-    /// The present moment, by the clocks as they were at the start.
+    /// The present moment, with the clock offset of the start.
     pub fn now(&self) -> When {
         clock::when(self.pipeline.clock())
     }
 
-    /// The ring, to wait on.
+    /// The ring's descriptor, to poll.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.source.as_fd()
     }
 
-    /// What is in the ring, or as much as can be processed in this time; true if there may be more.
+    /// Processes the records in the ring, for at most this time; true if there may be more.
     pub fn drain(&mut self, time: Duration) -> Result<bool> {
         let begin = Instant::now();
         let mut taken = 0_u32;
@@ -167,8 +167,8 @@ impl Session {
 
     fn take(&mut self, record: Result<Record>) -> Result<()> {
         match record {
-            // Of this or another instance. A socket that was shown before stays shown: anyone may set
-            // these options.
+            // Of this or another instance. A socket that was reported before is still reported: any
+            // process may set these options.
             Ok(record)
                 if is_of_a_self_test(&record.id, &record.settings)
                     && !self.pipeline.knows(&record.id) =>
@@ -183,8 +183,8 @@ impl Session {
         }
     }
 
-    /// Processes what was in the ring when the session had to stop, and counts as lost what there
-    /// is no time for. What comes later is not of this session.
+    /// Processes the records that were in the ring when the session had to stop, and counts as lost those for
+    /// which there is no time. Later records do not belong to this session.
     fn drain_before(&mut self, stop: u64) -> Result<()> {
         let begin = Instant::now();
         let (mut taken, mut late, mut left, mut probes) = (0_u32, 0, 0, 0);
@@ -214,7 +214,7 @@ impl Session {
         self.report_lost(LostWhere::Ring, left, probes)
     }
 
-    /// Reports what was lost since this was last done, and looks at sockets that are overdue.
+    /// Reports the losses since the last call, and reads sockets whose timers are overdue.
     pub fn report_losses(&mut self) -> Result<()> {
         self.look_for_missed()?;
         self.count_losses()
@@ -239,7 +239,7 @@ impl Session {
         self.pipeline.report_missed(self.now())
     }
 
-    /// Looks at sockets of which nothing was seen where something must have happened.
+    /// Reads sockets for which no record came although an event must have happened.
     fn look_for_missed(&mut self) -> Result<()> {
         let now = monotonic_ns();
         let overdue: Vec<u64> = self
@@ -250,7 +250,7 @@ impl Session {
         self.look(&overdue).map(drop)
     }
 
-    /// Looks at all sockets that may have done something unseen, so that the totals are right.
+    /// Reads all sockets that may have had an unseen event, so that the totals are correct.
     fn look_at_last(&mut self) -> Result<()> {
         if self.pipeline.is_done() {
             return Ok(());
@@ -272,7 +272,7 @@ impl Session {
         self.pipeline.unread(unread as u64, self.now())
     }
 
-    /// Has these sockets reported; how many could be.
+    /// Has the kernel report these sockets; returns how many it reported.
     fn look(&mut self, sockets: &[u64]) -> Result<usize> {
         for (done, &sk) in sockets.iter().enumerate() {
             match self.source.look(sk) {
@@ -280,7 +280,7 @@ impl Session {
                 Ok(Looked::Gone) => self.pipeline.gone(sk),
                 Ok(Looked::RingFull) => return Ok(done),
                 Err(error) => {
-                    log::debug!("cannot look at a socket: {error:#}");
+                    log::debug!("cannot read a socket: {error:#}");
                     return Ok(done);
                 }
             }
@@ -300,14 +300,14 @@ impl Session {
         })
     }
 
-    /// The end, after this outcome: the recording, the report and the summary are finished even if
-    /// an output has failed.
+    /// Ends the session with this outcome: finishes the recording, the report and the summary even if an
+    /// output has failed.
     ///
     /// # Errors
     /// The first failure.
     pub fn finish(&mut self, outcome: Result<()>) -> Result<()> {
         if outcome.is_err() {
-            // Nothing more can be written there, or it is of no use without an end.
+            // The output cannot be written any more, or is useless without its end.
             self.pipeline.close_failed();
         }
         let looked = self.look_at_last();
@@ -323,13 +323,13 @@ impl Session {
         worst([outcome, looked, drained, finished])
     }
 
-    /// Hands the programs' diagnostics to our log as they come.
+    /// Forwards the programs' diagnostics to the log.
     pub fn spawn_logger(&mut self) -> Result<()> {
         let mut logger = self.source.logger()?;
         let written = readable(&logger).context("cannot wait for the programs' diagnostics")?;
         tokio::spawn(async move {
             while let Ok(mut ready) = written.readable().await {
-                // Cleared before it is drained: what comes meanwhile wakes us again.
+                // Readiness is cleared before draining: a record that arrives meanwhile wakes this task again.
                 ready.clear_ready();
                 logger.flush();
             }
@@ -338,10 +338,10 @@ impl Session {
     }
 }
 
-/// Runs a live command on a runtime of its own, of one thread.
+/// Runs a live command on a single-threaded runtime of its own.
 ///
 /// # Errors
-/// If there can be no runtime, and those of the command.
+/// If the runtime cannot be started, and those of the command.
 pub fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -355,7 +355,7 @@ fn is_probe(record: &Record) -> bool {
     record.kind == Kind::KeepaliveTimer && record.after.probes_out > record.before.probes_out
 }
 
-/// If we lack capabilities, that is why.
+/// Replaces the error by the missing capabilities, if some are missing.
 pub fn name_missing_privileges(error: anyhow::Error) -> anyhow::Error {
     match privileges::missing() {
         missing if missing.is_empty() => error,
@@ -366,7 +366,7 @@ pub fn name_missing_privileges(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// What this session will not see, said before it starts.
+/// Warns, before the session starts, of events that it cannot see.
 fn warn_of_blind_spots(source: &Source, options: &Options) {
     for refused in &source.refused {
         log::warn!(

@@ -1,6 +1,6 @@
-//! Sockets that are older than the session, as far as the kernel lets us list them: what they may
-//! lose before something happens to them. A thread lists them, which takes long on a large machine; the
-//! session takes what it has found a batch at a time. Their owners are the resolver's matter.
+//! Sockets that are older than the session, if the kernel allows listing them: without that they are
+//! unknown until their first event. A thread lists them, which takes long on a large machine; the session
+//! takes the results in batches. The resolver finds their owners.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -22,12 +22,12 @@ use crate::{
     },
 };
 
-/// Time that the listing may take, beyond the read it is at.
+/// The time limit of the listing, checked between two reads.
 const LISTING: Duration = Duration::from_secs(2);
-/// Batches that may wait to be taken.
+/// The most batches in the channel.
 const BATCHES: usize = 8;
 
-/// The programs that list, shared with whoever else lists with them.
+/// The iterator programs, shared with the resolver.
 pub type SharedIterators = Arc<Mutex<Iterators>>;
 
 /// The running listing.
@@ -38,7 +38,7 @@ pub struct Seeding {
 }
 
 impl Seeding {
-    /// Starts the thread. It ends when all is listed, its time is over, or the session stops. The
+    /// Starts the thread. It ends when all sockets are listed, its time is over, or the session stops. The
     /// programs are `None` if the kernel refuses them.
     pub fn start(kernel: &Kernel, filter: Filter) -> Result<(Self, Option<SharedIterators>)> {
         let (sender, batches) = channel(BATCHES);
@@ -63,7 +63,7 @@ impl Seeding {
         self.running
     }
 
-    /// What was found next; `None` at the end.
+    /// The next batch; `None` at the end.
     pub async fn next(&mut self) -> Option<Vec<Snapshot>> {
         let older = self.batches.recv().await;
         self.running = older.is_some();
@@ -78,7 +78,7 @@ fn list(iterators: &Mutex<Iterators>, filter: &Filter, sender: &Sender<Vec<Snaps
         Namespace::all().map_or_else(|_| Vec::new(), |(all, _)| all.into_values().collect());
     let all = namespaces.len();
     for (done, namespace) in namespaces.into_iter().enumerate() {
-        // Each takes a walk over all sockets of the machine.
+        // Each namespace needs a walk over all sockets of the machine.
         if begin.elapsed() > LISTING {
             log::warn!(
                 "sockets older than this command are not listed in {} of {all} network namespaces: \
@@ -131,7 +131,7 @@ fn list_one(
 }
 
 impl Session {
-    /// Takes what the listing found.
+    /// Takes a batch of the listing.
     pub fn seed(&mut self, older: &[Snapshot]) -> Result<()> {
         for socket in older {
             if self.tell_older {
@@ -146,7 +146,7 @@ impl Session {
     }
 }
 
-/// The record of a socket to which nothing has happened yet.
+/// The record of a socket without an event yet.
 fn listed(socket: &Snapshot) -> Record {
     Record {
         id: socket.id,

@@ -17,7 +17,7 @@ use crate::core::{
     words::{bytes, millis, name, plural, seconds},
 };
 
-/// Runs of a schedule that fit a line.
+/// Number of timer runs up to which the schedule is printed.
 const SHOWN: usize = 10;
 
 /// One JSON object.
@@ -25,12 +25,12 @@ pub fn json(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
     json_line(explanation, writer)
 }
 
-/// Sentences, one a line.
+/// Sentences, one per line.
 pub fn text(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
     let mut lines = Vec::new();
     let socket = explanation.socket.as_deref();
     if let Some(socket) = socket {
-        lines.push(who(socket));
+        lines.push(heading(socket));
         lines.push(how_set(socket));
         lines.extend(elsewhere(socket, explanation));
         lines.extend(explanation.last_run.map(past));
@@ -49,8 +49,8 @@ pub fn text(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
     }
     if let Some(filter) = &explanation.capture_filter {
         lines.push(format!(
-            "A probe looks like any ACK in tcpdump: no data, sequence number one below what is \
-             expected (shown with -vv). Capture: tcpdump -ni any -vv '{filter}'"
+            "A probe looks like any ACK in tcpdump: no data, sequence number one below the \
+             next expected one (shown with -vv). Capture: tcpdump -ni any -vv '{filter}'"
         ));
     }
     for line in lines {
@@ -59,13 +59,13 @@ pub fn text(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// Whether another state of the same socket is worth telling.
+/// Whether a later state of the same socket differs enough to be printed.
 pub fn differs(before: &Explanation, now: &Explanation) -> bool {
-    let rule = |told: &Explanation| Some(told.socket.as_ref()?.death?.rule);
+    let rule = |state: &Explanation| Some(state.socket.as_ref()?.death?.rule);
     before.outlook != now.outlook || rule(before) != rule(now)
 }
 
-/// What is different now, while the socket is followed.
+/// Prints the sentences that changed, for `--follow`.
 pub fn news(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
     let Some(socket) = &explanation.socket else {
         return Ok(());
@@ -77,17 +77,17 @@ pub fn news(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// That the socket has ended, and nothing told how.
+/// Prints that the socket has ended when no event reported its end.
 pub fn gone(before: &Explanation, writer: &mut impl Write) -> Result<()> {
     let why = if before.outlook == Some(Outlook::KeepaliveOff) {
-        "with SO_KEEPALIVE off the kernel does not report how"
+        "with SO_KEEPALIVE off the cause is not recorded"
     } else {
-        "how was not seen"
+        "the cause was not seen"
     };
     writeln!(writer, "The socket has ended: {why}.").context("cannot write")
 }
 
-/// A socket among others, with names that it can be asked for by.
+/// One of several matching sockets, by the names that `explain` accepts.
 pub fn choice(socket: &ListedSocket) -> String {
     let cookie = socket.socket.cookie;
     format!(
@@ -100,7 +100,7 @@ pub fn choice(socket: &ListedSocket) -> String {
     )
 }
 
-fn who(socket: &ListedSocket) -> String {
+fn heading(socket: &ListedSocket) -> String {
     format!(
         "{}  {} → {}  {}, network namespace {}{}",
         owner(socket.process.as_ref()),
@@ -109,7 +109,7 @@ fn who(socket: &ListedSocket) -> String {
         name(socket.socket.state),
         socket.socket.netns,
         match socket.silence_ms {
-            Some(silence) => format!(", peer heard {} ago", millis(silence)),
+            Some(silence) => format!(", last segment from the peer {} ago", millis(silence)),
             None => String::new(),
         }
     )
@@ -118,7 +118,9 @@ fn who(socket: &ListedSocket) -> String {
 fn how_set(socket: &ListedSocket) -> String {
     let Some(keepalive) = &socket.keepalive else {
         return match socket.socket.state {
-            TcpState::TimeWait | TcpState::SynRecv => "In this state a socket has no settings.",
+            TcpState::TimeWait | TcpState::SynRecv => {
+                "A socket in this state has no keepalive settings."
+            }
             TcpState::Established
             | TcpState::SynSent
             | TcpState::FinWait1
@@ -131,8 +133,8 @@ fn how_set(socket: &ListedSocket) -> String {
             | TcpState::NewSynRecv
             | TcpState::BoundInactive
             | TcpState::Unknown => {
-                "How keepalive is set on it is not known: that takes root, and for sockets that no \
-                 process holds a kernel with BPF iterators."
+                "Its keepalive settings are unknown: reading them needs root and, for sockets that \
+                 no process holds, a kernel with BPF iterators."
             }
         }
         .to_owned();
@@ -152,7 +154,7 @@ pub fn settings(keepalive: &Keepalive) -> String {
     )
 }
 
-/// Sysctls that somebody may have set on the host, and that do nothing here.
+/// Sysctls whose value on the host differs, and has no effect in this namespace.
 fn elsewhere(socket: &ListedSocket, explanation: &Explanation) -> Option<String> {
     let keepalive = socket.keepalive?;
     let (here, host) = explanation.sysctl.zip(explanation.host_sysctl)?;
@@ -166,11 +168,11 @@ fn elsewhere(socket: &ListedSocket, explanation: &Explanation) -> Option<String>
         .differences(&host)
         .into_iter()
         .filter(|(name, ..)| by_sysctl(name))
-        .map(|(name, here, host)| format!("{name} here is {here}, the host's is {host}"))
+        .map(|(name, here, host)| format!("{name} is {here} here and {host} on the host"))
         .collect();
     (!differences.is_empty()).then(|| {
         format!(
-            "{}: the host's has no effect in this network namespace.",
+            "{}: the host's sysctls have no effect in this network namespace.",
             differences.join("; ")
         )
     })
@@ -182,17 +184,17 @@ fn past(run: LastRun) -> String {
         LastAction::ProbeSent => {
             format!("The timer last ran {ago} ago and sent a probe, which is unanswered.")
         }
-        LastAction::ProbeAnswered => {
-            format!("The timer last ran {ago} ago and sent a probe; the peer was heard at once.")
-        }
+        LastAction::ProbeAnswered => format!(
+            "The timer last ran {ago} ago and sent a probe; a segment from the peer arrived at once."
+        ),
         LastAction::Armed => format!(
-            "No probe since {ago} ago: the timer's deadline counts from then, when it was set or \
-             the peer was heard."
+            "No probe was sent in the last {ago}, since the timer was set or a segment from the \
+             peer arrived; its deadline counts from then."
         ),
     }
 }
 
-/// What stands between now and a probe, and the end if nothing comes.
+/// What must happen before a probe is sent, and when the connection ends without an answer.
 fn future(explanation: &Explanation) -> Vec<String> {
     let Some(socket) = &explanation.socket else {
         return Vec::new();
@@ -216,10 +218,10 @@ fn end(socket: &ListedSocket) -> Option<String> {
         Cause::RetransmitTimeout => {
             let in_time = millis(death.in_ms);
             return Some(format!(
-                "Unless it is acknowledged the connection ends in about {in_time}, by {rule}."
+                "Unless the data is acknowledged the connection ends in about {in_time}, by {rule}."
             ));
         }
-        Cause::RetransmitUserTimeout => "Unless it is acknowledged",
+        Cause::RetransmitUserTimeout => "Unless the data is acknowledged",
         Cause::WindowProbeTimeout => "Unless the peer answers",
         Cause::KeepaliveProbes
         | Cause::KeepaliveUserTimeout
@@ -230,7 +232,7 @@ fn end(socket: &ListedSocket) -> Option<String> {
         | Cause::LocalClose
         | Cause::LocalAbort
         | Cause::NetworkError
-        | Cause::Unknown => "Unless the peer is heard",
+        | Cause::Unknown => "Unless a segment from the peer arrives",
     };
     Some(format!(
         "{unless} the connection ends {}, by {rule}.",
@@ -253,57 +255,57 @@ fn user_timeout(keepalive: &Keepalive) -> String {
     }
 }
 
-/// The one sentence that was asked for.
+/// The sentence that explains the outlook.
 fn why(outlook: Outlook, socket: &ListedSocket, plan: Option<&Plan>) -> String {
     let next = socket.next_probe;
     let timer = next.map_or_else(|| "later".to_owned(), |next| in_time(next.timer_ms));
     match outlook {
         Outlook::KeepaliveOff => {
-            "No probe will ever be sent: nobody switched SO_KEEPALIVE on (HTTP keep-alive is another \
-             thing, and does not). While it is idle nothing will notice that the peer is gone."
+            "No probe will be sent: SO_KEEPALIVE is off (HTTP keep-alive does not switch it on). \
+             While the connection is idle nothing detects that the peer is gone."
                 .to_owned()
         }
         Outlook::NotConnected => {
-            "Nothing is probed in this state; connections accepted from a listener inherit its \
+            "No probe is sent in this state; connections accepted from a listener inherit its \
              settings."
                 .to_owned()
         }
         Outlook::DataInFlight => format!(
-            "No probe while {} sent and not acknowledged: retransmission decides this connection's \
-             fate, and keepalive only waits on ({}).",
+            "No probe while data is unacknowledged ({}): retransmission decides when the \
+             connection ends, and keepalive only re-arms its timer ({}).",
             bytes(socket.send_queue),
             match next {
-                Some(_) => format!("its timer looks again {timer}"),
-                None => "its timer is hidden behind the retransmission's".to_owned(),
+                Some(_) => format!("which runs {timer}"),
+                None => "which is hidden behind the retransmission timer".to_owned(),
             }
         ),
         Outlook::ZeroWindow => format!(
-            "No keepalive probe while the peer's window is closed: {} to be sent, and zero-window \
-             probes ask for room instead ({} unanswered).",
+            "No keepalive probe while the peer's window is closed and data waits to be sent ({}): \
+             zero-window probes are sent instead ({} unanswered).",
             bytes(socket.send_queue),
             socket.probes_out
         ),
         Outlook::DataUnsent => format!(
-            "No probe while {} to be sent; the timer looks again {timer}.",
+            "No probe while data waits to be sent ({}); the timer runs {timer}.",
             bytes(socket.send_queue)
         ),
         Outlook::FinWait2 => {
-            "The timer that runs is not keepalive: no process holds this socket any more, and it \
-             waits for the peer's FIN."
+            "The running timer is the FIN_WAIT2 timer, not keepalive: no process holds this socket \
+             any more, and it waits for the peer's FIN."
                 .to_owned()
         }
         Outlook::Probing => probing(socket, plan, &timer),
         Outlook::NotIdle => next.map_or_else(
-            || "SO_KEEPALIVE is on, but its timer does not run.".to_owned(),
+            || "SO_KEEPALIVE is on, but the keepalive timer does not run.".to_owned(),
             |next| waiting(next, &timer),
         ),
         Outlook::Unknown => {
-            "Whether it will be probed is not known either: see `keepalive doctor`.".to_owned()
+            "Whether a probe will be sent is unknown as well: see `keepalive doctor`.".to_owned()
         }
     }
 }
 
-/// Probes are out; the next run of the timer sends another, or ends it.
+/// Probes are unanswered; the next run of the timer sends another or ends the connection.
 fn probing(socket: &ListedSocket, plan: Option<&Plan>, timer: &str) -> String {
     let of = match plan {
         Some(plan) if plan.rule == Cause::KeepaliveProbes => format!(" of {}", plan.probes.most),
@@ -319,13 +321,13 @@ fn probing(socket: &ListedSocket, plan: Option<&Plan>, timer: &str) -> String {
     format!("{probes}{of} unanswered; the next run of the timer, {timer}, {run}.")
 }
 
-/// Nothing but time stands between now and the first probe.
+/// The first probe only waits for the idle time.
 fn waiting(next: NextProbe, timer: &str) -> String {
     let earliest = next.earliest_ms.unwrap_or(next.timer_ms);
     let lazy = if earliest > next.timer_ms {
         format!(
-            " (the timer runs {timer}, finds that the peer was heard since it was set, and waits for \
-             the rest)"
+            " (the timer runs {timer}, finds that a segment from the peer arrived since it was \
+             set, and is re-armed for the rest)"
         )
     } else {
         String::new()
@@ -343,7 +345,7 @@ fn in_time(ms: u64) -> String {
     }
 }
 
-/// What runs beside keepalive.
+/// The timers other than keepalive.
 fn timers(socket: &ListedSocket) -> Option<String> {
     let others: Vec<String> = socket
         .timers
@@ -361,7 +363,7 @@ fn timers(socket: &ListedSocket) -> Option<String> {
     (!others.is_empty()).then(|| format!("Other timers: {}.", others.join("; ")))
 }
 
-/// What keepalive does if the peer falls silent, and which settings do not do what they seem to.
+/// What keepalive does if the peer falls silent, and which settings have no effect.
 pub fn if_silent(plan: &Plan) -> Vec<String> {
     let settings = &plan.settings;
     let timeout = millis(settings.user_timeout_ms);
@@ -380,22 +382,22 @@ pub fn if_silent(plan: &Plan) -> Vec<String> {
     };
     let rule = rule(plan.rule, limits(settings));
     lines.push(format!(
-        "It is taken for dead after {}: {probes}, by {rule}.",
+        "It is considered dead after {}: {probes}, by {rule}.",
         span(plan.dead_after_ms)
     ));
     lines.extend(schedule(plan));
     lines.extend(plan.dead_letters.iter().map(|letter| match letter {
         DeadLetter::ProbesIgnored => format!(
-            "TCP_KEEPCNT {} is a dead letter: with TCP_USER_TIMEOUT set the kernel ignores it.",
+            "TCP_KEEPCNT {} has no effect: with TCP_USER_TIMEOUT set the kernel ignores it.",
             settings.probes
         ),
         DeadLetter::UserTimeoutBelowTime => format!(
-            "TCP_USER_TIMEOUT {timeout} is not reached in time: an idle connection is looked at \
-             first after TCP_KEEPIDLE {}, and ended an interval later.",
+            "TCP_USER_TIMEOUT {timeout} takes effect late: the keepalive timer first runs after \
+             TCP_KEEPIDLE {}, and ends the connection one interval later.",
             millis(settings.time_ms)
         ),
-        DeadLetter::ProbesWrap => "The kernel counts unanswered probes in a byte: after 256 it \
-                                   begins again."
+        DeadLetter::ProbesWrap => "The kernel counts unanswered probes in one byte \
+                                   (icsk_probes_out): the count wraps at 256."
             .to_owned(),
     }));
     lines
@@ -416,7 +418,7 @@ fn schedule(plan: &Plan) -> Option<String> {
     })
 }
 
-/// What ends a connection that keepalive does not run on.
+/// What ends a connection while unacknowledged data suppresses keepalive.
 fn stuck(plan: &Plan, orphan: bool) -> String {
     const SUBJECT: &str = "If data is not acknowledged keepalive does not run";
     if orphan {
@@ -445,7 +447,7 @@ fn limits(settings: &PlannedSettings) -> Limits {
 fn owner_closes(closes: &OwnerCloses, socket: Option<&ListedSocket>) -> String {
     let watched = millis(closes.watched_ms);
     let Some(idle) = closes.idle_ms else {
-        return format!("Watched for {watched}: this side closed no such connection.");
+        return format!("Watched for {watched}: the owner closed no such connection.");
     };
     let time = socket
         .and_then(|socket| socket.keepalive)
@@ -453,7 +455,7 @@ fn owner_closes(closes: &OwnerCloses, socket: Option<&ListedSocket>) -> String {
         .map(|keepalive| keepalive.time_ms);
     let before = match time {
         Some(time) if idle.most < time => format!(
-            ", before a first probe is due ({}): that is why none is seen",
+            ", before the first probe is due ({}): therefore no probe is sent",
             millis(time)
         ),
         _ => String::new(),
@@ -464,12 +466,13 @@ fn owner_closes(closes: &OwnerCloses, socket: Option<&ListedSocket>) -> String {
         format!("{} to {}", millis(idle.least), millis(idle.most))
     };
     format!(
-        "Watched for {watched}: this side closed {} first, {idle} after data last came in{before}.",
+        "Watched for {watched}: the owner closed {} first, {idle} after the last data was \
+         received{before}.",
         plural(closes.closed, "such connection")
     )
 }
 
-/// The least, and the most where that is worth telling.
+/// The least, and the most if its text differs.
 fn span(span: Span) -> String {
     let (least, most) = (millis(span.least), millis(span.most));
     if least == most {

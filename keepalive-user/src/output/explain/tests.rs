@@ -1,4 +1,4 @@
-//! The calculator's sentences, letter by letter; those about sockets are the scenario suite's.
+//! The exact sentences of the calculator; the scenario suite tests those about sockets.
 
 use super::*;
 use crate::core::{arithmetic, event::PlannedSettings};
@@ -25,7 +25,7 @@ fn calculated(time_s: u64, interval_s: u64, probes: u32, user_timeout_ms: u64) -
 fn the_defaults() {
     let expected = "\
 A peer that falls silent gets its first probe after 2 h (at most 2 h 2 min), then one every 75 s.
-It is taken for dead after 2 h 11 min (at most 2 h 13 min): 9 unanswered probes, by TCP_KEEPCNT 9.
+It is considered dead after 2 h 11 min (at most 2 h 13 min): 9 unanswered probes, by TCP_KEEPCNT 9.
 If no timer is late: probes at 7200, 7275, 7350, 7425, 7500, 7575, 7650, 7725, 7800 s, the end at \
 7875 s.
 If data is not acknowledged keepalive does not run: dead 15 min (at most 19 min) after the first \
@@ -36,12 +36,12 @@ retransmission, by tcp_retries2 15.
 
 /// grpc-go#6250.
 #[test]
-fn a_dead_letter() {
+fn a_keepcnt_without_effect() {
     let expected = "\
 A peer that falls silent gets its first probe after 15 s (at most 15.2 s), then one every 15 s.
-It is taken for dead after 30 s (at most 30.5 s): 1 unanswered probe, by TCP_USER_TIMEOUT 20 s.
+It is considered dead after 30 s (at most 30.5 s): 1 unanswered probe, by TCP_USER_TIMEOUT 20 s.
 If no timer is late: probes at 15 s, the end at 30 s.
-TCP_KEEPCNT 9 is a dead letter: with TCP_USER_TIMEOUT set the kernel ignores it.
+TCP_KEEPCNT 9 has no effect: with TCP_USER_TIMEOUT set the kernel ignores it.
 If data is not acknowledged keepalive does not run: dead 20 s (at most 22 s) after the first \
 retransmission, by TCP_USER_TIMEOUT 20 s.
 ";

@@ -1,11 +1,11 @@
-//! Text made byte by byte. A listing may have a hundred thousand lines, and `fmt` takes longer for
-//! them than the kernel for the sockets.
+//! Text written byte by byte. A listing may have a hundred thousand lines, and formatting them with
+//! `fmt` takes longer than the kernel takes to dump the sockets.
 
 use std::{io::Write, net::IpAddr};
 
 use crate::core::event::Endpoint;
 
-/// Lines that grow at their end.
+/// A buffer of lines.
 #[derive(Default)]
 pub struct Text(Vec<u8>);
 
@@ -27,7 +27,7 @@ impl Text {
     }
 
     pub fn number(&mut self, mut number: u64) {
-        // As many digits as a u64 can have.
+        // A u64 has at most 20 digits.
         let mut digits = [0; 20];
         let mut start = digits.len();
         loop {
@@ -74,7 +74,7 @@ impl Text {
         self.0.resize(end, b' ');
     }
 
-    /// What `fill` writes, to the right of a column.
+    /// Writes what `fill` writes, right-aligned in a column.
     pub fn right(&mut self, width: usize, fill: impl FnOnce(&mut Self)) {
         let start = self.0.len();
         fill(self);
@@ -110,7 +110,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn says_what_fmt_says(number: u64, width in 0usize..30, address: IpAddr, port: u16) {
+        fn equals_fmt(number: u64, width in 0usize..30, address: IpAddr, port: u16) {
             prop_assert_eq!(made(|text| text.number(number)), number.to_string());
             prop_assert_eq!(
                 made(|text| text.right(width, |text| text.number(number))),

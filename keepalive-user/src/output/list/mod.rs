@@ -1,4 +1,4 @@
-//! The listing as a table: a line per socket, and below it what holds for all.
+//! The listing as a table: a line per socket, and below it notes about the whole listing.
 
 mod line;
 
@@ -23,7 +23,7 @@ pub enum Style {
     Table(Columns),
 }
 
-/// Widths of the columns that depend on the rows, and whether a column is there at all.
+/// The widths of the columns that depend on the rows, and which optional columns are shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Columns {
     local: usize,
@@ -34,7 +34,7 @@ pub struct Columns {
     shown: Shown,
 }
 
-/// The columns that are not always there.
+/// The optional columns.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shown {
     pub netns: bool,
@@ -56,7 +56,7 @@ impl Columns {
         }
     }
 
-    /// Makes room for a socket.
+    /// Widens the columns to fit a socket.
     pub fn fit(&mut self, socket: &ListedSocket) {
         let fit = |width: &mut usize, fill: &dyn Fn(&mut Text)| {
             let mut text = Text::default();
@@ -83,7 +83,7 @@ const HEADER: [&str; 10] = [
     "SILENT",
     "OWNER",
 ];
-/// With the gap after it.
+/// Includes the gap after it.
 const STATE_WIDTH: usize = 12;
 const QUEUE_WIDTH: usize = 6;
 const SILENT_WIDTH: usize = 6;
@@ -91,10 +91,10 @@ const NETNS_WIDTH: usize = 10;
 const OWNER_WIDTH: usize = 22;
 const GAP: &str = "  ";
 
-/// What a new table takes the place of the old one with, on a terminal.
+/// Clears the terminal before the next table of `--watch`.
 const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 
-/// What comes above the sockets; `again` if another listing was shown before.
+/// Writes the line above the sockets; `again` if an earlier listing was printed.
 pub fn header(style: Style, again: bool, colour: bool, text: &mut Text) {
     let Style::Table(columns) = style else {
         return;
@@ -157,7 +157,7 @@ pub fn socket(style: Style, socket: ListedSocket, text: &mut Text) -> Result<()>
     }
 }
 
-/// What comes below the sockets.
+/// Writes the lines below the sockets.
 pub fn end(style: Style, end: ListEnd, writer: &mut impl Write) -> Result<()> {
     match style {
         Style::Json => json_line(&ListLine::ListEnd(end), writer),
@@ -212,7 +212,7 @@ fn row(socket: &ListedSocket, columns: Columns, text: &mut Text) {
 fn cell(text: &mut Text, width: usize, fill: impl FnOnce(&mut Text)) {
     let start = text.len();
     fill(text);
-    // All that is written is ASCII.
+    // Cells are ASCII, so that bytes are columns.
     text.pad(start, width);
     text.push(GAP);
 }
@@ -247,7 +247,7 @@ fn place(socket: &ListedSocket, text: &mut Text) {
     match (&socket.container_id, &socket.cgroup) {
         (Some(id), _) => {
             text.push("container ");
-            // As the runtimes abbreviate it.
+            // Container runtimes abbreviate the id to 12 digits.
             text.push(id.get(..12).unwrap_or(id));
         }
         (None, Some(cgroup)) => match &cgroup.path {
@@ -258,7 +258,7 @@ fn place(socket: &ListedSocket, text: &mut Text) {
     }
 }
 
-/// As netstat and /proc spell them.
+/// The names that netstat prints.
 fn state(state: TcpState) -> &'static str {
     match state {
         TcpState::Established => "ESTABLISHED",
@@ -289,13 +289,13 @@ fn keepalive(socket: &ListedSocket, text: &mut Text) {
     }
     if keepalive.user_timeout_ms > 0 {
         text.push(" ut ");
-        // There is no sysctl for it.
+        // No sysctl sets TCP_USER_TIMEOUT.
         seconds(keepalive.user_timeout_ms, Some(Origin::Socket), text);
     }
 }
 
-/// Whether there is something to be known: the small sockets that end a connection, or begin one,
-/// have no settings.
+/// Whether the socket has settings: `request_sock` and `inet_timewait_sock`, which also holds orphans
+/// in FIN_WAIT2, have none.
 fn has_keepalive(socket: &ListedSocket) -> bool {
     !matches!(
         socket.socket.state,
@@ -351,7 +351,7 @@ fn timers(socket: &ListedSocket, text: &mut Text) {
     }
 }
 
-/// Whether a keepalive timer may run behind the one that is told of.
+/// Whether a keepalive timer may run that sock_diag does not report: it reports one timer only.
 fn may_hide(one_timer_only: bool, timers: &[RunningTimer]) -> bool {
     let before = [TimerKind::Retransmit, TimerKind::WindowProbe];
     one_timer_only && timers.iter().any(|timer| before.contains(&timer.kind))
@@ -371,7 +371,7 @@ fn timer_name(kind: TimerKind) -> &'static str {
     }
 }
 
-/// `7.0s (timer 2.0s)`: the earliest probe, and the kernel's deadline where it is not that.
+/// `7.0s (timer 2.0s)`: the earliest probe, and the deadline of the timer if it is earlier.
 fn next_probe(socket: &ListedSocket, text: &mut Text) {
     let hidden = may_hide(socket.one_timer_only, &socket.timers);
     match socket.next_probe {
@@ -405,7 +405,7 @@ fn next_probe(socket: &ListedSocket, text: &mut Text) {
     }
 }
 
-/// Without the formatting machinery: a listing has a million of them.
+/// Writes a short duration without `fmt`: a listing has a million of them.
 fn brief(ms: u64, text: &mut Text) {
     let Brief { large, unit, small } = Brief::of(ms);
     text.number(large);
@@ -419,7 +419,7 @@ fn brief(ms: u64, text: &mut Text) {
 fn footer(end: &ListEnd, writer: &mut impl Write) -> std::io::Result<()> {
     let note = match end.source {
         ListSource::Iterator => "",
-        ListSource::SockDiag => " (+? = the kernel tells of one timer, others may run)",
+        ListSource::SockDiag => " (+? = the kernel reports one timer, others may run)",
     };
     let sockets = plural(end.sockets, "socket");
     writeln!(writer, "\n{sockets}, from {}{note}", source(end.source))?;
@@ -449,7 +449,7 @@ fn footer(end: &ListEnd, writer: &mut impl Write) -> std::io::Result<()> {
     for incomplete in &end.incomplete {
         writeln!(
             writer,
-            "not known: {} ({}): {}",
+            "unknown: {} ({}): {}",
             incomplete.what, incomplete.count, incomplete.reason
         )?;
     }

@@ -1,4 +1,4 @@
-//! The table, letter by letter.
+//! The exact text of the table.
 
 use std::net::IpAddr;
 
@@ -104,12 +104,12 @@ fn end() -> ListEnd {
         incomplete: vec![Incomplete {
             what: "owner".to_owned(),
             count: 1,
-            reason: "nobody knows".to_owned(),
+            reason: "/proc is hidden".to_owned(),
         }],
     }
 }
 
-/// What is shown of these, in columns that fit.
+/// The table of these sockets, in columns that fit.
 fn table(shown: Shown, sockets: &[ListedSocket]) -> String {
     let mut columns = Columns::new(shown);
     for socket in sockets {
@@ -154,15 +154,15 @@ STATE       RECV-Q SEND-Q  LOCAL        PEER            KEEPALIVE            TIM
 ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  60*/75/9 ut 20.500*  retransmit 200ms #2, keepalive 59s  data in flight      900ms  ss\\u{1b}hd/1036 +1
 ESTABLISHED      0    100  10.0.0.1:22  10.0.0.7:37409  ?                    retransmit 60m0s +?                 7.0s (timer 2.0s)       -  ?
 
-2 sockets, from sock_diag (+? = the kernel tells of one timer, others may run)
+2 sockets, from sock_diag (+? = the kernel reports one timer, others may run)
 BPF iterator is refused: run as root
 netns 7: 2 sockets, tcp_keepalive_time 7200, tcp_keepalive_intvl 75, tcp_keepalive_probes 9, tcp_retries2 15
-not known: owner (1): nobody knows
+unknown: owner (1): /proc is hidden
 ";
     assert_eq!(table(shown, &[socket(), plain]), expected);
 }
 
-/// What may not be known is told from what does not exist.
+/// `?` is an unknown value, `-` is a value that does not exist.
 #[test]
 fn the_wide_table() {
     let off = |keepalive: Option<Keepalive>| Keepalive {

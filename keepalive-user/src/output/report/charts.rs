@@ -1,4 +1,4 @@
-//! What all sockets amount to: when things happened, and how the numbers spread.
+//! Charts of all sockets: events over time, and the distributions of numbers.
 
 use super::{histogram::Histogram, mark::Mark, model::Model, svg::Svg, time::Scale};
 use crate::core::{
@@ -6,7 +6,7 @@ use crate::core::{
     words::{count, grouped, micros, millis, name},
 };
 
-/// A chart, and how high it is.
+/// A chart and its height.
 pub struct Chart {
     pub svg: Svg,
     pub height: f64,
@@ -14,12 +14,12 @@ pub struct Chart {
 
 /// Width of a distribution.
 pub const NARROW: f64 = 344.0;
-/// Where rows of the heat strip begin and end, before and after the cells.
+/// Space before and after the cells of a row of the heat strip.
 const LEFT: f64 = 168.0;
 const RIGHT: f64 = 76.0;
 const ROW: f64 = 26.0;
 
-/// A row per kind of event, a cell per bucket of time: the more of them, the stronger.
+/// A row per kind of event and a cell per bucket of time: more events have a stronger colour.
 pub fn heat(model: &Model, width: f64) -> Chart {
     let (mut svg, scale) = (Svg::default(), &model.scale);
     let used = scale.used();
@@ -35,7 +35,7 @@ pub fn heat(model: &Model, width: f64) -> Chart {
         svg.rect((LEFT, y + 2.0), (cells, ROW - 4.0), "f-veil");
         for (bucket, &number) in row.iter().enumerate().filter(|(_, number)| **number > 0) {
             let x = bucket as f64 * cell;
-            // The last bucket has only begun.
+            // The last bucket is shorter: the trace ended in it.
             let size = ((cells - x).min(cell) - 0.6).max(1.2);
             let strength = 0.25 + 0.75 * (number as f64 / most as f64).sqrt();
             let from = bucket as u64 * scale.width_ns / 1_000_000;
@@ -71,14 +71,14 @@ pub fn heat(model: &Model, width: f64) -> Chart {
     }
 }
 
-/// Times of day below a picture.
+/// The axis below a chart, with times of day.
 pub fn time_axis(svg: &mut Svg, scale: &Scale, span: (u64, u64), at: (f64, f64), y: f64) {
     svg.line((at.0, y), (at.1, y), "grid l-line");
     let room = ((at.1 - at.0) / 92.0) as u64;
     for tick in scale.ticks(span.0, span.1, room.max(1)) {
         let x = place(tick as f64, (span.0 as f64, span.1 as f64), at);
         svg.line((x, y), (x, y + 5.0), "grid l-soft");
-        // The words of a tick at the edge stay within the picture.
+        // The label of a tick at the edge stays within the picture.
         let (x, class) = match (x - at.0, at.1 - x) {
             (..30.0, _) => (at.0, "s f-soft"),
             (_, ..30.0) => (at.1, "s f-soft e"),
@@ -88,7 +88,7 @@ pub fn time_axis(svg: &mut Svg, scale: &Scale, span: (u64, u64), at: (f64, f64),
     }
 }
 
-/// Where a value is between two places.
+/// Maps a value linearly to a coordinate.
 pub fn place(value: f64, (from, to): (f64, f64), (left, right): (f64, f64)) -> f64 {
     left + (value - from) / (to - from).max(f64::MIN_POSITIVE) * (right - left)
 }
@@ -144,7 +144,7 @@ fn of_decision(decision: Decision) -> Mark {
     }
 }
 
-/// How long answers took.
+/// The distribution of round-trip times.
 pub fn answers(model: &Model) -> Chart {
     let axis = Axis {
         nouns: "answers",
@@ -154,7 +154,7 @@ pub fn answers(model: &Model) -> Chart {
     axis.spread(&model.rtt_us)
 }
 
-/// How long peers had been silent when timers ran.
+/// The distribution of silence when timers ran.
 pub fn silence(model: &Model) -> Chart {
     let axis = Axis {
         nouns: "timer runs",
@@ -164,7 +164,7 @@ pub fn silence(model: &Model) -> Chart {
     axis.spread(&model.silence_ms)
 }
 
-/// What a distribution is of.
+/// The unit and colour of a distribution.
 struct Axis {
     nouns: &'static str,
     class: &'static str,
@@ -183,9 +183,9 @@ impl Axis {
             return Chart { svg, height: 30.0 };
         }
         let summary = match of.total {
-            1 => format!("1 of {}", (self.words)(of.most)),
+            1 => format!("1 value: {}", (self.words)(of.most)),
             _ => format!(
-                "half within {}, 99 % within {}, most {}",
+                "half within {}, 99 % within {}, maximum {}",
                 (self.words)(of.quantile(0.5)),
                 (self.words)(of.quantile(0.99)),
                 (self.words)(of.most)
@@ -224,7 +224,7 @@ impl Axis {
         }
     }
 
-    /// Powers of ten, and where there are few of them twos and fives.
+    /// Ticks at powers of ten, and also at twos and fives where there are few.
     fn ticks(&self, svg: &mut Svg, span: (f64, f64), across: (f64, f64), y: f64) {
         let mantissas: &[u32] = match span.1 - span.0 {
             ..1.6 => &[1, 2, 5],
@@ -250,7 +250,7 @@ impl Axis {
     }
 }
 
-/// Logarithms of the ends; never less than a decade, so that single values have an axis too.
+/// Logarithms of the ends; at least a decade, so that a single value has an axis, too.
 fn span(bins: &[(f64, f64, u64)]) -> (f64, f64) {
     let first = bins.first().map_or(0.0, |bin| bin.0.log10());
     let last = bins.last().map_or(1.0, |bin| bin.1.log10());
@@ -259,7 +259,7 @@ fn span(bins: &[(f64, f64, u64)]) -> (f64, f64) {
     (from, (last + lacking).max(from + 1.0))
 }
 
-/// A round number that is not less: an axis ends there.
+/// The next round number, where an axis ends.
 pub fn nice(most: u64) -> u64 {
     let digit = 10u64.pow(most.max(1).ilog10());
     [1, 2, 4, 6, 8]
@@ -269,7 +269,7 @@ pub fn nice(most: u64) -> u64 {
         .unwrap_or(digit.saturating_mul(10))
 }
 
-/// What was counted, in one line.
+/// The totals, in one line.
 pub fn totals(model: &Model) -> String {
     let Some(end) = &model.end else {
         return String::new();

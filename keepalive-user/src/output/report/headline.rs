@@ -22,12 +22,12 @@ pub enum Tone {
     Good,
 }
 
-/// One sentence, and which sockets it is about.
+/// One sentence, and the sockets it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Headline {
     pub tone: Tone,
     pub text: String,
-    /// The owners of these sockets, those with the most first.
+    /// The owners of these sockets; the owners of most sockets first.
     pub owners: String,
     pub about: Option<Outcome>,
 }
@@ -42,7 +42,7 @@ pub fn headlines(model: &Model, worst_first: &[&Story]) -> Vec<Headline> {
     if all.is_empty() {
         let text = match model.stories.len() {
             0 => "No keepalive timer ran, and nothing was armed.",
-            _ => "Nothing bad happened.",
+            _ => "No problems found.",
         };
         all.push(plain(Tone::Good, text.to_owned()));
     }
@@ -60,22 +60,22 @@ fn plain(tone: Tone, text: String) -> Headline {
     }
 }
 
-/// The headline of connections that ended so; none where nothing is wrong.
+/// The headline of connections with this cause; none if nothing is wrong.
 fn death(cause: Cause) -> Option<&'static str> {
     match cause {
         Cause::KeepaliveProbes | Cause::KeepaliveUserTimeout => {
             Some("killed by keepalive: no answer to any probe")
         }
         Cause::RetransmitTimeout | Cause::RetransmitUserTimeout => {
-            Some("killed by retransmission: data was not acknowledged, and keepalive had no say")
+            Some("killed by retransmission, not by keepalive: data was not acknowledged")
         }
         Cause::ConnectTimeout => Some("never established: no answer to the SYN"),
         Cause::WindowProbeTimeout | Cause::WindowProbeUserTimeout => {
-            Some("killed in a zero window")
+            Some("killed by zero-window probes")
         }
         Cause::NetworkError => Some("ended by a network error"),
         Cause::PeerReset => Some("reset by the peer"),
-        Cause::LocalAbort => Some("aborted by this side"),
+        Cause::LocalAbort => Some("aborted by the owner"),
         Cause::PeerFin | Cause::LocalClose | Cause::Unknown => None,
     }
 }
@@ -181,7 +181,7 @@ fn findings(model: &Model, all: &mut Vec<Headline>) {
         let tone = if critical > 0 { Tone::Bad } else { Tone::Odd };
         all.push(plain(
             tone,
-            format!("The audit gave {}", parts.join(" and ")),
+            format!("The audit reported {}", parts.join(" and ")),
         ));
     }
 }

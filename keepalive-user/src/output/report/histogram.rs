@@ -1,6 +1,6 @@
 //! A distribution over many orders of magnitude, in half octaves.
 
-/// Bins: up to 2⁶⁴.
+/// Number of bins, for values up to 2⁶⁴.
 const BINS: usize = 128;
 
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ impl Histogram {
         self.most = self.most.max(value);
     }
 
-    /// Bins from the first to the last with anything in it: where it begins and ends, and how many.
+    /// The bins from the first to the last that is not empty: start, end and count.
     pub fn bins(&self) -> Vec<(f64, f64, u64)> {
         let used = |count: &u64| *count > 0;
         let first = self.counts.iter().position(used).unwrap_or(0);
@@ -37,7 +37,7 @@ impl Histogram {
             .collect()
     }
 
-    /// What this share of the values is below, to the width of a bin.
+    /// The value below which this share of the values is, to the width of a bin.
     pub fn quantile(&self, share: f64) -> u64 {
         let wanted = (self.total as f64 * share).ceil() as u64;
         let mut seen = 0;
@@ -51,7 +51,7 @@ impl Histogram {
     }
 }
 
-/// `floor(2 log2 value)`; 0 is with 1.
+/// `floor(2 log2 value)`; 0 is in the bin of 1.
 fn bin(value: u64) -> usize {
     let value = value.max(1);
     let octave = value.ilog2() as usize;
@@ -59,7 +59,7 @@ fn bin(value: u64) -> usize {
     2 * octave + usize::from(upper)
 }
 
-/// Where a bin begins.
+/// The start of a bin.
 fn edge(bin: usize) -> f64 {
     2f64.powf(bin as f64 / 2.0)
 }
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_near_and_never_above_the_most() {
+    fn quantiles_are_near_and_at_most_the_maximum() {
         let mut histogram = Histogram::default();
         for value in 1..=1000 {
             histogram.add(value);

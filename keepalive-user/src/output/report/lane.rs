@@ -1,6 +1,6 @@
-//! One socket over time, as a line of marks. The chart of one socket that can be zoomed, with silence
-//! and round-trip times, is the page's own (`socket.js`): drawn here for every socket of a page it would
-//! be ten times the size of the data.
+//! One socket over time, as a line of marks. The browser draws the zoomable chart of one socket, with
+//! silence and round-trip times (`socket.js`): charts of all sockets in the file would be ten times
+//! the size of their data.
 
 use super::{
     charts::{Chart, place, time_axis},
@@ -11,10 +11,10 @@ use super::{
     time::Scale,
 };
 
-/// Sockets that the page shows so, worst first, and the width it has for each.
+/// Number of lanes on the page, worst socket first, and the width of each.
 const LANES: usize = 8;
 const WIDTH: f64 = 760.0;
-/// Height of a lane of the page, and where its line is.
+/// Height of a lane of the page, and the position of its line.
 const HEIGHT: f64 = 44.0;
 const LINE: f64 = 28.0;
 
@@ -22,7 +22,7 @@ fn ms(ns: u64) -> f64 {
     ns as f64 / 1e6
 }
 
-/// Its marks on one line, answers above; `span` is all the time there is, milliseconds.
+/// The marks of a socket on one line, answers above it; `span` is the time shown, milliseconds.
 pub fn lane(scale: &Scale, story: &Story, span: (u64, u64), width: f64, y: f64) -> Svg {
     let mut svg = Svg::default();
     let x = |at: u64| place(ms(at), (span.0 as f64, span.1 as f64), (0.0, width));
@@ -49,7 +49,7 @@ pub fn lane(scale: &Scale, story: &Story, span: (u64, u64), width: f64, y: f64) 
     svg
 }
 
-/// A socket by itself, in its own time.
+/// A chart of one socket, from its first to its last event.
 pub fn alone(scale: &Scale, story: &Story, width: f64) -> Chart {
     let from = story.from / 1_000_000;
     let span = (from, (story.to / 1_000_000).max(from + 1));
@@ -85,7 +85,7 @@ pub fn items(model: &Model, worst_first: &[&Story]) -> String {
     )
 }
 
-/// Where events were left out: the worst mark of each bucket, as a bar.
+/// A bar for each bucket in which events were left out, with the bucket's worst mark.
 fn strip(svg: &mut Svg, story: &Story, y: f64, scale: &Scale, x: impl Fn(u64) -> f64) {
     let (head, tail) = story.kept();
     let (Some(last), Some(first)) = (head.last(), tail.front()) else {
@@ -105,7 +105,7 @@ fn strip(svg: &mut Svg, story: &Story, y: f64, scale: &Scale, x: impl Fn(u64) ->
     }
 }
 
-/// The least important first, so that the others are drawn over them.
+/// The least important mark first, so that more important ones are drawn above it.
 fn in_order(story: &Story) -> Vec<&Moment> {
     let mut moments: Vec<&Moment> = story.moments().collect();
     moments.sort_by_key(|moment| moment.mark);

@@ -1,5 +1,5 @@
-//! What is drawn of an event: a shape and a colour each, the colour never alone. In order of how
-//! much they matter: of those at one place the last is seen.
+//! The mark of an event: a shape and a colour, so that no information is in the colour only. Marks
+//! are in order of importance: where several overlap, the last one is visible.
 
 use strum::{EnumIter, IntoStaticStr};
 
@@ -33,12 +33,12 @@ impl Mark {
         self.into()
     }
 
-    /// As a letter, for strips of them.
+    /// The letter of the mark in a strip.
     pub fn letter(self) -> char {
         char::from(b'a' + self as u8)
     }
 
-    /// What it is called.
+    /// The label of the mark.
     pub fn label(self) -> &'static str {
         match self {
             Self::NotIdle => "not idle",
@@ -49,40 +49,40 @@ impl Mark {
             Self::Closed => "closed",
             Self::EndUnseen => "ended unseen",
             Self::DataInFlight => "data in flight",
-            Self::DataUnsent => "data waiting",
+            Self::DataUnsent => "data unsent",
             Self::Probe => "probe sent",
             Self::Answer => "answered",
             Self::WindowProbe => "zero-window probe",
-            Self::AnotherProbe => "probe again",
+            Self::AnotherProbe => "repeated probe",
             Self::NotSent => "probe not sent",
             Self::ResetOrAborted => "reset or aborted",
             Self::TimedOut => "timed out",
         }
     }
 
-    /// What it stands for, in a sentence.
+    /// The meaning of the mark, in a sentence.
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::NotIdle => "the timer ran, the peer had been heard meanwhile: no probe needed",
+            Self::NotIdle => "no probe: the last segment from the peer is newer than the idle time",
             Self::FinWait2 => "not keepalive: the FIN_WAIT2 timer of an orphan",
             Self::Stopped => "keepalive is off, or the connection is not open",
-            Self::SocketBusy => "a process held the socket: tried again at once",
+            Self::SocketBusy => "no probe: the socket was in use, retried after 50 ms",
             Self::Armed => "keepalive was switched on, off or retimed",
-            Self::Closed => "closed by one of its ends",
+            Self::Closed => "closed by the owner or by the peer",
             Self::EndUnseen => "ended, and the cause was not seen",
             Self::DataInFlight => "no probe: data is unacknowledged, retransmission decides",
-            Self::DataUnsent => "no probe: data waits to be sent, the window is closed",
+            Self::DataUnsent => "no probe: data is waiting to be sent (zero window)",
             Self::Probe => "the first probe after the idle time",
             Self::Answer => "the peer answered a probe",
-            Self::WindowProbe => "the peer takes no data; asked whether it does again",
-            Self::AnotherProbe => "the probe before was not answered",
+            Self::WindowProbe => "a probe that asks whether the peer's window has opened",
+            Self::AnotherProbe => "a probe after an unanswered one",
             Self::NotSent => "a probe that did not leave this host",
             Self::ResetOrAborted => "ended by a reset, an abort or a network error",
-            Self::TimedOut => "ended by a timer: no answer came",
+            Self::TimedOut => "ended by a timer: no answer",
         }
     }
 
-    /// Its shape: around the origin, 12 units wide, filled.
+    /// The path of the shape: around the origin, 12 units wide, filled.
     pub fn path(self) -> &'static str {
         match self {
             Self::NotIdle => "M-1-4H1V4H-1z",
@@ -106,7 +106,7 @@ impl Mark {
         }
     }
 
-    /// Its colours, light and dark.
+    /// The colours, light and dark.
     pub fn colours(self) -> (&'static str, &'static str) {
         match self {
             Self::NotIdle | Self::FinWait2 | Self::Stopped | Self::SocketBusy => {
@@ -173,7 +173,7 @@ mod tests {
 
     use super::*;
 
-    /// Who sees no colours sees the shapes.
+    /// The marks are distinguishable without colours.
     #[test]
     fn shapes_differ() {
         let shapes: std::collections::BTreeSet<&str> = Mark::iter().map(Mark::path).collect();

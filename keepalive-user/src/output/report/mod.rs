@@ -1,5 +1,5 @@
-//! A report: the whole trace on one page that a person would rather look at than read, or in one
-//! picture. Written once, at the end; until then events are folded, and memory is bounded.
+//! A report: the whole trace as one page or one picture. It is written once, at the end; until then
+//! events are folded into bounded memory.
 
 mod charts;
 mod headline;
@@ -29,7 +29,7 @@ use crate::core::{
     target::Target,
 };
 
-/// What a file's suffix asks for.
+/// The format of a report, by the suffix of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Page,
@@ -39,28 +39,28 @@ pub enum Format {
 /// Writes a finished report to its file.
 pub type Save = Box<dyn Fn(&[u8]) -> Result<()>>;
 
-/// A report in the making.
+/// An unfinished report.
 pub struct Report {
-    /// `None` = made, and not written.
+    /// `None` = rendered, but not written.
     save: Option<Save>,
     format: Format,
-    /// Only this socket, or it first.
+    /// A picture shows only this socket; a page opens it first.
     socket: Option<Target>,
     model: Model,
 }
 
 impl Report {
-    /// The format that the suffix of a file asks for.
+    /// The format for the suffix of a file.
     ///
     /// # Errors
-    /// If it asks for none.
+    /// If the suffix is unknown.
     pub fn format(path: &Path) -> Result<Format> {
         match path.extension().and_then(|suffix| suffix.to_str()) {
             Some("html" | "htm") => Ok(Format::Page),
             Some("svg") => Ok(Format::Svg),
             _ => {
                 let message = format!(
-                    "{}: a report is a page or a picture: name it .html or .svg",
+                    "{}: unknown format of a report: the name must end in .html or .svg",
                     path.display()
                 );
                 Err(Refusal::new(Exit::Usage, message).into())
@@ -78,7 +78,7 @@ impl Report {
         }
     }
 
-    /// A report that is made in all formats that are text, and written nowhere: for fuzzing.
+    /// A report that is rendered in all formats and not written, for fuzzing.
     pub fn rehearsal() -> Self {
         Self {
             save: None,
@@ -126,7 +126,7 @@ impl Output for Report {
 }
 
 impl Report {
-    /// Nothing in a recording ends the page's script, or begins markup in a picture.
+    /// Asserts that no text in a recording ends the page's script or starts markup in a picture.
     fn rehearse(&mut self, page: &[u8]) -> Result<()> {
         let count = |text: &[u8], tag: &str| {
             let found = text.windows(tag.len()).filter(|it| *it == tag.as_bytes());
@@ -147,7 +147,7 @@ impl Report {
     }
 }
 
-/// The one socket that is meant.
+/// The only socket that matches the target.
 fn only<'a>(stories: &[&'a Story], target: &Target) -> Result<&'a Story> {
     let is_meant = |story: &&&Story| match target {
         Target::Pid(pid) => {
@@ -161,7 +161,7 @@ fn only<'a>(stories: &[&'a Story], target: &Target) -> Result<&'a Story> {
     let meant: Vec<&&Story> = stories.iter().filter(is_meant).collect();
     let message = match meant[..] {
         [story] => return Ok(story),
-        [] => "nothing was seen of such a socket".to_owned(),
+        [] => "no such socket was recorded".to_owned(),
         _ => {
             let choices: Vec<String> = meant
                 .iter()
@@ -175,7 +175,7 @@ fn only<'a>(stories: &[&'a Story], target: &Target) -> Result<&'a Story> {
                 String::new()
             };
             format!(
-                "{} such sockets were seen; name one: {}{more}",
+                "{} such sockets were recorded; name one: {}{more}",
                 meant.len(),
                 choices.join("; ")
             )

@@ -1,4 +1,4 @@
-//! What a report is made of: all events folded, in bounded memory, whatever their number.
+//! The data of a report: all events, folded into bounded memory.
 
 use std::collections::BTreeMap;
 
@@ -20,16 +20,16 @@ use crate::{
     output::pretty::sentence,
 };
 
-/// Sockets of which a story is kept; of more than twice as many the worst stay.
+/// Stories kept; at twice as many sockets, all but the worst are dropped.
 const STORIES: usize = 4096;
-/// Events kept of all sockets together, and of one at most and at least.
+/// Events kept of all sockets together, and at least and at most of one socket.
 const MOMENTS: usize = 60_000;
 const ROOM: (usize, usize) = (16, 240);
 /// Findings kept of each rule.
 const FINDINGS: usize = 500;
-/// Bytes of text that kept findings may have together.
+/// Total bytes of text of the findings that are kept.
 const FINDING_BYTES: usize = 4 << 20;
-/// Rules there may be; audit has fewer.
+/// Limit of the number of rules, for recordings; `audit` has fewer.
 const RULES: usize = 100;
 
 pub struct Model {
@@ -50,7 +50,7 @@ pub struct Model {
     finding_bytes: usize,
 }
 
-/// What `audit` found by one rule.
+/// The findings of one rule of `audit`.
 #[derive(Clone, Debug)]
 pub struct Findings {
     pub severity: Severity,
@@ -141,7 +141,7 @@ impl Model {
         let since = self.scale.since(about.when.monotonic_ns);
         self.reach(since);
         let bucket = self.scale.bucket(since);
-        // The certificate comes with it, and is counted.
+        // The `closed` event of the same death is counted instead.
         let is_same_death = mark == Mark::TimedOut && matches!(event, Event::Timer(_));
         if !is_same_death {
             let row = self.heat.entry(mark);
@@ -162,12 +162,12 @@ impl Model {
         story.keep(moment, bucket, room);
     }
 
-    /// Sockets of which no story is kept.
+    /// Number of sockets without a story.
     pub fn left_out(&self) -> u64 {
         self.seen.count().saturating_sub(self.stories.len() as u64)
     }
 
-    /// Time has come this far.
+    /// Extends the time scale to this moment.
     fn reach(&mut self, since: u64) {
         for _ in 0..self.scale.extend(since) {
             for row in self.heat.values_mut() {
@@ -178,12 +178,12 @@ impl Model {
         }
     }
 
-    /// Events there is room for, of each socket.
+    /// Number of events that are kept of each socket.
     fn room(&self) -> usize {
         (MOMENTS / self.stories.len().max(1)).clamp(ROOM.0, ROOM.1)
     }
 
-    /// Leaves out the half that matters least.
+    /// Drops all stories but the worst ones.
     fn forget(&mut self) {
         let worst: Vec<u64> = self
             .worst_first()
@@ -195,7 +195,7 @@ impl Model {
         }
     }
 
-    /// Makes it small enough to be shown.
+    /// Reduces the data to the size of a page.
     pub fn finish(&mut self) {
         if self.stories.len() > STORIES {
             self.forget();
@@ -215,7 +215,7 @@ impl Model {
         stories
     }
 
-    /// The findings about a socket, by their place among all that are kept.
+    /// The findings about a socket, as indices into all findings that are kept.
     pub fn findings_about(&self, socket: &Socket) -> Vec<usize> {
         let ends = |socket: &Socket| (socket.local, socket.peer, socket.netns);
         let is = |finding: &Finding| {
@@ -230,7 +230,7 @@ impl Model {
         about.map(|(place, _)| place).collect()
     }
 
-    /// Last moment, milliseconds since the beginning; never 0.
+    /// The end, milliseconds since the beginning; at least 1.
     pub fn length_ms(&self) -> u64 {
         (self.scale.end_ns / 1_000_000).max(1)
     }

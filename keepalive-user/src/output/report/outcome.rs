@@ -1,17 +1,17 @@
-//! What became of a socket, as a report sorts and counts them.
+//! The outcomes by which a report sorts and counts sockets.
 
 use strum::{EnumIter, IntoStaticStr};
 
 use super::mark::Mark;
 use crate::core::event::Meaning;
 
-/// What became of a socket, worst first.
+/// The outcome of a socket, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumIter, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     TimedOut,
     ResetOrAborted,
-    /// Open, and something is or was wrong.
+    /// Open, with a problem now or earlier.
     Troubled,
     Open,
     Orderly,
@@ -38,14 +38,14 @@ impl Outcome {
         match self {
             Self::TimedOut => "timed out",
             Self::ResetOrAborted => "reset or aborted",
-            Self::Troubled => "open, in trouble",
-            Self::Open => "open and well",
+            Self::Troubled => "open, with problems",
+            Self::Open => "open, no problems",
             Self::Orderly => "closed",
             Self::Unknown => "ended unseen",
         }
     }
 
-    /// The mark that stands for it.
+    /// The mark of the outcome.
     pub fn mark(self) -> Mark {
         match self {
             Self::TimedOut => Mark::of_meaning(Meaning::TimedOut),

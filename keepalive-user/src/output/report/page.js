@@ -1,5 +1,5 @@
 "use strict";
-// What is in `data` was chosen by processes: it becomes text, never markup.
+// `data` contains text from processes: it is inserted as text, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 
@@ -38,7 +38,7 @@ function micros(us) {
   return us < 1000000 ? tenths(us / 1000, "ms") : millis(us / 1000);
 }
 
-/** Time of day, of milliseconds since the trace began. */
+/** The time of day for milliseconds since the trace began. */
 function clock(ms, digits = 0) {
   const iso = new Date(data.epoch_ms + ms).toISOString();
   return iso.slice(11, digits ? 20 + digits : 19);
@@ -60,7 +60,7 @@ function icon(name) {
 const outcomeOf = (socket) => data.outcomes[OUTCOMES.indexOf(socket.outcome)];
 const path = (socket) => `${socket.local} → ${socket.peer}`;
 
-// The theme: the system's, until it is chosen here.
+// The theme: the system's, until the user chooses one.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const root = document.documentElement;
 const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
@@ -124,7 +124,7 @@ function compare(one, other) {
   return order;
 }
 
-/** What is wanted, in the wanted order. */
+/** Selects the sockets that match the filter and the chips, and sorts them. */
 function select() {
   const words = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const { key, down } = COLUMNS[table.column];
@@ -178,7 +178,7 @@ function rowKey(event, open) {
   event.preventDefault();
 }
 
-/** All its time in little: the worse, the higher. */
+/** The worst mark of each bucket of time; worse marks are higher. */
 function strip(socket) {
   const cells = [...socket.strip].map((letter, bucket) => {
     const mark = markOf(letter);
@@ -210,7 +210,7 @@ function turn(by) {
   byId("sockets").scrollIntoView();
 }
 
-// Chips: one for each outcome there is.
+// Chips: one for each outcome.
 byId("chips").append(
   ...data.outcomes.map((outcome) => {
     const number = data.sockets.filter((it) => it.outcome === outcome.name).length;

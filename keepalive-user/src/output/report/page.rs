@@ -1,5 +1,5 @@
-//! The page: one file that loads nothing. What is in it was chosen by processes and may be
-//! hostile: it is data, escaped, and becomes text in the browser, never markup.
+//! The page: one file that loads nothing. Its data comes from processes and may be hostile: it is
+//! escaped, and the browser inserts it as text, never as markup.
 
 use std::borrow::Cow;
 
@@ -35,7 +35,7 @@ const SCRIPT: &str = concat!(include_str!("page.js"), include_str!("socket.js"))
 /// Width of the strip over all time.
 const WIDE: f64 = 1184.0;
 
-/// All the page knows.
+/// The data of the page.
 #[derive(Serialize)]
 struct Data<'a> {
     facts: Vec<(&'static str, String)>,
@@ -50,10 +50,10 @@ struct Data<'a> {
     sentences: Vec<&'a str>,
     sockets: Vec<Row>,
     left_out: u64,
-    /// Rule, severity, and how many there were.
+    /// Rule, severity, and number of findings.
     rules: Vec<(Cow<'a, str>, &'static str, u64)>,
     findings: Vec<FindingData<'a>>,
-    /// The socket to begin with.
+    /// The socket that is opened first.
     open: Option<u64>,
 }
 
@@ -90,7 +90,7 @@ struct Row {
     local: String,
     peer: String,
     settings: String,
-    /// Where it is: cookie, namespace, cgroup, container.
+    /// Cookie, namespace, cgroup, container.
     place: String,
     from: u64,
     to: u64,
@@ -103,10 +103,10 @@ struct Row {
     silence: Option<u64>,
     limit: Option<u64>,
     end: Option<String>,
-    /// A letter for each bucket, `.` where nothing was.
+    /// A letter for each bucket, `.` for an empty one.
     strip: String,
     phases: Vec<(u64, u64)>,
-    /// How many events are missing, and after how many of those here.
+    /// The number of events that are missing, and the index at which they are missing.
     missing: u64,
     gap: usize,
     events: Vec<Vec<Option<u64>>>,
@@ -125,7 +125,7 @@ struct FindingData<'a> {
 /// The whole file.
 ///
 /// # Errors
-/// None that is known: what is written is made of numbers and text.
+/// If the data cannot be serialized, which does not happen with numbers and text.
 pub fn page(model: &Model, worst_first: &[&Story], open: Option<u64>) -> Result<String> {
     let style = theme::page() + STYLE;
     let policy = format!(
@@ -151,7 +151,8 @@ pub fn page(model: &Model, worst_first: &[&Story], open: Option<u64>) -> Result<
     page = page.replace("/*STYLE*/", &style);
     page = page.replace("/*SCRIPT*/", SCRIPT);
     page = page.replace("POLICY", &policy);
-    // What has names in it comes last: only `"DATA"` is replaced after the lanes, whose text has no quotes.
+    // Untrusted text is inserted last: after the lanes only `"DATA"` is replaced, and their text has
+    // no quotes.
     page = page.replace("<!--LANES-->", &lane::items(model, worst_first));
     Ok(page.replace("\"DATA\"", &data))
 }
@@ -167,7 +168,7 @@ fn hash(text: &str) -> String {
     STANDARD.encode(Sha256::digest(text))
 }
 
-/// JSON within a script element: nothing in it ends the element, or a line of a script.
+/// JSON for a script element: escapes what could end the element or a line of a script.
 fn within_script(json: &str) -> String {
     let mut data = String::with_capacity(json.len() + 64);
     for character in json.chars() {
@@ -245,7 +246,7 @@ fn chip(outcome: Outcome) -> Chip {
     }
 }
 
-/// What the trace was: name and value.
+/// Facts about the trace: name and value.
 pub fn facts(model: &Model) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if let Some(start) = &model.start {
@@ -265,20 +266,20 @@ pub fn facts(model: &Model) -> Vec<(&'static str, String)> {
             .map(|(name, value)| format!("{name} {value}"));
         let filters: Vec<String> = filters.collect();
         if !filters.is_empty() {
-            facts.push(("Only", escape(&filters.join(", ")).into_owned()));
+            facts.push(("Filters", escape(&filters.join(", ")).into_owned()));
         }
     }
     facts.push((
         "Period",
         format!("{} {}", model.scale.period(), model.scale.zone_name()),
     ));
-    facts.push(("Seen", charts::totals(model)));
+    facts.push(("Totals", charts::totals(model)));
     if let Some(end) = &model.end {
         let lost = losses_text(&end.lost, &end.missed).unwrap_or_else(|| "nothing".to_owned());
         facts.push(("Lost", lost));
         if end.lost.owner > 0 {
             let number = plural(end.lost.owner, "event");
-            facts.push(("Owner unknown", format!("of {number}")));
+            facts.push(("Owner unresolved", format!("of {number}")));
         }
     }
     facts
@@ -353,10 +354,10 @@ fn place(story: &Story) -> String {
     parts.join(", ")
 }
 
-/// Longest path of a cgroup that is shown, bytes.
+/// Limit of the path of a cgroup, bytes.
 const PATH: usize = 512;
 
-/// A path, without its beginning where it is too long: the end tells paths apart.
+/// A path, without its beginning if it is too long: paths differ at their end.
 fn shortened(path: &str) -> Cow<'_, str> {
     if path.len() <= PATH {
         return path.into();

@@ -1,19 +1,19 @@
-//! Sentences without their numbers: a million events make the same few hundred.
+//! Sentences without their numbers: a million events share a few hundred sentences.
 
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-/// Stands for a number. No event's words contain it.
+/// Placeholder of a number. No sentence of an event contains it.
 pub const NUMBER: char = '\u{1}';
-/// Sentences that are told apart; events make a few hundred.
+/// Limit of the number of sentences; events have a few hundred.
 const SENTENCES: usize = 1 << 12;
-/// Stands for all others.
+/// The sentence of events above the limit.
 const OTHER: &str = "(not kept: too many different events)";
-/// More digits than a JSON number keeps stay in the sentence.
+/// A number with more digits stays in the sentence: a JSON number would lose precision.
 const DIGITS: usize = 15;
 
-/// A sentence, and what stands in its places.
+/// A sentence, and the numbers in its placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Phrase {
     pub sentence: u32,
@@ -28,7 +28,7 @@ pub struct Sentences {
 }
 
 impl Sentences {
-    /// Takes the numbers out. Leading zeros stay in the sentence.
+    /// Replaces the numbers by placeholders. Leading zeros stay in the sentence.
     pub fn learn(&mut self, text: &str) -> Phrase {
         let (mut sentence, mut numbers) = (String::with_capacity(text.len()), Vec::new());
         let mut rest = text;
@@ -72,7 +72,7 @@ impl Sentences {
         number
     }
 
-    /// The words again.
+    /// The sentence with its numbers.
     pub fn text(&self, phrase: &Phrase) -> String {
         let sentence = self.all.get(phrase.sentence as usize);
         let mut numbers = phrase.numbers.iter();
@@ -108,12 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn a_sentence_comes_back_whole() {
+    fn a_sentence_is_restored() {
         let mut sentences = Sentences::default();
         for text in [
             "",
             "keepalive switched off",
-            "probe 1/9 sent, peer silent 1.5 s, next in 75 s, dead at 10:05:00 unless answered",
+            "probe 1/9 sent, no segment from the peer for 1.5 s, next in 75 s, dead at 10:05:00 unless answered",
             "007 and 0, 00 and 123456789012345678901234567890",
             "1",
         ] {

@@ -1,4 +1,4 @@
-//! Whole pictures: all sockets, or one.
+//! Pictures of all sockets or of one.
 
 use super::{
     charts::{self, Chart},
@@ -17,9 +17,9 @@ const WIDTH: f64 = 1280.0;
 const MARGIN: f64 = 40.0;
 const INNER: f64 = WIDTH - 2.0 * MARGIN;
 const PADDING: f64 = 22.0;
-/// Sockets shown in a picture of all.
+/// Lanes in a picture of all sockets.
 const LANES: usize = 8;
-/// Events in words in a picture of one.
+/// Sentences in a picture of one socket.
 const SENTENCES: usize = 16;
 
 /// All sockets.
@@ -54,14 +54,14 @@ pub fn overview(model: &Model, worst_first: &[&Story]) -> Sheet {
         fact("Period"),
     ];
     let lost = format!("lost: {}", fact("Lost"));
-    for parts in [&trace[..], &[fact("Seen"), &lost]] {
+    for parts in [&trace[..], &[fact("Totals"), &lost]] {
         let parts = parts.iter().copied().filter(|it| !it.is_empty());
         let parts: Vec<&str> = parts.collect();
         sheet.line(None, "s f-soft", &parts.join("  ·  "));
     }
     sheet.y += 10.0;
     sheet.card(
-        "What happened when",
+        "Events over time",
         &charts::heat(model, INNER - 2.0 * PADDING),
     );
     let worst = &worst_first[..LANES.min(worst_first.len())];
@@ -69,14 +69,14 @@ pub fn overview(model: &Model, worst_first: &[&Story]) -> Sheet {
         sheet.card("Worst first", &lanes(model, worst));
     }
     sheet.cards([
-        ("Decisions of the timer", charts::decisions(model)),
+        ("Timer decisions", charts::decisions(model)),
         ("Answers: round-trip time", charts::answers(model)),
         ("Silence when timers ran", charts::silence(model)),
     ]);
     sheet
 }
 
-/// Lanes with names, one below the other.
+/// Lanes with names, stacked.
 fn lanes(model: &Model, stories: &[&Story]) -> Chart {
     const NAMES: f64 = 420.0;
     const LANE: f64 = 54.0;
@@ -94,11 +94,11 @@ fn lanes(model: &Model, stories: &[&Story]) -> Chart {
             "s f-soft e",
             &cut(&story.owner(), 22),
         );
-        let who = format!(
+        let connection = format!(
             "{} → {}",
             story.history.socket.local, story.history.socket.peer
         );
-        svg.text((24.0, y + 36.0), "s f-ink", &cut(&who, 54));
+        svg.text((24.0, y + 36.0), "s f-ink", &cut(&connection, 54));
         svg.part(
             (NAMES, y),
             &lane::lane(&model.scale, story, span, width, 25.0),
@@ -118,23 +118,23 @@ pub fn one(model: &Model, story: &Story) -> Sheet {
     let mut sheet = Sheet::new();
     let certificate = story.certificate(&model.scale);
     sheet.title(&certificate.unwrap_or_else(|| story.verdict()));
-    let who = format!(
+    let heading = format!(
         "{}  {} → {}",
         story.owner(),
         story.history.socket.local,
         story.history.socket.peer
     );
-    sheet.line(None, "t f-ink", &who);
+    sheet.line(None, "t f-ink", &heading);
     sheet.line(None, "s f-soft", &numbers(story));
     sheet.line(None, "s f-soft", &model.scale.period());
     sheet.y += 10.0;
     let chart = lane::alone(&model.scale, story, INNER - 2.0 * PADDING);
     sheet.card("Over time", &chart);
-    sheet.card("In words", &in_words(model, story));
+    sheet.card("Events", &in_words(model, story));
     sheet
 }
 
-/// What it did, in one line.
+/// The totals of a socket, in one line.
 fn numbers(story: &Story) -> String {
     let history = &story.history;
     let cookie = history.socket.cookie;
@@ -151,7 +151,7 @@ fn numbers(story: &Story) -> String {
     .concat()
 }
 
-/// Its last events.
+/// The last events of a socket, as sentences.
 fn in_words(model: &Model, story: &Story) -> Chart {
     let (head, tail) = story.kept();
     let mut lines: Vec<Option<&Moment>> = head.iter().map(Some).collect();
@@ -169,7 +169,7 @@ fn in_words(model: &Model, story: &Story) -> Chart {
     if !earlier.is_empty() {
         let of = |moment: &Option<&Moment>| moment.map_or(story.left_out, |_| 1);
         let before = count(earlier.iter().map(of).sum(), "event");
-        line(&mut svg, "t f-soft", &format!("… {before} before"));
+        line(&mut svg, "t f-soft", &format!("… {before} earlier"));
     }
     for moment in shown {
         let Some(moment) = moment else {
@@ -205,7 +205,7 @@ impl Sheet {
     fn title(&mut self, text: &str) {
         let text = capital(text);
         let text = text.as_str();
-        // As many characters as there is room for, on two lines at most.
+        // The number of characters that fit a line; a title has at most two lines.
         const MOST: usize = 82;
         let breaks = text
             .char_indices()
@@ -238,7 +238,7 @@ impl Sheet {
         self.y += chart.height + 2.0 * PADDING + 50.0;
     }
 
-    /// Side by side.
+    /// Places cards side by side.
     fn cards(&mut self, charts: [(&str, Chart); 3]) {
         let height = charts
             .iter()
@@ -274,7 +274,7 @@ impl Sheet {
     }
 }
 
-/// With a capital letter.
+/// The text with a capital first letter.
 fn capital(text: &str) -> String {
     let mut rest = text.chars();
     let first = rest.next().map(char::to_uppercase);

@@ -1,9 +1,9 @@
 
-// One socket: its time, which can be zoomed, and its events in words.
+// One socket: its timeline, which can be zoomed, and its events as sentences.
 const GAP = 34, SILENCE = 150, ANSWERS = 84, SIDE = 116, WIDTH = 1184;
 let one = null;
 
-/** An event in words: its sentence, with its numbers in their places. */
+/** The sentence of an event, with its numbers in the placeholders. */
 function sentence(event) {
   let next = 5;
   return data.sentences[event[4]].replaceAll("\u0001", () => event[next++]);
@@ -25,13 +25,13 @@ function open(socket) {
     ["Probes", `${grouped(socket.probes)}, ${grouped(socket.answers)} answered, ${grouped(socket.unanswered)} unanswered`],
     ["Slowest answer", socket.rtt === null ? "–" : micros(socket.rtt)],
     ["Longest silence", socket.silence === null ? "–" : millis(socket.silence)],
-    ["Watched", `${clock(from)} – ${clock(socket.to)}${socket.partial ? ", before that only in the totals" : ""}`],
+    ["Watched", `${clock(from)} – ${clock(socket.to)}${socket.partial ? ", earlier events only in the totals" : ""}`],
     ["Where", socket.place],
   ];
   byId("one").replaceChildren(
     make("nav", { class: "walk" },
       make("button", { type: "button", id: "all", click: () => (location.hash = "") }, "← all sockets"),
-      make("span", { class: "space" }), counted, walk(-1, "← before"), walk(1, "next →")),
+      make("span", { class: "space" }), counted, walk(-1, "← previous"), walk(1, "next →")),
     make("h1", { tabindex: -1 }, icon(outcomeOf(socket).mark), capital(socket.end ?? socket.verdict)),
     make("p", { class: "path" }, `${socket.owner}   ${path(socket)}`),
     make("dl", { class: "facts" }, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
@@ -39,7 +39,7 @@ function open(socket) {
       make("div", { class: "head" }, make("h2", {}, "Over time"), zoomTools()),
       make("div", { id: "time", tabindex: 0, role: "application", "aria-label": "Timeline: + and - zoom, arrows move, 0 shows all", keydown: timeKey })),
     ...socket.findings.map((index) => make("section", { class: "card" }, make("h2", {}, `Audit: ${data.findings[index].rule}`), finding(data.findings[index]))),
-    make("section", { class: "card" }, make("h2", {}, "In words"), log(socket)),
+    make("section", { class: "card" }, make("h2", {}, "Events"), log(socket)),
   );
   showTime();
 }
@@ -48,7 +48,7 @@ function log(socket) {
   const lines = socket.events.map((event) =>
     make("li", { "data-at": event[0] }, make("time", {}, clock(event[0], 3)), icon(MARKS[event[1]]), make("span", {}, sentence(event))));
   if (socket.missing) {
-    const text = `… and ${plural(socket.missing, "event")} more in between, not kept one by one`;
+    const text = `… and ${plural(socket.missing, "event")} more in between, not kept individually`;
     lines.splice(socket.gap, 0, make("li", { class: "left-out" }, text));
   }
   return make("ol", { id: "log" }, ...lines);
@@ -85,14 +85,14 @@ function timeKey(event) {
   event.stopPropagation();
 }
 
-// The chart: drawn anew whenever another span of time is looked at.
+// The chart: redrawn whenever the visible span of time changes.
 const text = (x, y, kind, words) => draw("text", { x, y, class: kind }, words);
 const line = (x1, y1, x2, y2, kind) => draw("line", { x1, y1, x2, y2, class: kind });
 
 // Steps of a time axis, milliseconds.
 const STEPS = [5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 108e5, 216e5, 432e5, 864e5];
 
-/** Times of day, at round ones. */
+/** The axis, with ticks at round times of day. */
 function timeAxis([from, to], [left, right], y) {
   const length = to - from, most = Math.max(Math.floor((right - left) / 92), 1);
   const step = STEPS.find((it) => length / it <= most) ?? Math.ceil(length / most / 864e5) * 864e5;
@@ -100,7 +100,7 @@ function timeAxis([from, to], [left, right], y) {
   const parts = [line(left, y, right, y, "grid l-line")];
   for (let tick = Math.ceil((midnight + from) / step) * step - midnight; tick <= to; tick += step) {
     const x = left + ((tick - from) / (to - from)) * (right - left);
-    // The words of a tick at the edge stay within the picture.
+    // The label of a tick at the edge stays within the picture.
     const [at, kind] = x < left + 30 ? [left, "s f-soft"] : x > right - 30 ? [right, "s f-soft e"] : [x, "s f-soft m"];
     parts.push(line(x, y, x, y + 5, "grid l-soft"), text(at, y + 18, kind, clock(tick, step < 1000 ? 3 : 0)));
   }
@@ -110,10 +110,10 @@ function timeAxis([from, to], [left, right], y) {
 const hatch = (x, y, width, height) =>
   draw("rect", { x, y, width, height, fill: "url(#hatch)", "fill-opacity": 0.45 });
 
-/** The least important first, so that the others are drawn over them. */
+/** The least important mark first, so that more important ones are drawn above it. */
 const inOrder = (events) => [...events].sort((one, other) => one[1] - other[1]);
 
-/** Where events are missing: the worst mark of each bucket of time. */
+/** Bars where events are missing: the worst mark of each bucket of time. */
 function bars(socket, x, y) {
   const [first, last] = [socket.events[socket.gap - 1][0], socket.events[socket.gap][0]];
   const bars = [];
@@ -147,7 +147,7 @@ function showTime() {
     draw("defs", {}, clip), behind, ...silence(socket, inside), text(0, lane + 4.5, "t f-ink", "events"), line(SIDE, lane, WIDTH - 12, lane, "grid l-line"), inside);
   if (socket.missing) {
     const middle = (xOf(socket.events[socket.gap - 1][0]) + xOf(socket.events[socket.gap][0])) / 2;
-    inside.append(text(middle, 20 + SILENCE / 2, "s f-soft m l-card halo", `${plural(socket.missing, "event")} not kept one by one`), ...bars(socket, xOf, lane));
+    inside.append(text(middle, 20 + SILENCE / 2, "s f-soft m l-card halo", `${plural(socket.missing, "event")} not kept individually`), ...bars(socket, xOf, lane));
   }
   for (const event of inOrder(events)) inside.append(shown(event, lane));
   if (hasTrips) picture.append(...roundTrips(trips, answers));
@@ -156,7 +156,7 @@ function showTime() {
   picture.append(...timeAxis([one.from, one.to], [SIDE, WIDTH - 12], bottom + 8));
   dragging(picture, bottom);
   byId("time").replaceChildren(picture);
-  byId("span").textContent = `${millis(one.to - one.from)}${one.to - one.from < one.whole[1] - one.whole[0] ? "" : ", all of it"}`;
+  byId("span").textContent = `${millis(one.to - one.from)}${one.to - one.from < one.whole[1] - one.whole[0] ? "" : ", all"}`;
   for (const item of byId("log").children) {
     const at = Number(item.dataset.at);
     item.classList.toggle("near", item.dataset.at !== undefined && one.to - one.from < one.whole[1] - one.whole[0] && isSeen(at));
@@ -191,14 +191,14 @@ function silence(socket, inside) {
   return axis;
 }
 
-/** Silences: from when, until when, and how long it was then. */
+/** The periods of silence: start, end, and length at the end. */
 function rises(socket) {
   const all = [];
   for (const [at, , silence] of socket.events) {
     if (silence === null) continue;
     const from = Math.max(at - silence, socket.from);
     const last = all[all.length - 1];
-    // The same silence goes on; jiffies are up to 10 ms.
+    // The same silence continues; a jiffy is up to 10 ms.
     if (last && from < last[1] && Math.abs(from - last[0]) < 40) [last[1], last[2]] = [at, at - from];
     else if (at > from) all.push([from, at, at - from]);
   }
@@ -228,7 +228,7 @@ function nice(most) {
   return [1, 2, 4, 6, 8, 10].map((step) => step * digit).find((ceiling) => ceiling >= most);
 }
 
-/** Drag over a time to see it large; double-click for all; the wheel with Ctrl. */
+/** Zooms: drag over a span of time, double-click for all, Ctrl and wheel. */
 function dragging(picture, height) {
   const at = (event) => {
     const box = picture.getBoundingClientRect();
@@ -263,7 +263,7 @@ function dragging(picture, height) {
   }, { passive: false });
 }
 
-// Which of both is shown is in the address.
+// The fragment of the address selects the overview or one socket.
 function route() {
   const id = Number(/^#socket-(\d+)$/.exec(location.hash)?.[1]);
   const socket = data.sockets.find((it) => it.id === id);

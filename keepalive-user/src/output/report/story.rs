@@ -1,4 +1,4 @@
-//! One socket: who it is, what it did in numbers, and its events, as many as there is room for.
+//! One socket: its identity, its totals, and as many of its events as are kept.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ use crate::{
     output::words::{certificate, owner, settings},
 };
 
-/// First events that are kept; the rest of the room is for the last ones.
+/// Number of first events that are kept; the others kept are the last ones.
 const HEAD: usize = 8;
 /// An event that is kept.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct Moment {
     /// Nanoseconds since the trace began.
     pub at: u64,
     pub mark: Mark,
-    /// Silence of the peer then, milliseconds.
+    /// Silence of the peer at the event, milliseconds.
     pub silence_ms: Option<u64>,
     pub rtt_us: Option<u64>,
     pub words: Phrase,
@@ -58,7 +58,7 @@ impl Moment {
 #[derive(Clone, Debug)]
 pub struct Story {
     pub history: History,
-    /// Times nanoseconds since the trace began, as all of the following.
+    /// Times here and below are nanoseconds since the trace began.
     pub windows: ZeroWindows,
     /// First and last event.
     pub from: u64,
@@ -67,12 +67,12 @@ pub struct Story {
     pub strip: Vec<Option<Mark>>,
     head: Vec<Moment>,
     tail: VecDeque<Moment>,
-    /// Events between head and tail that there was no room for.
+    /// Number of events between head and tail that are not kept.
     pub left_out: u64,
 }
 
 impl Story {
-    /// `is_partial`: it was left out for a while, when there were too many.
+    /// `is_partial`: its earlier story was dropped when there were too many sockets.
     pub fn new(about: About<'_>, since: u64, is_partial: bool) -> Self {
         let mut history = History::new(about);
         history.is_partial = is_partial;
@@ -88,7 +88,7 @@ impl Story {
         }
     }
 
-    /// Folds one of its events.
+    /// Folds an event of this socket.
     pub fn observe(&mut self, about: About<'_>, event: &Event, since: u64) {
         self.from = self.from.min(since);
         self.to = self.to.max(since);
@@ -96,7 +96,7 @@ impl Story {
         self.windows.observe(event, since);
     }
 
-    /// Keeps an event, if need be instead of an older one.
+    /// Keeps an event, instead of an older one if there is no room.
     pub fn keep(&mut self, moment: Moment, bucket: usize, room: usize) {
         if self.strip.len() <= bucket {
             self.strip.resize(bucket + 1, None);
@@ -110,7 +110,7 @@ impl Story {
         self.shrink(room);
     }
 
-    /// Leaves out what there is no room for.
+    /// Drops events until the rest fits the room.
     pub fn shrink(&mut self, room: usize) {
         while self.tail.len() > room.saturating_sub(HEAD) {
             self.tail.pop_front();
@@ -118,7 +118,7 @@ impl Story {
         }
     }
 
-    /// The events that are kept: the first, and the last.
+    /// The events that are kept: the first and the last ones.
     pub fn kept(&self) -> (&[Moment], &VecDeque<Moment>) {
         (&self.head, &self.tail)
     }
@@ -143,16 +143,16 @@ impl Story {
         }
     }
 
-    /// What is wrong with an open socket, in few words, and in a sentence about such sockets.
+    /// The problem of an open socket: for one socket, and for a headline about several.
     fn trouble(&self) -> Option<(String, &'static str)> {
         let history = &self.history;
         let probes = |number: u64, what: &str| format!("{} {what}", plural(number, "probe"));
         if self.windows.is_shut() {
-            return Some(("zero window".to_owned(), "with a peer that takes no data"));
+            return Some(("zero window".to_owned(), "with a zero window"));
         }
         if history.probes_out > 1 {
             let text = probes(history.probes_out.into(), "unanswered");
-            return Some((text, "open, with probes unanswered at the end"));
+            return Some((text, "open, with unanswered probes at the end"));
         }
         if history.not_sent > 0 {
             let text = probes(history.not_sent, "not sent");
@@ -164,17 +164,17 @@ impl Story {
         }
         if history.unanswered() > 0 {
             let text = probes(history.unanswered(), "unanswered earlier");
-            return Some((text, "with probes unanswered, and heard again"));
+            return Some((text, "with probes unanswered earlier"));
         }
         None
     }
 
-    /// What is wrong with an open socket, in a sentence about several.
+    /// The problem of an open socket, for a headline about several.
     pub fn trouble_of_several(&self) -> Option<&'static str> {
         self.trouble().map(|(_, sentence)| sentence)
     }
 
-    /// What became of it, in few words.
+    /// The outcome of the socket, in a few words.
     pub fn verdict(&self) -> String {
         let Some(cause) = self.history.cause() else {
             return match self.trouble() {
@@ -191,11 +191,11 @@ impl Story {
             Cause::WindowProbeUserTimeout => "killed: window and user timeout",
             Cause::PeerReset => "reset by the peer",
             Cause::PeerFin => "closed by the peer",
-            Cause::LocalClose => "closed by this side",
-            Cause::LocalAbort => "aborted by this side",
+            Cause::LocalClose => "closed by the owner",
+            Cause::LocalAbort => "aborted by the owner",
             Cause::ConnectTimeout => "never connected",
             Cause::NetworkError => "network error",
-            Cause::Unknown => "ended, unseen",
+            Cause::Unknown => "ended unseen",
         }
         .to_owned()
     }
@@ -210,7 +210,7 @@ impl Story {
         Some(certificate(closed, &self.history.keepalive, &heard))
     }
 
-    /// How keepalive is set.
+    /// The keepalive settings.
     pub fn settings(&self) -> String {
         let keepalive = &self.history.keepalive;
         match keepalive.enabled {
@@ -219,7 +219,7 @@ impl Story {
         }
     }
 
-    /// Where it is among all: the worst is least.
+    /// The sort key: the worst socket has the least one.
     pub fn rank(&self) -> impl Ord + use<> {
         let history = &self.history;
         let worst_first = std::cmp::Reverse((
@@ -233,13 +233,13 @@ impl Story {
     }
 }
 
-/// Sockets whose timer sends no probe: one, and several.
+/// The problem of sockets whose timer sends no probe: for one socket, and for several.
 fn suppressed(by: Data) -> (&'static str, &'static str) {
     match by {
-        Data::Unsent => ("data waiting", "unprobed: data waits, the peer takes none"),
+        Data::Unsent => ("data unsent", "not probed: data is waiting to be sent"),
         Data::InFlight => (
-            "data unacknowledged",
-            "unprobed: data is unacknowledged, retransmission decides",
+            "data in flight",
+            "not probed: data is unacknowledged, retransmission decides",
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! Writing SVG: a few shapes, escaped text, and nothing that needs the network.
+//! Writes SVG: a few shapes and escaped text, without external resources.
 
 use std::fmt::{self, Write};
 
@@ -13,7 +13,7 @@ pub struct Svg {
     pub body: String,
 }
 
-/// A length or place: a tenth of a unit is as fine as it gets.
+/// A length or coordinate, rounded to a tenth of a unit.
 #[derive(Clone, Copy)]
 struct N(f64);
 
@@ -32,7 +32,7 @@ impl fmt::Display for N {
     }
 }
 
-/// What is drawn more than once: the marks, and what fills a closed window.
+/// The reused definitions: the marks, and the pattern of a zero window.
 pub fn definitions() -> String {
     let mut text = String::from("<defs>");
     for mark in Mark::iter() {
@@ -52,7 +52,7 @@ impl Svg {
         ));
     }
 
-    /// A rectangle of this opacity with a title for when it is pointed at.
+    /// A rectangle with this opacity, and a title that is shown under the pointer.
     pub fn cell(
         &mut self,
         at: (f64, f64),
@@ -78,7 +78,7 @@ impl Svg {
         ));
     }
 
-    /// A time in which the peer took no data.
+    /// The hatched rectangle of a zero window.
     pub fn hatched(&mut self, (x, y): (f64, f64), (width, height): (f64, f64)) {
         let [x, y, width, height] = [x, y, width, height].map(N);
         self.put(format_args!(
@@ -108,7 +108,7 @@ impl Svg {
         ));
     }
 
-    /// Another part, moved.
+    /// Inserts another part at an offset.
     pub fn part(&mut self, (x, y): (f64, f64), part: &Self) {
         let ([x, y], body) = ([x, y].map(N), &part.body);
         self.put(format_args!(
@@ -131,7 +131,7 @@ pub fn icon(mark: Mark) -> String {
     )
 }
 
-/// Text within markup: nothing in it is markup, or invisible.
+/// Escapes text for markup, including invisible characters.
 pub fn xml(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in escape(text).chars() {
@@ -141,7 +141,7 @@ pub fn xml(text: &str) -> String {
             '>' => escaped += "&gt;",
             '"' => escaped += "&quot;",
             '\'' => escaped += "&#39;",
-            // No characters in XML.
+            // XML does not allow these characters.
             '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
             other => escaped.push(other),
         }
@@ -149,7 +149,7 @@ pub fn xml(text: &str) -> String {
     escaped
 }
 
-/// Shortened to so many characters.
+/// The text, shortened to at most this many characters.
 pub fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_no_markup() {
+    fn text_is_not_markup() {
         let hostile = "</text><script>alert('x')</script>&\"\u{202e}\u{7}\u{ffff}";
         let harmless = xml(hostile);
         assert!(!harmless.contains(['<', '>', '"', '\'', '\u{202e}', '\u{7}', '\u{ffff}']));

@@ -1,4 +1,4 @@
-//! Reports of a story, and of a hostile one.
+//! Reports of a fixed story, and of one with hostile text.
 
 mod crowds;
 
@@ -69,7 +69,7 @@ fn page(model: &Model) -> String {
     page::page(model, &model.worst_first(), None).unwrap()
 }
 
-/// What the page knows.
+/// The data of the page.
 fn data(page: &str) -> Value {
     let begin = "<script id=\"data\" type=\"application/json\">";
     let (_, rest) = page.split_once(begin).unwrap();
@@ -77,7 +77,7 @@ fn data(page: &str) -> Value {
     serde_json::from_str(json).unwrap()
 }
 
-/// Makes everything of whatever events.
+/// Renders all formats of any events.
 pub fn all_kinds(events: &[Event]) {
     let model = model(events, 10);
     let worst_first = model.worst_first();
@@ -138,7 +138,7 @@ fn folds_the_story() {
         .map(|it| model.sentences.text(&it.words))
         .collect();
     assert_eq!(texts[2], "probe 1 answered after 40 ms");
-    assert!(texts[6].contains("last heard 02:00:01"), "{}", texts[6]);
+    assert!(texts[6].contains("peer at 02:00:01"), "{}", texts[6]);
 }
 
 #[test]
@@ -158,11 +158,11 @@ fn the_worst_headline_comes_first() {
             "1 probe was answered, after 40 ms"
         ]
     );
-    // Before the end one probe is out, which is nothing to worry about; two are.
-    assert_eq!(texts(&model(&all[..4], 2))[0], "Nothing bad happened.");
+    // Before the end one probe is out, which is normal; two are a problem.
+    assert_eq!(texts(&model(&all[..4], 2))[0], "No problems found.");
     assert_eq!(
         texts(&model(&all[..5], 3))[0],
-        "1 socket open, with probes unanswered at the end"
+        "1 socket open, with unanswered probes at the end"
     );
     assert_eq!(
         texts(&model(&[], 1)),
@@ -171,7 +171,7 @@ fn the_worst_headline_comes_first() {
 }
 
 #[test]
-fn pictures_say_what_they_show() {
+fn pictures_contain_their_texts() {
     let model = model(&events(&story()), 5);
     let worst_first = model.worst_first();
     let overview = words(&picture::overview(&model, &worst_first));
@@ -181,7 +181,7 @@ fn pictures_say_what_they_show() {
         "10.0.0.1:22 → 10.0.0.9:51514",
         "killed: probes unanswered",
         "each cell is 50 ms",
-        "1 of 40 ms",
+        "1 value: 40 ms",
         "75 %",
     ] {
         assert!(
@@ -191,18 +191,18 @@ fn pictures_say_what_they_show() {
     }
     let one = words(&picture::one(&model, worst_first[0]));
     for text in [
-        "probe 2/2 sent, peer silent 1.9 s, next in 1 s, dead at 02:00:04 unless answered",
+        "probe 2/2 sent, no segment from the peer for 1.9 s, next in 1 s, dead at 02:00:04 unless answered",
         "Over time",
         "02:00:02",
     ] {
         assert!(one.iter().any(|texts| texts == text), "{text}: {one:#?}");
     }
-    // Its marks on a line, and each again beside its sentence.
+    // Each mark is on the line, and beside its sentence.
     let svg = picture::one(&model, worst_first[0]).svg();
     assert_eq!(svg.matches("<use ").count(), 2 * 7);
 }
 
-/// Whoever names processes, cgroups and rules writes text, never markup.
+/// The names of processes, cgroups and rules become text, never markup.
 #[test]
 fn hostile_text_stays_text() {
     let hostile = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u{2028}\u{202e}'\"&\
@@ -237,7 +237,7 @@ fn hostile_text_stays_text() {
     assert_eq!(page.matches("<script").count(), 2);
     assert_eq!(page.matches("</script").count(), 2);
     assert!(!page.contains("<img"));
-    // No name is a place to fill.
+    // Placeholders within names are not replaced.
     assert_eq!(page.matches("\"use strict\"").count(), 1);
     assert_eq!(page.matches("default-src").count(), 1);
     assert!(!page.contains(['\u{2028}', '\u{202e}']));
@@ -260,9 +260,9 @@ fn hostile_text_stays_text() {
     }
 }
 
-/// The browser runs this script and no other, and loads nothing.
+/// The policy allows only the script and the style of the page.
 #[test]
-fn the_policy_is_that_of_the_page() {
+fn the_policy_has_the_hashes_of_the_page() {
     let page = page(&model(&events(&story()), 5));
     let within = |begin: &str, end: &str| {
         let (_, rest) = page.split_once(begin).unwrap();
@@ -286,7 +286,7 @@ fn the_policy_is_that_of_the_page() {
     }
 }
 
-/// A window that shuts, opens, shuts again and kills.
+/// A window that closes, opens, closes again, and ends the connection.
 #[test]
 fn zero_windows_are_phases() {
     let all = events(&story());
@@ -322,7 +322,7 @@ fn zero_windows_are_phases() {
         (phases, story.verdict())
     };
     let all = [10, 11, 13, 17].map(|second| probe(second, Some(4000)));
-    // The next is due after 4 s, and may be late.
+    // The next probe is due after 4 s, and may be late.
     let (seen, verdict) = phases(&all, 20);
     assert_eq!(
         (seen, verdict.as_str()),
@@ -338,7 +338,7 @@ fn zero_windows_are_phases() {
 }
 
 #[test]
-fn a_suffix_that_says_nothing_is_a_usage_error() {
+fn an_unknown_suffix_is_a_usage_error() {
     for name in [
         "report",
         "report.pdf",
@@ -359,9 +359,9 @@ fn open(path: &Path, force: bool) -> Result<Report> {
     Ok(Report::begin(format, None, save))
 }
 
-/// The file is written at the end, whole, and nothing else is left.
+/// The file is written at the end, completely, and no other file is left.
 #[test]
-fn a_report_is_whole_or_not_there() {
+fn a_report_is_complete_or_absent() {
     let directory = std::env::temp_dir().join(format!("keepalive-report-{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     let there = || {

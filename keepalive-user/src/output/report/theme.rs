@@ -1,4 +1,4 @@
-//! Colours, light and dark, for the page and for pictures.
+//! The light and dark colours of the page and of pictures.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use strum::IntoEnumIterator;
 
 use super::mark::Mark;
 
-/// Colours that are no mark's: name, light, dark.
+/// The colours that are not of marks: name, light, dark.
 const COLOURS: [(&str, &str, &str); 11] = [
     ("page", "#f5f6f8", "#0e1116"),
     ("card", "#ffffff", "#161b22"),
@@ -30,14 +30,14 @@ fn colours() -> impl Iterator<Item = (&'static str, &'static str, &'static str)>
     COLOURS.into_iter().chain(marks)
 }
 
-/// How the parts of a picture look, by class.
+/// The styles of the parts of a picture, by class.
 const SHAPES: &str = "\
 .t{font-size:13px}.s{font-size:11.5px}.h{font-size:16px;font-weight:600}.b{font-size:24px;font-weight:600}\
 .e{text-anchor:end}.m{text-anchor:middle}\
 .grid{stroke-width:1}.thin{stroke-width:1.2;fill:none}.thick{stroke-width:2;fill:none}\
 .dash{stroke-width:1.4;stroke-dasharray:5 4;fill:none}.area{fill-opacity:.16}.halo{paint-order:stroke;stroke-width:4;stroke-linejoin:round}";
 
-/// For the page: colours are variables, and follow the system's theme unless another is chosen.
+/// For the page: colours are variables, which follow the system's theme unless the user chooses one.
 pub fn page() -> String {
     let variables = |dark: bool| {
         let all = colours()
@@ -53,7 +53,7 @@ pub fn page() -> String {
     )
 }
 
-/// For a picture by itself: light, and dark where its viewer is. The fonts are the viewer's.
+/// For a picture file: light, or dark in a viewer with a dark theme. The viewer provides the fonts.
 pub fn picture() -> String {
     let dark = classes(|(_, _, dark)| dark.to_owned());
     format!(
@@ -63,7 +63,7 @@ pub fn picture() -> String {
     )
 }
 
-/// `.f-NAME` fills, `.l-NAME` draws lines.
+/// The classes: `.f-NAME` fills, `.l-NAME` draws lines.
 fn classes(colour: impl Fn((&'static str, &'static str, &'static str)) -> String) -> String {
     let mut text = String::new();
     for it in colours() {

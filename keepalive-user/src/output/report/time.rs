@@ -1,15 +1,15 @@
-//! Time as a report sees it: since the trace began, in a bounded number of buckets.
+//! The time scale of a report: since the trace began, in a bounded number of buckets.
 
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::super::words;
 
-/// Most buckets. When time goes beyond the last, each two become one.
+/// Maximum number of buckets. When time exceeds the last one, each two are merged.
 pub const BUCKETS: usize = 120;
 /// Length of the first buckets, nanoseconds.
 const SHORTEST: u64 = 50_000_000;
 
-/// Where in time the buckets are.
+/// The start and the width of the buckets.
 #[derive(Clone, Debug)]
 pub struct Scale {
     /// The beginning of the trace.
@@ -19,7 +19,7 @@ pub struct Scale {
     pub width_ns: u64,
     /// The latest moment, nanoseconds since the beginning.
     pub end_ns: u64,
-    /// One offset for all, so that the page can print times itself.
+    /// A fixed offset, so that the page can print times without a time zone database.
     pub zone: TimeZone,
 }
 
@@ -34,12 +34,12 @@ impl Scale {
         }
     }
 
-    /// Nanoseconds since the beginning; what claims to be earlier is at the beginning.
+    /// Nanoseconds since the beginning; earlier times are clamped to 0.
     pub fn since(&self, monotonic_ns: u64) -> u64 {
         monotonic_ns.saturating_sub(self.start_ns)
     }
 
-    /// Makes room for a moment; how many times each two buckets became one for that.
+    /// Extends the scale to a moment. Returns how many times buckets must be merged in pairs.
     pub fn extend(&mut self, since: u64) -> u32 {
         self.end_ns = self.end_ns.max(since);
         let mut folds = 0;
@@ -55,7 +55,7 @@ impl Scale {
         bucket.min(BUCKETS - 1)
     }
 
-    /// Buckets that have begun.
+    /// Number of buckets up to the latest moment.
     pub fn used(&self) -> usize {
         self.bucket(self.end_ns) + 1
     }
@@ -73,7 +73,7 @@ impl Scale {
             .unwrap_or(Timestamp::MAX)
     }
 
-    /// From the first to the last moment, with dates.
+    /// The first and the last moment, with dates.
     pub fn period(&self) -> String {
         let (first, last) = (self.start, self.at(self.end_ns / 1_000_000));
         format!(
@@ -94,7 +94,7 @@ impl Scale {
         format!("UTC{sign}{:02}:{:02}", minutes / 60, minutes % 60)
     }
 
-    /// Moments for an axis, milliseconds since the beginning, at round times of day.
+    /// The ticks of an axis, milliseconds since the beginning, at round times of day.
     pub fn ticks(&self, from_ms: u64, to_ms: u64, most: u64) -> Vec<u64> {
         let step = step(to_ms.saturating_sub(from_ms), most);
         let offset = i64::from(self.zone.to_offset(self.start).seconds()) * 1000;
@@ -120,7 +120,7 @@ fn step(length: u64, most: u64) -> u64 {
     STEPS.into_iter().find(fits).unwrap_or_else(days)
 }
 
-/// Each two buckets become one.
+/// Merges each two buckets into one.
 pub fn fold<T: Copy + Default>(buckets: &mut Vec<T>, join: impl Fn(T, T) -> T) {
     let folded = buckets
         .chunks(2)

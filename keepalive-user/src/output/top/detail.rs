@@ -1,5 +1,5 @@
-//! One socket explained: who it is, how keepalive is set on it, what is the case now, what comes
-//! next, and what happened.
+//! One socket explained: its identity, its keepalive settings, its current state, what the timer
+//! does next, and its last events.
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use ratatui::{
@@ -24,13 +24,13 @@ use crate::{
     },
 };
 
-/// A screen so high leaves room for gaps.
+/// From this height on, sections are separated by empty lines.
 const ROOMY: u16 = 30;
 
-/// Draws the lines, as far down as there are any; gives how many are really passed.
+/// Draws the lines from `scroll` on; returns `scroll`, limited to the number of lines.
 pub fn draw(lines: Vec<Line<'_>>, scroll: u16, frame: &mut Frame<'_>, area: Rect) -> u16 {
     let width = usize::from(area.width.max(1));
-    // Words that wrap leave gaps, so that this is a line or two short of what it takes.
+    // Wrapping at words may need a line or two more than this.
     let height: usize = lines
         .iter()
         .map(|line| line.width().div_ceil(width).max(1))
@@ -44,7 +44,7 @@ pub fn draw(lines: Vec<Line<'_>>, scroll: u16, frame: &mut Frame<'_>, area: Rect
     scroll
 }
 
-/// The explanation, close together where there is little room.
+/// The explanation; without empty lines on a low screen.
 pub fn lines(
     row: &Row,
     now: When,
@@ -65,7 +65,7 @@ pub fn lines(
         .collect();
     let newest_first = row.events.iter().rev();
     let happened = newest_first.filter_map(|(when, event)| line(*when, event, theme, zone));
-    let mut lines = who(&row.history, theme);
+    let mut lines = identity(&row.history, theme);
     for (title, text) in [
         ("NOW", now_lines),
         ("SETTINGS", settings),
@@ -78,7 +78,7 @@ pub fn lines(
     lines
 }
 
-fn who(history: &History, theme: Theme) -> Vec<Line<'static>> {
+fn identity(history: &History, theme: Theme) -> Vec<Line<'static>> {
     let socket = &history.socket;
     let mut rest = format!("{}, network namespace {}", name(socket.state), socket.netns);
     if let Some(cookie) = socket.cookie {
@@ -116,7 +116,7 @@ fn settings(keepalive: &Keepalive) -> Vec<String> {
             interval_ms: keepalive.interval_ms,
             probes: keepalive.probes,
             user_timeout_ms: keepalive.user_timeout_ms,
-            // Not in events, and of no effect on a silent peer.
+            // Events do not have these, and they have no effect on a silent peer.
             retries2: 0,
             rto_max_ms: 0,
         };
@@ -125,24 +125,24 @@ fn settings(keepalive: &Keepalive) -> Vec<String> {
     lines
 }
 
-/// What is the case, and what the timer does next.
+/// The current state, and what the timer does next.
 fn situation(history: &History, now: When, zone: &TimeZone) -> Vec<String> {
     if history.end.is_some() {
-        return vec!["It is over.".to_owned()];
+        return vec!["The socket has ended.".to_owned()];
     }
     let silent = match history.silence_ms(now.monotonic_ns) {
         Some(ms) => format!(
-            "the peer was last heard {} ago, as far as is known",
+            "the last recorded segment from the peer is {} old",
             millis(ms)
         ),
-        None => "the peer was never heard".to_owned(),
+        None => "no segment from the peer yet".to_owned(),
     };
     let mut lines = vec![match history.probe {
         Some(probe) => format!("{}; {silent}.", out(probe)),
         None => format!("No probe is out; {silent}."),
     }];
     let Some(timer) = history.timer else {
-        lines.push("Its timer does not run.".to_owned());
+        lines.push("The timer does not run.".to_owned());
         return lines;
     };
     let left = timer.due.saturating_sub(now.monotonic_ns) / 1_000_000;
@@ -151,7 +151,7 @@ fn situation(history: &History, now: When, zone: &TimeZone) -> Vec<String> {
     } else {
         format!("runs in {} ({})", millis(left), at(now, left, zone))
     };
-    lines.push(format!("Its timer {when}: {}.", then(history)));
+    lines.push(format!("The timer {when}: {}.", then(history)));
     lines
 }
 
@@ -162,9 +162,9 @@ fn out(probe: Probe) -> String {
     };
     let of = probe.of.map_or(String::new(), |of| format!(" of {of}"));
     let before = match probe.attempt {
-        0 | 1 => "its answer, if there was one, shows when the timer runs",
+        0 | 1 => "an answer is reported when the timer runs",
         2 => "the one before it was not answered",
-        _ => "those before it were not answered",
+        _ => "the ones before it were not answered",
     };
     format!("{kind} {}{of} is out, {before}", probe.attempt)
 }
@@ -178,20 +178,28 @@ fn then(history: &History) -> String {
             attempt,
             ..
         }) => {
-            format!("zero-window probe {}, unless the window opens", attempt + 1)
+            format!(
+                "it sends zero-window probe {}, unless the window opens",
+                attempt + 1
+            )
         }
         Some(Probe {
             attempt,
             of: Some(of),
             ..
-        }) if attempt >= of => "it ends the connection, unless the peer is heard".to_owned(),
+        }) if attempt >= of => {
+            "it ends the connection, unless a segment from the peer arrives".to_owned()
+        }
         Some(Probe { attempt, .. }) => {
-            format!("probe {} leaves, unless the peer is heard", attempt + 1)
+            format!(
+                "it sends probe {}, unless a segment from the peer arrives",
+                attempt + 1
+            )
         }
         None => after(history.last).map_or_else(
             || {
                 format!(
-                    "the first probe leaves, if the peer has been silent for {} by then",
+                    "it sends the first probe, if no segment from the peer arrived for {}",
                     millis(keepalive.time_ms)
                 )
             },
@@ -207,7 +215,7 @@ fn after(last: Option<Last>) -> Option<&'static str> {
     };
     match decision {
         Decision::DataInFlight => Some("until then retransmission decides"),
-        Decision::DataUnsent => Some("until then data waits to be sent, and no probe leaves"),
+        Decision::DataUnsent => Some("until then data waits to be sent, and no probe is sent"),
         Decision::FinWait2 => Some("it ends the closed socket, which is not keepalive"),
         Decision::ProbeSent
         | Decision::ProbeFailed
@@ -218,7 +226,7 @@ fn after(last: Option<Last>) -> Option<&'static str> {
     }
 }
 
-/// When it dies, and by which rule.
+/// When the connection ends, and by which rule.
 fn prospect(history: &History, now: When, zone: &TimeZone) -> Option<String> {
     let (due, death) = history.death?;
     let left = due.saturating_sub(now.monotonic_ns) / 1_000_000;
@@ -230,12 +238,12 @@ fn prospect(history: &History, now: When, zone: &TimeZone) -> Option<String> {
     };
     let rule = rule(death.rule, limits);
     let when = if left == 0 {
-        "It dies when the timer runs".to_owned()
+        "Dead when the timer runs".to_owned()
     } else {
         let at = moment(death.at, now.timestamp, zone);
         format!("Dead in {}, at {at}", millis(left))
     };
-    Some(format!("{when}, unless an answer comes: by {rule}."))
+    Some(format!("{when}, unless answered: by {rule}."))
 }
 
 fn at(now: When, left_ms: u64, zone: &TimeZone) -> String {

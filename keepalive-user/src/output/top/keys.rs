@@ -1,4 +1,4 @@
-//! What keys do.
+//! The keys of the screen.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -10,11 +10,11 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use super::Top;
 use crate::core::event::When;
 
-/// What a key asks of the world outside.
+/// What the caller must do for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Nothing,
-    /// Begin a recording, or end it.
+    /// Starts a recording, or ends it.
     Record,
     Quit,
 }
@@ -38,7 +38,7 @@ pub const OF_DETAIL: [(&str, &str); 5] = [
 ];
 
 impl Top {
-    /// Does what a key stands for, at this time.
+    /// Handles a key at this time.
     pub fn key(&mut self, key: KeyEvent, now: When) -> Action {
         if key.kind == KeyEventKind::Release {
             return Action::Nothing;
@@ -116,7 +116,7 @@ impl Top {
         self.view.open = chosen.or(rows.first()).map(|row| row.history.socket.id);
     }
 
-    /// Moves the cursor; from then on it stays with the socket it is on.
+    /// Moves the cursor, which then follows the socket under it.
     fn choose(&mut self, code: KeyCode) {
         let sockets = self.frozen.as_ref().map_or(&self.sockets, |(it, _)| it);
         let rows = self.view.ordered(sockets, usize::MAX);

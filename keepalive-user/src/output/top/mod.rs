@@ -1,7 +1,7 @@
-//! The live screen: sockets by urgency, counted down to their next timer.
+//! The live screen: sockets by urgency, with a countdown to their next timer.
 //!
-//! A model that is fed events and keys, and draws what it knows at a time that is given: no clock, no
-//! kernel, no terminal. A recording looks the same as the live machine.
+//! A model that receives events and keys, and draws its state at a given time. It has no clock, kernel
+//! or terminal, so that a replayed recording and a live trace look the same.
 
 mod detail;
 mod keys;
@@ -29,10 +29,10 @@ use crate::core::{
     words::{escape, plural},
 };
 
-/// What is known, and how it is looked at.
+/// The sockets and how they are shown.
 pub struct Top {
     sockets: Sockets,
-    /// What is shown while paused, and of when it is.
+    /// The sockets that are shown while paused, and the time of the pause.
     frozen: Option<(Sockets, When)>,
     view: View,
     theme: Theme,
@@ -42,26 +42,26 @@ pub struct Top {
     message: Option<String>,
 }
 
-/// How the sockets are looked at.
+/// How the sockets are shown.
 #[derive(Default)]
 struct View {
     sort: Sort,
     filter: String,
-    /// Keys go to the filter.
+    /// Keys are typed into the filter.
     typing: bool,
-    /// The socket that was chosen; none is whichever comes first.
+    /// The selected socket; `None` selects the first row.
     selected: Option<u64>,
-    /// Where it was last.
+    /// The last row of the selected socket.
     cursor: usize,
-    /// The first row on the screen, and how many fit.
+    /// The first row on the screen, and the number of rows that fit.
     first: usize,
     page: usize,
-    /// The socket that is explained, and how many of the lines are passed.
+    /// The socket that is explained, and how many of its lines are scrolled past.
     open: Option<u64>,
     scroll: u16,
 }
 
-/// What rows are sorted by.
+/// The key by which rows are sorted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, EnumIter, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 enum Sort {
@@ -82,14 +82,14 @@ impl Sort {
         self.into()
     }
 
-    /// The one after it, and the first after the last.
+    /// The next key, or the first after the last.
     fn next(self) -> Self {
         let mut all = Self::iter().cycle();
         all.find(|sort| *sort == self);
         all.next().unwrap_or_default()
     }
 
-    /// Puts the first `most` rows in order; the rest comes after them in any order.
+    /// Sorts the first `most` rows; the rest follows in any order.
     fn apply(self, rows: &mut Vec<&Row>, most: usize) {
         match self {
             Self::Urgency => order(rows, most, |row| row.urgency()),
@@ -112,7 +112,7 @@ impl Sort {
     }
 }
 
-/// Sorts the first `most` rows by a key that is made once for each, and the number of the socket.
+/// Sorts the first `most` rows by a key that is computed once per row, then by socket id.
 fn order<'a, K: Ord>(rows: &mut Vec<&'a Row>, most: usize, key: impl Fn(&'a Row) -> K) {
     let mut keyed: Vec<((K, u64), &Row)> = rows
         .iter()
@@ -141,18 +141,18 @@ impl Top {
         }
     }
 
-    /// Learns of an event. What is drawn shows it unless it is paused.
+    /// Folds an event. It is shown at the next draw, unless the screen is paused.
     pub fn event(&mut self, event: &Event) {
         self.sockets.event(event);
     }
 
-    /// Whether a recording is being made now, and a message about it.
+    /// Sets whether a recording is running, and shows a message about it.
     pub fn recording(&mut self, recording: bool, message: String) {
         self.recording = recording;
         self.message = Some(message);
     }
 
-    /// Draws what is known.
+    /// Draws the screen.
     pub fn draw(&mut self, now: When, frame: &mut Frame<'_>) {
         if self.frozen.is_none() {
             self.sockets.forget(now.monotonic_ns, self.view.open);
@@ -181,7 +181,7 @@ impl Top {
             self.view.scroll = detail::draw(lines, self.view.scroll, frame, body);
         } else if rows.is_empty() {
             let text = if sockets.rows.is_empty() {
-                "No socket with keepalive is known yet: one shows when its timer is set or runs."
+                "No socket with keepalive yet: a socket appears when its timer is set or runs."
             } else {
                 "No socket matches the filter."
             };
@@ -199,7 +199,7 @@ impl Top {
         frame.render_widget(foot_line, foot);
     }
 
-    /// What is watched, and how it is with the screen.
+    /// The kernel, backend and filters; whether the screen is recording or paused; the time.
     fn head(&self, sockets: &Sockets, now: When) -> (Line<'static>, Line<'static>) {
         let mut left = vec![Span::styled("keepalive top", self.theme.head())];
         if let Some(start) = &sockets.start {
@@ -223,7 +223,7 @@ impl Top {
         (left.into(), right.into())
     }
 
-    /// How many there are, and in which order.
+    /// The numbers of sockets, and the sort key.
     fn counts(&self, sockets: &Sockets, shown: usize) -> (Line<'static>, Line<'static>) {
         let census = sockets.census();
         let theme = self.theme;
@@ -248,7 +248,7 @@ impl Top {
         (left.into(), right.into())
     }
 
-    /// The filter while it is typed, a message, or the keys.
+    /// The filter while it is being typed, a message, or the keys.
     fn foot(&self) -> Line<'static> {
         if self.view.typing {
             let text = format!("filter: {}_", escape(&self.view.filter));
@@ -278,8 +278,8 @@ impl Top {
 }
 
 impl View {
-    /// The rows that match, in order: the first page, or all if a socket was chosen, which may be
-    /// anywhere by now.
+    /// The matching rows, sorted: the first page, or all of them if a socket is selected, because it
+    /// may be in any row.
     fn shown<'a>(&self, sockets: &'a Sockets, page: usize) -> Vec<&'a Row> {
         let most = if self.selected.is_none() {
             page
@@ -301,14 +301,14 @@ impl View {
         rows
     }
 
-    /// Follows the chosen socket, and gives the rows around it that fit.
+    /// Moves the cursor to the selected socket, and returns the rows around it that fit.
     fn window(&mut self, rows: &[&Row], page: usize) -> std::ops::Range<usize> {
         let last = rows.len().saturating_sub(1);
         self.cursor = match self.selected {
             None => 0,
             Some(id) => {
                 let found = rows.iter().position(|row| row.history.socket.id == id);
-                // Where a socket has gone, the next one takes its place.
+                // If the socket has been removed, the next row is selected.
                 found.unwrap_or(self.cursor).min(last)
             }
         };
@@ -323,7 +323,7 @@ impl View {
     }
 }
 
-/// Draws a line from the left, and one from the right, which goes first where both do not fit.
+/// Draws a left-aligned and a right-aligned line; if both do not fit, the right one has priority.
 fn ends(frame: &mut Frame<'_>, area: Rect, left: Line<'_>, right: Line<'_>) {
     let right_width = u16::try_from(right.width()).unwrap_or(area.width);
     let room = area.width.saturating_sub(right_width + 1);

@@ -1,4 +1,4 @@
-//! One socket on the screen: its history, its last events, and where it stands among the others.
+//! One socket on the screen: its history, its last events, and its urgency.
 
 use std::collections::VecDeque;
 
@@ -10,9 +10,9 @@ use crate::{
     output::words::owner,
 };
 
-/// Most events remembered of one socket …
+/// Maximum number of events kept of one socket …
 const EVENTS: usize = 16;
-/// … and of all together, beyond the last of each.
+/// … and of all sockets together, in addition to the last one of each.
 const ALL_EVENTS: usize = 1 << 15;
 
 /// One socket. Times are CLOCK_MONOTONIC, nanoseconds.
@@ -21,18 +21,18 @@ pub struct Row {
     pub history: History,
     /// The last events, oldest first.
     pub events: VecDeque<(When, Event)>,
-    /// Owner and addresses, in small letters.
+    /// Owner and addresses, in lower case.
     text: String,
 }
 
-/// In which order rows are worth looking at: the smallest first.
+/// The order of rows by urgency: the smallest first.
 pub type Urgency = (u8, u64);
 
-/// At least one probe is known to be unanswered.
+/// At least one probe is unanswered.
 pub const DYING: u8 = 0;
-/// It died, which is worth a look.
+/// The connection ended otherwise than by being closed.
 const DIED: u8 = 1;
-/// A probe is out.
+/// A probe is out; whether it was answered is read at the next timer.
 const WAITING: u8 = 2;
 const QUIET: u8 = 3;
 const STOPPED: u8 = 4;
@@ -46,7 +46,7 @@ impl Row {
         }
     }
 
-    /// Folds and remembers an event of one of so many sockets.
+    /// Folds and keeps an event; `sockets` is the number of rows, which limits how many are kept.
     pub fn observe(&mut self, about: About<'_>, event: &Event, sockets: usize) {
         let owner_before = self.history.process.clone();
         self.history.observe(about, event);
@@ -58,7 +58,7 @@ impl Row {
         self.remember(about.when, event, sockets);
     }
 
-    /// Takes no more memory than it must: an event has 400 bytes, and there may be 100,000 sockets.
+    /// Limits memory: an event has 400 bytes, and there may be 100,000 sockets.
     fn remember(&mut self, when: When, event: &Event, sockets: usize) {
         let most = (ALL_EVENTS / sockets.max(1)).clamp(1, EVENTS);
         while self.events.len() >= most {
@@ -92,17 +92,17 @@ impl Row {
         }
     }
 
-    /// What happened last, as it is shown.
+    /// The last event, as shown in the column LAST.
     pub fn last(&self) -> &'static str {
         self.history.last.map_or("", |last| last.name())
     }
 
-    /// Whether a text in small letters is in what the row shows.
+    /// Whether the row contains a lower-case text.
     pub fn mentions(&self, text: &str) -> bool {
         self.text.contains(text) || self.last().contains(text)
     }
 
-    /// To sort by owner.
+    /// The sort key by owner.
     pub fn text(&self) -> &str {
         &self.text
     }

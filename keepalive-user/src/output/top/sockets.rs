@@ -9,26 +9,27 @@ use crate::core::event::{About, Event, Start};
 
 /// Rows kept; of more, the least urgent half is dropped.
 const ROWS: usize = 100_000;
-/// How long a socket that died is shown, nanoseconds.
+/// How long a socket that died stays on the screen, nanoseconds.
 const LINGER: u64 = 10_000_000_000;
-/// How long past its deadline a timer is waited for, nanoseconds, beyond the eighth of its time that
-/// the kernel may be late. Then it was deleted unseen (tracepoint backend), or the record was lost.
+/// How long after its deadline a timer is shown, nanoseconds, in addition to an eighth of its time, by
+/// which the timer wheel may be late. After that the timer was deleted unseen (tracepoint backend) or
+/// the record was lost.
 const OVERDUE: u64 = 60_000_000_000;
 
-/// How often the rows of ended sockets are dropped, nanoseconds: that visits every row.
+/// How often the rows of ended sockets are dropped, nanoseconds: this visits every row.
 const SWEEP: u64 = 500_000_000;
 
-/// What has been seen.
+/// The sockets and counters of the screen.
 #[derive(Clone, Default)]
 pub struct Sockets {
-    /// Shared with what is shown while paused, until they change.
+    /// Shared with the paused screen until they change.
     pub rows: FxHashMap<u64, Rc<Row>>,
     pub start: Option<Box<Start>>,
     /// Sockets that did not end by being closed.
     pub died: u64,
-    /// Everything that was reported lost.
+    /// Number of observations that were reported as lost or missed.
     pub lost: u64,
-    /// When they were dropped last, CLOCK_MONOTONIC nanoseconds.
+    /// When ended sockets were last dropped, CLOCK_MONOTONIC nanoseconds.
     swept: Option<u64>,
 }
 
@@ -36,7 +37,7 @@ pub struct Sockets {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     pub sockets: usize,
-    /// Probes without an answer.
+    /// Probes that are out.
     pub out: usize,
     pub dying: usize,
 }
@@ -85,7 +86,7 @@ impl Sockets {
         }
     }
 
-    /// Forgets what is over, except for the socket that is looked at.
+    /// Drops the sockets that have ended, except for the one that is explained.
     pub fn forget(&mut self, now: u64, open: Option<u64>) {
         if self
             .swept

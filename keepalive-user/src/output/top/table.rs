@@ -18,7 +18,7 @@ use crate::{
     output::words::owner,
 };
 
-/// What a column shows.
+/// The value that a column shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Show {
     Owner,
@@ -39,15 +39,15 @@ struct Column {
     title: &'static str,
     least: u16,
     most: u16,
-    /// The widths of screens that it is on.
+    /// The widths of screens that have this column.
     screens: RangeInclusive<u16>,
 }
 
 const ANY: RangeInclusive<u16> = 0..=u16::MAX;
-/// There is room for the local address.
+/// The width from which the local address fits.
 const WIDE: u16 = 104;
 
-/// What fits into 80 cells, and what comes when there is room.
+/// The columns: those for 80 cells, and those for wider screens.
 static COLUMNS: [Column; 11] = [
     column(Show::Owner, "OWNER", 12, 32, ANY),
     column(Show::LocalPort, "PORT", 5, 5, 0..=WIDE - 1),
@@ -86,7 +86,7 @@ fn layout(width: u16) -> Vec<(&'static Column, u16)> {
     let mut columns: Vec<_> = shown.map(|column| (column, column.least)).collect();
     let used: u16 = columns.iter().map(|(_, width)| width + 1).sum();
     let mut left = (width + 1).saturating_sub(used);
-    // A cell to each in turn, as long as any takes one.
+    // Gives one cell to each column in turn, until all have their maximum.
     while left > 0 {
         let before = left;
         for (column, width) in &mut columns {
@@ -102,10 +102,10 @@ fn layout(width: u16) -> Vec<(&'static Column, u16)> {
     columns
 }
 
-/// A text and how it looks.
+/// A text and its style.
 type Cell = (String, Style);
 
-/// Draws the titles and these rows; `cursor` is the one that stands out.
+/// Draws the titles and the rows; `cursor` is the highlighted row.
 pub fn draw(rows: &[&Row], cursor: usize, now: u64, theme: Theme, area: Rect, buffer: &mut Buffer) {
     if area.is_empty() {
         return;
@@ -131,7 +131,7 @@ pub fn draw(rows: &[&Row], cursor: usize, now: u64, theme: Theme, area: Rect, bu
     }
 }
 
-/// Writes a cell: numbers to the right, the rest to the left, what is too long without its middle.
+/// Writes a cell: numbers right-aligned, the rest left-aligned, a long text without its middle.
 fn put(buffer: &mut Buffer, (x, y): (u16, u16), width: u16, show: Show, (text, style): Cell) {
     let room = buffer.area.right().saturating_sub(x).min(width);
     if room == 0 || !buffer.area.contains(Position { x, y }) {
@@ -153,7 +153,7 @@ fn put(buffer: &mut Buffer, (x, y): (u16, u16), width: u16, show: Show, (text, s
     );
 }
 
-/// As much of a text as fits, the end included: it has the port, or the process id.
+/// The text without its middle if it is too long: its end has the port or the process id.
 pub fn shortened(text: &str, width: usize) -> String {
     let length = text.chars().count();
     if length <= width {
@@ -206,7 +206,7 @@ fn next(row: &Row, now: u64) -> String {
     }
 }
 
-/// Until then; `due` while the kernel may still be late.
+/// The time until a deadline; `due` while the timer wheel may still be late.
 fn countdown(then: u64, now: u64) -> String {
     match then.saturating_sub(now) / 1_000_000 {
         0 => "due".to_owned(),
@@ -214,7 +214,7 @@ fn countdown(then: u64, now: u64) -> String {
     }
 }
 
-/// `███░░ 3/5`: how many of the probes before the end are out.
+/// `███░░ 3/5`: unanswered probes, of the number that ends the connection.
 fn progress(row: &Row, now: u64, width: usize) -> String {
     let history = &row.history;
     let (text, done, all) = match history.probe {
@@ -225,7 +225,7 @@ fn progress(row: &Row, now: u64, width: usize) -> String {
                 u64::from(probe.attempt),
                 u64::from(of),
             ),
-            // The user timeout decides alone.
+            // With TCP_USER_TIMEOUT set the kernel ignores the count.
             (_, None) => (
                 format!("{} ut", probe.attempt),
                 history.silence_ms(now).unwrap_or_default(),
@@ -240,7 +240,7 @@ fn progress(row: &Row, now: u64, width: usize) -> String {
     format!("{} {text:>4}", bar(done, all, room))
 }
 
-/// A bar, an eighth of a cell exact.
+/// A bar with a resolution of an eighth of a cell.
 fn bar(done: u64, all: u64, width: usize) -> String {
     const PARTS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
     let eighths = done.min(all) * width as u64 * 8 / all.max(1);
@@ -253,7 +253,7 @@ fn bar(done: u64, all: u64, width: usize) -> String {
     bar + &"░".repeat(width.saturating_sub(used))
 }
 
-/// The last probes: the higher the slower, `·` answered at an unknown time, `×` not answered.
+/// The last probes: higher bars are slower, `·` is answered at an unknown time, `×` is not answered.
 fn spark(results: &VecDeque<ProbeResult>, width: usize) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let shown = || results.iter().skip(results.len().saturating_sub(width));

@@ -1,4 +1,4 @@
-//! What the screen looks like, from a fixed recording, and what keys do to it.
+//! The screen of a fixed recording, and the effect of keys.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -36,7 +36,7 @@ const OWNERS: [(u32, &str); 8] = [
     (31999, "a-rather-long-nam"),
 ];
 
-/// The record, as one of another socket.
+/// The record, changed to another socket.
 fn of(socket: u8, mut record: Record) -> Record {
     record.id.sk += u64::from(socket) << 12;
     record.id.cookie += u64::from(socket);
@@ -46,7 +46,7 @@ fn of(socket: u8, mut record: Record) -> Record {
     record
 }
 
-/// A timer that ran and sent nothing; next in so many seconds.
+/// A timer run that sent no probe; the next run is in `next` seconds.
 fn idle(seconds: u64, next: u64) -> Record {
     let mut run = record(Kind::KeepaliveTimer, seconds);
     run.settings.time = 60 * HZ;
@@ -56,7 +56,7 @@ fn idle(seconds: u64, next: u64) -> Record {
     run
 }
 
-/// Four seconds in the life of eight sockets.
+/// Four seconds of eight sockets.
 fn records() -> Vec<Record> {
     let mut armed = record(Kind::Setsockopt, 0);
     armed.flags |= RecordFlags::SWITCHING_ON;
@@ -86,7 +86,7 @@ fn records() -> Vec<Record> {
     listed.settings.probes = 9;
     listed.after.timer_pending = true;
     listed.after.expires = listed.after.jiffies + 7140 * u64::from(HZ);
-    // All but the end: its last probe is out.
+    // Without the end: the last probe is out.
     let dying = story()[..5 - 1].to_vec();
     let mut all: Vec<Record> = dying.into_iter().map(|record| of(0, record)).collect();
     all.extend([of(1, armed), of(1, first)]);
@@ -102,7 +102,7 @@ fn records() -> Vec<Record> {
     all
 }
 
-/// As if `trace --record` had made it.
+/// A recording as `trace --record` writes it.
 fn recording(records: &[Record]) -> Vec<u8> {
     let start = Start {
         when: CLOCK.at(1000 * SECOND),
@@ -167,7 +167,7 @@ fn top() -> Top {
     top_of(&records(), false)
 }
 
-/// So many milliseconds after the first record.
+/// This many milliseconds after the first record.
 fn after(ms: u64) -> When {
     CLOCK.at(1000 * SECOND + ms * 1_000_000)
 }
@@ -180,7 +180,7 @@ fn drawn(top: &mut Top, now: When, width: u16, height: u16) -> Terminal<TestBack
     terminal
 }
 
-/// The screen as text, without what ends lines.
+/// The screen as text, without spaces at the ends of lines.
 fn text(top: &mut Top, now: When, width: u16, height: u16) -> String {
     let terminal = drawn(top, now, width, height);
     let buffer = terminal.backend().buffer();
@@ -191,12 +191,12 @@ fn text(top: &mut Top, now: When, width: u16, height: u16) -> String {
     lines.collect()
 }
 
-/// The screen in a terminal of the size that everybody has.
+/// The screen in a terminal of 80 × 24 cells.
 fn screen(top: &mut Top) -> String {
     text(top, after(NOW), 80, 24)
 }
 
-/// What the last of these keys asks for.
+/// The action of the last of these keys.
 fn press(top: &mut Top, codes: &[KeyCode]) -> Action {
     codes.iter().fold(Action::Nothing, |_, code| {
         top.key(KeyEvent::new(*code, KeyModifiers::NONE), after(NOW))
@@ -208,7 +208,7 @@ fn type_in(top: &mut Top, text: &str) {
     press(top, &codes);
 }
 
-/// The owners of the rows, from above.
+/// The owners of the rows, from top to bottom.
 fn owners(screen: &str) -> Vec<&str> {
     let rows = screen.lines().skip(3).take_while(|line| !line.is_empty());
     rows.map(|line| line.split(' ').next().unwrap()).collect()
@@ -241,7 +241,7 @@ fn explains_a_quiet_socket() {
 }
 
 #[test]
-fn colours_only_when_told_to() {
+fn colours_only_on_request() {
     for colour in [false, true] {
         let terminal = drawn(&mut top_of(&records(), colour), after(NOW), 80, 24);
         let cells = &terminal.backend().buffer().content;
@@ -253,7 +253,7 @@ fn colours_only_when_told_to() {
     }
 }
 
-/// Sorted by everything there is, and back at the beginning.
+/// `s` cycles through all sort keys.
 #[test]
 fn s_sorts() {
     let mut top = top();
@@ -283,14 +283,14 @@ fn filters_by_owner_address_port_and_decision() {
         (":51515", &["postg…/15546"]),
         ("not_idle", &["nginx/801"]),
         ("sshd", &["sshd/1036", "sshd/12"]),
-        ("nobody", &[]),
+        ("no-such-owner", &[]),
     ] {
         let mut top = top();
         press(&mut top, &[KeyCode::Char('/')]);
         type_in(&mut top, filter);
         let typing = screen(&mut top);
         assert!(typing.contains(&format!("filter: {filter}_")), "{typing}");
-        // Keys are keys again.
+        // After Enter keys are no longer typed into the filter.
         assert_eq!(
             press(&mut top, &[KeyCode::Enter, KeyCode::Char('x')]),
             Action::Nothing
@@ -311,13 +311,13 @@ fn a_pause_stops_the_clock_and_the_events() {
     let mut top = top();
     let before = screen(&mut top);
     press(&mut top, &[KeyCode::Char('p')]);
-    let news = Event::Lost(crate::core::event::Lost {
+    let lost = Event::Lost(crate::core::event::Lost {
         probes: 0,
         when: after(NOW),
         count: 5,
         place: crate::core::event::LostWhere::Ring,
     });
-    top.event(&news);
+    top.event(&lost);
     let paused = text(&mut top, after(NOW + 60_000), 80, 24);
     let rows = |screen: &str| screen.lines().skip(1).collect::<Vec<_>>().join("\n");
     assert_eq!(rows(&paused), rows(&before));
@@ -351,7 +351,7 @@ fn the_cursor_follows_its_socket() {
     }
 }
 
-/// With room for five rows, every row can be reached.
+/// Every row can be reached on a screen with five rows.
 #[test]
 fn a_short_screen_scrolls() {
     let mut top = top();
@@ -372,7 +372,7 @@ fn a_short_screen_scrolls() {
 }
 
 #[test]
-fn what_keys_ask_for() {
+fn actions_of_keys() {
     let mut top = top();
     assert_eq!(press(&mut top, &[KeyCode::Char('r')]), Action::Record);
     top.recording(true, "recording to x.kar; r ends it".to_owned());
@@ -381,7 +381,7 @@ fn what_keys_ask_for() {
         recording.contains("● REC") && recording.contains("recording to x.kar"),
         "{recording}"
     );
-    // Out of the explanation first, then out of the program.
+    // Esc first leaves the explanation, then the program.
     assert_eq!(
         press(&mut top, &[KeyCode::Enter, KeyCode::Esc]),
         Action::Nothing
@@ -393,9 +393,9 @@ fn what_keys_ask_for() {
     assert_eq!(top.key(control_c, after(NOW)), Action::Quit);
 }
 
-/// The dead stay for a moment; those that were closed, and timers that nobody hears of, go.
+/// Sockets that died stay for a moment; closed ones and those with overdue timers are dropped.
 #[test]
-fn forgets_what_is_over() {
+fn drops_ended_sockets() {
     let mut top = top();
     assert!(screen(&mut top).contains("sshd/12"));
     let later = text(&mut top, after(NOW + 15_000), 80, 24);
@@ -407,7 +407,7 @@ fn forgets_what_is_over() {
     assert_eq!(owners(&much_later), ["a-rat…/31999"], "{much_later}");
 }
 
-/// Unless it is looked at.
+/// A socket that is explained is not dropped.
 #[test]
 fn an_open_socket_stays() {
     let mut top = top();
@@ -416,13 +416,13 @@ fn an_open_socket_stays() {
     press(&mut top, &[KeyCode::Enter, KeyCode::Enter]);
     let later = text(&mut top, after(NOW + 60_000), 80, 24);
     assert!(
-        later.contains("It is over.") && later.contains("killed by keepalive"),
+        later.contains("The socket has ended.") && later.contains("killed by keepalive"),
         "{later}"
     );
 }
 
 #[test]
-fn untrusted_names_command_no_terminal() {
+fn untrusted_names_are_escaped() {
     let screen = screen(&mut top());
     assert!(
         !screen.chars().any(|c| is_harmful(c) && c != '\n'),
@@ -433,7 +433,7 @@ fn untrusted_names_command_no_terminal() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever happens, and whatever the size of the terminal: something is drawn.
+    /// No records and no size of the terminal make drawing fail.
     #[test]
     fn any_records_draw_on_any_screen(
         bytes in proptest::collection::vec(any::<u8>(), size_of::<Record>() * 8),
@@ -457,7 +457,7 @@ proptest! {
     }
 }
 
-/// There may be 100,000 of them.
+/// There may be 100,000 rows.
 #[test]
 fn rows_are_small() {
     assert!(size_of::<Row>() <= 432, "{} bytes", size_of::<Row>());

@@ -1,11 +1,11 @@
-//! How things look, with and without colour.
+//! The styles, with and without colour.
 
 use anstyle::{AnsiColor, Color as Ansi, Effects};
 use ratatui::style::{Color, Modifier, Style};
 
 use super::row::{DYING, Row, is_violent};
 
-/// Colours, or none (NO_COLOR); what matters is in words, too.
+/// Whether to use colours (NO_COLOR); no information is in colours only.
 #[derive(Clone, Copy, Debug)]
 pub struct Theme {
     pub colour: bool,
@@ -48,7 +48,7 @@ impl Theme {
         Style::new().add_modifier(Modifier::REVERSED)
     }
 
-    /// How bad it is for a socket.
+    /// The style for the state of a socket.
     pub fn mood(self, row: &Row) -> Style {
         match (row.history.cause(), row.history.probe) {
             (Some(cause), _) if is_violent(cause) => self.bad(),

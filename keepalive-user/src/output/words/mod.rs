@@ -1,4 +1,4 @@
-//! Numbers, addresses and causes in plain words, shared by the outputs for people.
+//! Numbers, addresses and causes in words, shared by the text outputs.
 
 use std::sync::Arc;
 
@@ -73,13 +73,33 @@ pub fn losses_text(losses: &Losses, missed: &MissedCounts) -> Option<String> {
     let reasons = [
         (ring, "record", "lost to a full ring buffer"),
         (decode, "record", "not decodable"),
-        (tracker, "socket", "forgotten, too many at once"),
-        (scratch, "observation", "lost to a collision on a CPU"),
-        (unreadable, "observation", "lost to unreadable memory"),
+        (
+            tracker,
+            "socket",
+            "dropped from the tracker, too many at once",
+        ),
+        (
+            scratch,
+            "observation",
+            "lost to a collision of programs on a CPU",
+        ),
+        (
+            unreadable,
+            "observation",
+            "lost to unreadable kernel memory",
+        ),
         (recording, "record", "left out of the recording"),
         (recursion, "program run", "skipped by the kernel"),
-        (output, "line", "not taken by the reader of standard output"),
-        (filter, "event", "left out by -p, owner unresolved"),
+        (
+            output,
+            "line",
+            "not printed, the reader of standard output is too slow",
+        ),
+        (
+            filter,
+            "event",
+            "left out by -p, the owner of the socket is unresolved",
+        ),
         (probes, "keepalive probe", "among the lost records"),
         (probe, "keepalive probe", "missed"),
         (window_probe, "zero-window probe", "missed"),
@@ -94,7 +114,7 @@ pub fn losses_text(losses: &Losses, missed: &MissedCounts) -> Option<String> {
     (!reasons.is_empty()).then(|| reasons.join(", "))
 }
 
-/// The settings, as one would set them.
+/// The keepalive settings.
 pub fn settings(keepalive: &Keepalive) -> String {
     let mut text = format!(
         "idle {}, interval {}, count {}",
@@ -108,7 +128,7 @@ pub fn settings(keepalive: &Keepalive) -> String {
     text
 }
 
-/// What a rule is set to.
+/// The values that [`rule`] prints.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
     pub probes: u32,
@@ -117,7 +137,7 @@ pub struct Limits {
     pub retries2: Option<u32>,
 }
 
-/// The setting that ends a connection so, and its value: `TCP_KEEPCNT 9`.
+/// The setting that ends a connection with this cause, and its value: `TCP_KEEPCNT 9`.
 pub fn rule(cause: Cause, limits: Limits) -> String {
     match (cause.rule(), limits.retries2) {
         (Some(Rule::KeepCount), _) => format!("TCP_KEEPCNT {}", limits.probes),
@@ -131,14 +151,20 @@ pub fn rule(cause: Cause, limits: Limits) -> String {
     }
 }
 
-/// A death certificate, in one clause; `heard` is when the peer was last heard.
+/// A death certificate, in one clause; `heard` is when the last segment from the peer arrived.
 pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> String {
     let timeout = millis(keepalive.user_timeout_ms);
     let probes = plural(closed.probes_out.into(), "probe");
+    let window_probes = plural(closed.probes_out.into(), "zero-window probe");
     let retransmissions = plural(closed.retransmits.into(), "retransmission");
     let heard = closed.idle_ms.map_or_else(
-        || "peer never heard".to_owned(),
-        |idle| format!("peer last heard {heard}, {} ago", millis(idle)),
+        || "no segment from the peer was received".to_owned(),
+        |idle| {
+            format!(
+                "last segment from the peer at {heard}, {} ago",
+                millis(idle)
+            )
+        },
     );
     let never_ran = if keepalive.enabled && closed.totals.keepalive_probes == 0 {
         "; keepalive never ran"
@@ -165,11 +191,11 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
             format!("never connected: no answer to the SYN and {retransmissions}")
         }
         Cause::WindowProbeTimeout => {
-            format!("no answer to {probes} into a zero window; {heard}; killed by window probes")
+            format!("no answer to {window_probes}; {heard}; killed by zero-window probes")
         }
         Cause::WindowProbeUserTimeout => format!(
-            "TCP_USER_TIMEOUT {timeout} ended it in a zero window, {probes} unanswered; {heard}; \
-             killed by window probes"
+            "TCP_USER_TIMEOUT {timeout} ended it after {window_probes}; {heard}; killed by \
+             zero-window probes"
         ),
         Cause::PeerReset if closed.probes_out > 0 => {
             "reset by the peer in answer to a probe".to_owned()
@@ -193,7 +219,7 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
     }
 }
 
-/// How long it was probed: the first probe left when the peer had been silent for the idle time.
+/// How long it was probed: the first probe was sent after the idle time without a segment.
 fn probed_for(closed: &Closed, keepalive: &Keepalive) -> String {
     closed.idle_ms.map_or_else(String::new, |idle| {
         let probed = idle.saturating_sub(keepalive.time_ms);
@@ -201,9 +227,9 @@ fn probed_for(closed: &Closed, keepalive: &Keepalive) -> String {
     })
 }
 
-/// Who closes first has reasons of its own; what keepalive had to do with it until then.
+/// The owner closed first: what keepalive had done until then.
 fn closed_by_owner(closed: &Closed, keepalive: &Keepalive) -> String {
-    const ALONE: &str = "keepalive had nothing to do with it";
+    const ALONE: &str = "not caused by keepalive";
     let totals = &closed.totals;
     match closed.lifetime_ms {
         _ if closed.probes_out > 0 => {
@@ -212,14 +238,14 @@ fn closed_by_owner(closed: &Closed, keepalive: &Keepalive) -> String {
         }
         _ if !keepalive.enabled => "closed by its owner first".to_owned(),
         _ if totals.keepalive_probes > 0 => format!(
-            "closed by its owner first, of its own will: the peer answered {} of {}; {ALONE}",
+            "closed by its owner first; the peer answered {} of {}; {ALONE}",
             totals.keepalive_answers,
             plural(totals.keepalive_probes, "probe")
         ),
-        // From beginning to end under our eyes.
+        // The tracer saw both its beginning and its end.
         Some(lifetime) if lifetime < keepalive.time_ms => format!(
-            "closed by its owner first, {} after it began; the first probe was due after {} of \
-             silence: that is why no packet was captured; {ALONE}",
+            "closed by its owner first, {} after it was opened; the first probe was due after {} \
+             without a segment from the peer: therefore no probe was sent; {ALONE}",
             millis(lifetime),
             millis(keepalive.time_ms)
         ),

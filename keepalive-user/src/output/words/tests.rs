@@ -1,10 +1,10 @@
-//! Death certificates, letter by letter.
+//! The exact texts of death certificates.
 
 use super::*;
 use crate::core::event::{TcpState, Totals};
 
-/// Idle 60 s, interval 75 s, count 9, TCP_USER_TIMEOUT 20 s; silent for 735 s.
-fn told(cause: Cause, change: impl FnOnce(&mut Closed, &mut Keepalive)) -> String {
+/// Idle 60 s, interval 75 s, count 9, TCP_USER_TIMEOUT 20 s; the last segment is 735 s old.
+fn printed(cause: Cause, change: impl FnOnce(&mut Closed, &mut Keepalive)) -> String {
     let mut keepalive = Keepalive {
         enabled: true,
         time_ms: 60_000,
@@ -34,16 +34,17 @@ fn told(cause: Cause, change: impl FnOnce(&mut Closed, &mut Keepalive)) -> Strin
 #[test]
 fn killed_by_keepalive() {
     assert_eq!(
-        told(Cause::KeepaliveProbes, |closed, _| closed.probes_out = 9),
-        "no answer to 9 probes over 675 s; peer last heard 14:02:11, 12 min ago; killed by keepalive"
+        printed(Cause::KeepaliveProbes, |closed, _| closed.probes_out = 9),
+        "no answer to 9 probes over 675 s; last segment from the peer at 14:02:11, 12 min ago; \
+         killed by keepalive"
     );
     assert_eq!(
-        told(Cause::KeepaliveUserTimeout, |closed, _| {
+        printed(Cause::KeepaliveUserTimeout, |closed, _| {
             closed.probes_out = 1;
             closed.idle_ms = Some(135_000);
         }),
-        "TCP_USER_TIMEOUT 20 s ended it after 1 of 9 probes; peer last heard 14:02:11, 135 s ago; \
-         killed by keepalive"
+        "TCP_USER_TIMEOUT 20 s ended it after 1 of 9 probes; last segment from the peer at \
+         14:02:11, 135 s ago; killed by keepalive"
     );
 }
 
@@ -51,11 +52,11 @@ fn killed_by_keepalive() {
 fn killed_by_retransmission() {
     let fifteen = |closed: &mut Closed, _: &mut Keepalive| closed.retransmits = 15;
     assert_eq!(
-        told(Cause::RetransmitTimeout, fifteen),
-        "15 retransmissions of unacknowledged data; peer last heard 14:02:11, 12 min ago; killed by \
-         retransmission; keepalive never ran"
+        printed(Cause::RetransmitTimeout, fifteen),
+        "15 retransmissions of unacknowledged data; last segment from the peer at 14:02:11, 12 min \
+         ago; killed by retransmission; keepalive never ran"
     );
-    let probed = told(Cause::RetransmitTimeout, |closed, _| {
+    let probed = printed(Cause::RetransmitTimeout, |closed, _| {
         closed.totals.keepalive_probes = 1;
     });
     assert!(!probed.contains("never ran"), "{probed}");
@@ -63,29 +64,28 @@ fn killed_by_retransmission() {
 
 #[test]
 fn closed_by_its_owner() {
-    let short = told(Cause::LocalClose, |closed, _| {
+    let short = printed(Cause::LocalClose, |closed, _| {
         closed.lifetime_ms = Some(3_000);
     });
     assert_eq!(
         short,
-        "closed by its owner first, 3 s after it began; the first probe was due after 60 s of \
-         silence: that is why no packet was captured; keepalive had nothing to do with it"
+        "closed by its owner first, 3 s after it was opened; the first probe was due after 60 s \
+         without a segment from the peer: therefore no probe was sent; not caused by keepalive"
     );
-    let long = told(Cause::LocalClose, |closed, _| {
+    let long = printed(Cause::LocalClose, |closed, _| {
         (closed.lifetime_ms, closed.totals.keepalive_probes) = (Some(200_000), 2);
         closed.totals.keepalive_answers = 2;
     });
     assert_eq!(
         long,
-        "closed by its owner first, of its own will: the peer answered 2 of 2 probes; keepalive had \
-         nothing to do with it"
+        "closed by its owner first; the peer answered 2 of 2 probes; not caused by keepalive"
     );
-    let busy = told(Cause::LocalClose, |closed, _| {
+    let busy = printed(Cause::LocalClose, |closed, _| {
         closed.lifetime_ms = Some(90_000);
     });
-    assert!(!busy.contains("captured"), "{busy}");
-    let off = told(Cause::LocalClose, |_, keepalive| keepalive.enabled = false);
+    assert!(!busy.contains("no probe was sent"), "{busy}");
+    let off = printed(Cause::LocalClose, |_, keepalive| keepalive.enabled = false);
     assert_eq!(off, "closed by its owner first");
-    let dying = told(Cause::LocalClose, |closed, _| closed.probes_out = 2);
+    let dying = printed(Cause::LocalClose, |closed, _| closed.probes_out = 2);
     assert_eq!(dying, "closed by its owner first, 2 probes unanswered");
 }

@@ -1,4 +1,4 @@
-//! The benchmark of `list`: against `ss` on the same sockets, run by turns.
+//! The benchmark of `list`, against `ss` on the same sockets, run alternately.
 //!
 //! Prints medians and ratios, and asserts nothing about time.
 
@@ -15,10 +15,10 @@ use crate::kit::net::Namespace;
 use crate::kit::socket::{Keepalive, Tcp};
 use crate::kit::sys::{self, Child};
 
-/// Connections one process holds: both ends, below the usual hard limit of open files.
+/// Connections that one process holds, both ends: below the usual hard limit of open files.
 const PER_PROCESS: usize = 8000;
 const RUNS: usize = 9;
-/// `ss -p` looks for the owner of each socket in a list of all: minutes, for many.
+/// `ss -p` resolves each socket's owner by a linear search; for more sockets it takes minutes.
 const SLOW_RUNS: usize = 3;
 
 /// Runs the benchmark for each number of sockets.
@@ -42,7 +42,7 @@ pub fn run(keepalive: &str, sizes: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// Times the commands by turns; the first is what the others are compared with.
+/// Times the commands alternately; the first is the reference for the ratios.
 fn compare(size: usize, runs: usize, base: &[&str], others: &[&[&str]]) -> Result<()> {
     let commands: Vec<&[&str]> = std::iter::once(base)
         .chain(others.iter().copied())
@@ -136,7 +136,7 @@ impl Farm {
             let number = farm.children.len() as u8 + 1;
             let (ours, theirs) = UnixStream::pair()?;
             let mut ends = Some((ours, theirs));
-            // There is no other thread here.
+            // fork requires that this process has no other thread.
             let child = Child::start(|| {
                 let Some((ours, theirs)) = ends.take() else {
                     return 1;
@@ -146,7 +146,7 @@ impl Farm {
                 c_int::from(hold(number, connections, theirs).is_err())
             })?;
             farm.children.push(child);
-            let (mut ours, theirs) = ends.context("both ends are still ours")?;
+            let (mut ours, theirs) = ends.context("an end of the pair is missing")?;
             drop(theirs);
             ours.read_exact(&mut [0])
                 .with_context(|| format!("process {number} could not connect"))?;
@@ -160,7 +160,7 @@ impl Farm {
     }
 }
 
-/// Connects, says so, and holds on until the other end of the line is closed.
+/// Connects, reports that, and keeps the sockets open until the other end of the pipe is closed.
 fn hold(number: u8, connections: usize, mut line: UnixStream) -> Result<()> {
     sys::allow_open_files(2 * connections as u64 + 100)?;
     let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, number));
@@ -177,7 +177,7 @@ fn hold(number: u8, connections: usize, mut line: UnixStream) -> Result<()> {
         held.push((client, listener.accept()?));
     }
     line.write_all(b"x")?;
-    // Nothing is ever sent: this is the end.
+    // The other end never sends: the read returns when it is closed.
     let _ = line.read(&mut [0])?;
     Ok(())
 }

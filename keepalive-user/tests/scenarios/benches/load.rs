@@ -1,8 +1,9 @@
-//! The load benchmark: what the tracer costs a busy host, and what the host's work loses by it.
+//! The load benchmark: how much CPU time the tracer takes on a busy host, and by how much it slows
+//! the workload down.
 //!
-//! Each workload runs all the time in processes of its own; windows with and without a tracer
-//! alternate, so that whatever else the machine does meets both. Prints medians and ratios beside
-//! the goals, and asserts nothing about time.
+//! Each workload runs continuously in processes of its own; windows with and without a tracer
+//! alternate, so that other load on the machine affects both. Prints medians and ratios beside the
+//! goals, and asserts nothing about time.
 
 mod tracer;
 mod workload;
@@ -108,7 +109,8 @@ fn measure(
     let load = (workload.start)()?;
     let mut pairs = Vec::new();
     for number in 0..options.pairs() {
-        // A drift of the machine meets each kind first and second as often.
+        // The order alternates, so that a drift of the machine affects both kinds of window
+        // equally.
         let first = number % 2 == 0;
         let before = first.then(|| without(&load, options)).transpose()?;
         let (with, finished) = with(&load, keepalive, backend, options)?;
@@ -156,14 +158,14 @@ fn window(load: &Load, options: &Options) -> Result<Window> {
     thread::sleep(options.window());
     let done = load.count()?.saturating_sub(count);
     let rate = done as f64 / begin.elapsed().as_secs_f64();
-    ensure!(done > 0, "the workload does nothing any more");
+    ensure!(done > 0, "the workload has stopped");
     Ok(Window {
         rate,
         busy: Cpu::read()?.busy_since(&cpu),
     })
 }
 
-/// The machine's CPU time so far, in ticks.
+/// The machine's CPU time since boot, in ticks.
 struct Cpu {
     idle: u64,
     total: u64,
@@ -183,7 +185,8 @@ impl Cpu {
         };
         Ok(Self {
             idle: idle + iowait,
-            // Guests' time, after the first eight, is counted in users' time already.
+            // guest and guest_nice, after the first eight fields, are already part of user and
+            // nice.
             total: ticks.iter().take(8).sum(),
         })
     }
@@ -203,14 +206,14 @@ fn load_average() -> String {
         .join(" ")
 }
 
-/// What all pairs of a workload come to.
+/// The summary of all pairs of a workload.
 pub struct Summary {
     pub without: f64,
     pub with: f64,
     pub ratio: f64,
     pub cpu_percent: f64,
     pub peak_mb: f64,
-    /// Observations lost, over all runs; `None` if a tracer did not live to print them.
+    /// Observations lost, over all runs; `None` if a tracer was killed before it printed them.
     pub lost: Option<u64>,
     pub missed: Option<u64>,
     /// From SIGINT to the exit, the slowest, seconds; `None` if it had to be killed.
@@ -240,7 +243,7 @@ fn ratio(pair: &Pair) -> f64 {
     pair.with.rate / pair.without.rate
 }
 
-/// Between the two middle ones of an even number.
+/// For an even number of values, the mean of the middle two.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = [values.len().saturating_sub(1) / 2, values.len() / 2];

@@ -1,5 +1,5 @@
-//! 20,000 sockets whose keepalive timers run in the same ticks, and all of whose peers are dead: every
-//! probe the kernel counts is reported, or counted as lost, or counted as missed.
+//! 20,000 sockets with dead peers whose keepalive timers expire in the same ticks: every probe that
+//! the kernel counts is reported, counted as lost, or counted as missed.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -28,7 +28,7 @@ pub const CASES: &[HardCase] = &[HardCase {
 }];
 
 const SOCKETS: u64 = 20_000;
-/// Below the limit of open files that hardened machines put on root too.
+/// Stays below the limit of open files (RLIMIT_NOFILE) that hardened machines also set for root.
 const WORKERS: u64 = 2;
 const PROBES: u32 = 9;
 
@@ -42,7 +42,7 @@ fn twenty_thousand_in_step(bench: &Bench) -> Result<()> {
     await_deaths()?;
     let lines = trace.end()?;
     let counted = Counters::read()?.keepalive_probes();
-    // tcp_keepalive_timer ends a connection when so many probes are out.
+    // tcp_keepalive_timer ends a connection once this many probes are unanswered.
     ensure!(
         counted == SOCKETS * u64::from(PROBES),
         "the kernel counted {counted} probes"
@@ -61,7 +61,7 @@ fn hold_in_step(mut line: Line) -> Result<()> {
     hold()
 }
 
-/// Waits until the kernel has given up every socket; however slow, as long as it goes on.
+/// Waits until the kernel has ended every connection; it may be slow as long as there is progress.
 fn await_deaths() -> Result<()> {
     let mut latest = (0, Instant::now());
     loop {
@@ -82,7 +82,7 @@ fn await_deaths() -> Result<()> {
     }
 }
 
-/// A trace of one namespace into a file: 200,000 parsed lines would fill a guest's memory.
+/// A trace of one namespace into a file: 200,000 parsed lines in memory are too many for a guest.
 struct Trace {
     child: Running,
     file: PathBuf,
@@ -126,7 +126,7 @@ impl Drop for Trace {
     }
 }
 
-/// What the lines of a trace come to.
+/// Totals over the lines of a trace.
 struct Lines {
     probes: u64,
     /// Sum of the counts of `missed` lines about probes.
@@ -141,7 +141,7 @@ impl Lines {
         let mut line = String::new();
         let mut last = String::new();
         while lines.read_line(&mut line)? > 0 {
-            // Both are counted by tcp_xmit_probe_skb, before anything can go wrong.
+            // tcp_xmit_probe_skb counts both before the transmission can fail.
             if line.contains("\"probe_sent\"") || line.contains("\"probe_failed\"") {
                 probes += u64::from(line.contains("\"event\":\"timer\""));
             } else if line.contains("\"event\":\"missed\"") {
@@ -164,7 +164,7 @@ impl Lines {
         })
     }
 
-    /// Reported, lost and missed are what the kernel counted, exactly.
+    /// The sum of reported, lost and missed probes is exactly the kernel's count.
     fn expect_sum(&self, counted: u64) -> Result<()> {
         let end = &self.end;
         let decisions = ["probe_sent", "probe_failed"];

@@ -1,6 +1,6 @@
 //! # Many sockets, and readers that do not read
 //!
-//! Nothing is lost uncounted, and a trace ends when it is to.
+//! Every loss is counted, and a trace ends promptly.
 
 pub mod in_step;
 pub mod scale;

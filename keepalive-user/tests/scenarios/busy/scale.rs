@@ -1,4 +1,4 @@
-//! Many sockets at once: nothing may be lost.
+//! Many sockets at once: no record may be lost.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -18,8 +18,8 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
 }];
 
 const SOCKETS: usize = 2000;
-/// Armed in steps, so that their timers do not all run in one tick: the loopback's own queue
-/// holds 1,000 packets and drops the rest.
+/// The sockets are armed in steps, so that their timers do not all expire in one tick: the per-CPU
+/// backlog of the loopback (netdev_max_backlog) holds 1,000 packets and drops the rest.
 const STEP: usize = 20;
 
 fn two_thousand_sockets(stage: &Stage<'_>) -> Result<()> {

@@ -1,5 +1,5 @@
-//! The end of a trace beside short connections whose owners are gone before anybody can look, and
-//! descriptors that others hold: it comes at once, with the totals, however it is asked for.
+//! A trace ends at once and with its totals, however it is ended, under a load of short connections
+//! whose owners exit before they can be resolved and of many descriptors held by other processes.
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
@@ -24,10 +24,10 @@ pub const CASES: &[HardCase] = &[HardCase {
 
 const CONNECTIONS_PER_S: u32 = 300;
 const HELD_ELSEWHERE: usize = 5000;
-/// How long each trace runs before it is asked to end.
+/// How long each trace runs before it is ended.
 const RUN: Duration = Duration::from_secs(2);
 
-/// How a trace is asked to end.
+/// How a trace is ended.
 enum Ask {
     Signal(Signal),
     /// By itself, after `RUN`.
@@ -52,8 +52,8 @@ fn shutdown_under_churn(bench: &Bench) -> Result<()> {
         .iter()
         .try_for_each(|ask| ends_in_time(bench, ask));
         stop.store(true, Ordering::Relaxed);
-        let made = churn.join().ok().context("the churning thread died")??;
-        ensure!(made > 0, "nothing came and went");
+        let made = churn.join().ok().context("the churn panicked")??;
+        ensure!(made > 0, "the churn made no connection");
         outcome
     })
 }
@@ -68,7 +68,7 @@ fn ends_in_time(bench: &Bench, ask: &Ask) -> Result<()> {
     let tracer = bench.trace(options)?;
     let begin = Instant::now();
     if matches!(ask, Ask::Count) {
-        // Ends with the last of them, which is an event of the churn.
+        // The trace ends with the last counted event, which is one of the churn.
         let first = tracer.wait_for_line(PATIENCE, |line| line.key().is_some());
         ensure!(first.is_some(), "no event of the churn");
     }
@@ -88,7 +88,8 @@ fn ends_in_time(bench: &Bench, ask: &Ask) -> Result<()> {
     Ok(())
 }
 
-/// A second. An emulated processor, of which a guest has less than one, is some ten times slower.
+/// One second; more on an emulated CPU, which is about ten times slower and which a guest may have
+/// to share.
 fn allowed() -> Duration {
     sys::second_or(10)
 }
@@ -101,7 +102,7 @@ fn hold_descriptors(mut line: Line) -> Result<()> {
     hold()
 }
 
-/// Connections that set keepalive before they connect, and are closed at once.
+/// Makes connections that set keepalive before connect and are closed at once.
 fn churn(stop: &AtomicBool) -> Result<u64> {
     let listener = Tcp::new(LOCALHOST)?;
     listener.listen(LOCALHOST)?;

@@ -1,5 +1,6 @@
-//! Prompt ends and readers that do not read: a signal, `-d`, or a second signal ends a trace within
-//! a second; what a reader does not take is counted or abandoned, and costs the recording nothing.
+//! Prompt ends and blocked readers: a signal, `-d`, or a second signal ends a trace within a
+//! second. Lines that the reader does not take are counted or abandoned; the recording stays
+//! complete.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -46,19 +47,19 @@ pub const CASES: &[HardCase] = &[
 
 /// Lines that fill a pipe several times over.
 const FULL_PIPE: u32 = 2000;
-/// Lines that fill the tracer's queue too, which takes 16 MiB.
+/// Lines that also fill the tracer's output queue of 16 MiB.
 const FULL_QUEUE: u32 = 50_000;
-/// A ring that holds as many records.
+/// A ring buffer that holds that many records.
 const LARGE_RING: &str = "67108864";
 
-/// A trace of one namespace whose standard output only this process reads, when it likes.
+/// A trace of one namespace whose stdout is a pipe that the scenario reads on demand.
 struct Trace {
     child: Running,
     reader: BufReader<ChildStdout>,
 }
 
 impl Trace {
-    /// Starts it, and reads its first line and no more than comes with it.
+    /// Starts it, and reads its first line with a single buffered read.
     fn begin(bench: &Bench, netns: &Namespace, options: &[&str]) -> Result<Self> {
         let netns = netns.inode.to_string();
         let mut command = bench.command(&["--json", "-N", &netns]);
@@ -75,7 +76,7 @@ impl Trace {
         Ok(Self { child, reader })
     }
 
-    /// Waits for the end, which must come in time, since `begin`.
+    /// Waits for the end; the limit is measured from `begin`.
     fn end(mut self, begin: Instant, within: Duration) -> Result<(ExitStatus, String)> {
         while self.child.try_wait()?.is_none() {
             if begin.elapsed() > PATIENCE {
@@ -96,13 +97,13 @@ impl Trace {
     }
 }
 
-/// How soon a trace must have ended: within a second, where processors are not emulated.
+/// How soon a trace must end: within one second, longer on emulated CPUs.
 fn soon() -> Duration {
     sys::second_or(5)
 }
 
-/// Changes the idle time of an armed socket so many times, by so much that its timer moves: an event
-/// each.
+/// Changes the idle time of an armed socket `times` times. Each change is large enough to move the
+/// timer and so produces an event.
 fn storm(pair: &Pair, times: u32) -> Result<()> {
     for time in 0..times {
         let idle = 1000 * (2 - time % 2);
@@ -117,7 +118,8 @@ fn armed_pair() -> Result<Pair> {
     Ok(pair)
 }
 
-/// The reader has stopped: SIGINT and SIGTERM end the trace in time, and its recording is whole.
+/// The reader does not read: SIGINT and SIGTERM still end the trace in time, and its recording is
+/// complete.
 fn blocked_reader(bench: &Bench) -> Result<()> {
     let netns = Namespace::create()?;
     for signal in [Signal::INT, Signal::TERM] {
@@ -137,25 +139,25 @@ fn blocked_reader(bench: &Bench) -> Result<()> {
         let check = recording.replay(bench, &["--check"])?;
         ensure!(check.stdout.contains("whole"), "{}", check.stdout);
         let port = pair.client.local()?.port().to_string();
-        let told = recording.replay(bench, &["--json", "-L", &port])?;
-        let armed = told.stdout.matches("\"event\":\"armed\"").count();
+        let replayed = recording.replay(bench, &["--json", "-L", &port])?;
+        let armed = replayed.stdout.matches("\"event\":\"armed\"").count();
         ensure!(
             armed == FULL_PIPE as usize,
             "{armed} events in the recording"
         );
         let port = probed.client.local()?.port().to_string();
-        let told = recording.replay(bench, &["--json", "-L", &port])?;
-        let probes = told.stdout.matches("\"probe_sent\"").count();
+        let replayed = recording.replay(bench, &["--json", "-L", &port])?;
+        let probes = replayed.stdout.matches("\"probe_sent\"").count();
         ensure!(
             probes >= 2,
             "{probes} probes in the recording: {}",
-            told.stdout
+            replayed.stdout
         );
     }
     Ok(())
 }
 
-/// `list --watch` into a pipe that is not read and holds less than one listing.
+/// `list --watch` into a pipe that is not read and is smaller than one listing.
 fn list_blocked_reader(bench: &Bench) -> Result<()> {
     let _netns = Namespace::create()?;
     let _pairs: Vec<Pair> = (0..200)
@@ -179,13 +181,13 @@ fn list_blocked_reader(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// A recording, which goes with its owner.
+/// A recording file, removed on drop.
 struct Recording(PathBuf);
 
 impl Recording {
     fn new(name: &str) -> Self {
         let name = format!("/tmp/keepalive-{name}-{}.kar", std::process::id());
-        // From an attempt before.
+        // A file left by a previous run.
         let _ = fs::remove_file(&name);
         Self(name.into())
     }
@@ -205,14 +207,14 @@ impl Drop for Recording {
     }
 }
 
-/// The reader pauses and goes on: it gets whole lines, and the number of those it did not get where
-/// they are missing, at the end and in the summary.
+/// The reader pauses and continues: it gets whole lines; the number of missing lines is reported in
+/// their place, in `end` and in the summary.
 fn slow_reader_is_counted(bench: &Bench) -> Result<()> {
     let netns = Namespace::create()?;
     let pair = armed_pair()?;
     let mut trace = Trace::begin(bench, &netns, &["--ring-bytes", LARGE_RING])?;
     storm(&pair, FULL_QUEUE)?;
-    // The ring holds them all; the queue must be full before anything is read.
+    // The ring buffer holds all records; the output queue must be full before the reader continues.
     thread::sleep(Duration::from_secs(5));
     let mut lines = Vec::new();
     let mut line = String::new();
@@ -220,7 +222,7 @@ fn slow_reader_is_counted(bench: &Bench) -> Result<()> {
     while trace.reader.read_line(&mut line)? > 0 {
         let event = Event::parse(&line).with_context(|| format!("line {}", lines.len() + 2))?;
         if event.is("lost") && !is_interrupted {
-            // It came to the gap: nothing is missing after it.
+            // The gap was reported: no line is missing after it.
             sys::signal(trace.child.id(), Signal::INT)?;
             is_interrupted = true;
         }
@@ -237,7 +239,7 @@ fn slow_reader_is_counted(bench: &Bench) -> Result<()> {
         gap.expect("where", "output")?;
         missing += gap.number("count")?;
     }
-    ensure!(missing > 0, "no line is missing of {}", shown.len());
+    ensure!(missing > 0, "no line is missing among {}", shown.len());
     end.expect("lost.output", missing)?;
     end.expect("lost.ring", 0)?;
     let mut all = 0;
@@ -253,7 +255,7 @@ fn slow_reader_is_counted(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// While the first interrupt waits for the reader, the second one does not.
+/// The first SIGINT waits for the reader, the second one does not.
 fn second_interrupt(bench: &Bench) -> Result<()> {
     let netns = Namespace::create()?;
     let pair = armed_pair()?;
@@ -272,7 +274,7 @@ fn second_interrupt(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// `-d` ends a trace whose ring is never empty, with its last line.
+/// `-d` ends a trace whose ring buffer is never empty; its last line is `end`.
 fn duration_in_a_burst(bench: &Bench) -> Result<()> {
     const DURATION: Duration = Duration::from_secs(2);
     let netns = Namespace::create()?;
@@ -300,7 +302,7 @@ fn duration_in_a_burst(bench: &Bench) -> Result<()> {
         };
         let outcome = outcome();
         is_over.store(true, Ordering::Relaxed);
-        storming.join().ok().context("the storm died")??;
+        storming.join().ok().context("the thread panicked")??;
         outcome
     })
 }

@@ -1,7 +1,7 @@
-//! The one table of what a kernel or a backend cannot show, and why.
+//! The only table of scenarios that a kernel or a backend cannot pass, with the reasons.
 //!
-//! Whether a row applies is found out by trying wherever that is possible: a kernel that has the
-//! feature gets no excuse.
+//! Wherever possible a probe of the kernel decides whether a row applies: on a kernel that has the
+//! feature the scenario must pass.
 
 use std::path::Path;
 
@@ -25,12 +25,12 @@ const EXCEPTIONS: &[Exception] = &[
     Exception {
         scenario: "keepalive_switched_off",
         applies: on_tracepoint,
-        reason: "switching off deletes the timer in tcp_set_keepalive; no tracepoint tells why a timer was deleted",
+        reason: "switching off deletes the timer in tcp_set_keepalive; no tracepoint reports why a timer was deleted",
     },
     Exception {
         scenario: "live_answers",
         applies: on_tracepoint,
-        reason: "--live-answers hooks tcp_ack, which takes fentry",
+        reason: "--live-answers hooks tcp_ack, which needs fentry",
     },
     Exception {
         scenario: "classic_apache",
@@ -74,7 +74,7 @@ const EXCEPTIONS: &[Exception] = &[
     },
 ];
 
-const NO_SERVERS: &str = "the guest has no distribution in it, and so no servers and no browser; `cargo xtask test` installs them live";
+const NO_SERVERS: &str = "the guest contains no distribution, and so no servers and no browser; `cargo xtask test` installs them live";
 
 const NO_TMUX: &str = "the guest has no tmux; `cargo xtask test` installs it live";
 
@@ -83,7 +83,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     EXCEPTIONS.iter().map(|exception| exception.scenario)
 }
 
-/// Why a scenario cannot be shown on this kernel by this backend; `None` if it must pass.
+/// Why a scenario does not apply to this kernel and backend; `None` if it must pass.
 pub fn excuse(scenario: &str, facts: Facts) -> Option<&'static str> {
     EXCEPTIONS
         .iter()
@@ -91,17 +91,17 @@ pub fn excuse(scenario: &str, facts: Facts) -> Option<&'static str> {
         .map(|exception| exception.reason)
 }
 
-/// Why this kernel cannot have a backend at all; `None` if it must.
+/// Why a backend cannot load on this kernel; `None` if it must load.
 ///
-/// The kernels of the matrix have no excuse: they are stock, and allow everything. The running
-/// kernel may be hardened, which shows in the error of loading although we are root.
+/// The matrix has no such exceptions: its kernels are stock and allow everything. The running
+/// kernel may be hardened; then the program load fails with EPERM even for root.
 pub fn backend_excuse(backend: &str, kernel: Option<&str>, error: &str) -> Option<&'static str> {
     let no_btf = !Path::new("/sys/kernel/btf/vmlinux").exists();
     let forbidden = error.contains("BPF_PROG_LOAD: Operation not permitted");
     match backend {
         "fentry" if no_btf => Some("kernel without BTF: no BPF trampolines"),
         "fentry" if kernel == Some("live") && forbidden => {
-            Some("the running kernel's policy forbids fentry programs, to root too")
+            Some("the running kernel's policy forbids fentry programs, also for root")
         }
         _ => None,
     }

@@ -1,10 +1,10 @@
-//! How the suite is called, by `cargo xtask test` and `cargo xtask bench`.
+//! The command line of the suite, which `cargo xtask test` and `cargo xtask bench` call.
 
 use anyhow::{Context, Result, bail};
 
 use crate::benches::load;
 
-/// How to call this.
+/// The usage line.
 const USAGE: &str = "usage: scenarios --keepalive PATH --backend fentry|tracepoint \
                      [--only NAME]... [--kernel LABEL]\n       \
                      scenarios --keepalive PATH --bench-list SOCKETS,SOCKETS...\n       \
@@ -27,7 +27,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Those of this process.
+    /// Parses the arguments of this process.
     pub fn read() -> Result<Self> {
         let (mut keepalive, mut backend, mut kernel, mut only) = (None, None, None, Vec::new());
         let (mut bench_list, mut bench_load, mut json) = (Vec::new(), None, false);
@@ -68,7 +68,7 @@ impl Arguments {
         self.only.is_empty() || self.only.iter().any(|only| only == name)
     }
 
-    /// On the running kernel, not on one of the matrix.
+    /// Whether this is the running kernel, not one of the matrix.
     pub fn is_live(&self) -> bool {
         self.kernel.as_deref() == Some(LIVE)
     }

@@ -1,4 +1,4 @@
-//! Where hard cases run: one after the other, each with tracers of its own.
+//! Runs hard cases, each with its own tracers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Output, Stdio};
@@ -16,7 +16,7 @@ pub struct HardCase {
     pub run: fn(&Bench) -> Result<()>,
 }
 
-/// The binary under test and the backend it shall use.
+/// The binary under test and the backend it is to use.
 #[derive(Clone)]
 pub struct Bench {
     pub keepalive: String,
@@ -39,13 +39,13 @@ impl Bench {
         command
     }
 
-    /// Runs `trace` to its end, which must come soon and by itself.
+    /// Runs `trace` until it ends by itself, which must be soon.
     pub fn output(&self, arguments: &[&str]) -> Result<Refused> {
         Refused::from(self.command(arguments))
     }
 
-    /// Runs a case on a thread of its own, so that what it does to its namespace, capabilities or
-    /// system calls ends with it.
+    /// Runs a case on its own thread, so that its changes to namespaces, capabilities or seccomp
+    /// filters end with it.
     pub fn run(&self, case: &HardCase) -> Report {
         let begin = Instant::now();
         let bench = self.clone();
@@ -91,7 +91,7 @@ impl Refused {
         })
     }
 
-    /// It must have ended with this code.
+    /// Expects this exit code.
     pub fn expect_code(&self, code: i32) -> Result<&Self> {
         ensure!(
             self.output.status.code() == Some(code),
@@ -102,7 +102,7 @@ impl Refused {
         Ok(self)
     }
 
-    /// It must have said why, once, on stderr, and nothing on stdout.
+    /// Expects one line on stderr with these words, and an empty stdout.
     pub fn expect_sentence(&self, parts: &[&str]) -> Result<&Self> {
         ensure!(
             self.stdout.is_empty(),
@@ -112,7 +112,7 @@ impl Refused {
         for part in parts {
             ensure!(
                 self.stderr.contains(part),
-                "stderr must say {part:?}: {}",
+                "stderr must contain {part:?}: {}",
                 self.stderr.trim()
             );
         }

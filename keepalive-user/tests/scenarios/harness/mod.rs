@@ -1,7 +1,7 @@
 //! # The harness
 //!
-//! Running scenarios and judging how they ended. It knows none of them, but for the two tables of
-//! exceptions.
+//! Runs scenarios and judges their results. It refers to individual scenarios only in its two
+//! tables of exceptions.
 
 pub mod applicability;
 pub mod arguments;

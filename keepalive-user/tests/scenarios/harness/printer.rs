@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::suite::{Report, Verdict};
 
-/// Prints reports as they come and counts them.
+/// Prints reports as they arrive and counts them.
 pub struct Printer {
     backend: String,
     passed: AtomicU32,
@@ -50,7 +50,7 @@ impl Printer {
         for note in report.notes {
             text.push_str(&format!("note\t{}\t{note}\n", self.backend));
         }
-        // In one piece: threads report at the same time.
+        // Written with one call, because threads report concurrently.
         print!("{text}");
     }
 

@@ -1,9 +1,12 @@
-//! The one list of failures whose cause is known and is not ours to mend. They are printed, counted
-//! apart and shown in the matrix; a failure for which there is no such evidence is a failure.
+//! The only list of failures whose cause is known and lies outside this project. They are printed,
+//! counted separately and shown in the matrix; a failure without evidence of such a cause remains a
+//! failure.
 //!
-//! A row needs evidence of its cause in the very run that failed, so that it cannot hide another one.
+//! A row needs evidence of its cause from the same run that failed, so that it cannot hide another
+//! cause.
 
-/// What must hold on every kernel whatever it does not run: sums and totals, ends, readers, privileges.
+/// Scenarios that are never quarantined. They must pass also on kernels that skip programs: sums
+/// and totals, ends, readers, privileges.
 const NEVER: &[&str] = &[
     "end_of_trace",
     "twenty_thousand_in_step",
@@ -18,14 +21,15 @@ const NEVER: &[&str] = &[
     "self_tests_of_others",
 ];
 
-/// What is known of a run that failed.
+/// The evidence collected in a run that failed.
 pub struct Evidence {
     pub name: &'static str,
     /// On the running kernel, not on one of the matrix.
     pub live: bool,
     /// What tracers of this suite reported as missed while the scenario ran.
     pub missed: u64,
-    /// Programs that the kernel skipped or that collided meanwhile, as tracers of this suite reported.
+    /// Programs that the kernel skipped or that collided meanwhile, as reported by tracers of this
+    /// suite.
     pub skipped: u64,
 }
 
@@ -37,11 +41,11 @@ struct Quarantine {
 const QUARANTINE: &[Quarantine] = &[
     Quarantine {
         applies: |evidence| evidence.live && evidence.missed > 0,
-        reason: "the running kernel did not run BPF programs for some timers, and the tracer reported so: `missed`",
+        reason: "the running kernel did not run BPF programs for some timers, and the tracer reported this: `missed`",
     },
     Quarantine {
         applies: |evidence| evidence.skipped > 0,
-        reason: "the kernel skipped a program that a preempted one kept from running, and the tracer reported so: `lost` (recursion, scratch)",
+        reason: "the kernel skipped a program that a preempted one kept from running, and the tracer reported this: `lost` (recursion, scratch)",
     },
 ];
 

@@ -1,4 +1,4 @@
-//! One run of the suite: which scenario runs beside which, and what is printed of them.
+//! One run of the suite: which scenarios run in parallel, and what is printed.
 
 use std::collections::BTreeSet;
 
@@ -16,17 +16,17 @@ use crate::kit::tracer::{self, Tracer};
 
 /// All scenarios, in the order in which they run.
 pub struct Contents {
-    /// Makes what must be older than the tracer.
+    /// Creates what must be older than the tracer.
     pub before: fn() -> Result<()>,
-    /// One tracer watches them all, many at a time.
+    /// Traced by one shared tracer, many in parallel.
     pub beside_one_tracer: &'static [&'static [Scenario]],
-    /// The same tracer watches them, one at a time.
+    /// Traced by the same tracer, one at a time.
     pub at_scale: &'static [&'static [Scenario]],
-    /// The end of that tracer, by name.
+    /// The name and the checks of the end of that tracer.
     pub end: (&'static str, fn(Tracer, Facts) -> Report),
-    /// With tracers of their own, but not the machine: all at a time.
+    /// With their own tracers, and able to share the machine: all in parallel.
     pub side_by_side: &'static [&'static [HardCase]],
-    /// With tracers of their own, one at a time.
+    /// With their own tracers, one at a time.
     pub alone: &'static [&'static [HardCase]],
 }
 
@@ -48,8 +48,8 @@ impl Contents {
             .chain(self.cases().map(|case| case.name))
     }
 
-    /// Two scenarios of one name would be one row of the matrix; a row of a table, or an argument, that
-    /// names none has no effect.
+    /// Rejects duplicate names, which would share one row of the matrix, and table rows or
+    /// arguments that name no scenario, which would have no effect.
     fn check(&self, arguments: &Arguments) -> Result<()> {
         let mut names = BTreeSet::new();
         if let Some(twice) = self.names().find(|name| !names.insert(*name)) {
@@ -78,10 +78,10 @@ impl Contents {
 /// Runs the suite; true if nothing failed.
 ///
 /// # Errors
-/// If it cannot begin.
+/// If it cannot start.
 pub fn run(contents: &Contents, arguments: &Arguments) -> Result<bool> {
     contents.check(arguments)?;
-    // One name for all threads: it is what events must say.
+    // All threads have one name, which events must print.
     sys::set_process_name(c"ka-scenarios")?;
     stalls::watch();
     if let Some(kernel) = &arguments.kernel {
@@ -125,7 +125,7 @@ fn run_all(
     Ok(())
 }
 
-/// Runs what has tracers of its own.
+/// Runs the scenarios that have their own tracers.
 fn run_cases(contents: &Contents, arguments: &Arguments, printer: &Printer, facts: Facts) {
     let bench = Bench {
         keepalive: arguments.keepalive.clone(),
@@ -139,7 +139,7 @@ fn run_cases(contents: &Contents, arguments: &Arguments, printer: &Printer, fact
         });
     };
     let wanted = |case: &&HardCase| arguments.wants(case.name);
-    // Mostly waiting, each in a namespace of its own.
+    // These mostly wait, each in its own namespace.
     std::thread::scope(|scope| {
         let side_by_side = contents.side_by_side.iter().copied().flatten();
         for case in side_by_side.filter(wanted) {
@@ -150,12 +150,12 @@ fn run_cases(contents: &Contents, arguments: &Arguments, printer: &Printer, fact
     alone.filter(wanted).for_each(run_case);
 }
 
-/// The backend does not load: fine where the table says it cannot.
+/// The backend does not load: not a failure if the table of exceptions covers it.
 fn refused(contents: &Contents, arguments: &Arguments, printer: &Printer, error: &anyhow::Error) {
     let error = format!("{error:#}");
     let kernel = arguments.kernel.as_deref();
     let excuse = applicability::backend_excuse(&arguments.backend, kernel, &error);
-    // Without a tracer there is no end of it.
+    // Without a tracer its end cannot be checked.
     let names = contents.names().filter(|name| *name != contents.end.0);
     for name in names.filter(|name| arguments.wants(name)) {
         printer.print(match excuse {

@@ -1,6 +1,6 @@
-//! How long this machine stood still, as a thread sees it that does nothing but sleep and look at the
-//! clock. An emulated guest stops whenever its host is busy elsewhere; its ticks are then late by as
-//! much, and with them everything the kernel counts in ticks.
+//! Measures how long this machine stalled: a thread sleeps and compares the clock. An emulated
+//! guest stalls whenever its host is busy; its ticks are then late by the same amount, and so is
+//! everything that the kernel counts in ticks.
 
 use std::sync::Mutex;
 use std::thread;
@@ -12,12 +12,12 @@ use crate::kit::sys;
 static STALLS: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
 
 const STEP: Duration = Duration::from_millis(5);
-/// Shorter ones are within what is allowed anyway.
+/// Shorter stalls are within the normal tolerance.
 const LEAST_MS: u64 = 10;
-/// Events are looked at within this time of what they report.
+/// Scenarios check an event within this time after it happened.
 const LATELY_NS: u64 = 15_000_000_000;
 
-/// Begins to watch, until the process ends.
+/// Starts the measuring thread, which runs until the process ends.
 pub fn watch() {
     thread::spawn(|| {
         loop {
@@ -33,12 +33,12 @@ pub fn watch() {
     });
 }
 
-/// The longest stall of late, milliseconds.
+/// The longest recent stall, milliseconds.
 pub fn longest_ms() -> u64 {
     longest_ms_since(sys::monotonic_ns().saturating_sub(LATELY_NS))
 }
 
-/// The longest stall since a moment (CLOCK_MONOTONIC nanoseconds), milliseconds.
+/// The longest stall since a point in time (CLOCK_MONOTONIC nanoseconds), milliseconds.
 pub fn longest_ms_since(since: u64) -> u64 {
     let stalls = STALLS.lock().unwrap_or_else(|broken| broken.into_inner());
     let late = stalls.iter().rev().take_while(|(at, _)| *at >= since);

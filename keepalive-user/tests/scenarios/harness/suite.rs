@@ -1,12 +1,13 @@
-//! Running scenarios: many at a time, each on a thread with a network namespace of its own.
+//! Runs scenarios: many in parallel, each on a thread with its own network namespace.
 //!
-//! Not by a harness of others. libtest-mimic 0.8.2, the usual one, has the outcomes passed, failed and
-//! ignored. A failure that is quarantined would be one of those, so that the matrix could not tell `q` from
-//! `✗` or `–`; its JSON lines have neither the reason of what is ignored nor how long a scenario took, and
-//! there is no place for notes (`cargo xtask test -v`). One run of it has one number of threads, but a run
-//! of this suite has four parts, which are 16, 1, all and 1 at a time, around a tracer that ends between
-//! them: four runs, four summaries. What it could take over is the pool and the panics: some 30 lines of
-//! this file, for 1,215 of its own.
+//! The suite does not use an existing harness. libtest-mimic 0.8.2, the usual one, has the outcomes
+//! passed, failed and ignored. A quarantined failure would have to be one of these, so the matrix
+//! could not distinguish `q` from `✗` or `–`. Its JSON lines contain neither the reason why a
+//! scenario is ignored nor how long a scenario took, and they cannot carry notes (`cargo xtask test
+//! -v`). One run has one number of threads, but a run of this suite has four parts with 16, 1, all
+//! and 1 scenarios in parallel, and the shared tracer ends between them: this would be four runs
+//! with four summaries. It could replace only the thread pool and the panic handling: about 30
+//! lines of this file, by 1,215 lines of its own.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,7 +27,7 @@ use crate::kit::sys;
 use crate::kit::tracer::{self, PATIENCE, Tracer, Unseen};
 use crate::kit::watch::Watch;
 
-/// How many at a time: they mostly wait for timers.
+/// How many scenarios run in parallel: they mostly wait for timers.
 const AT_A_TIME: usize = 16;
 
 /// One row of the matrix.
@@ -35,11 +36,11 @@ pub struct Scenario {
     pub run: fn(&Stage<'_>) -> Result<()>,
 }
 
-/// What a scenario plays on.
+/// What a scenario works with.
 pub struct Stage<'t> {
     pub tracer: &'t Tracer,
     pub facts: Facts,
-    /// When the scenario had its namespace, CLOCK_MONOTONIC nanoseconds.
+    /// When the scenario's namespace was created, CLOCK_MONOTONIC nanoseconds.
     began_ns: AtomicU64,
     watched: Mutex<Vec<Key>>,
     notes: Mutex<Vec<String>>,
@@ -56,20 +57,20 @@ impl<'t> Stage<'t> {
         }
     }
 
-    /// Watches a connected socket of this process; its events are shown if the scenario fails.
+    /// Follows a connected socket of this process; its events are printed if the scenario fails.
     pub fn watch(&self, socket: &Tcp) -> Result<Watch<'t>> {
         let watch = Watch::new(self.tracer, socket)?;
         self.show(watch.key);
         Ok(watch)
     }
 
-    /// Shows the events of this socket if the scenario fails.
+    /// Prints the events of this socket if the scenario fails.
     pub fn show(&self, key: Key) {
         lock(&self.watched).push(key);
     }
 
-    /// All that was told of the calling thread's namespace since the scenario began.
-    pub fn told(&self) -> Result<Vec<Event>> {
+    /// All events of the calling thread's namespace since the scenario began.
+    pub fn events(&self) -> Result<Vec<Event>> {
         let here = Namespace::current()?.inode;
         let since = self.began_ns.load(Ordering::Relaxed);
         Ok(self.tracer.events_in(here, since))
@@ -80,7 +81,7 @@ impl<'t> Stage<'t> {
         lock(&self.notes).push(text);
     }
 
-    /// Waits until a number of things to come is zero, however slowly, as long as it falls.
+    /// Waits until a number of outstanding items is zero; it may fall slowly as long as it falls.
     pub fn until_none(&self, what: &str, mut left: impl FnMut() -> Result<usize>) -> Result<()> {
         let mut latest = (usize::MAX, Instant::now());
         loop {
@@ -92,13 +93,13 @@ impl<'t> Stage<'t> {
                 latest = (now, Instant::now());
             }
             if latest.1.elapsed() > PATIENCE {
-                bail!("{now} are left of {what}, and no more came for {PATIENCE:?}");
+                bail!("{now} of {what} are left, and none arrived for {PATIENCE:?}");
             }
             thread::sleep(Duration::from_millis(100));
         }
     }
 
-    /// Waits until something is true.
+    /// Waits until a condition is true.
     pub fn until(&self, what: &str, mut happened: impl FnMut() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !happened()? {
@@ -118,7 +119,7 @@ pub enum Verdict {
         reason: String,
         details: Vec<String>,
     },
-    /// Failed for a reason of the quarantine list.
+    /// Failed for a reason in the quarantine list.
     Quarantined {
         reason: &'static str,
         failure: String,
@@ -135,11 +136,11 @@ pub struct Report {
 }
 
 impl Report {
-    /// The same, quarantined if it failed and there is evidence for it. `before` is what had not
-    /// been seen before the scenario began.
+    /// The same report, quarantined if the scenario failed and there is evidence for a known cause.
+    /// `before` is what tracers had missed before the scenario began.
     pub fn judged(mut self, live: bool, before: Unseen) -> Self {
         if let Verdict::Failed { reason, details } = self.verdict {
-            // A tracer reports what it did not see once a second.
+            // A tracer reports missed actions once a second.
             thread::sleep(Duration::from_millis(2500));
             let now = tracer::unseen();
             let evidence = Evidence {
@@ -160,7 +161,7 @@ impl Report {
     }
 }
 
-/// Runs scenarios, so many at a time, and hands over each report as it comes.
+/// Runs scenarios, at most this many in parallel, and passes on each report when it is complete.
 pub fn run_all(
     scenarios: &[&'static Scenario],
     tracer: &Tracer,
@@ -207,7 +208,7 @@ pub fn run(scenario: &Scenario, tracer: &Tracer, facts: Facts) -> Report {
     }
 }
 
-/// A failure with everything that was seen of the sockets the scenario watched.
+/// A failure with all events of the sockets that the scenario followed.
 fn failed(stage: &Stage<'_>, reason: String) -> Verdict {
     let mut details = Vec::new();
     for key in &*lock(&stage.watched) {
@@ -218,7 +219,7 @@ fn failed(stage: &Stage<'_>, reason: String) -> Verdict {
     Verdict::Failed { reason, details }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()
@@ -227,7 +228,7 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     format!("panicked: {}", text.unwrap_or("?"))
 }
 
-/// A lock whose holder died is still a lock: the data are append-only.
+/// A poisoned lock is used nevertheless: the data are append-only.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|broken| broken.into_inner())
 }

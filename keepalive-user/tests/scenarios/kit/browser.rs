@@ -1,5 +1,5 @@
-//! A browser without a window, spoken to over pipes: Chromium's DevTools protocol, a JSON object
-//! ended by a zero byte in each direction.
+//! A headless browser, controlled over pipes by Chromium's DevTools protocol: JSON objects, each
+//! terminated by a zero byte, in both directions.
 
 use std::fs;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
@@ -29,14 +29,14 @@ pub struct Browser {
     messages: Receiver<Value>,
     session: Option<String>,
     last: u64,
-    /// What went wrong on the page: exceptions, and whatever it wrote to its console.
+    /// Errors on the page: exceptions, and everything it wrote to its console.
     pub complaints: Vec<String>,
-    /// Everything it asked for.
+    /// The URL of every request that the page made.
     pub loaded: Vec<String>,
 }
 
 impl Browser {
-    /// Starts it and shows a file.
+    /// Starts the browser and opens a file.
     pub fn open(page: &Path) -> Result<Self> {
         let profile = PathBuf::from(format!("/tmp/keepalive-browser-{}", std::process::id()));
         let (from_us, requests) = std::io::pipe().context("pipe")?;
@@ -87,7 +87,7 @@ impl Browser {
         Ok(())
     }
 
-    /// Asks for something and waits for the answer; what happens meanwhile is noted.
+    /// Sends a request and waits for its answer; events that arrive meanwhile are recorded.
     pub fn call(&mut self, method: &str, parameters: &Value) -> Result<Value> {
         self.last += 1;
         let mut request = json!({"id": self.last, "method": method, "params": parameters});
@@ -98,7 +98,7 @@ impl Browser {
         bytes.push(0);
         self.requests
             .write_all(&bytes)
-            .context("the browser has gone")?;
+            .context("the browser has exited")?;
         loop {
             let message = self.messages.recv_timeout(PATIENCE);
             let message = message.with_context(|| format!("no answer to {method}"))?;
@@ -124,7 +124,7 @@ impl Browser {
         }
     }
 
-    /// What an expression is on the page.
+    /// Evaluates an expression on the page.
     pub fn evaluate(&mut self, expression: &str) -> Result<Value> {
         let parameters = json!({"expression": expression, "returnByValue": true});
         let outcome = self.call("Runtime.evaluate", &parameters)?;
@@ -177,7 +177,7 @@ impl Browser {
         Ok(())
     }
 
-    /// As if the system's theme were that.
+    /// Emulates the system's theme.
     pub fn prefer(&mut self, theme: &str) -> Result<()> {
         let feature = json!({"name": "prefers-color-scheme", "value": theme});
         self.call(
@@ -190,7 +190,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Its helpers are in its group.
+        // The helper processes are in the browser's process group.
         if let Some(group) = Pid::from_raw(self.child.id().cast_signed()) {
             let _ = kill_process_group(group, Signal::KILL);
         }
@@ -221,11 +221,11 @@ fn command(profile: &Path, requests: PipeReader, answers: PipeWriter) -> Command
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let give = move || {
-        // Copies first, out of the way of 3 and 4.
+        // First duplicate both above 4, so that dup2 to 3 and 4 does not overwrite them.
         let [from, to] = [requests.as_fd(), answers.as_fd()].map(|fd| fcntl_dupfd_cloexec(fd, 10));
         for (copy, wanted) in [(from?, 3), (to?, 4)] {
-            // SAFETY: no owner of 3 or 4 is in this process: it is a copy made to execute another program,
-            // in which they are to be.
+            // SAFETY: nothing in this process owns descriptor 3 or 4: it is a forked child that
+            // only executes another program, which expects its pipes there.
             let mut wanted = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(wanted) });
             dup2(copy, &mut wanted)?;
         }

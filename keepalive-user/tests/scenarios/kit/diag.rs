@@ -1,4 +1,5 @@
-//! The witness to the millisecond: what sock_diag(7) itself says, read as plainly as can be.
+//! A witness with millisecond resolution: the timers that sock_diag(7) reports, parsed
+//! independently of the tracer's own parser.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,7 +10,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, netlink, recv
 
 use crate::kit::sys;
 
-/// The timer that the kernel tells of.
+/// The one timer that the kernel reports for a socket.
 #[derive(Debug)]
 pub struct Timer {
     pub local: SocketAddr,
@@ -22,7 +23,7 @@ pub struct Timer {
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 
-/// Those of all TCP sockets of one address family, in the calling thread's namespace.
+/// The timers of all TCP sockets of one address family, in the calling thread's namespace.
 pub fn timers(family: AddressFamily) -> Result<Vec<Timer>> {
     let socket = sys::socket(
         AddressFamily::NETLINK,

@@ -1,4 +1,4 @@
-//! One line of the tracer's JSON output, and what a scenario asks of it.
+//! One line of the tracer's JSON output, and the checks that scenarios make on it.
 //!
 //! Fields are named by their path: `probes_out.after`, `socket.local.port`.
 
@@ -28,7 +28,7 @@ impl Event {
         Ok(Self(Arc::new(value)))
     }
 
-    /// The field at a path; null if there is none.
+    /// The field at a path; null if it is missing.
     pub fn get(&self, path: &str) -> &Value {
         let mut value = &*self.0;
         for name in path.split('.') {
@@ -37,7 +37,7 @@ impl Event {
         value
     }
 
-    /// The field at a path, which must be there, null or not.
+    /// The field at a path, which must be present; it may be null.
     pub fn present(&self, path: &str) -> Result<&Value> {
         let mut value = &*self.0;
         for name in path.split('.') {
@@ -72,7 +72,7 @@ impl Event {
         })
     }
 
-    /// The field must be there and have this value.
+    /// The field must be present and have this value.
     pub fn expect(&self, path: &str, expected: impl Into<Value>) -> Result<()> {
         let expected = expected.into();
         let found = self.present(path)?;
@@ -108,11 +108,11 @@ impl Event {
         self.get("monotonic_ns").as_u64().unwrap_or_default()
     }
 
-    /// The wall-clock time must be the monotonic one moved by the offset `start` announced.
+    /// The wall-clock time must be the monotonic time plus the offset in `start`.
     pub fn expect_clock(&self, offset_ns: i64) -> Result<()> {
         let text = self.text("timestamp");
         let Ok(wall) = text.parse::<jiff::Timestamp>() else {
-            bail!("`timestamp` {text:?} is no RFC 3339 time in {self}");
+            bail!("`timestamp` {text:?} is not an RFC 3339 time in {self}");
         };
         let expected = i128::from(self.number("monotonic_ns")?) + i128::from(offset_ns);
         ensure!(

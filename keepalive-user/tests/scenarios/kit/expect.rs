@@ -1,5 +1,5 @@
-//! What the kernel's rules make of one event: numbers that follow from others, with the tolerance
-//! the timer wheel and an emulated CPU need, and no more.
+//! The kernel's rules applied to one event: fields that follow from other fields, with the
+//! tolerance that the timer wheel and an emulated CPU need, and no more.
 
 use std::ops::RangeInclusive;
 
@@ -10,22 +10,22 @@ use crate::harness::stalls;
 use crate::kit::event::Event;
 use crate::kit::watch::{Settings, Watch};
 
-/// Reading `next_ms` takes place a little after the kernel computed it: 13 ticks of 4 ms were
-/// measured when a virtual CPU stalled (kernel-facts.md, 4.2). Longer stalls are measured.
+/// `next_ms` is read a little after the kernel computed it: up to 13 ticks of 4 ms later when a
+/// virtual CPU stalled (kernel-facts.md, 4.2). Longer stalls are measured (`stalls`).
 const STALL_MS: u64 = 60;
 
-/// How late a timer of a few seconds may run: an eighth of its time by the wheel's design, the
-/// rest for an emulated CPU that is busy with fifteen other scenarios.
+/// How late a timer of a few seconds may run: an eighth of its time by the design of the timer
+/// wheel, the rest for an emulated CPU that runs fifteen other scenarios.
 const LATE_MS: u64 = 2500;
 
-/// What the running kernel and the backend under test are.
+/// Facts about the running kernel and the backend under test.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     /// Milliseconds per tick, rounded up.
     pub tick_ms: u64,
     /// The tick, per second.
     pub hz: u64,
-    /// Whether the backend is fentry: it sees what functions return and are given.
+    /// Whether the backend is fentry, which sees arguments and return values of functions.
     pub fentry: bool,
     pub clock_offset_ns: i64,
 }
@@ -42,23 +42,23 @@ impl Facts {
         })
     }
 
-    /// How late a timer may run here and now.
+    /// How late a timer may currently run.
     fn latest_ms(&self) -> u64 {
         LATE_MS + stalls::longest_ms()
     }
 
-    /// A remaining time that was `milliseconds` when the kernel set it.
+    /// The range for a remaining time that was `milliseconds` when the kernel set it.
     pub fn about(&self, milliseconds: u64) -> RangeInclusive<u64> {
         let stall = STALL_MS.max(stalls::longest_ms());
         milliseconds.saturating_sub(stall)..=milliseconds + self.tick_ms
     }
 
-    /// A silence that the timer was set to find after `milliseconds`.
+    /// The range for the idle time that a timer finds which was set to `milliseconds`.
     pub fn at_least(&self, milliseconds: u64) -> RangeInclusive<u64> {
         milliseconds.saturating_sub(self.tick_ms)..=milliseconds + self.latest_ms()
     }
 
-    /// A keepalive probe: everything that follows from its number and the settings.
+    /// Expects a keepalive probe: all fields follow from its number and the settings.
     pub fn expect_probe(&self, watch: &Watch<'_>, event: &Event, attempt: u64) -> Result<()> {
         let settings = watch.settings();
         event.expect("event", "timer")?;
@@ -80,7 +80,7 @@ impl Facts {
         self.expect_death(&settings, event, attempt)
     }
 
-    /// That the probe left the host: only fentry sees the result.
+    /// Expects that the probe left the host; only fentry sees the result of the transmission.
     fn expect_sent(&self, event: &Event) -> Result<()> {
         let sent = if self.fentry {
             Value::from(true)
@@ -91,7 +91,8 @@ impl Facts {
         event.expect("send_error", Value::Null)
     }
 
-    /// When the kernel ends the connection unless an answer comes, computed here once more.
+    /// Expects the time at which the kernel ends the connection if no answer arrives; computed here
+    /// independently of the tracer.
     fn expect_death(&self, settings: &Settings, event: &Event, attempt: u64) -> Result<()> {
         let next = event.number("next_ms")?;
         let (rule, firings) = if settings.user_timeout_ms == 0 {
@@ -114,19 +115,19 @@ impl Facts {
         Ok(())
     }
 
-    /// The timer did nothing and waits a full idle time.
+    /// Expects that the timer sent no probe and waits a full idle time.
     pub fn expect_full_wait(&self, watch: &Watch<'_>, event: &Event) -> Result<()> {
         event.expect_within("next_ms", self.about(watch.settings().time_ms))?;
         expect_no_probe(event)
     }
 
-    /// The timer waits for what is missing of the idle time.
+    /// Expects that the timer waits for the rest of the idle time.
     pub fn expect_remainder(&self, watch: &Watch<'_>, event: &Event) -> Result<()> {
         let idle = event.number("idle_ms")?;
         let time = watch.settings().time_ms;
         ensure!(
             idle < time,
-            "not idle, but silent for {idle} of {time} ms: {event}"
+            "`not_idle`, but no segment for {idle} of {time} ms: {event}"
         );
         event.expect_within("next_ms", self.about(time - idle))?;
         event.expect("packets_out", 0)?;
@@ -135,7 +136,7 @@ impl Facts {
     }
 }
 
-/// The timer ran and made no probe.
+/// Expects that the timer ran and sent no probe.
 pub fn expect_no_probe(event: &Event) -> Result<()> {
     for field in ["attempt", "sent", "send_error"] {
         event.expect(field, Value::Null)?;

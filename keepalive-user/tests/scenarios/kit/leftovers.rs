@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::kit::tracer::PATIENCE;
 
-/// A kind of BPF object, as /proc/PID/fdinfo names it, and the bpf(2) command that gives the id
-/// after a given one.
+/// A kind of BPF object: its key in /proc/PID/fdinfo, and the bpf(2) command that returns the next
+/// id after a given one.
 const KINDS: [(&str, libc::c_long); 3] = [
     ("prog_id:", 11), // BPF_PROG_GET_NEXT_ID
     ("map_id:", 12),  // BPF_MAP_GET_NEXT_ID
@@ -29,7 +29,7 @@ impl Holdings {
         let mut objects = vec![BTreeSet::new(); KINDS.len()];
         let path = format!("/proc/{pid}/fdinfo");
         for entry in fs::read_dir(&path).context(path)? {
-            // A descriptor may be closed while we look.
+            // A descriptor may be closed during the scan.
             let Ok(info) = fs::read_to_string(entry?.path()) else {
                 continue;
             };
@@ -49,7 +49,7 @@ impl Holdings {
         self.objects[0].len()
     }
 
-    /// The kernel frees what nobody holds a little after the process is gone.
+    /// The kernel frees unreferenced objects some time after the process has exited.
     pub fn expect_gone(&self) -> Result<()> {
         ensure!(
             self.mounts == mounts()?,

@@ -1,5 +1,5 @@
-//! Links between namespaces, made by rtnetlink: a veth pair with addresses, and a queue that
-//! drops everything.
+//! Links between namespaces, created by rtnetlink: a veth pair with addresses, and a qdisc that
+//! drops every packet.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -53,7 +53,7 @@ impl Link {
         Ok(Self { near, far })
     }
 
-    /// Does something in the far namespace.
+    /// Runs a closure in the far namespace.
     pub fn at_far<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
         self.far.enter()?;
         let result = action();
@@ -78,8 +78,8 @@ fn create_veth(far: &Namespace) -> Result<()> {
     message.send()
 }
 
-/// Puts a queue that holds nothing on the near end: every packet is dropped on its way out, and
-/// the sender is told.
+/// Installs a qdisc of length 0 (pfifo limit 0) on the near end: every outgoing packet is dropped,
+/// and the sender gets NET_XMIT_DROP.
 pub fn drop_everything_at_near() -> Result<()> {
     let mut message = Message::new(
         RTM_NEWQDISC,
@@ -91,14 +91,14 @@ pub fn drop_everything_at_near() -> Result<()> {
     message.send().context("pfifo limit 0")
 }
 
-/// Takes that queue away.
+/// Removes that qdisc.
 pub fn let_through_at_near() -> Result<()> {
     Message::new(RTM_DELQDISC, 0, &traffic_header()?)
         .send()
-        .context("removing the queue")
+        .context("removing the qdisc")
 }
 
-/// `struct tcmsg` for the root queue of the near end.
+/// `struct tcmsg` for the root qdisc of the near end.
 fn traffic_header() -> Result<Vec<u8>> {
     let mut header = vec![0; 4];
     header.extend(index_of(NEAR)?.to_ne_bytes());

@@ -1,4 +1,4 @@
-//! Running `keepalive list` and reading what it says.
+//! Runs `keepalive list` and parses its output.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -10,8 +10,8 @@ use crate::harness::bench::{Bench, Refused};
 use crate::kit::event::Event;
 use crate::kit::socket::Tcp;
 
-/// Which sources a column of the matrix is about: the iterator takes what fentry takes; elsewhere
-/// sock_diag, and whatever `auto` finds.
+/// The sources that a column of the matrix tests: the iterator has the same requirements as fentry;
+/// for other backends sock_diag, and the one that `auto` selects.
 pub fn sources(bench: &Bench) -> &'static [&'static str] {
     match bench.backend.as_str() {
         "fentry" => &["iterator"],
@@ -29,7 +29,7 @@ pub fn command(bench: &Bench, source: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// What `list --json` said.
+/// The output of `list --json`.
 pub struct Listing {
     pub sockets: Vec<Event>,
     pub end: Event,
@@ -55,10 +55,10 @@ impl Listing {
         let end = sockets.pop().context("nothing was listed")?;
         ensure!(end.is("list_end"), "the last line is {end}");
         if let Some(other) = sockets.iter().find(|line| !line.is("socket")) {
-            bail!("a line of another kind: {other}");
+            bail!("unexpected kind of line: {other}");
         }
         end.expect("sockets", sockets.len() as u64)?;
-        let cookies: BTreeSet<String> = sockets.iter().map(who).collect();
+        let cookies: BTreeSet<String> = sockets.iter().map(identity).collect();
         ensure!(
             cookies.len() == sockets.len(),
             "a socket is listed twice: {sockets:?}"
@@ -70,7 +70,7 @@ impl Listing {
         })
     }
 
-    /// Whether all timers and settings of all sockets are known.
+    /// Whether the source reports all timers and settings of all sockets.
     pub fn is_complete_source(&self) -> bool {
         self.end.text("source") == "iterator"
     }
@@ -104,8 +104,8 @@ impl Listing {
     }
 }
 
-/// What tells a socket from all others in one moment.
-fn who(row: &Event) -> String {
+/// What identifies a socket within one listing.
+fn identity(row: &Event) -> String {
     ["netns", "local", "peer", "cookie"]
         .map(|field| row.get(&format!("socket.{field}")).to_string())
         .concat()

@@ -1,7 +1,7 @@
 //! # The kit
 //!
-//! What scenarios are made of: sockets, links, namespaces, processes; the tracer under test, its events,
-//! and witnesses that are not the tracer. Nothing here is a scenario.
+//! The building blocks of scenarios: sockets, links, namespaces, processes, the tracer under test,
+//! its events, and witnesses independent of the tracer. Scenarios do not belong here.
 
 pub mod browser;
 pub mod diag;

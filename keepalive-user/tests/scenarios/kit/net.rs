@@ -1,4 +1,4 @@
-//! Network namespaces: each scenario makes its own, with its own sysctls and its own loopback.
+//! Network namespaces: each scenario creates its own, with its own sysctls and loopback.
 
 use std::ffi::c_int;
 use std::fmt::Display;
@@ -17,7 +17,7 @@ const IFF_UP: u32 = 1;
 /// A network namespace, kept alive by an open file.
 pub struct Namespace {
     file: File,
-    /// Inode number: how events name the namespace.
+    /// Inode number, which identifies the namespace in events.
     pub inode: u64,
 }
 
@@ -38,7 +38,7 @@ impl Namespace {
         Self::current()
     }
 
-    /// Moves the calling thread into this namespace. Sockets it already has stay where they are.
+    /// Moves the calling thread into this namespace. Its existing sockets stay in their namespace.
     pub fn enter(&self) -> Result<()> {
         let network = Some(LinkNameSpaceType::Network);
         move_into_link_name_space(self.file.as_fd(), network).context("setns")

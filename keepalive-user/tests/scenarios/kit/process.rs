@@ -1,4 +1,4 @@
-//! A program that does not outlive the scenario that started it, however that ends.
+//! A program that is killed when the scenario that started it ends, whether it passes or fails.
 
 use std::io::{self, Read};
 use std::ops::{Deref, DerefMut};
@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus};
 
 use anyhow::{Context, Result};
 
-/// A running program; killed, and waited for, when this is dropped.
+/// A running program; it is killed and reaped on drop.
 pub struct Running(Child);
 
 impl Running {
@@ -16,8 +16,9 @@ impl Running {
         Ok(Self(child))
     }
 
-    /// Waits for its end, and gives what it wrote to stdout and stderr as far as they are pipes that nothing
-    /// else reads: one after the other, so it must not write more to stderr than a pipe holds.
+    /// Waits for its end, and returns what it wrote to stdout and stderr if they are pipes without
+    /// another reader. stdout is read first, so the program must not write more to stderr than a
+    /// pipe holds.
     pub fn finish(mut self) -> io::Result<(ExitStatus, String, String)> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         if let Some(mut pipe) = self.stdout.take() {
@@ -47,7 +48,7 @@ impl DerefMut for Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Neither does anything to one that has been waited for.
+        // Both calls have no effect on a process that was already reaped.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! rtnetlink(7): requests, and the kernel's verdict.
+//! rtnetlink(7): requests, and the kernel's acknowledgement.
 
 use anyhow::{Context, Result, ensure};
 use linux_raw_sys::netlink::{NLM_F_ACK, NLM_F_REQUEST};
@@ -19,7 +19,8 @@ pub fn index_of(name: &str) -> Result<u32> {
     name_to_index(&socket, name).with_context(|| format!("index of {name}"))
 }
 
-/// `struct ifinfomsg`: the flags of an interface, and which of them are to change; 0 is none yet.
+/// `struct ifinfomsg`: the flags of an interface, and the mask of flags to change; index 0 means a
+/// new interface.
 pub fn interface(index: u32, flags: u32, change: u32) -> Vec<u8> {
     let mut bytes = vec![0; 4]; // family and type
     for word in [index, flags, change] {
@@ -61,11 +62,11 @@ impl Message {
         self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
     }
 
-    /// Sends it and waits for the kernel's verdict.
+    /// Sends it and waits for the kernel's acknowledgement.
     pub fn send(mut self) -> Result<()> {
         let length = self.0.len() as u32;
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
-        // NETLINK_ROUTE is 0, which is none.
+        // NETLINK_ROUTE is protocol 0, which rustix expresses as `None`.
         let socket = sys::socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
         let sent = send(&socket, &self.0, SendFlags::empty())?;
         ensure!(sent == self.0.len(), "netlink took {sent} bytes");

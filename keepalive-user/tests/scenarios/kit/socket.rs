@@ -1,4 +1,4 @@
-//! TCP sockets with everything a keepalive scenario does to them, and pairs of them.
+//! TCP sockets and connected pairs, with the operations that keepalive scenarios need.
 
 use std::ffi::c_int;
 use std::io::{self, Read, Write};
@@ -12,7 +12,7 @@ use rustix::net::{self, AddressFamily, Protocol, SocketFlags, SocketType, ipprot
 
 use crate::kit::sys;
 
-/// More than the narrow server takes, so that something waits.
+/// More than the server with the small receive buffer accepts, so that data stays unsent.
 const NARROW_SENDER: usize = 32 << 10;
 /// Bytes written and not sent yet.
 const SIOCOUTQNSD: libc::Ioctl = 0x894B;
@@ -33,7 +33,7 @@ impl Keepalive {
     /// The fastest the kernel allows.
     pub const EVERY_SECOND: Self = Self::after(1);
 
-    /// Idle for so many seconds, then every second, nine times.
+    /// The given idle time in seconds, then nine probes, one every second.
     pub const fn after(idle: u32) -> Self {
         Self {
             idle,
@@ -81,7 +81,7 @@ impl Tcp {
         Self::with_protocol(address, ipproto::TCP)
     }
 
-    /// An unconnected MPTCP socket; its error says whether the kernel has MPTCP.
+    /// An unconnected MPTCP socket; the errno shows whether the kernel supports MPTCP.
     pub fn new_mptcp(address: IpAddr) -> Result<Self> {
         Self::with_protocol(address, ipproto::MPTCP)
     }
@@ -116,7 +116,7 @@ impl Tcp {
             .with_context(|| format!("connect to {to}"))
     }
 
-    /// Begins to connect, and leaves it at that.
+    /// Starts a non-blocking connect and does not wait for it.
     pub fn begin_to_connect(&self, to: SocketAddr) -> Result<()> {
         self.0.set_nonblocking(true)?;
         let error = net::connect(self, &to).err().context("connected at once")?;
@@ -137,19 +137,19 @@ impl Tcp {
         self.0.peer_addr().context("getpeername")
     }
 
-    /// The kernel's cookie as events write it. Asking makes the kernel give the socket one.
+    /// The kernel's cookie in the format of events. SO_COOKIE makes the kernel assign one.
     pub fn cookie(&self) -> Result<String> {
         let cookie = sockopt::socket_cookie(self).context("SO_COOKIE")?;
         Ok(format!("{cookie:x}"))
     }
 
-    /// Sets the numbers first and switches keepalive on last: one arming.
+    /// Sets the values first and switches keepalive on last, so that the timer is armed once.
     pub fn arm(&self, keepalive: Keepalive) -> Result<()> {
         self.set_times(keepalive)?;
         self.switch_keepalive(true)
     }
 
-    /// Sets the numbers alone, which arms nothing while keepalive is off.
+    /// Sets only the values, which arms no timer while keepalive is off.
     pub fn set_times(&self, keepalive: Keepalive) -> Result<()> {
         self.set_idle(keepalive.idle)?;
         sockopt::set_tcp_keepintvl(self, seconds(keepalive.interval)).context("TCP_KEEPINTVL")?;
@@ -185,13 +185,13 @@ impl Tcp {
         sockopt::set_socket_send_buffer_size(self, bytes).context("SO_SNDBUF")
     }
 
-    /// Beyond the system's limit, which takes CAP_NET_ADMIN.
+    /// Ignores net.core.rmem_max, which needs CAP_NET_ADMIN.
     pub fn force_receive_buffer(&self, bytes: usize) -> Result<()> {
         sockopt::set_socket_recv_buffer_size_force(self, bytes).context("SO_RCVBUFFORCE")
     }
 
-    /// Makes this socket deaf and mute: the kernel drops every segment that arrives for it
-    /// before TCP looks at it, so it answers nothing, not even by a reset.
+    /// Makes this socket a dead peer: a socket filter drops every segment in tcp_filter, before TCP
+    /// processes it, so it answers nothing and sends no RST.
     pub fn deafen(&self) -> Result<()> {
         let mut drop_all = libc::sock_filter {
             code: 0x06, // BPF_RET | BPF_K: pass 0 bytes
@@ -213,8 +213,8 @@ impl Tcp {
             .context("SO_DETACH_FILTER")
     }
 
-    /// Closes without a word to the peer, as if the host had rebooted: the next segment meets no
-    /// socket and is answered by a reset.
+    /// Closes without a FIN or RST, as if the host had rebooted: the next segment finds no socket
+    /// and is answered by a RST.
     pub fn vanish(self) -> Result<()> {
         sys::set_option(&self.0, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1).context("TCP_REPAIR")
     }
@@ -224,7 +224,8 @@ impl Tcp {
         self.reset_on_close()
     }
 
-    /// Makes its close, or the end of its process, a reset: no orphan stays for its user timeout.
+    /// Makes close, or the exit of its process, send a RST, so that no orphan remains until its
+    /// TCP_USER_TIMEOUT.
     pub fn reset_on_close(&self) -> Result<()> {
         sockopt::set_socket_linger(self, Some(Duration::ZERO)).context("SO_LINGER")
     }
@@ -238,13 +239,13 @@ impl Tcp {
         (&self.0).write_all(data).context("send")
     }
 
-    /// Receives exactly so many bytes.
+    /// Receives exactly this many bytes.
     pub fn receive(&self, bytes: usize) -> Result<()> {
         let mut buffer = vec![0; bytes];
         (&self.0).read_exact(&mut buffer).context("receive")
     }
 
-    /// Reads until nothing has come for a moment.
+    /// Reads until no data has arrived for a moment.
     pub fn drain(&self) -> Result<()> {
         let mut buffer = vec![0; 65536];
         while sys::readable(self, Duration::from_millis(300))? {
@@ -255,7 +256,7 @@ impl Tcp {
         Ok(())
     }
 
-    /// Writes until the kernel takes no more.
+    /// Writes until the kernel accepts no more data.
     pub fn fill(&self) -> Result<()> {
         self.0.set_nonblocking(true)?;
         let block = vec![b'x'; 65536];
@@ -270,13 +271,12 @@ impl Tcp {
         result.context("fill")
     }
 
-    /// Copies what waits in the receive queue, without taking it: the kernel holds the socket's
-    /// lock all the while.
+    /// Copies the receive queue without consuming it: the kernel holds the socket lock meanwhile.
     pub fn peek(&self, buffer: &mut [u8]) -> Result<usize> {
         self.0.peek(buffer).context("peek")
     }
 
-    /// The error a blocking read ends in.
+    /// The error that ends a blocking read.
     pub fn failure(&self) -> Result<io::Error> {
         let mut buffer = [0; 16];
         match (&self.0).read(&mut buffer) {
@@ -299,11 +299,11 @@ impl Tcp {
 
 /// A connection with both ends in this process.
 pub struct Pair {
-    /// The end that connected: the one scenarios watch.
+    /// The end that connected: scenarios trace this one.
     pub client: Tcp,
     /// Its peer.
     pub server: Tcp,
-    /// Kept so that late segments meet a listener only where a scenario wants that.
+    /// Kept open, so that late segments find a listener unless the scenario closes it.
     _listener: Tcp,
 }
 
@@ -313,11 +313,12 @@ impl Pair {
         Self::from(Tcp::new(address)?, Tcp::new(address)?, address, address)
     }
 
-    /// A connection whose server can take little data before its window closes.
+    /// A connection whose server has a small receive buffer, so that its window closes soon.
     pub fn with_narrow_server() -> Result<Self> {
         let listener = Tcp::new(LOCALHOST)?;
         listener.set_receive_buffer(4096)?;
-        // It takes little either: filled within a moment, long before the first zero-window probe.
+        // The client's send buffer is small too: it is full long before the first zero-window
+        // probe.
         let client = Tcp::new(LOCALHOST)?;
         client.set_send_buffer(NARROW_SENDER)?;
         Self::from(client, listener, LOCALHOST, LOCALHOST)
@@ -331,7 +332,7 @@ impl Pair {
         let server = listener.accept()?;
         ensure!(
             server.peer()?.port() == client.local()?.port(),
-            "accepted somebody else's connection"
+            "accepted the connection of another client"
         );
         Ok(Self {
             client,

@@ -1,4 +1,4 @@
-//! The witness: what `ss` of iproute2 says of the same sockets.
+//! A witness: the output of `ss` (iproute2) for the same sockets.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -25,7 +25,7 @@ pub struct Line {
 pub struct Timer {
     pub name: String,
     pub left_ms: u64,
-    /// What `ss` rounds away.
+    /// The resolution of the printed time.
     pub unit_ms: u64,
     pub retries: u64,
 }
@@ -37,12 +37,12 @@ pub fn lines() -> Result<Vec<Line>> {
     ensure!(output.status.success(), "ss: {}", output.status);
     String::from_utf8_lossy(&output.stdout)
         .lines()
-        .map(|line| parse(line).with_context(|| format!("what ss says: {line}")))
+        .map(|line| parse(line).with_context(|| format!("line of ss: {line}")))
         .collect()
 }
 
-/// The processes that `ss` knows of for each socket of the calling thread's namespace that has a
-/// file: local end, peer, process ids.
+/// The processes that `ss` prints for each socket with a file in the calling thread's namespace:
+/// local end, peer, process ids.
 pub fn owners() -> Result<Vec<(String, String, BTreeSet<u64>)>> {
     let output = Command::new("ss").args(["-tnopH"]).output();
     let output = output.context("cannot run ss (package iproute2)")?;
@@ -95,7 +95,7 @@ fn parse(line: &str) -> Result<Line> {
 fn timer(text: &str) -> Result<Timer> {
     let inner = text.trim_start_matches('(').trim_end_matches(')');
     let [name, left, retries] = inner.split(',').collect::<Vec<_>>()[..] else {
-        anyhow::bail!("a timer of another form: {text}");
+        anyhow::bail!("unexpected timer format: {text}");
     };
     let (left_ms, unit_ms) = duration(left)?;
     Ok(Timer {
@@ -123,7 +123,7 @@ fn duration(text: &str) -> Result<(u64, u64)> {
             None => (seconds.parse::<u64>()? * 1000, 1000),
         });
     }
-    let number = text.strip_suffix("ms").context("a time of another form")?;
+    let number = text.strip_suffix("ms").context("unexpected time format")?;
     Ok(match number.split_once('.') {
         Some((seconds, millis)) => (seconds.parse::<u64>()? * 1000 + millis.parse::<u64>()?, 1),
         None => (number.parse()?, 1),

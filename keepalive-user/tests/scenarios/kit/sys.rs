@@ -1,6 +1,6 @@
-//! Safe faces of the few system calls the suite needs: socket options, ioctls, process names.
+//! Safe wrappers for the system calls that the suite needs: socket options, ioctls, process names.
 //!
-//! Nothing here knows about keepalive.
+//! This module does not depend on keepalive.
 
 use std::ffi::{CStr, c_int};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -100,12 +100,12 @@ pub fn ioctl_int(fd: &impl AsRawFd, request: libc::Ioctl) -> io::Result<c_int> {
     Ok(value)
 }
 
-/// Name of this process and, being inherited, of every thread started after.
+/// Sets the name of this process; threads started later inherit it.
 pub fn set_process_name(name: &CStr) -> io::Result<()> {
     Ok(rustix::thread::set_name(name)?)
 }
 
-/// CLOCK_MONOTONIC, as events have it.
+/// CLOCK_MONOTONIC in nanoseconds, as in events.
 pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -117,10 +117,10 @@ pub fn signal(pid: u32, signal: Signal) -> Result<()> {
     Ok(kill_process(pid, signal)?)
 }
 
-/// Allows so many open files, beyond the hard limit too where we may raise that. The hard limit is never
-/// lowered: a hardened machine does not let us raise it again.
+/// Raises RLIMIT_NOFILE to at least this many open files, and the hard limit too where that is
+/// permitted. The hard limit is never lowered: on a hardened machine it could not be raised again.
 pub fn allow_open_files(wanted: u64) -> io::Result<()> {
-    // None is without a limit.
+    // `None` means no limit.
     let raised = |limit: Option<u64>| limit.map(|limit| limit.max(wanted));
     let limit = getrlimit(Resource::Nofile);
     let limit = Rlimit {
@@ -148,38 +148,38 @@ pub fn send_descriptor(over: impl AsFd, what: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for a descriptor, and keeps it. System calls alone: nothing is allocated.
+/// Waits for a descriptor, and keeps it open. Makes only system calls and does not allocate.
 pub fn receive_descriptor(over: impl AsFd) {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut rights = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let mut parts = [IoSliceMut::new(&mut byte)];
     let _ = recvmsg(over, &mut parts, &mut rights, RecvFlags::empty());
-    // What is in the buffer would be closed with it.
+    // Dropping the buffer would close the descriptors in it.
     std::mem::forget(rights);
 }
 
-/// Holds so many more descriptors of a file. System calls alone: nothing is allocated.
+/// Opens this many more descriptors of a file. Makes only system calls and does not allocate.
 pub fn duplicate(what: impl AsFd, times: u32) {
     for _ in 0..times {
-        // Until the process ends.
+        // Kept open until the process ends.
         let _ = dup(&what).map(OwnedFd::into_raw_fd);
     }
 }
 
-/// Lets a program that is executed have the descriptor.
+/// Clears FD_CLOEXEC, so that an executed program inherits the descriptor.
 pub fn keep_open_on_exec(fd: impl AsFd) -> io::Result<()> {
     Ok(fcntl_setfd(fd, FdFlags::empty())?)
 }
 
-/// Waits for ever.
+/// Waits forever.
 pub fn hold() -> ! {
     loop {
         pause();
     }
 }
 
-/// A process of ours that only waits, with all that it inherited.
+/// A forked process that only waits and holds everything it inherited.
 pub struct Child(Pid);
 
 impl Child {
@@ -187,7 +187,8 @@ impl Child {
         Self::run(|| ())
     }
 
-    /// As [`Child::fork`]; what it does first must be system calls alone, and allocate nothing.
+    /// Like [`Child::fork`], but runs `action` first, which may only make system calls and must not
+    /// allocate.
     pub fn run(action: impl FnOnce()) -> io::Result<Self> {
         Self::start(|| {
             action();
@@ -195,15 +196,16 @@ impl Child {
         })
     }
 
-    /// A child that does this, and ends with it. If this process has other threads it must be system calls
-    /// alone, and allocate nothing: a lock that one of them has is never given back in the child.
+    /// A child that runs `action` and then exits. If this process has other threads, `action` may
+    /// only make system calls and must not allocate: a lock held by another thread at the fork is
+    /// never released in the child.
     pub fn start(action: impl FnOnce() -> c_int) -> io::Result<Self> {
-        // SAFETY: the child goes on with what `action` does, to which the rule above applies, and ends
-        // without running anything of the parent's.
+        // SAFETY: the child only runs `action`, to which the rule above applies, and exits without
+        // running other code of the parent.
         let pid = check(unsafe { libc::fork() })?;
         let Some(pid) = Pid::from_raw(pid) else {
             let code = action();
-            // SAFETY: ends the process, and takes no pointers.
+            // SAFETY: ends the process and has no pointer arguments.
             unsafe { libc::_exit(code) };
         };
         Ok(Self(pid))
@@ -221,13 +223,13 @@ impl Drop for Child {
     }
 }
 
-/// Whether the processors are QEMU's emulation, which is some ten times slower.
+/// Whether QEMU emulates the CPUs, which is about ten times slower.
 pub fn is_emulated() -> io::Result<bool> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo")?;
     Ok(cpu.contains("QEMU TCG"))
 }
 
-/// A second, or so many where processors are emulated.
+/// One second, or this many seconds where CPUs are emulated.
 pub fn second_or(emulated: u64) -> Duration {
     let is_emulated = is_emulated().unwrap_or(false);
     Duration::from_secs(if is_emulated { emulated } else { 1 })

@@ -1,4 +1,4 @@
-//! The tracer under test: a child process whose events a thread collects as they come.
+//! The tracer under test: a child process; a thread collects its events as they arrive.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
@@ -15,22 +15,23 @@ use crate::kit::event::{Event, Key};
 use crate::kit::process::Running;
 use crate::kit::sys;
 
-/// How long anything may take that should come by itself. Kernels under test are often emulated.
+/// How long to wait for something that should happen without further action. Kernels under test are
+/// often emulated.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a tracer may take until its first line: it parses the kernel's types and has its programs
-/// verified, and in an emulated guest up to ten do so at once.
+/// How long a tracer may take until its first line: it parses the kernel's BTF and the verifier
+/// checks its programs, and in an emulated guest up to ten tracers start at once.
 pub const START: Duration = Duration::from_secs(120);
 
 static MISSED: AtomicU64 = AtomicU64::new(0);
 static SKIPPED: AtomicU64 = AtomicU64::new(0);
 
-/// What all tracers of this process reported as not seen so far.
+/// What all tracers of this process have reported as missed so far.
 #[derive(Clone, Copy)]
 pub struct Unseen {
-    /// The kernel acted and ran no program.
+    /// Actions of the kernel for which it ran no program.
     pub missed: u64,
-    /// The kernel skipped a program that was already running on that CPU, or two collided there: both
-    /// take preemption within a program, as PREEMPT_RT does it.
+    /// Programs that the kernel skipped because they were already running on that CPU, or that
+    /// collided there: both need preemption within a program, as on PREEMPT_RT.
     pub skipped: u64,
 }
 
@@ -41,7 +42,7 @@ pub fn unseen() -> Unseen {
     }
 }
 
-/// What has come so far.
+/// What has arrived so far.
 #[derive(Default)]
 struct Log {
     lines: Vec<Event>,
@@ -62,7 +63,7 @@ impl Shared {
     }
 }
 
-/// A running `keepalive trace --json`; it ends with the scenario, also with one that fails.
+/// A running `keepalive trace --json`; it is killed when the scenario ends, also when it fails.
 pub struct Tracer {
     child: Running,
     shared: Arc<Shared>,
@@ -72,7 +73,7 @@ pub struct Tracer {
     pub start: Event,
 }
 
-/// What is left of a tracer that ended.
+/// The output of a tracer that has ended.
 pub struct Ended {
     pub status: ExitStatus,
     /// Every line, in order.
@@ -83,7 +84,7 @@ pub struct Ended {
 }
 
 impl Tracer {
-    /// Starts it and waits for its `start` line; the error carries what it wrote to stderr.
+    /// Starts it and waits for its `start` line; the error includes its stderr.
     pub fn spawn(binary: &str, backend: &str, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(binary);
         command
@@ -138,22 +139,24 @@ impl Tracer {
         log.by_socket.get(&key).cloned().unwrap_or_default()
     }
 
-    /// Events of all sockets of a network namespace since a moment, in the order of their arrival.
-    /// The kernel gives the number of a namespace that is gone to a new one.
+    /// Events of all sockets of a network namespace since a point in time, in the order of their
+    /// arrival. The time is needed because the kernel reuses the inode number of a deleted
+    /// namespace.
     pub fn events_in(&self, netns: u64, since_ns: u64) -> Vec<Event> {
         self.events_where(|line| {
             line.get("socket.netns").as_u64() == Some(netns) && line.at_ns() >= since_ns
         })
     }
 
-    /// Events that are wanted, in the order of their arrival.
+    /// Events that satisfy a condition, in the order of their arrival.
     pub fn events_where(&self, is_wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
         let log = self.shared.lock();
         let wanted = log.lines.iter().filter(|line| is_wanted(line));
         wanted.cloned().collect()
     }
 
-    /// Waits for an event of a socket, beginning with the one numbered `from`; gives it and its number.
+    /// Waits for an event of a socket, beginning with the one numbered `from`; returns it and its
+    /// number.
     pub fn wait_for(
         &self,
         key: Key,
@@ -234,7 +237,7 @@ impl Tracer {
             }
             thread::sleep(Duration::from_millis(20));
         };
-        ensure!(self.reader.join().is_ok(), "the reader thread died");
+        ensure!(self.reader.join().is_ok(), "the reader panicked");
         let stderr = self.complaints.join().unwrap_or_default();
         let mut log = self.shared.lock();
         Ok(Ended {
@@ -289,7 +292,7 @@ fn collect(stdout: ChildStdout, shared: &Shared) {
             Err(_) => log.malformed.push(line.clone()),
         }
         drop(log);
-        // A burst is announced once, when the pipe is empty.
+        // Waiters are notified once per burst, when the pipe is empty.
         if reader.buffer().is_empty() {
             shared.arrived.notify_all();
         }

@@ -1,5 +1,5 @@
-//! Watching one socket: its events in order, each checked for who the socket is, whose it is and
-//! how keepalive is set on it, besides whatever the scenario asks.
+//! Follows one socket: its events in order. Besides the checks of the scenario, each event is
+//! checked for the socket's identity, its owner and its keepalive settings.
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +27,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Of a new socket in a new namespace.
+    /// The settings of a new socket in a new namespace.
     pub const OFF: Self = Self {
         enabled: false,
         time_ms: 7_200_000,
@@ -70,12 +70,12 @@ impl From<Settings> for Value {
     }
 }
 
-/// Whether the tracer has to know the owner.
+/// Whether the tracer must have resolved the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// This process has the socket open.
     Us,
-    /// Nobody has it open (any more, or not yet): our name or null.
+    /// No process has it open (no longer, or not yet): this process or null.
     UsOrUnknown,
 }
 
@@ -91,13 +91,13 @@ pub struct Watch<'t> {
 }
 
 impl<'t> Watch<'t> {
-    /// Begins with the first event there ever was of this socket.
+    /// Begins with the first event of this socket.
     pub fn new(tracer: &'t Tracer, socket: &Tcp) -> Result<Self> {
         let cookie = socket.cookie()?;
         Self::between(tracer, socket.local()?, socket.peer()?, Some(cookie))
     }
 
-    /// The same for a socket this process has no descriptor for.
+    /// The same for a socket of which this process has no descriptor.
     pub fn between(
         tracer: &'t Tracer,
         local: SocketAddr,
@@ -142,7 +142,7 @@ impl<'t> Watch<'t> {
         self.owner.set(Owner::Us);
     }
 
-    /// Waits for the next event that is wanted, and passes over others.
+    /// Waits for the next event that satisfies the condition, and skips others.
     pub fn next(&self, what: &str, wanted: impl Fn(&Event) -> bool) -> Result<Event> {
         self.next_within(PATIENCE, what, wanted)
     }
@@ -188,7 +188,7 @@ impl<'t> Watch<'t> {
         self.next("a zero-window probe", |event| event.is("window_probe"))
     }
 
-    /// The death certificate: its cause, and its totals against the events seen before it.
+    /// The `closed` event: checks its cause, and its totals against the earlier events.
     pub fn closed(&self, cause: &str) -> Result<Event> {
         let event = self.next("the end of the socket", |event| event.is("closed"))?;
         event.expect("cause", cause)?;
@@ -225,18 +225,18 @@ impl<'t> Watch<'t> {
         self.events().iter().filter(|event| wanted(event)).count() as u64
     }
 
-    /// Fails if there is such an event now.
+    /// Fails if such an event has arrived.
     pub fn never(&self, what: &str, unwanted: impl Fn(&Event) -> bool) -> Result<()> {
         let found = self.events().into_iter().find(unwanted);
         ensure!(
             found.is_none(),
-            "{what} must not be: {}",
+            "unexpected: {what}: {}",
             found.map(|event| event.to_string()).unwrap_or_default()
         );
         Ok(())
     }
 
-    /// What is true of every event of this socket at this point of the scenario.
+    /// The checks that every event of this socket must pass at this point of the scenario.
     fn check(&self, event: &Event) -> Result<()> {
         self.check_identity(event)?;
         self.check_owner(event)?;

@@ -1,4 +1,4 @@
-//! Witnesses that are not the tracer: the kernel's own counters, and the packets themselves.
+//! Witnesses independent of the tracer: the kernel's counters, and the packets.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,7 +21,7 @@ impl Counters {
             .lines()
             .filter_map(|line| line.strip_prefix("TcpExt: "));
         let (Some(names), Some(values)) = (rows.next(), rows.next()) else {
-            bail!("{path} has no TcpExt");
+            bail!("{path} has no TcpExt line");
         };
         let values = values.split(' ').map(|value| value.parse().unwrap_or(0));
         let names = names.split(' ').map(str::to_owned);
@@ -32,17 +32,17 @@ impl Counters {
         self.0.get(name).copied().unwrap_or_default()
     }
 
-    /// Keepalive probes the kernel counted.
+    /// TCPKeepAlive: keepalive probes that the kernel counted.
     pub fn keepalive_probes(&self) -> u64 {
         self.get("TCPKeepAlive")
     }
 
-    /// Zero-window probes the kernel counted.
+    /// TCPWinProbe: zero-window probes that the kernel counted.
     pub fn window_probes(&self) -> u64 {
         self.get("TCPWinProbe")
     }
 
-    /// Connections the kernel gave up.
+    /// TCPAbortOnTimeout: connections that the kernel ended by a timeout.
     pub fn timeouts(&self) -> u64 {
         self.get("TCPAbortOnTimeout")
     }
@@ -70,7 +70,7 @@ impl Segment {
     }
 }
 
-/// Everything TCP on the loopback of one namespace, from now on.
+/// A capture of all TCP segments on the loopback of one namespace, from now on.
 pub struct Capture(OwnedFd);
 
 const ETH_P_ALL: u16 = 3;
@@ -115,7 +115,8 @@ impl Capture {
         Ok(segments)
     }
 
-    /// One packet: `None` if there is no more, `Some(None)` if it was not of interest.
+    /// One packet: `None` if no packet is queued, `Some(None)` if the packet is not an outgoing TCP
+    /// segment.
     fn receive(&self) -> Result<Option<Option<Segment>>> {
         let mut packet = [0_u8; 256];
         let mut control = [0_u64; 16];
@@ -138,7 +139,8 @@ impl Capture {
         if length < 0 {
             return Ok(None);
         }
-        // The loopback shows every packet twice, going out and coming in: the first counts.
+        // AF_PACKET delivers every loopback packet twice, outgoing and incoming; only the first
+        // is used.
         if from.sll_pkttype != PACKET_OUTGOING {
             return Ok(Some(None));
         }
@@ -147,7 +149,7 @@ impl Capture {
     }
 }
 
-/// The kernel's time of the packet.
+/// The kernel's timestamp of the packet.
 fn timestamp(message: &libc::msghdr) -> u64 {
     // SAFETY: `message` was filled by recvmsg and its control buffer is alive.
     let header = unsafe { libc::CMSG_FIRSTHDR(message) };

@@ -1,5 +1,6 @@
-//! Child processes that make the load, and the counter they share with us. Each has a limit of open
-//! files of its own, which not even root may raise everywhere.
+//! Child processes that produce the load, and the counter they share with this process. Several
+//! processes are needed because RLIMIT_NOFILE is per process, and on hardened machines not even
+//! root may raise it.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,7 +12,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::kit::sys::Child;
 
-/// A number in memory that child processes share with us.
+/// A counter in memory shared with child processes.
 #[derive(Clone, Copy)]
 pub struct Counter(&'static AtomicU64);
 
@@ -40,28 +41,30 @@ impl Counter {
     }
 }
 
-/// A child process that is killed when this is dropped, or when we die.
+/// A child process that is killed on drop, or when this process dies.
 pub struct Worker {
     _child: Child,
     line: UnixStream,
 }
 
-/// Between a worker and us: it says that it is set up, we say when to go on.
+/// The socket pair between a worker and this process: the worker sends a byte when it is set up,
+/// and waits for a byte to continue.
 pub struct Line(UnixStream);
 
 impl Line {
     pub fn ready(&mut self) -> Result<()> {
-        self.0.write_all(b"x").context("saying that it is ready")
+        self.0.write_all(b"x").context("signalling readiness")
     }
 
-    /// Waits until it is told to go on.
+    /// Waits for the signal to continue.
     pub fn await_go(&mut self) -> Result<()> {
-        self.0.read_exact(&mut [0]).context("waiting to go on")
+        self.0.read_exact(&mut [0]).context("waiting to continue")
     }
 }
 
 impl Worker {
-    /// Forks, and waits until `work` says that it is ready. Other threads must not print meanwhile.
+    /// Forks, and waits until `work` signals that it is ready. Other threads must not print
+    /// meanwhile.
     pub fn start(what: &str, work: impl FnOnce(Line) -> Result<()>) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut ends = Some((ours, theirs));
@@ -76,7 +79,7 @@ impl Worker {
             }
             1
         })?;
-        let (mut ours, theirs) = ends.context("both ends are still ours")?;
+        let (mut ours, theirs) = ends.context("an end of the pair is missing")?;
         drop(theirs);
         let ready = ours.read_exact(&mut [0]);
         let worker = Self {
@@ -87,8 +90,8 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Lets it go on.
+    /// Signals the worker to continue.
     pub fn go(&mut self) -> Result<()> {
-        self.line.write_all(b"x").context("telling it to go on")
+        self.line.write_all(b"x").context("letting it continue")
     }
 }

@@ -1,5 +1,5 @@
-//! Bad input and hard cases: a clear sentence and the right exit code, or the job done all the
-//! same, and nothing left behind.
+//! Bad input and hard cases: keepalive either works, or prints one clear sentence and exits with
+//! the right code. It leaves nothing behind.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -65,7 +65,7 @@ pub const CASES: &[HardCase] = &[
     },
 ];
 
-/// Children of this thread will be root without these capabilities.
+/// Children of this thread run as root without these capabilities.
 fn give_up(capabilities: &[CapabilitySet]) -> Result<()> {
     for capability in capabilities {
         remove_capability_from_bounding_set(*capability)
@@ -84,11 +84,11 @@ fn missing_capability(bench: &Bench) -> Result<()> {
                 give_up(&[CapabilitySet::SYS_ADMIN, capability])?;
                 bench.output(&["-d", "1s"])
             });
-            run.join().ok().context("the thread died")?
+            run.join().ok().context("the thread panicked")?
         })?;
         refused.expect_code(3)?.expect_sentence(&[name])?;
     }
-    // These two are enough.
+    // CAP_BPF and CAP_PERFMON are sufficient.
     give_up(&[CapabilitySet::SYS_ADMIN])?;
     let tracer = bench.trace(&[])?;
     sees_a_timer(&tracer)?;
@@ -97,7 +97,7 @@ fn missing_capability(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Nobody in particular: told which capabilities are missing.
+/// An unprivileged user: the error names the missing capabilities.
 fn not_root(bench: &Bench) -> Result<()> {
     const NOBODY: u32 = 65534;
     let mut command = bench.command(&["-d", "1s"]);
@@ -108,7 +108,7 @@ fn not_root(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// A new connection in a new namespace is seen by the tracer.
+/// The tracer reports a new connection in a new namespace.
 fn sees_a_timer(tracer: &Tracer) -> Result<Event> {
     let home = Namespace::current()?;
     let _namespace = Namespace::create()?;
@@ -120,7 +120,7 @@ fn sees_a_timer(tracer: &Tracer) -> Result<Event> {
     event
 }
 
-/// A sysctl of the whole machine, put back when done.
+/// A machine-wide sysctl, restored on drop.
 pub struct Borrowed {
     path: &'static str,
     before: String,
@@ -142,7 +142,7 @@ impl Drop for Borrowed {
     }
 }
 
-/// Addresses of kernel functions are hidden even from root.
+/// With kptr_restrict=2 the addresses of kernel functions are hidden even from root.
 fn kptr_restrict(bench: &Bench) -> Result<()> {
     let _hidden = Borrowed::set("/proc/sys/kernel/kptr_restrict", "2")?;
     let tracer = bench.trace(&[])?;
@@ -161,7 +161,7 @@ fn no_btf(bench: &Bench) -> Result<()> {
     let good = fs::read(KERNELS_OWN).context(KERNELS_OWN)?;
     let garbage: Vec<u8> = (0..100_000_u32).map(|n| (n * 31 % 251) as u8).collect();
     let mut lying = good[..4096].to_vec();
-    lying[12..16].fill(0xFF); // the length of the types
+    lying[12..16].fill(0xFF); // btf_header.type_len
     let broken: [&[u8]; 5] = [b"", &garbage, &good[..16], &good[..good.len() / 2], &lying];
     for bytes in broken {
         fs::write(COPY, bytes).context(COPY)?;
@@ -200,7 +200,8 @@ fn stdout_closed(bench: &Bench) -> Result<()> {
         BufReader::new(stdout).read_line(&mut first)?;
     }
     ensure!(Event::parse(&first)?.is("start"), "first line: {first}");
-    // No socket of ours does anything: the tracer must notice by itself.
+    // No event is printed, so no write can fail with EPIPE: the tracer must poll for the closed
+    // pipe.
     let deadline = Instant::now() + PATIENCE;
     while child.try_wait()?.is_none() {
         if Instant::now() > deadline {
@@ -214,8 +215,8 @@ fn stdout_closed(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// A ring of eleven records, a burst, and a tracer that sleeps: losses are counted and shown, and
-/// what is shown is in order.
+/// A ring buffer of eleven records, a burst, and a stopped tracer: losses are counted and printed,
+/// and the printed events are in order.
 fn ring_small(bench: &Bench) -> Result<()> {
     const SOCKETS: usize = 100;
     let tracer = bench.trace(&["--ring-bytes", "4096"])?;
@@ -249,7 +250,7 @@ fn ring_small(bench: &Bench) -> Result<()> {
     expect_order(&ended.lines)
 }
 
-/// Sockets that nobody wants take no room in the ring, and are not lost.
+/// Sockets that the filter excludes take no space in the ring buffer and are not counted as lost.
 fn ring_small_filtered(bench: &Bench) -> Result<()> {
     const OTHERS: usize = 100;
     let _namespace = Namespace::create()?;
@@ -268,14 +269,14 @@ fn ring_small_filtered(bench: &Bench) -> Result<()> {
     sys::signal(tracer.pid(), Signal::CONT)?;
     tracer
         .wait_for_line(PATIENCE, |line| line.is_timer("probe_sent"))
-        .context("the wanted socket is not seen")?;
+        .context("no event of the selected socket")?;
     let ended = tracer.interrupt()?;
     ended.end()?.expect("lost.ring", 0)?;
     drop(others);
     Ok(())
 }
 
-/// What the programs recorded is printed in the order in which it happened to each socket.
+/// The events of each socket are printed in the order in which they happened.
 fn expect_order(lines: &[Event]) -> Result<()> {
     let mut latest = std::collections::HashMap::new();
     for line in lines.iter().filter(|line| !line.is("answer")) {
@@ -286,7 +287,7 @@ fn expect_order(lines: &[Event]) -> Result<()> {
     Ok(())
 }
 
-/// Killed without a chance to clean up: the kernel does it.
+/// After SIGKILL the kernel frees all BPF objects.
 fn kill9(bench: &Bench) -> Result<()> {
     let before = mounts()?;
     let tracer = bench.trace(&[])?;
@@ -301,7 +302,7 @@ fn kill9(bench: &Bench) -> Result<()> {
     holdings.expect_gone()
 }
 
-/// A process may call itself what it likes: a terminal must not act on it.
+/// A process name may contain control characters; they must not reach the terminal.
 fn comm_control_chars(bench: &Bench) -> Result<()> {
     const NAME: &str = "\x1b[31m\x07\rre\u{85}d";
     let _name = Borrowed::set("/proc/self/comm", NAME)?;
@@ -330,10 +331,10 @@ fn comm_control_chars(bench: &Bench) -> Result<()> {
         );
         outputs.push(output.stdout);
     }
-    let told = outputs[0]
+    let timer = outputs[0]
         .lines()
         .filter_map(|line| Event::parse(line).ok())
         .find(|event| event.is("timer"))
         .context("no timer in the JSON output")?;
-    told.expect("process.comm", NAME)
+    timer.expect("process.comm", NAME)
 }

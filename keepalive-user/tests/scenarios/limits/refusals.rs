@@ -1,4 +1,5 @@
-//! Kernels that show or allow less than most: made here, by hiding files and forbidding calls.
+//! Kernels that expose or allow less than usual, simulated by hiding files and forbidding system
+//! calls.
 
 use std::ffi::CStr;
 use std::fs;
@@ -30,8 +31,8 @@ pub const CASES: &[HardCase] = &[
 const BTF: &CStr = c"/sys/kernel/btf";
 const COPY: &str = "/tmp/keepalive-scenario.btf";
 
-/// Without the kernel's own BTF nothing works, and the remedy is named; with a copy of it the
-/// tracepoint backend does, and it is said why not the better one.
+/// Without the kernel's BTF no backend loads, and the error names the remedy. With a copy of the
+/// BTF the tracepoint backend loads, and stderr gives the reason why fentry does not.
 fn hidden_btf(bench: &Bench) -> Result<()> {
     fs::copy("/sys/kernel/btf/vmlinux", COPY).context("copying the kernel's BTF")?;
     hide_btf()?;
@@ -54,19 +55,19 @@ fn hidden_btf(bench: &Bench) -> Result<()> {
     );
     ensure!(
         ended.stderr.contains("fentry backend is refused"),
-        "stderr does not say that it falls back: {}",
+        "stderr does not report the fallback: {}",
         ended.stderr.trim()
     );
     Ok(())
 }
 
-/// In a mount namespace of this thread alone.
+/// Hides the BTF, in a mount namespace of this thread alone.
 fn hide_btf() -> Result<()> {
     private_mounts()?;
     mount(c"tmpfs", BTF, c"").context("hiding the BTF")
 }
 
-/// A mount namespace of this thread alone, whose mounts nobody else sees.
+/// Moves this thread into a mount namespace of its own; its mounts do not propagate.
 pub fn private_mounts() -> Result<()> {
     // SAFETY: without CLONE_FILES no thread loses a descriptor; only this thread changes namespace.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.context("unshare(CLONE_NEWNS)")?;
@@ -85,7 +86,7 @@ pub fn mount(kind: &CStr, at: &CStr, options: &CStr) -> Result<()> {
     )?)
 }
 
-/// A policy that forbids bpf(2) altogether: every backend's reason is given.
+/// A policy that forbids bpf(2) altogether: the error gives the reason for every backend.
 fn all_refused(bench: &Bench) -> Result<()> {
     let mut command = Command::new(&bench.keepalive);
     command.args(["trace", "-d", "1s"]);
@@ -103,7 +104,7 @@ fn all_refused(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// A seccomp filter: bpf(2) fails with EPERM, all else works.
+/// A seccomp filter: bpf(2) fails with EPERM, all other system calls work.
 fn forbidding_bpf() -> Result<BpfProgram> {
     let filter = SeccompFilter::new(
         [(__NR_bpf.into(), Vec::new())].into(),

@@ -1,4 +1,4 @@
-//! What a running command has given up, read from /proc, and that it does all it has to do without.
+//! Which privileges a running command has dropped, read from /proc, and that it works without them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -41,7 +41,7 @@ pub const CASES: &[HardCase] = &[
     },
 ];
 
-/// CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE; CAP_BPF where the kernel asks for it.
+/// CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE; CAP_BPF where the kernel requires it.
 const OWNERS: u64 = 1 << 2 | 1 << 19;
 const CAP_BPF: u64 = CapabilitySet::BPF.bits();
 const CAP_SYS_PTRACE: u64 = CapabilitySet::SYS_PTRACE.bits();
@@ -64,7 +64,7 @@ fn statuses(pid: u32) -> Result<Vec<HashMap<String, String>>> {
     Ok(threads)
 }
 
-/// Waits until every thread has a filter, and then looks at what they kept.
+/// Waits until every thread has a seccomp filter, and then checks the capabilities they kept.
 fn expect_confined(pid: u32, bounding: Option<u64>, allowed: u64) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let threads = loop {
@@ -102,19 +102,19 @@ fn expect_confined(pid: u32, bounding: Option<u64>, allowed: u64) -> Result<()> 
     Ok(())
 }
 
-/// A process of another user that accepts one connection and holds it.
-fn stranger(listener: BorrowedFd<'_>) -> Result<Child> {
+/// A process of another user that accepts a connection and keeps it open.
+fn other_user(listener: BorrowedFd<'_>) -> Result<Child> {
     let nobody = Uid::from_raw(NOBODY);
     Ok(Child::run(|| {
-        // Of this thread, which is the child's only one.
+        // The system call changes only the calling thread, which is the child's only one.
         let _ = set_thread_res_uid(nobody, nobody, nobody);
         // Kept until the process ends.
         std::mem::forget(accept_with(listener, SocketFlags::CLOEXEC));
     })?)
 }
 
-/// A trace that gave up all it could still resolves owners of other users, rotates its recording,
-/// writes its report, and ends by itself.
+/// A trace that has dropped its privileges still resolves owners of other users, rotates its
+/// recording, writes its report, and ends by itself.
 fn least_privilege(bench: &Bench) -> Result<()> {
     let namespace = Namespace::create()?;
     let netns = namespace.inode.to_string();
@@ -137,13 +137,13 @@ fn least_privilege(bench: &Bench) -> Result<()> {
     ];
     let tracer = bench.trace(&arguments)?;
     expect_confined(tracer.pid(), Some(0), OWNERS | CAP_BPF)?;
-    let stranger = resolves_a_stranger(&tracer)?;
-    // The recording is full several times over.
+    let holder = resolves_another_user(&tracer)?;
+    // The recording exceeds its size limit several times.
     for _ in 0..600 {
         let pair = Pair::over(LOCALHOST)?;
         pair.client.arm(Keepalive::after(600))?;
     }
-    drop(stranger);
+    drop(holder);
     let ended = tracer.interrupt()?;
     ended.end()?;
     ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
@@ -155,9 +155,9 @@ fn least_privilege(bench: &Bench) -> Result<()> {
         "the recording did not rotate"
     );
     let page = fs::read_to_string(&report).context("the report")?;
-    ensure!(page.contains("</html>"), "the report is not whole");
+    ensure!(page.contains("</html>"), "the report is incomplete");
     fs::remove_dir_all(&directory)?;
-    // Nothing is given up if that is asked for.
+    // With this option no privilege is dropped.
     let tracer = bench.trace(&["-N", &netns, "--no-sandbox", "-n", "1"])?;
     let threads = statuses(tracer.pid())?;
     ensure!(threads.iter().all(|it| it["Seccomp"] == "0"), "{threads:?}");
@@ -167,17 +167,17 @@ fn least_privilege(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// The process of another user alone has an accepted socket: the trace finds it, and is not root.
-fn resolves_a_stranger(tracer: &Tracer) -> Result<Child> {
-    // Only the other user's process has the accepted socket: it is to be resolved without root.
+/// Only a process of another user holds the accepted socket: the trace resolves it without being
+/// root.
+fn resolves_another_user(tracer: &Tracer) -> Result<Child> {
     let listener = Tcp::new(LOCALHOST)?;
     listener.arm(Keepalive::after(1))?;
     listener.listen(LOCALHOST)?;
-    let stranger = stranger(listener.as_fd())?;
+    let holder = other_user(listener.as_fd())?;
     let client = Tcp::new(LOCALHOST)?;
     client.connect(listener.local()?)?;
     let port = u64::from(listener.local()?.port());
-    let pid = u64::try_from(stranger.pid())?;
+    let pid = u64::try_from(holder.pid())?;
     tracer
         .wait_for_line(PATIENCE, |event| {
             event.is("timer")
@@ -185,10 +185,10 @@ fn resolves_a_stranger(tracer: &Tracer) -> Result<Child> {
                 && event.number("process.pid").ok() == Some(pid)
         })
         .context("the owner of another user's socket is not resolved")?;
-    Ok(stranger)
+    Ok(holder)
 }
 
-/// Not root, but with three capabilities: the trace works, and keeps at most two of them.
+/// As a non-root user with three capabilities the trace works, and keeps at most two of them.
 fn ambient(bench: &Bench) -> Result<()> {
     let namespace = Namespace::create()?;
     let netns = namespace.inode.to_string();
@@ -207,14 +207,15 @@ fn ambient(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// What `setpriv --reuid … --inh-caps … --ambient-caps …` does.
+/// The same as `setpriv --reuid … --inh-caps … --ambient-caps …`.
 fn become_nobody_with_capabilities() -> io::Result<()> {
     let held = CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::SYS_PTRACE;
     let unlimited = Rlimit {
         current: None,
         maximum: None,
     };
-    // Up to 5.10 maps count as locked memory; elsewhere it does not matter if it is refused.
+    // Up to Linux 5.10 BPF maps count against RLIMIT_MEMLOCK; on later kernels a failure is
+    // harmless.
     let _ = setrlimit(Resource::Memlock, unlimited);
     set_keep_capabilities(true)?;
     let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
@@ -232,8 +233,8 @@ fn become_nobody_with_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// Other instances come and go, each with sockets of its own self-test: no trace and no listing shows
-/// any of them.
+/// Other instances start and end, each with the sockets of its own self-test: no trace and no
+/// listing shows any of these sockets.
 fn self_tests_of_others(bench: &Bench) -> Result<()> {
     let rounds = if sys::is_emulated()? { 1 } else { 4 };
     let namespace = Namespace::create()?;
@@ -258,7 +259,7 @@ fn self_tests_of_others(bench: &Bench) -> Result<()> {
         });
         let watching = scope.spawn(|| -> Result<u32> {
             let mut looks = 0;
-            // At least once each, however fast the others are.
+            // Each source lists at least once, however fast the other instances end.
             while looks == 0 || !is_done.load(Ordering::Relaxed) {
                 for source in sources(bench) {
                     let listing = Listing::of(bench, source, &["--all-netns"])?;
@@ -272,9 +273,9 @@ fn self_tests_of_others(bench: &Bench) -> Result<()> {
             }
             Ok(looks)
         });
-        let outcomes = running.map(|other| other.join().ok().context("a thread died"));
+        let outcomes = running.map(|other| other.join().ok().context("a thread panicked"));
         is_done.store(true, Ordering::Relaxed);
-        let looks = watching.join().ok().context("the watching thread died")??;
+        let looks = watching.join().ok().context("the listing panicked")??;
         ensure!(looks > 0, "nothing was listed");
         outcomes.into_iter().try_for_each(|outcome| outcome?)
     })?;

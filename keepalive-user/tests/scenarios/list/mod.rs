@@ -1,6 +1,6 @@
 //! # `keepalive list`
 //!
-//! Listings, against `ss` and what the suite set.
+//! Compares listings with `ss` and with the settings that the suite made.
 
 pub mod namespaces;
 pub mod sockets;

@@ -1,4 +1,4 @@
-//! Listings of several namespaces, of sockets that come and go, and for a trace that starts late.
+//! Listings of several namespaces, of short-lived sockets, and the initial listing of a trace.
 
 use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +35,7 @@ pub const CASES: &[HardCase] = &[
     },
 ];
 
-/// Three namespaces with defaults of their own.
+/// Three namespaces, each with its own keepalive sysctls.
 fn all_netns(bench: &Bench) -> Result<()> {
     let home = Namespace::current()?;
     let mut places = Vec::new();
@@ -60,30 +60,30 @@ fn all_netns(bench: &Bench) -> Result<()> {
                         && row.text("socket.state") == "established"
                         && row.get("keepalive.enabled") == true
                 })
-                .with_context(|| format!("{source}: nothing of {netns}: {}", listing.end))?;
+                .with_context(|| format!("{source}: no socket of {netns}: {}", listing.end))?;
             row.expect("keepalive.time_ms", time * 1000)?;
             let namespaces = listing.end.get("namespaces").as_array();
-            let told = namespaces
+            let entry = namespaces
                 .into_iter()
                 .flatten()
                 .find(|namespace| namespace["netns"] == *netns)
                 .with_context(|| format!("{netns} is missing in {}", listing.end))?;
-            ensure!(told["sockets"] == 3, "{told}");
-            ensure!(told["sysctl"]["time_ms"] == time * 1000, "{told}");
+            ensure!(entry["sockets"] == 3, "{entry}");
+            ensure!(entry["sysctl"]["time_ms"] == time * 1000, "{entry}");
         }
     }
     Ok(())
 }
 
-/// What stands among the namespaces and is none, and those that one may not enter: all others are
-/// listed all the same, and what is missing is said.
+/// A file in /run/netns that is not a namespace, and namespaces that an unprivileged user may not
+/// enter: the remaining namespaces are listed, and the omissions are reported.
 fn bad_namespaces(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
     let pair = Pair::over(LOCALHOST)?;
     private_mounts()?;
     std::fs::create_dir_all("/run/netns").context("/run/netns")?;
     mount(c"tmpfs", c"/run/netns", c"").context("a /run/netns of our own")?;
-    std::fs::write("/run/netns/plain-file", "").context("a file that is no namespace")?;
+    std::fs::write("/run/netns/plain-file", "").context("a file that is not a namespace")?;
     for source in sources(bench) {
         let listing = Listing::of(bench, source, &["--all-netns"])?;
         listing.row(&pair.client)?;
@@ -94,14 +94,14 @@ fn bad_namespaces(bench: &Bench) -> Result<()> {
             .expect_code(2)?
             .expect_sentence(&["no network namespace"])?;
     }
-    let mut anybody = command(bench, "auto", &["--all-netns", "--json"]);
-    anybody.uid(NOBODY).gid(NOBODY);
-    let listing = Listing::from(anybody)?;
+    let mut unprivileged = command(bench, "auto", &["--all-netns", "--json"]);
+    unprivileged.uid(NOBODY).gid(NOBODY);
+    let listing = Listing::from(unprivileged)?;
     listing.row(&pair.client)?;
     let missing = listing.end.get("incomplete").to_string();
     for part in [
         "\"namespace\"",
-        "do not tell their network namespace",
+        "the network namespaces of this many threads are not readable",
         "run as root",
     ] {
         ensure!(missing.contains(part), "{part}: {missing}");
@@ -109,7 +109,8 @@ fn bad_namespaces(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// 2,000 sockets in three namespaces, while others come and go: each is listed once, every time.
+/// 2,000 sockets in three namespaces, while other sockets are opened and closed: every listing
+/// shows each of the 2,000 exactly once.
 fn churn(bench: &Bench) -> Result<()> {
     const PAIRS: usize = 333;
     sys::allow_open_files(6000).context("RLIMIT_NOFILE")?;
@@ -125,7 +126,7 @@ fn churn(bench: &Bench) -> Result<()> {
     }
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        // In the last of the three.
+        // The churn runs in the third namespace.
         let churning = scope.spawn(|| -> Result<u64> {
             let mut made = 0;
             while !stop.load(Ordering::Relaxed) {
@@ -139,14 +140,14 @@ fn churn(bench: &Bench) -> Result<()> {
             .iter()
             .try_for_each(|source| (0..3).try_for_each(|_| lists_all(bench, source, &stable)));
         stop.store(true, Ordering::Relaxed);
-        let made = churning.join().ok().context("the churning thread died")??;
-        ensure!(made > 0, "nothing came and went");
+        let made = churning.join().ok().context("the churn panicked")??;
+        ensure!(made > 0, "the churn made no connection");
         outcome
     })
 }
 
 fn lists_all(bench: &Bench, source: &str, stable: &[(u64, Pair)]) -> Result<()> {
-    // Duplicates are refused there.
+    // `Listing::from` rejects duplicates.
     let listing = Listing::of(bench, source, &["--all-netns", "--state", "established"])?;
     ensure!(!listing.stderr.contains("panicked"), "{}", listing.stderr);
     let mut listed: Vec<(u64, u64, u64)> = listing
@@ -177,8 +178,8 @@ fn lists_all(bench: &Bench, source: &str, stable: &[(u64, Pair)]) -> Result<()> 
     Ok(())
 }
 
-/// A socket older than the tracer loses its file before anything happens to it: its owner is known
-/// from the listing at the start.
+/// A socket older than the tracer becomes an orphan before its first event: its owner comes from
+/// the listing at the start.
 fn seeds_trace(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
     let _resident = Child::fork()?;
@@ -192,7 +193,7 @@ fn seeds_trace(bench: &Bench) -> Result<()> {
         .wait_for_line(PATIENCE, |event| {
             event.is("closed") && event.text("socket.cookie") == cookie
         })
-        .context("the orphan's end is not told")?;
+        .context("the orphan's end is not reported")?;
     closed.expect("process.pid", std::process::id())?;
     tracer.interrupt()?.end()?;
     Ok(())

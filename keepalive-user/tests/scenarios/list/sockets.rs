@@ -1,4 +1,4 @@
-//! Listings: settings, owners, filters, namespaces, and sockets that come and go.
+//! Listings: settings, owners, filters, namespaces, and short-lived sockets.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -61,7 +61,7 @@ pub const CASES: &[HardCase] = &[
 
 pub const NOBODY: u32 = 65534;
 
-/// Values and where they come from.
+/// Values and their origin.
 fn settings(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
     set_defaults(1234, 56, 7)?;
@@ -81,7 +81,7 @@ fn settings(bench: &Bench) -> Result<()> {
     idle.client.switch_keepalive(true)?;
     for source in sources(bench) {
         let listing = Listing::of(bench, source, &[])?;
-        // sock_diag does not tell whether a value that equals the sysctl was set.
+        // sock_diag does not report whether a value that equals the sysctl was set on the socket.
         let sysctl = if listing.is_complete_source() {
             json!("sysctl")
         } else {
@@ -119,7 +119,7 @@ fn settings(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// The witness: the kernel's own answer for the same socket.
+/// Compares the row with getsockopt(2) on the same socket.
 fn agrees_with_getsockopt(row: &Event, socket: &Tcp) -> Result<()> {
     let ms = |time: Duration| time.as_millis() as u64;
     row.expect("keepalive.time_ms", ms(sockopt::tcp_keepidle(socket)?))?;
@@ -187,7 +187,7 @@ fn owners(bench: &Bench) -> Result<()> {
         row.expect("process", json!({"pid": pid, "comm": "ka-scenarios"}))?;
         ensure!(row.get("cgroup.id").is_u64(), "no cgroup: {row}");
         agrees_with_ss(&listing)?;
-        // The one that was asked for stands first.
+        // The process that was filtered for is listed first.
         let asked = both[0].max(both[1]);
         let listing = Listing::of(bench, source, &["-p", &asked.to_string()])?;
         let row = listing.row(&shared.client)?;
@@ -198,7 +198,7 @@ fn owners(bench: &Bench) -> Result<()> {
         ensure!(wide.stdout.contains(&all), "no {all}: {}", wide.stdout);
         ensure!(wide.stdout.contains("CGROUP"), "{}", wide.stdout);
         let listing = Listing::of(bench, source, &[])?;
-        // Not accepted yet: nobody's.
+        // A connection that is not accepted yet has no owner.
         let row = listing.between(early.peer()?, early.local()?)?;
         row.expect("process", json!(null))?;
         row.expect("inode", json!(null))?;
@@ -209,10 +209,10 @@ fn owners(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// The witness: whose sockets they are by its own pass over /proc.
+/// Compares the owners with those that `ss` resolves by its own scan of /proc.
 fn agrees_with_ss(listing: &Listing) -> Result<()> {
     let witness = ss::owners()?;
-    ensure!(witness.len() >= 4, "ss knows too few owners: {witness:?}");
+    ensure!(witness.len() >= 4, "ss found too few owners: {witness:?}");
     for (local, peer, pids) in witness {
         let row = listing.between(local.parse()?, peer.parse()?)?;
         row.expect("pids", pids.into_iter().collect::<Vec<_>>())?;
@@ -220,7 +220,7 @@ fn agrees_with_ss(listing: &Listing) -> Result<()> {
     Ok(())
 }
 
-/// Each filter lists exactly the sockets it names.
+/// Each filter lists exactly the sockets it matches.
 fn filters(bench: &Bench) -> Result<()> {
     let home = Namespace::current()?;
     let namespace = Namespace::create()?;
@@ -233,7 +233,7 @@ fn filters(bench: &Bench) -> Result<()> {
     );
     let netns = namespace.inode.to_string();
     let pid = std::process::id().to_string();
-    // All: two connections of two ends and two listeners.
+    // Without a filter: both ends of two connections, and two listeners.
     let expectations: [(&[&str], usize); 14] = [
         (&[], 6),
         (&["-L", &local], 1),
@@ -260,7 +260,7 @@ fn filters(bench: &Bench) -> Result<()> {
                 listing.sockets
             );
         }
-        // A namespace is found by who is in it.
+        // `-N` with a process id resolves to that process's namespace.
         let _resident = Child::fork()?;
         home.enter()?;
         let listing = Listing::of(bench, source, &["-N", &netns])?;
@@ -278,13 +278,13 @@ fn filters(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Anybody may list; what is kept from them is said.
+/// An unprivileged user may list; what that user may not see is reported.
 fn unprivileged(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
     let pair = Pair::over(LOCALHOST)?;
-    let mut anybody = command(bench, "auto", &["--json"]);
-    anybody.uid(NOBODY).gid(NOBODY);
-    let listing = Listing::from(anybody)?;
+    let mut unprivileged = command(bench, "auto", &["--json"]);
+    unprivileged.uid(NOBODY).gid(NOBODY);
+    let listing = Listing::from(unprivileged)?;
     listing.end.expect("source", "sock_diag")?;
     let refused = listing.end.get("refused")[0]["reason"].to_string();
     ensure!(refused.contains("run as root"), "{refused}");
@@ -296,19 +296,19 @@ fn unprivileged(bench: &Bench) -> Result<()> {
     for what in ["\"owner\"", "\"settings\"", "run as root"] {
         ensure!(incomplete.contains(what), "{what}: {incomplete}");
     }
-    // Where even the existence of other processes is hidden, that is named as the cause.
+    // Where hidepid hides other processes, the output names it as the cause.
     private_mounts()?;
     mount(c"proc", c"/proc", c"hidepid=2").context("a /proc with hidepid=2")?;
-    let mut anybody = command(bench, "auto", &["--json"]);
-    anybody.uid(NOBODY).gid(NOBODY);
-    let listing = Listing::from(anybody)?;
+    let mut unprivileged = command(bench, "auto", &["--json"]);
+    unprivileged.uid(NOBODY).gid(NOBODY);
+    let listing = Listing::from(unprivileged)?;
     listing.row(&pair.client)?.expect("process", json!(null))?;
     let incomplete = listing.end.get("incomplete").to_string();
     ensure!(incomplete.contains("hidepid"), "{incomplete}");
-    // Asked for by name, it is refused.
-    let mut anybody = command(bench, "iterator", &[]);
-    anybody.uid(NOBODY).gid(NOBODY);
-    Refused::from(anybody)?
+    // The iterator, selected explicitly, is refused.
+    let mut unprivileged = command(bench, "iterator", &[]);
+    unprivileged.uid(NOBODY).gid(NOBODY);
+    Refused::from(unprivileged)?
         .expect_code(3)?
         .expect_sentence(&["CAP_BPF", "root"])?;
     Refused::from(command(bench, "auto", &["-N", "no-such-namespace"]))?
@@ -317,7 +317,8 @@ fn unprivileged(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// More processes own sockets than we may have open files: each is asked all the same.
+/// More processes own sockets than RLIMIT_NOFILE allows open files: the settings of each socket are
+/// read nevertheless.
 fn few_files(bench: &Bench) -> Result<()> {
     const PROCESSES: usize = 40;
     const FILES: u64 = 24;
@@ -326,7 +327,7 @@ fn few_files(bench: &Bench) -> Result<()> {
     for _ in 0..PROCESSES {
         let pair = Pair::over(LOCALHOST)?;
         pair.client.arm(Keepalive::after(60))?;
-        // Its sockets are the child's alone once ours are gone.
+        // Once our copies are closed, only the child holds the sockets.
         children.push(Child::fork()?);
     }
     let mut few = command(bench, "sock-diag", &["--json", "--keepalive", "on"]);
@@ -337,14 +338,14 @@ fn few_files(bench: &Bench) -> Result<()> {
     let listing = Listing::from(few)?;
     ensure!(
         listing.sockets.len() == PROCESSES,
-        "{} of {PROCESSES} sockets told their settings: {}",
+        "the settings of {} of {PROCESSES} sockets are listed: {}",
         listing.sockets.len(),
         listing.end
     );
     Ok(())
 }
 
-/// Again and again, until Ctrl-C; a reader that leaves ends it too.
+/// `--watch` lists repeatedly until SIGINT or until the reader closes the pipe.
 fn watch(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
     let _pair = Pair::over(LOCALHOST)?;
@@ -370,7 +371,7 @@ fn watch(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Every socket has its line; a process's name commands no terminal.
+/// Every socket has a line, and control characters in a process name do not reach the terminal.
 fn text(bench: &Bench) -> Result<()> {
     let _name = Borrowed::set("/proc/self/comm", "\x1b[31m\x07\rre\u{85}d")?;
     let _namespace = Namespace::create()?;

@@ -1,4 +1,4 @@
-//! The timers of a listing: every kind there is, on real sockets, agreeing with `ss`.
+//! The timers of a listing: every kind of timer, on real sockets, compared with `ss`.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -28,10 +28,10 @@ pub const CASES: &[HardCase] = &[
 ];
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How far deadlines may be apart: the issue's own bound.
+/// The largest accepted difference between two deadlines.
 const TOLERANCE_MS: u64 = 100;
 
-/// One socket of every kind.
+/// One socket for every kind of timer and state.
 struct Zoo {
     idle: Pair,
     in_flight: Pair,
@@ -40,7 +40,7 @@ struct Zoo {
     time_wait: (SocketAddr, SocketAddr),
     orphan: (SocketAddr, SocketAddr),
     small_orphan: (SocketAddr, SocketAddr),
-    /// Not accepted, and its peer has finished.
+    /// Not accepted, and its peer has sent FIN.
     waiting: (SocketAddr, SocketAddr),
     connecting: Tcp,
     listener: Tcp,
@@ -55,7 +55,7 @@ impl Zoo {
         let in_flight = Pair::over(LOCALHOST)?;
         in_flight.client.arm(slow)?;
         in_flight.server.deafen()?;
-        in_flight.client.send(b"nobody hears this")?;
+        in_flight.client.send(b"no ACK comes back")?;
         let full = Pair::with_narrow_server()?;
         full.client.fill()?;
 
@@ -66,7 +66,7 @@ impl Zoo {
 
         let left = Pair::over(LOCALHOST)?;
         let orphan = (left.client.local()?, left.client.peer()?);
-        // Longer than TIME_WAIT, or the kernel keeps only a small socket.
+        // TCP_LINGER2 above TIME_WAIT, or the kernel keeps only a tcp_timewait_sock.
         left.client.set_linger2(100)?;
         let Pair { client, server, .. } = left;
         drop(client);
@@ -132,17 +132,17 @@ impl Zoo {
         expect_timer(row, "fin_wait2", "fin_wait2")?;
         row.expect("orphan", true)?;
         row.expect("next_probe", serde_json::Value::Null)?;
-        // A connection that has not begun for its peer has no peer yet in its own eyes only.
+        // This end drops the SYN-ACK and stays in SYN_SENT; the listener's end is a request socket.
         let (local, peer) = (self.connecting.local()?, self.listener.local()?);
         expect_timer(listing.between(local, peer)?, "syn_sent", "retransmit")?;
         expect_timer(listing.between(peer, local)?, "syn_recv", "syn_ack")?;
-        // Waits no longer than TIME_WAIT does: the kernel keeps little of it.
+        // This end waits no longer than TIME_WAIT, so the kernel keeps only a tcp_timewait_sock.
         let (local, peer) = self.small_orphan;
         let row = listing.between(local, peer)?;
         expect_timer(row, "fin_wait2", "fin_wait2")?;
         row.expect("orphan", true)?;
         row.expect("next_probe", serde_json::Value::Null)?;
-        // Its peer is gone, but it only waits to be accepted.
+        // Its peer has closed, but it is not an orphan: it waits to be accepted.
         let (local, peer) = self.waiting;
         let row = listing.between(local, peer)?;
         row.expect("socket.state", "close_wait")?;
@@ -160,13 +160,14 @@ fn expect_timer(row: &Event, state: &str, kind: &str) -> Result<()> {
     Ok(())
 }
 
-/// All kinds of timers, and `ss` says the same of each.
+/// All kinds of timers; `ss` shows the same value for each.
 fn timers(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
     let zoo = Zoo::new()?;
     for source in sources(bench) {
         let begin = Instant::now();
-        // Retransmissions go on meanwhile: what is compared may just have moved.
+        // Retransmissions continue meanwhile, so a compared value may just have changed: retried
+        // until PATIENCE is over.
         loop {
             let outcome = agree(bench, source, &zoo);
             match outcome {
@@ -199,7 +200,7 @@ fn agree(bench: &Bench, source: &str, zoo: &Zoo) -> Result<()> {
     Ok(())
 }
 
-/// Every deadline is where the kernel's own interface has it, within the bound.
+/// Every deadline agrees with sock_diag's, within `TOLERANCE_MS`.
 fn to_the_millisecond(listing: &Listing) -> Result<()> {
     let before = sys::monotonic_ns() / 1_000_000;
     let witness = diag::timers(AddressFamily::INET)?;
@@ -208,9 +209,9 @@ fn to_the_millisecond(listing: &Listing) -> Result<()> {
         after - before < TOLERANCE_MS / 2,
         "the witness took too long"
     );
-    for told in witness {
-        let row = listing.between(told.local, told.peer)?;
-        let kinds: &[&str] = match told.kind {
+    for reported in witness {
+        let row = listing.between(reported.local, reported.peer)?;
+        let kinds: &[&str] = match reported.kind {
             0 => continue,
             1 => &["retransmit", "loss_probe", "reorder", "syn_ack"],
             2 => &["keepalive", "fin_wait2"],
@@ -221,18 +222,18 @@ fn to_the_millisecond(listing: &Listing) -> Result<()> {
         let (in_ms, retries) = kinds
             .iter()
             .find_map(|kind| timer(row, kind))
-            .with_context(|| format!("list has no such timer: {told:?}, {row}"))?;
+            .with_context(|| format!("list has no such timer: {reported:?}, {row}"))?;
         let deadline = row.at_ns() / 1_000_000 + in_ms;
-        let middle = (before + after) / 2 + told.left_ms;
+        let middle = (before + after) / 2 + reported.left_ms;
         ensure!(
-            deadline.abs_diff(middle) <= TOLERANCE_MS && retries == told.retries,
-            "deadline {deadline}, expected {middle}: {told:?}, {row}"
+            deadline.abs_diff(middle) <= TOLERANCE_MS && retries == reported.retries,
+            "deadline {deadline}, expected {middle}: {reported:?}, {row}"
         );
     }
     Ok(())
 }
 
-/// `ss` writes `*` for any.
+/// `ss` writes `*` for the unspecified address.
 fn address(text: &str) -> Result<SocketAddr> {
     let text = text.replace(":*", ":0").replace('*', "[::]");
     text.parse().with_context(|| format!("an address: {text}"))
@@ -249,7 +250,7 @@ fn same(line: &ss::Line, row: &Event, before: u64, after: u64) -> Result<()> {
     row.expect("socket.state", state)?;
     row.expect("receive_queue", line.receive_queue)?;
     row.expect("send_queue", line.send_queue)?;
-    // Where the kernel does not tell, `ss` shows none.
+    // If the kernel does not report it, `ss` shows none.
     if !row.get("uid").is_null() || line.uid != 0 {
         row.expect("uid", line.uid)?;
     }
@@ -271,7 +272,7 @@ fn same(line: &ss::Line, row: &Event, before: u64, after: u64) -> Result<()> {
     let kinds: &[&str] = match witness.name.as_str() {
         "on" => &["retransmit", "loss_probe", "reorder", "syn_ack"],
         "keepalive" => &["keepalive", "fin_wait2"],
-        // An orphan's FIN_WAIT2 that the kernel keeps as one.
+        // An orphan in FIN_WAIT2 that is still a full socket.
         "timewait" => &["time_wait", "fin_wait2"],
         "persist" => &["window_probe"],
         other => bail!("a timer that ss calls {other}"),
@@ -291,8 +292,8 @@ fn same(line: &ss::Line, row: &Event, before: u64, after: u64) -> Result<()> {
     Ok(())
 }
 
-/// The kernel leaves its deadline while traffic goes on; a probe can leave only an idle time after
-/// the last of it.
+/// The kernel does not move the deadline while there is traffic; a probe can leave only one idle
+/// time after the last segment.
 fn lazy_deadline(bench: &Bench) -> Result<()> {
     const IDLE_MS: u64 = 20_000;
     let _namespace = Namespace::create()?;
@@ -317,10 +318,10 @@ fn lazy_deadline(bench: &Bench) -> Result<()> {
         let silence = row.number("silence_ms")?;
         ensure!(
             silence.abs_diff(now - heard) <= TOLERANCE_MS,
-            "silent for {silence} ms, heard {} ms ago: {row}",
+            "silence is {silence} ms, last segment {} ms ago: {row}",
             now - heard
         );
-        // The probed side has heard an ACK, the other data.
+        // The only segment this side has received since it was armed carries data.
         ensure!(row.number("last_data_ms")? == silence, "{row}");
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Idle connections whose peer is alive: probed and answered, again and again.
+//! Idle connections whose peer is alive: probes are sent and answered repeatedly.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub const CASES: &[HardCase] = &[HardCase {
     run: live_answers,
 }];
 
-/// How far the tracer's idea of a round trip may be from the packets'.
+/// How far the tracer's round-trip time may differ from the captured one.
 const EXACT_TOLERANCE_US: u64 = 5000;
 
 fn idle_peer_answered(stage: &Stage<'_>) -> Result<()> {
@@ -68,7 +68,7 @@ fn idle_peer_answered(stage: &Stage<'_>) -> Result<()> {
     compare_round_trips(&stage.facts, &watch, &segments, &probes)
 }
 
-/// With `--live-answers` an answer is told when it comes, not when the timer runs next.
+/// With `--live-answers` an answer is reported when it arrives, not when the timer runs next.
 fn live_answers(bench: &Bench) -> Result<()> {
     let tracer = bench.trace(&["--live-answers"])?;
     tracer.start.expect("live_answers", true)?;
@@ -79,7 +79,7 @@ fn live_answers(bench: &Bench) -> Result<()> {
     watch.arm(&pair.client, Keepalive::EVERY_SECOND.interval(20))?;
     let probe = watch.decision("probe_sent")?;
     facts.expect_probe(&watch, &probe, 1)?;
-    // Less than the interval: the timer does not run before.
+    // Less than the interval: the timer does not run before this.
     let answer = watch.next_within(Duration::from_secs(10), "an answer", |event| {
         event.is("answer")
     })?;
@@ -91,7 +91,7 @@ fn live_answers(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// The first probe of a row was answered.
+/// Expects an answer to the first probe of a series.
 pub fn expect_answer(watch: &Watch<'_>) -> Result<Event> {
     let answer = watch.answer()?;
     answer.expect("probe", "keepalive")?;
@@ -104,12 +104,12 @@ pub fn is_probe(event: &Event) -> bool {
     event.is_timer("probe_sent")
 }
 
-/// Keepalive probes among captured segments: empty, and one byte before what was acknowledged.
+/// Keepalive probes among captured segments: no payload, and sequence number SND.UNA - 1.
 pub fn probes_among(segments: &[Segment], watch: &Watch<'_>) -> Result<Vec<Segment>> {
     let ours = segments.iter().filter(|segment| {
         segment.from == watch.key.local_port && segment.to == watch.key.peer_port
     });
-    // Nothing was ever sent on these connections: what was acknowledged is the SYN.
+    // No data was sent on these connections: SND.UNA - 1 is the sequence number of the SYN.
     let initial = ours
         .clone()
         .find(|segment| segment.is_syn())
@@ -126,7 +126,7 @@ pub fn probes_among(segments: &[Segment], watch: &Watch<'_>) -> Result<Vec<Segme
         .collect())
 }
 
-/// Each answer's round trip against the time between the packets.
+/// Compares each answer's round-trip time with the time between the captured packets.
 fn compare_round_trips(
     facts: &Facts,
     watch: &Watch<'_>,
@@ -145,14 +145,14 @@ fn compare_round_trips(
             .find(|segment| segment.from == probe.to && segment.at_ns >= probe.at_ns)
             .context("no captured segment answers the probe")?;
         let captured = (reply.at_ns - probe.at_ns) / 1000;
-        let told = answer.number("rtt_us")?;
+        let reported = answer.number("rtt_us")?;
         let tolerance = match answer.text("precision") {
             "exact" => EXACT_TOLERANCE_US,
-            // Ticks are late by as much as the machine stood still.
+            // Ticks are late by as much as the machine stalled.
             _ => (facts.tick_ms * 2 + stalls::longest_ms()) * 1000 + EXACT_TOLERANCE_US,
         };
         ensure!(
-            told.abs_diff(captured) <= tolerance,
+            reported.abs_diff(captured) <= tolerance,
             "the packets are {captured} µs apart: {answer}"
         );
     }

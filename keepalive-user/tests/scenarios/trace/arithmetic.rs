@@ -1,8 +1,8 @@
-//! The arithmetic against the kernel: for settings on either side of every boundary, the number of
-//! probes and the time and cause of death must be what `explain` predicts.
+//! Compares the arithmetic with the kernel: for settings on either side of every boundary, the
+//! number of probes and the time and cause of death must be those that `explain` predicts.
 //!
-//! Timers run as late as the timer wheel makes them, which the prediction knows; a machine that
-//! stalls makes them later, by what `late_ms` shows: the time of death is judged without it.
+//! The prediction includes the lateness of the timer wheel. A machine that stalls makes timers
+//! later still; `late_ms` reports this, and it is subtracted from the time of death.
 
 use std::process::Command;
 
@@ -25,7 +25,7 @@ pub const CASES: &[HardCase] = &[HardCase {
 /// Idle, interval (seconds), count, user timeout (milliseconds).
 type Settings = (u32, u32, u32, u32);
 
-/// The defaults of the namespace, idle, interval and count, as 7200, 75 and 9 are elsewhere.
+/// The namespace's sysctls for idle, interval and count, instead of the usual 7200, 75 and 9.
 const DEFAULTS: Settings = (3, 1, 5, 0);
 const SETTINGS: [Settings; 19] = [
     DEFAULTS,
@@ -35,7 +35,7 @@ const SETTINGS: [Settings; 19] = [
     (1, 2, 2, 0),
     (2, 3, 1, 0),
     (3, 1, 1, 0),
-    // A user timeout below the idle time, on and around the second and third run.
+    // TCP_USER_TIMEOUT below the idle time, and on and around the second and third timer run.
     (1, 1, 9, 500),
     (1, 1, 9, 1000),
     (1, 1, 9, 1500),
@@ -43,14 +43,15 @@ const SETTINGS: [Settings; 19] = [
     (1, 1, 9, 2000),
     (1, 1, 9, 2400),
     (1, 1, 9, 3000),
-    // It overrides a count that would end sooner.
+    // TCP_USER_TIMEOUT overrides a TCP_KEEPCNT that would end the connection sooner.
     (1, 1, 1, 3500),
     (1, 1, 2, 2400),
     (2, 2, 9, 5000),
     (1, 3, 9, 3500),
     (1, 3, 9, 4600),
 ];
-/// A timer is set again a little after it ran, which no number shows (`expect::Facts::about`).
+/// The timer is re-armed a little after it ran; no field reports this delay
+/// (`expect::Facts::about`).
 const STALL_MS: u64 = 60;
 
 fn arithmetic(bench: &Bench) -> Result<()> {
@@ -75,17 +76,17 @@ struct Dying {
     /// When its timer was set, CLOCK_MONOTONIC nanoseconds.
     armed_ns: u64,
     _pair: Pair,
-    /// Of the client's end and its peer: a dead socket has none any more.
+    /// The ports of the client's end and its peer, stored because a dead socket no longer has them.
     ports: (u16, u16),
-    /// What `explain` says of such a connection.
+    /// What `explain` predicts for such a connection.
     plan: Event,
 }
 
-/// One of each of the settings.
+/// One dying connection for each of the settings.
 fn begin_to_die(bench: &Bench) -> Result<Vec<Dying>> {
     let mut dying = Vec::new();
     for settings in SETTINGS {
-        // Asked of one that does not die, so that there is time.
+        // `explain` runs on a connection that stays alive, so that it has enough time.
         let twin = Pair::over(LOCALHOST)?;
         arm(&twin, settings)?;
         let plan = plan_of(bench, &twin)?;
@@ -124,8 +125,8 @@ fn arm(pair: &Pair, settings: Settings) -> Result<()> {
 }
 
 impl Dying {
-    /// By how much its timers ran later than the timer wheel makes them, since the peer was last heard:
-    /// those of the probes, and the one that killed.
+    /// By how much its timers (those of the probes and the last one) ran later than the timer wheel
+    /// alone explains, since the last segment from the peer.
     fn stall_ms(&self, tracer: &Tracer, closed: &Event) -> Result<u64> {
         let events = tracer.events_of(closed.key().context("no socket")?);
         let runs: Vec<&Event> = events.iter().filter(|event| event.is("timer")).collect();
@@ -151,26 +152,27 @@ impl Dying {
             .is_some_and(|key| (key.local_port, key.peer_port) == self.ports)
     }
 
-    /// What was planned and what came, for a failure.
+    /// The prediction and the events, for the message of a failure.
     fn story(&self, tracer: &Tracer) -> String {
         let events = tracer.events_where(|event| self.is_ours(event));
         let events: Vec<String> = events.iter().map(Event::to_string).collect();
         let stall_ms = stalls::longest_ms_since(self.armed_ns);
         let (settings, plan) = (self.settings, &self.plan);
-        format!("{settings:?}, stalled {stall_ms} ms, planned {plan}, came {events:?}")
+        format!("{settings:?}, stalled {stall_ms} ms, predicted {plan}, events {events:?}")
     }
 
-    /// The connection dies as planned.
+    /// Expects that the connection ends as predicted.
     fn expect_end(&self, tracer: &Tracer) -> Result<()> {
         let plan = &self.plan;
         let (idle, interval, _, user_timeout_ms) = self.settings;
         let closed = tracer
             .wait_for_line(PATIENCE, |event| event.is("closed") && self.is_ours(event))
-            .context("not seen to die")?;
+            .context("no `closed` event")?;
         let sent = closed.number("probes_out")?;
         let stall_ms = self.stall_ms(tracer, &closed)?;
-        // A stall in the middle of a run makes the next one later, and no `late_ms` shows it. It may be
-        // long ago: the first of these sockets die while the last are still made.
+        // A stall in the middle of a timer run delays the next one without appearing in `late_ms`.
+        // It may have been long ago: the first of these sockets end while the last are still being
+        // created.
         let slack = STALL_MS * (sent + 1) + stalls::longest_ms_since(self.armed_ns);
         closed.expect("cause", plan.text("plan.rule"))?;
         let (least, most) = (
@@ -189,13 +191,13 @@ impl Dying {
             plan.expect("plan.probes.least", probes)?;
         }
         let idle_ms = closed.expect_within("idle_ms", least..=most + stall_ms + slack)?;
-        // Late runs see more silence, and may need a probe less.
+        // A late timer run measures a longer idle time and may need one probe less.
         if stall_ms == 0 || user_timeout_ms == 0 {
             closed.expect("probes_out", probes)?;
             let most = most.min(on_time + u64::from(interval) * 500);
             ensure!(
                 (on_time..=most + stall_ms + slack).contains(&idle_ms),
-                "dead after {idle_ms} ms, planned {on_time} to {most}: {closed}"
+                "dead after {idle_ms} ms, predicted {on_time} to {most}: {closed}"
             );
         } else {
             ensure!((1..=probes).contains(&sent), "{sent} probes: {closed}");
@@ -204,21 +206,21 @@ impl Dying {
     }
 }
 
-/// How late the timer wheel makes a timer, and a tick: level n begins at 63 × 8^(n-1) ticks and has
-/// granules of 8^n.
+/// How late the timer wheel makes a timer, plus one tick: level n begins at 63 × 8^(n-1) ticks and
+/// has a granularity of 8^n ticks (kernel/time/timer.c).
 fn wheel_ms(length_ms: u64, hz: u64) -> u64 {
     let ticks = length_ms * hz / 1000;
     let level = (0..8).find(|&level| ticks + 1 < 63 * 8_u64.pow(level));
     (8_u64.pow(level.unwrap_or(8)) + 1) * 1000 / hz + 1
 }
 
-/// What `explain` says of the client's end.
+/// What `explain` prints for the client's end.
 fn plan_of(bench: &Bench, pair: &Pair) -> Result<Event> {
     let target = format!("{}-{}", pair.client.local()?, pair.client.peer()?);
-    told(command(bench, &["--json", &target]))
+    run_explain(command(bench, &["--json", &target]))
 }
 
-/// What the calculator says.
+/// What `explain` calculates without a socket.
 fn calculated(bench: &Bench, settings: Settings) -> Result<Event> {
     let mut arguments = vec!["--json".to_owned()];
     let (idle, interval, count, user_timeout) = settings;
@@ -233,10 +235,10 @@ fn calculated(bench: &Bench, settings: Settings) -> Result<Event> {
     for (name, value) in options {
         arguments.extend([name.to_owned(), value.to_string()]);
     }
-    told(command(bench, &arguments))
+    run_explain(command(bench, &arguments))
 }
 
-fn told(command: Command) -> Result<Event> {
+fn run_explain(command: Command) -> Result<Event> {
     let run = Refused::from(command)?;
     run.expect_code(0)?;
     Event::parse(run.stdout.trim())

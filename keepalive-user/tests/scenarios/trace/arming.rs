@@ -1,4 +1,4 @@
-//! How keepalive comes to be armed, changed and switched off.
+//! How keepalive is armed, changed and switched off.
 
 use std::sync::OnceLock;
 use std::thread;
@@ -63,12 +63,12 @@ fn keepalive_switched_off(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What was off and is on again ends as any other, and is forgotten: the kernel gives its memory to
-/// the next socket, which has nothing to do with keepalive.
+/// A socket whose keepalive was switched off and on again ends like any other, and its state is
+/// removed: the kernel reuses its memory for the next socket, which does not use keepalive.
 fn keepalive_off_and_on(stage: &Stage<'_>) -> Result<()> {
     const SOCKETS: usize = 20;
-    // Enough to be given the same memory.
-    const STRANGERS: usize = 100;
+    // Enough sockets for the kernel to reuse the same memory.
+    const OTHERS: usize = 100;
     let pairs = (0..SOCKETS)
         .map(|_| Pair::over(LOCALHOST))
         .collect::<Result<Vec<_>>>()?;
@@ -81,27 +81,28 @@ fn keepalive_off_and_on(stage: &Stage<'_>) -> Result<()> {
         pair.client.abort()?;
         watch.closed("local_abort")?;
     }
-    let pairs = (0..STRANGERS)
+    let pairs = (0..OTHERS)
         .map(|_| Pair::over(LOCALHOST))
         .collect::<Result<Vec<_>>>()?;
-    let mut strangers = Vec::new();
+    let mut others = Vec::new();
     for pair in pairs {
-        strangers.push(Watch::new(stage.tracer, &pair.client)?);
-        strangers.push(Watch::new(stage.tracer, &pair.server)?);
+        others.push(Watch::new(stage.tracer, &pair.client)?);
+        others.push(Watch::new(stage.tracer, &pair.server)?);
         pair.client.abort()?;
     }
-    // Whatever would be told of them has been told when this is.
+    // Records are in order: once this event is printed, any event of those sockets would have been
+    // printed too.
     let pair = Pair::over(LOCALHOST)?;
     let watch = stage.watch(&pair.client)?;
     watch.arm(&pair.client, Keepalive::after(7200))?;
     watch.armed("setsockopt")?;
-    for stranger in strangers {
-        stranger.never("an event of a socket without keepalive", |_| true)?;
+    for other in others {
+        other.never("an event of a socket without keepalive", |_| true)?;
     }
     Ok(())
 }
 
-/// A shorter idle time takes effect at once, less what has already passed.
+/// A shorter idle time takes effect at once; the time that has already passed is subtracted.
 fn keepidle_changed(stage: &Stage<'_>) -> Result<()> {
     let pair = Pair::over(LOCALHOST)?;
     let watch = stage.watch(&pair.client)?;
@@ -125,7 +126,7 @@ fn keepidle_changed(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// How long the peer has been silent, as TCP_INFO says, milliseconds.
+/// Time since the last segment from the peer according to TCP_INFO, milliseconds.
 fn silence(socket: &Tcp) -> Result<u64> {
     let info = socket.info()?;
     Ok(u64::from(
@@ -169,12 +170,9 @@ fn inherited_by_accept(stage: &Stage<'_>) -> Result<()> {
     stage.facts.expect_probe(&watch, &probe, 1)?;
     expect_answer(&watch)?;
     // The listener has no timer to arm and no connection to end.
-    let told = stage.told()?;
-    let stranger = told.iter().find(|event| event.key() != Some(watch.key));
-    ensure!(
-        stranger.is_none(),
-        "not of the accepted socket: {stranger:?}"
-    );
+    let events = stage.events()?;
+    let other = events.iter().find(|event| event.key() != Some(watch.key));
+    ensure!(other.is_none(), "an event of another socket: {other:?}");
     Ok(())
 }
 
@@ -188,7 +186,7 @@ static OLDER: OnceLock<Older> = OnceLock::new();
 
 const OLDER_KEEPALIVE: Keepalive = Keepalive::EVERY_SECOND.interval(2).probes(7);
 
-/// Makes the connection of the scenario `older_than_tracer`.
+/// Creates the connection of the scenario `older_than_tracer`.
 pub fn make_older_connection() -> Result<()> {
     let older = thread::spawn(|| -> Result<Older> {
         let namespace = Namespace::create()?;
@@ -197,13 +195,13 @@ pub fn make_older_connection() -> Result<()> {
         pair.client.arm(OLDER_KEEPALIVE)?;
         Ok(Older { namespace, pair })
     });
-    let older = older.join().ok().context("the thread died")??;
-    ensure!(OLDER.set(older).is_ok(), "made twice");
+    let older = older.join().ok().context("the thread panicked")??;
+    ensure!(OLDER.set(older).is_ok(), "created twice");
     Ok(())
 }
 
 fn older_than_tracer(stage: &Stage<'_>) -> Result<()> {
-    let older = OLDER.get().context("no older connection was made")?;
+    let older = OLDER.get().context("no older connection was created")?;
     older.namespace.enter()?;
     let client = &older.pair.client;
     let watch = stage.watch(client)?;

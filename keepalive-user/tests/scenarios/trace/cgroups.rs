@@ -1,4 +1,5 @@
-//! Cgroups: sockets are known by the one they were created in, whatever its name.
+//! Cgroups: a socket belongs to the cgroup in which it was created; any cgroup name is printed
+//! safely.
 
 use std::fs;
 use std::io;
@@ -18,7 +19,7 @@ pub const CASES: &[HardCase] = &[HardCase {
     run: cgroup_filter,
 }];
 
-/// Whoever may make a cgroup may call it what they like: a terminal must not act on it.
+/// The name of a cgroup may contain control characters; they must not reach the terminal.
 const NAME: &str = "ka-\x1b[31m\x07re\u{85}d";
 
 /// Where cgroup2 is mounted.
@@ -31,7 +32,7 @@ pub fn mounted() -> Option<PathBuf> {
     })
 }
 
-/// A cgroup that is removed when done.
+/// A cgroup that is removed on drop.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -61,14 +62,14 @@ impl Drop for Cgroup {
     }
 }
 
-/// Moves this process.
+/// Moves this process into a cgroup.
 fn enter(cgroup: &Path) -> Result<()> {
     fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())
         .with_context(|| format!("entering {}", cgroup.display()))
 }
 
-/// Of two sockets of one process only the one created in the cgroup is shown; one created in a
-/// cgroup below it is another cgroup's.
+/// Of the sockets of one process `-c` shows only the one created in that cgroup, and not one
+/// created in a cgroup below it.
 fn cgroup_filter(bench: &Bench) -> Result<()> {
     let root = mounted().context("no cgroup2")?;
     let groups = fs::read_to_string("/proc/self/cgroup")?;
@@ -90,7 +91,7 @@ fn cgroup_filter(bench: &Bench) -> Result<()> {
             let armed = pairs
                 .iter()
                 .try_for_each(|pair| pair.client.arm(Keepalive::EVERY_SECOND));
-            let output = output.join().ok().context("the thread died")?;
+            let output = output.join().ok().context("the thread panicked")?;
             armed.and(output)
         })?;
         output.expect_code(0)?;

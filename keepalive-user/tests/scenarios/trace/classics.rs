@@ -1,5 +1,5 @@
-//! The classic experiments, with servers of the distribution: what they really set, and who ends
-//! the connection.
+//! The classic experiments with servers from the distribution: what they really set, and which side
+//! ends the connection.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -47,7 +47,7 @@ pub const POSTGRESQL: &str = "/usr/lib/postgresql/15/bin/postgres";
 const PORT: u16 = 8080;
 const NOBODY: u32 = 65534;
 
-/// A server that runs until dropped, in the calling thread's namespace.
+/// A server in the calling thread's namespace; it is killed on drop.
 struct Server(Child);
 
 impl Server {
@@ -73,14 +73,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Its children follow.
+        // Its child processes end with it.
         if crate::kit::sys::signal(self.0.id(), Signal::TERM).is_ok() {
             let _ = self.0.wait();
         }
     }
 }
 
-/// A directory of ours, empty.
+/// Creates an empty directory for this scenario.
 fn fresh(directory: &str) -> Result<()> {
     let _ = fs::remove_dir_all(directory);
     fs::create_dir_all(directory).with_context(|| directory.to_owned())
@@ -92,8 +92,9 @@ fn connect(to: IpAddr) -> Result<Tcp> {
     Ok(client)
 }
 
-/// A client asks once and idles. The server's HTTP timeout closes the connection: after the
-/// keepalive timer ran twice, or before it was due at all. Keepalive has nothing to do with it.
+/// A client sends one request and stays idle. The server's HTTP timeout closes the connection,
+/// either after the keepalive timer has run twice, or before its first run. Keepalive is not the
+/// cause.
 fn apache(bench: &Bench) -> Result<()> {
     for (keepalive_s, http_s) in [(3, 7), (10, 3)] {
         let _namespace = Namespace::create()?;
@@ -102,12 +103,12 @@ fn apache(bench: &Bench) -> Result<()> {
         let _server = start_apache(http_s)?;
         let netns = Namespace::current()?.inode.to_string();
         let tracer = bench.trace(&["-N", &netns, "-L", &PORT.to_string()])?;
-        let telling = Running::start(
+        let text_trace = Running::start(
             bench
                 .command(&["-N", &netns, "-L", &PORT.to_string(), "-d", "10s"])
                 .stdout(Stdio::piped()),
         )?;
-        // Until it watches.
+        // Waits until the trace is attached.
         thread::sleep(Duration::from_millis(800));
         let mut client = TcpStream::connect((LOCALHOST, PORT))?;
         client.write_all(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
@@ -115,30 +116,30 @@ fn apache(bench: &Bench) -> Result<()> {
         let length = client.read(&mut answer)?;
         let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
         ensure!(answer.contains("200 OK"), "{answer}");
-        let told = explain(bench, client.local_addr()?.port())?;
-        told.expect("outlook", "not_idle")?;
-        told.expect("socket.keepalive.time_origin", "sysctl")?;
+        let explained = explain(bench, client.local_addr()?.port())?;
+        explained.expect("outlook", "not_idle")?;
+        explained.expect("socket.keepalive.time_origin", "sysctl")?;
         let peer = client.local_addr()?.port();
         ensure!(client.read(&mut [0; 1])? == 0, "the server sent more");
         let of_client = |event: &Event| event.number("socket.peer.port").ok() == Some(peer.into());
         drop(client);
         let closed = tracer
             .wait_for_line(PATIENCE, |event| event.is("closed") && of_client(event))
-            .context("the server's end is not told")?;
+            .context("the server's end is not reported")?;
         closed.expect("cause", "local_close")?;
         closed.expect("process.comm", "apache2")?;
         closed.expect("error", json!(null))?;
-        let (_, text, _) = telling.finish()?;
+        let (_, text, _) = text_trace.finish()?;
         let sentence = if keepalive_s < http_s {
             closed.expect_within("timers", 2..=3)?;
             closed.expect_within("lifetime_ms", 7000..=9000)?;
-            "closed by its owner first, of its own will: the peer answered"
+            "closed by its owner first; the peer answered"
         } else {
             closed.expect("timers", 0)?;
             closed.expect_within("lifetime_ms", 3000..=5000)?;
-            "the first probe was due after 10 s of silence: that is why no packet was captured"
+            "due after 10 s without a segment from the peer: therefore no probe was sent"
         };
-        for part in [sentence, "keepalive had nothing to do with it"] {
+        for part in [sentence, "not caused by keepalive"] {
             ensure!(text.contains(part), "{part:?} is not in {text}");
         }
         owner_closes(bench, http_s)?;
@@ -147,7 +148,8 @@ fn apache(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Watched, the owner is seen to close; what was asked of is gone then, and that is said.
+/// `explain --watch` observes that the owner closes the connection; it then reports that the socket
+/// no longer exists.
 fn owner_closes(bench: &Bench, http_s: u64) -> Result<()> {
     let client = TcpStream::connect((LOCALHOST, PORT))?;
     (&client).write_all(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
@@ -161,10 +163,10 @@ fn owner_closes(bench: &Bench, http_s: u64) -> Result<()> {
         "{}",
         run.stderr
     );
-    let told = Event::parse(run.stdout.trim())?;
-    told.expect("owner_closes.closed", 1)?;
+    let explained = Event::parse(run.stdout.trim())?;
+    explained.expect("owner_closes.closed", 1)?;
     let seconds = http_s * 1000;
-    told.expect_within("owner_closes.idle_ms.least", seconds - 500..=seconds + 2000)?;
+    explained.expect_within("owner_closes.idle_ms.least", seconds - 500..=seconds + 2000)?;
     Ok(())
 }
 
@@ -185,7 +187,7 @@ fn start_apache(http_s: u64) -> Result<Server> {
     Server::start(Command::new(APACHE).args(["-f", &file, "-D", "FOREGROUND"]))
 }
 
-/// What `explain` says of the server's end of a connection.
+/// What `explain` prints for the server's end of a connection.
 fn explain(bench: &Bench, peer: u16) -> Result<Event> {
     let target = format!("{LOCALHOST}:{PORT}-{LOCALHOST}:{peer}");
     let run = Refused::from(command(bench, &["--json", &target]))?;
@@ -202,7 +204,7 @@ fn server_end(bench: &Bench, client: &Tcp) -> Result<Event> {
             return Ok(row.clone());
         }
     }
-    bail!("no source knows the settings")
+    bail!("no source reports the settings")
 }
 
 /// `tcp-keepalive 3` is an idle time of 3 s, an interval of a third of it, and three probes.
@@ -243,7 +245,7 @@ fn redis(bench: &Bench) -> Result<()> {
         .wait_for_line(PATIENCE, |event| {
             event.is("closed") && event.number("socket.peer.port").ok() == Some(port.into())
         })
-        .context("redis did not notice")?;
+        .context("redis did not end the connection")?;
     closed.expect("cause", "keepalive_probes")?;
     closed.expect("probes_out", 3)?;
     closed.expect_within("idle_ms", 6000..=8000)?;
@@ -252,7 +254,7 @@ fn redis(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// What the server really set, and how to set it otherwise.
+/// Expects a finding with the server's real settings and the directive that changes them.
 fn audit_redis(bench: &Bench) -> Result<()> {
     let finding = first_finding(bench, &["-L", &PORT.to_string(), "--idle-timeout", "2s"])?;
     finding.expect("rule", "late_for_middlebox")?;
@@ -266,7 +268,7 @@ fn audit_redis(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// The worst that `audit` finds.
+/// The most severe finding of `audit`.
 fn first_finding(bench: &Bench, arguments: &[&str]) -> Result<Event> {
     let mut command = Command::new(&bench.keepalive);
     command
@@ -275,10 +277,10 @@ fn first_finding(bench: &Bench, arguments: &[&str]) -> Result<Event> {
         .stdin(Stdio::null());
     let run = Refused::from(command)?;
     run.expect_code(0)?;
-    Event::parse(run.stdout.lines().next().context("nothing")?)
+    Event::parse(run.stdout.lines().next().context("no finding")?)
 }
 
-/// `tcp_keepalives_*` and `tcp_user_timeout`, and what the audit thinks of them.
+/// `tcp_keepalives_*` and `tcp_user_timeout`, and the audit's finding about them.
 fn postgresql(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
     let directory = "/tmp/keepalive-scenario-postgresql";
@@ -320,8 +322,8 @@ fn postgresql(bench: &Bench) -> Result<()> {
     finding.expect("rule", "count_ignored")?;
     let evidence = finding.text("evidence");
     ensure!(evidence.contains("TCP_KEEPCNT 4"), "{finding}");
-    let told = explain(bench, client.local()?.port())?;
-    told.expect("plan.rule", "keepalive_user_timeout")?;
-    told.expect("plan.probes.most", 1)?;
+    let explained = explain(bench, client.local()?.port())?;
+    explained.expect("plan.rule", "keepalive_user_timeout")?;
+    explained.expect("plan.probes.most", 1)?;
     Ok(())
 }

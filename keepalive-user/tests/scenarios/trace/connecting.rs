@@ -1,4 +1,4 @@
-//! Connections that never came to be.
+//! Connections that were never established.
 
 use std::net::SocketAddr;
 
@@ -22,7 +22,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// Nobody listens there.
+/// No socket listens on this port.
 fn connect_refused(stage: &Stage<'_>) -> Result<()> {
     let peer = Tcp::new(LOCALHOST)?;
     peer.bind(LOCALHOST)?;
@@ -30,7 +30,7 @@ fn connect_refused(stage: &Stage<'_>) -> Result<()> {
     fails_to_connect(stage, &client, &peer, "peer_reset", "ECONNREFUSED")
 }
 
-/// The answers are lost on the way: the SYN and one more.
+/// The SYN-ACKs are dropped: the SYN is sent, and retransmitted once.
 fn connect_timeout(stage: &Stage<'_>) -> Result<()> {
     net::sysctl("tcp_syn_retries", 1)?;
     let peer = Tcp::new(LOCALHOST)?;
@@ -40,7 +40,8 @@ fn connect_timeout(stage: &Stage<'_>) -> Result<()> {
     fails_to_connect(stage, &client, &peer, "connect_timeout", "ETIMEDOUT")
 }
 
-/// The timer of keepalive is never armed before there is a connection, and the end is told once.
+/// The keepalive timer is not armed before the connection is established, and the end is reported
+/// once.
 fn fails_to_connect(
     stage: &Stage<'_>,
     client: &Tcp,
@@ -55,7 +56,7 @@ fn fails_to_connect(
     stage.show(watch.key);
     watch.expect_settings(Keepalive::EVERY_SECOND.user_timeout_ms(60_000).into());
 
-    let told = client
+    let returned = client
         .connect(SocketAddr::new(LOCALHOST, to.port()))
         .err()
         .context("it connected")?;
@@ -63,8 +64,8 @@ fn fails_to_connect(
     closed.expect("from_state", "syn_sent")?;
     closed.expect("lifetime_ms", Value::Null)?;
     closed.expect("keepalive_probes", 0)?;
-    let told = told.downcast_ref().context("no error of the kernel")?;
-    expect_same_error(&closed, told, error)?;
+    let returned = returned.downcast_ref().context("not an errno")?;
+    expect_same_error(&closed, returned, error)?;
     let ends = watch.count(|event| event.is("closed"));
     ensure!(ends == 1, "it ended {ends} times");
     watch.never("a timer", |event| event.is("timer"))

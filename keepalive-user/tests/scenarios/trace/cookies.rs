@@ -1,5 +1,5 @@
-//! Sockets that nobody asked the kernel a cookie for: what tells them apart is where and when they
-//! were, and the kernel gives the memory and the address of one to the next.
+//! Sockets without a kernel cookie, because no process requested one: they are distinguished by
+//! their ports and their lifetime, although the kernel reuses the memory of one for the next.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -20,7 +20,8 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
 
 /// How many connections follow each other between the same two ports.
 const CONNECTIONS: u32 = 8;
-/// That of the first, seconds; each has one more, so that none can pass for another.
+/// Idle time of the first connection, seconds. Each following one has one second more, so that they
+/// can be distinguished.
 const FIRST_IDLE: u32 = 100;
 
 fn same_address_without_cookie(stage: &Stage<'_>) -> Result<()> {
@@ -35,7 +36,7 @@ fn same_address_without_cookie(stage: &Stage<'_>) -> Result<()> {
         client.abort()?;
         drop(server);
     }
-    // The last one lives, and is probed.
+    // The last connection stays open and sends probes.
     let last = connect(&mut port, to)?;
     let _server = listener.accept()?;
     last.arm(Keepalive::EVERY_SECOND)?;
@@ -49,23 +50,23 @@ fn same_address_without_cookie(stage: &Stage<'_>) -> Result<()> {
     stage
         .tracer
         .wait_for(key, 0, PATIENCE, |event| event.is_timer("probe_sent"))
-        .context("the last connection is not seen to be probed")?;
+        .context("no probe of the last connection is reported")?;
     let events = stage.tracer.events_of(key);
     let mut ids = BTreeSet::new();
     for number in 0..CONNECTIONS {
         let id = expect_one(&events, FIRST_IDLE + number)?;
-        ensure!(ids.insert(id), "socket.id {id} is that of two connections");
+        ensure!(ids.insert(id), "two connections have socket.id {id}");
     }
     let probed = events.iter().filter(|event| event.is("timer"));
     for event in probed {
         event.expect("keepalive.time_ms", 1000)?;
         let id = event.number("socket.id")?;
-        ensure!(!ids.contains(&id), "an earlier connection's: {event}");
+        ensure!(!ids.contains(&id), "socket.id was used before: {event}");
     }
     Ok(())
 }
 
-/// A connection from `port`, which is any at first.
+/// A connection from `port`; the first one uses any free port.
 fn connect(port: &mut u16, to: SocketAddr) -> Result<Tcp> {
     let client = Tcp::new(LOCALHOST)?;
     client.bind_to(SocketAddr::new(LOCALHOST, *port))?;
@@ -74,20 +75,20 @@ fn connect(port: &mut u16, to: SocketAddr) -> Result<Tcp> {
     Ok(client)
 }
 
-/// The connection with this idle time was armed and aborted, and nothing else; gives its id.
+/// Expects that the connection with this idle time was only armed and aborted; returns its id.
 fn expect_one(events: &[Event], idle: u32) -> Result<u64> {
     let time_ms = u64::from(idle) * 1000;
-    let of_it: Vec<&Event> = events
+    let own: Vec<&Event> = events
         .iter()
         .filter(|event| event.get("keepalive.time_ms").as_u64() == Some(time_ms))
         .collect();
-    let first = of_it.first().context("a connection was not seen")?;
+    let first = own.first().context("a connection has no event")?;
     let id = first.number("socket.id")?;
-    for event in &of_it {
+    for event in &own {
         event.expect("socket.id", id)?;
         event.expect("socket.cookie", Value::Null)?;
     }
-    let closed: Vec<_> = of_it.iter().filter(|event| event.is("closed")).collect();
+    let closed: Vec<_> = own.iter().filter(|event| event.is("closed")).collect();
     let [closed] = closed[..] else {
         anyhow::bail!("{} ends of the connection with idle {idle} s", closed.len());
     };
@@ -95,8 +96,8 @@ fn expect_one(events: &[Event], idle: u32) -> Result<u64> {
     closed.expect("timers", 0)?;
     closed.expect("keepalive_probes", 0)?;
     ensure!(
-        of_it.iter().any(|event| event.is("armed")),
-        "the connection with idle {idle} s was not seen to be armed"
+        own.iter().any(|event| event.is("armed")),
+        "the connection with idle {idle} s has no `armed` event"
     );
     Ok(id)
 }

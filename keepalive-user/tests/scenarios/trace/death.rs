@@ -94,7 +94,7 @@ fn dead_peer_probes(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The last run of the timer: it ends the connection and arms nothing.
+/// The last run of the timer: it ends the connection and does not re-arm.
 fn expect_killed(stage: &Stage<'_>, watch: &Watch<'_>, probes_out: u64) -> Result<()> {
     let killed = watch.timer()?;
     killed.expect("decision", "killed")?;
@@ -106,10 +106,10 @@ fn expect_killed(stage: &Stage<'_>, watch: &Watch<'_>, probes_out: u64) -> Resul
     Ok(())
 }
 
-/// The certificate names the error the application is told.
+/// The `closed` event contains the error that the application gets.
 pub fn expect_same_error(
     closed: &crate::kit::event::Event,
-    told: &io::Error,
+    returned: &io::Error,
     name: &str,
 ) -> Result<()> {
     let expected = match name {
@@ -121,13 +121,13 @@ pub fn expect_same_error(
         other => anyhow::bail!("errno of {other}?"),
     };
     ensure!(
-        Errno::from_io_error(told) == Some(expected),
-        "the application was told {told}, not {name}"
+        Errno::from_io_error(returned) == Some(expected),
+        "the application got {returned}, expected {name}"
     );
     closed.expect("error", name)
 }
 
-/// TCP_USER_TIMEOUT ends it before the count does.
+/// TCP_USER_TIMEOUT ends the connection before TCP_KEEPCNT would.
 fn user_timeout_kill(stage: &Stage<'_>) -> Result<()> {
     let pair = Pair::over(LOCALHOST)?;
     let watch = stage.watch(&pair.client)?;
@@ -144,7 +144,7 @@ fn user_timeout_kill(stage: &Stage<'_>) -> Result<()> {
     expect_same_error(&closed, &pair.client.failure()?, "ETIMEDOUT")
 }
 
-/// The peer's host forgot the connection: the first probe is answered by a reset.
+/// The peer's host no longer has the connection: it answers the first probe with a RST.
 fn peer_reset_answers_probe(stage: &Stage<'_>) -> Result<()> {
     let pair = Pair::over(LOCALHOST)?;
     let watch = stage.watch(&pair.client)?;
@@ -175,7 +175,7 @@ fn peer_closes(stage: &Stage<'_>) -> Result<()> {
     closed.expect("error", Value::Null)
 }
 
-/// Closed with probes unanswered: the FIN is not answered either, and the orphan is given up.
+/// Closed with unanswered probes: the FIN is not answered either, and the kernel ends the orphan.
 fn local_close_probes_outstanding(stage: &Stage<'_>) -> Result<()> {
     net::sysctl("tcp_orphan_retries", 1)?;
     let pair = Pair::over(LOCALHOST)?;
@@ -187,9 +187,9 @@ fn local_close_probes_outstanding(stage: &Stage<'_>) -> Result<()> {
         stage.facts.expect_probe(&watch, &probe, attempt)?;
     }
     watch.owner_may_be_unknown();
-    // One more may leave until the FIN is on its way; then none does.
+    // One more probe may leave before the FIN; after it none does.
     let out = u64::from(pair.client.info()?.tcpi_probes);
-    ensure!(out >= 2, "the kernel has {out} probes out");
+    ensure!(out >= 2, "the kernel counts only {out} unanswered probes");
     drop(pair.client);
     let closed = watch.closed("local_close")?;
     closed.expect("from_state", "fin_wait1")?;
@@ -208,7 +208,7 @@ fn local_abort(stage: &Stage<'_>) -> Result<()> {
     closed.expect("from_state", "established")
 }
 
-/// Unacknowledged data: keepalive stands back, and retransmission ends the connection.
+/// With unacknowledged data keepalive sends no probe, and retransmission ends the connection.
 fn retransmit_suppresses(stage: &Stage<'_>) -> Result<()> {
     net::sysctl("tcp_retries2", 3)?;
     let before = Counters::read()?.timeouts();
@@ -249,7 +249,7 @@ fn retransmit_user_timeout(stage: &Stage<'_>) -> Result<()> {
     watch.never("a probe", is_probe)
 }
 
-/// The far end of a cable goes: every probe leaves the host, none comes back.
+/// The far end of the link goes down: every probe leaves the host, and none is answered.
 fn link_down(stage: &Stage<'_>) -> Result<()> {
     let link = Link::create()?;
     let pair = over(&link)?;
@@ -257,7 +257,8 @@ fn link_down(stage: &Stage<'_>) -> Result<()> {
     watch.arm(&pair.client, Keepalive::EVERY_SECOND.probes(3))?;
     link.at_far(|| set_link_up(link::FAR, false))?;
 
-    // Until the loss of carrier has settled the qdisc may drop a probe, which does not count.
+    // Until the loss of carrier is processed the qdisc may drop a probe; the kernel does not count
+    // it.
     let mut probe = watch.timer()?;
     while probe.expect("decision", "probe_failed").is_ok() {
         probe.expect("probes_out.after", 0)?;
@@ -273,7 +274,8 @@ fn link_down(stage: &Stage<'_>) -> Result<()> {
     expect_same_error(&closed, &pair.client.failure()?, "ETIMEDOUT")
 }
 
-/// The near end goes, and the route with it: probes count although none left the host.
+/// The near end goes down, and with it the route: the kernel counts probes although none leaves the
+/// host.
 fn unreachable_route(stage: &Stage<'_>) -> Result<()> {
     let link = Link::create()?;
     let pair = over(&link)?;

@@ -1,4 +1,4 @@
-//! The end of the trace all scenarios shared: its last line must agree with all others.
+//! The end of the shared trace: its last line must agree with all other lines.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::kit::tracer::{Ended, Tracer};
 
 pub const NAME: &str = "end_of_trace";
 
-/// Interrupts the tracer and checks what it leaves.
+/// Sends SIGINT to the tracer and checks its output and what it leaves behind.
 pub fn end_of_trace(tracer: Tracer, facts: Facts) -> Report {
     let begin = Instant::now();
     let mut notes = Vec::new();
@@ -68,11 +68,11 @@ fn check(ended: &Ended, facts: Facts, notes: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// The events of sockets.
+/// The kinds of socket events.
 const KINDS: [&str; 5] = ["armed", "timer", "window_probe", "answer", "closed"];
 
-/// The totals of the last line are those of the lines before it, and of those that the reader was too
-/// slow for.
+/// The totals of the last line are those of the lines before it, plus the lines that were dropped
+/// because the reader was too slow.
 pub fn expect_counts(end: &Event, lines: &[Event]) -> Result<()> {
     let unread = end.number("lost.output")?;
     if unread > 0 {
@@ -81,10 +81,10 @@ pub fn expect_counts(end: &Event, lines: &[Event]) -> Result<()> {
             reported += end.number(&format!("events.{kind}"))?;
         }
         let printed = lines.iter().filter(|line| line.key().is_some()).count() as u64;
-        // Lines of another kind may be among the missing ones.
+        // The dropped lines may include other kinds than socket events.
         ensure!(
             (reported.saturating_sub(unread)..=reported).contains(&printed),
-            "{printed} lines and {unread} missing, of {reported}"
+            "{printed} lines printed and {unread} dropped, of {reported}"
         );
         return Ok(());
     }
@@ -100,7 +100,7 @@ pub fn expect_counts(end: &Event, lines: &[Event]) -> Result<()> {
         for line in lines.iter().filter(|line| line.is(kind)) {
             *printed.entry(line.text(field)).or_insert(0_u64) += 1;
         }
-        let told: BTreeMap<&str, u64> = end
+        let totals: BTreeMap<&str, u64> = end
             .get(total)
             .as_object()
             .into_iter()
@@ -109,8 +109,8 @@ pub fn expect_counts(end: &Event, lines: &[Event]) -> Result<()> {
             .filter(|(_, count)| *count > 0)
             .collect();
         ensure!(
-            told == printed,
-            "`end.{total}` is {told:?}, the lines say {printed:?}"
+            totals == printed,
+            "`end.{total}` is {totals:?}, the lines add up to {printed:?}"
         );
     }
     Ok(())

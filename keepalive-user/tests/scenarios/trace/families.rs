@@ -33,7 +33,7 @@ fn ipv6(stage: &Stage<'_>) -> Result<()> {
     probed_and_answered(stage, Pair::over(LOCALHOST_V6)?, "ipv6", "::1")
 }
 
-/// An IPv6 socket that talks IPv4.
+/// An IPv6 socket with an IPv4-mapped address.
 fn ipv4_mapped(stage: &Stage<'_>) -> Result<()> {
     let mapped = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
     let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -55,7 +55,7 @@ fn probed_and_answered(stage: &Stage<'_>, pair: Pair, family: &str, address: &st
     Ok(())
 }
 
-/// Each namespace has its own defaults; what is set on a socket hides only that one.
+/// Each namespace has its own defaults; a value set on a socket overrides only that value.
 fn two_namespaces(stage: &Stage<'_>) -> Result<()> {
     let first = Namespace::current()?;
     set_defaults(1, 2, 4)?;
@@ -105,9 +105,10 @@ fn defaults(time: u64, interval: u64, probes: u64) -> Settings {
     }
 }
 
-/// The timer is the subflow's, the descriptor is the MPTCP socket's.
+/// The timer belongs to the subflow, the descriptor to the MPTCP socket.
 fn mptcp(stage: &Stage<'_>) -> Result<()> {
-    // TCP_KEEPIDLE reaches the subflows from 6.12 on only; the namespace's default always does.
+    // Only since Linux 6.12 does TCP_KEEPIDLE apply to the subflows; the namespace's default always
+    // does.
     set_defaults(1, 1, 9)?;
     let pair = Pair::from(
         Tcp::new_mptcp(LOCALHOST)?,
@@ -133,12 +134,12 @@ fn mptcp(stage: &Stage<'_>) -> Result<()> {
         watch.owner_may_be_unknown();
         watch.next("the end of the subflow", |event| event.is("closed"))?;
     }
-    // The MPTCP sockets change state too, but are no TCP.
-    let told = stage.told()?;
-    for event in &told {
+    // The MPTCP sockets change state too, but are not TCP sockets.
+    let events = stage.events()?;
+    for event in &events {
         event.expect("socket.mptcp", true)?;
     }
-    let ends = told.iter().filter(|event| event.is("closed")).count();
+    let ends = events.iter().filter(|event| event.is("closed")).count();
     ensure!(ends == 2, "two subflows, but {ends} ends");
     let plain = Pair::over(LOCALHOST)?;
     let watch = stage.watch(&plain.client)?;

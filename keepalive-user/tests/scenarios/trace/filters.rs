@@ -1,4 +1,4 @@
-//! Filters: each option shows the sockets it names and no other.
+//! Filters: each option shows exactly the sockets it matches.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ pub const CASES: &[HardCase] = &[HardCase {
     run: filters,
 }];
 
-/// Four connections of one namespace and one of another, and a tracer for each filter.
+/// Four connections in one namespace and one in another, and one tracer for each filter.
 fn filters(bench: &Bench) -> Result<()> {
     let home = Namespace::current()?;
     let other = Namespace::create()?;
@@ -44,7 +44,7 @@ fn filters(bench: &Bench) -> Result<()> {
     let remote_port = sockets[1].peer_port.to_string();
     let netns = here.inode.to_string();
     let own_pid = std::process::id().to_string();
-    // The namespace keeps equal port numbers elsewhere out of the count.
+    // `-N` excludes equal port numbers in other namespaces.
     let expectations: [(&[&str], &[usize]); 8] = [
         (&["-N", &netns], &[0, 1, 2]),
         (&["-N", &netns, "-L", &local_port], &[0]),
@@ -70,7 +70,7 @@ fn filters(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// The tracer shows timers of the wanted sockets, and nothing of the others.
+/// Expects timers of the matching sockets, and no event of any other socket.
 fn expect_only(tracer: Tracer, sockets: &[Key], wanted: &BTreeSet<usize>) -> Result<()> {
     let filters = tracer.start.present("filters")?;
     ensure!(
@@ -89,10 +89,10 @@ fn expect_only(tracer: Tracer, sockets: &[Key], wanted: &BTreeSet<usize>) -> Res
     let seen = |key: &Key| ended.lines.iter().find(|line| line.key() == Some(*key));
     for (number, key) in sockets.iter().enumerate() {
         if let Some(event) = seen(key).filter(|_| !wanted.contains(&number)) {
-            anyhow::bail!("an event of socket {number}, which is not wanted: {event}");
+            anyhow::bail!("an event of socket {number}, which the filter excludes: {event}");
         }
     }
-    let stranger = |line: &&Event| line.get("socket.netns").as_u64().is_some();
-    ensure!(ended.lines.iter().any(|line| stranger(&line)), "no events");
+    let is_event = |line: &&Event| line.get("socket.netns").as_u64().is_some();
+    ensure!(ended.lines.iter().any(|line| is_event(&line)), "no events");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! # `keepalive trace`
 //!
-//! What becomes of one socket, and what the trace reports of it. Most share one tracer.
+//! The life of one socket, and what the trace reports of it. Most scenarios share one tracer.
 
 pub mod answered;
 pub mod arithmetic;

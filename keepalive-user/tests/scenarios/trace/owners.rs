@@ -1,5 +1,5 @@
-//! Whose a socket is when it moves: to a child, to another process, to another program. And what
-//! finding that out may cost.
+//! The owner of a socket that moves to a child, to another process, or to another program; and how
+//! much CPU time its resolution may take.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -39,7 +39,7 @@ pub const CASES: &[HardCase] = &[
     },
 ];
 
-/// Follows the server's end of a connection in a namespace of its own.
+/// Follows the server's end of a connection in its own namespace.
 struct Followed {
     tracer: Tracer,
     key: Key,
@@ -68,7 +68,7 @@ impl Followed {
         Ok(event)
     }
 
-    /// Its timers name this owner, after at most two that name none; never another one.
+    /// Its timers name this owner, after at most two without an owner, and never another process.
     fn expect_owner(&mut self, pid: i32, comm: &str) -> Result<()> {
         let mut unresolved = 0;
         for _ in 0..4 {
@@ -85,7 +85,7 @@ impl Followed {
     }
 }
 
-/// A server that accepts, sets options, forks, and closes its own copy, as PostgreSQL.
+/// A server that accepts, sets options, forks, and closes its own copy, like PostgreSQL.
 fn fork_after_accept(bench: &Bench) -> Result<()> {
     let namespace = Namespace::create()?;
     let Pair { client, server, .. } = Pair::over(LOCALHOST)?;
@@ -96,7 +96,7 @@ fn fork_after_accept(bench: &Bench) -> Result<()> {
     let armed = followed.next("armed")?;
     armed.expect("process.pid", std::process::id())?;
     followed.expect_owner(child.pid(), "ka-scenarios")?;
-    // The one that closes it is the child, by its end.
+    // The child closes the last descriptor when it exits.
     let pid = child.pid();
     drop(child);
     drop(client);
@@ -106,7 +106,7 @@ fn fork_after_accept(bench: &Bench) -> Result<()> {
         .context("closed by the child")
 }
 
-/// A process that passes a connection on to another one that is no child of its (SCM_RIGHTS).
+/// A process passes a connection to a process that is not its child (SCM_RIGHTS).
 fn descriptor_handed_over(bench: &Bench) -> Result<()> {
     let namespace = Namespace::create()?;
     let (ours, theirs) = UnixStream::pair()?;
@@ -114,28 +114,28 @@ fn descriptor_handed_over(bench: &Bench) -> Result<()> {
     let Pair { client, server, .. } = Pair::over(LOCALHOST)?;
     let mut followed = Followed::new(bench, &namespace, &server)?;
     server.arm(Keepalive::EVERY_SECOND)?;
-    // Ours for longer than anything is believed without a look.
+    // This process owns it for longer than the tracer trusts an owner without checking again.
     for _ in 0..2 {
         let timer = followed.next("timer")?;
         timer.expect("process.pid", std::process::id())?;
     }
     sys::send_descriptor(&ours, &server)?;
     drop(server);
-    // The timer may have run before.
+    // The timer may have run before the descriptor was closed here.
     followed.next("timer")?;
     followed.expect_owner(receiver.pid(), "ka-scenarios")?;
     drop(client);
     Ok(())
 }
 
-/// A process that arms a socket and executes another program, which keeps it.
+/// A process arms a socket and executes another program, which inherits it.
 fn exec_keeps_the_socket(bench: &Bench) -> Result<()> {
     let namespace = Namespace::create()?;
     let Pair { client, server, .. } = Pair::over(LOCALHOST)?;
     let mut followed = Followed::new(bench, &namespace, &server)?;
     let inherited = server.as_fd().try_clone_to_owned()?;
     let mut command = Command::new(&bench.keepalive);
-    // Waits for a recording that never comes.
+    // `replay` waits for a recording that never arrives.
     command
         .args(["replay", "/proc/self/fd/0"])
         .stdin(Stdio::piped())
@@ -153,19 +153,19 @@ fn exec_keeps_the_socket(bench: &Bench) -> Result<()> {
         });
     }
     let child = Running::start(&mut command)?;
-    // The command has a copy of it.
+    // `command` holds a duplicate.
     drop((command, server));
     let outcome = followed.expect_owner(child.id().cast_signed(), "keepalive");
     drop((child, client));
     outcome
 }
 
-/// Descriptors of a process that has nothing to do with it.
+/// Number of descriptors of an unrelated process.
 const DESCRIPTORS: u32 = 18_000;
 const CHURN: Duration = Duration::from_secs(6);
 
-/// Short connections with keepalive beside a process with many descriptors: each has an owner from
-/// its first event on, the tracer stays cheap, and ends when it is told to.
+/// Short connections with keepalive while another process holds many descriptors: each connection
+/// has an owner from its first event on, the tracer takes little CPU time, and it ends promptly.
 fn churn_of_short_connections(bench: &Bench) -> Result<()> {
     sys::allow_open_files(u64::from(DESCRIPTORS) + 1000).context("RLIMIT_NOFILE")?;
     let many = UnixStream::pair()?.0;
@@ -193,8 +193,8 @@ fn churn_of_short_connections(bench: &Bench) -> Result<()> {
         thread::sleep(Duration::from_millis(20));
     }
     let ticks = cpu_ticks(tracer.pid())? - before;
-    // Ticks of 10 ms. A tenth of a CPU is for all that a tracer does; an emulated processor is some ten
-    // times slower. A tracer that walked all descriptors would take more than a third of that, too.
+    // Ticks of 10 ms. The limit for all work of the tracer is a tenth of a CPU; an emulated CPU is
+    // about ten times slower. A tracer that scanned all descriptors would exceed both limits.
     let share = if sys::is_emulated()? { 3 } else { 10 };
     let most = begin.elapsed().as_millis() as u64 / 10 / share;
     ensure!(ticks <= most, "{ticks} ticks of CPU, at most {most}");

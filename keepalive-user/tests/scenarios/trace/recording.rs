@@ -1,5 +1,5 @@
-//! `trace --record` and `replay`: what was told live is told again, byte for byte; also of a trace
-//! that was killed, as far as it came.
+//! `trace --record` and `replay`: the replayed output equals the live output byte for byte; for a
+//! killed trace up to where its recording ends.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub const CASES: &[HardCase] = &[HardCase {
     run: recording,
 }];
 
-/// A trace that writes JSON and a recording. Its files go with it.
+/// A trace that writes JSON and a recording. Its files are removed on drop.
 struct Trace {
     child: Running,
     lines: PathBuf,
@@ -50,7 +50,7 @@ impl Trace {
         Ok(trace)
     }
 
-    /// Waits until it has written this.
+    /// Waits until its output contains this text.
     fn await_text(&self, text: &str, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         while !fs::read_to_string(&self.lines).is_ok_and(|lines| lines.contains(text)) {
@@ -71,9 +71,9 @@ impl Trace {
     fn replay(&self, bench: &Bench, options: &[&str]) -> Result<Refused> {
         let mut command = Command::new(&bench.keepalive);
         command.arg("replay").arg(&self.recording).args(options);
-        let told = Refused::from(command)?;
-        told.expect_code(0)?;
-        Ok(told)
+        let run = Refused::from(command)?;
+        run.expect_code(0)?;
+        Ok(run)
     }
 }
 
@@ -101,23 +101,23 @@ fn recording(bench: &Bench) -> Result<()> {
     for trace in [&mut plain, &mut packed] {
         trace.end(Signal::INT)?;
         let live = fs::read_to_string(&trace.lines)?;
-        let told = trace.replay(bench, &["--json"])?;
-        ensure!(told.stdout == live, "told {}\nlive {live}", told.stdout);
+        let run = trace.replay(bench, &["--json"])?;
+        ensure!(run.stdout == live, "replayed {}\nlive {live}", run.stdout);
     }
     let text = plain.replay(bench, &[])?.stdout;
     for part in ["probe 1/2 sent", "probe 1 answered", "WORST RTT"] {
         ensure!(text.contains(part), "{part:?} is not in {text}");
     }
-    // Filtered as the programs would have.
+    // A filter on replay selects the same events as a filter in the BPF programs.
     let port = dying.server.local()?.port().to_string();
-    let told = plain.replay(bench, &["--json", "-R", &port])?.stdout;
-    ensure!(told.contains("keepalive_probes") && !told.contains("\"event\":\"answer\""));
+    let output = plain.replay(bench, &["--json", "-R", &port])?.stdout;
+    ensure!(output.contains("keepalive_probes") && !output.contains("\"event\":\"answer\""));
 
-    // What it wrote is in its recording, and what is missing is said.
+    // All printed lines are in the recording, and the truncation is reported.
     let live = fs::read_to_string(&killed.lines)?;
-    let told = killed.replay(bench, &["--json"])?;
+    let run = killed.replay(bench, &["--json"])?;
     let whole = live.rsplit_once('\n').map_or("", |(whole, _)| whole);
-    ensure!(told.stdout.starts_with(whole), "{}\n{live}", told.stdout);
-    ensure!(told.stderr.contains("truncated at byte"), "{}", told.stderr);
+    ensure!(run.stdout.starts_with(whole), "{}\n{live}", run.stdout);
+    ensure!(run.stderr.contains("truncated at byte"), "{}", run.stderr);
     Ok(())
 }

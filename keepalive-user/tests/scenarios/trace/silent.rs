@@ -1,4 +1,4 @@
-//! Connections neither end of which hears anything: every socket of them has a dead peer.
+//! Connections where neither end receives anything: each of their sockets has a dead peer.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,8 @@ use crate::kit::sys;
 pub struct Silent(Vec<(Tcp, Tcp)>);
 
 impl Silent {
-    /// Connects, sets keepalive on both ends without switching it on, and makes them deaf.
+    /// Connects, sets the keepalive values on both ends without switching it on, and makes both
+    /// ends drop all segments.
     pub fn connect(connections: usize, keepalive: Keepalive) -> Result<Self> {
         sys::allow_open_files(2 * connections as u64 + 100)?;
         let listener = Tcp::new(LOCALHOST)?;
@@ -34,7 +35,7 @@ impl Silent {
             .map(Self)
     }
 
-    /// Switches keepalive on, on all of them at once: one system call each.
+    /// Switches keepalive on for all sockets in quick succession: one system call each.
     pub fn switch_on(&self) -> Result<()> {
         self.0.iter().try_for_each(|(client, server)| {
             client.switch_keepalive(true)?;

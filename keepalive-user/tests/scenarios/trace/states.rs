@@ -26,7 +26,7 @@ pub const SCENARIOS: &[Scenario] = &[
 const FIN_WAIT2: u8 = 5;
 const CLOSE_WAIT: u8 = 8;
 
-/// The peer has finished, this side has not: the zombie everybody has met.
+/// The peer has sent FIN, this side has not: the common leaked connection.
 fn close_wait(stage: &Stage<'_>) -> Result<()> {
     let pair = Pair::over(LOCALHOST)?;
     pair.server.finish()?;
@@ -34,7 +34,7 @@ fn close_wait(stage: &Stage<'_>) -> Result<()> {
     probed_and_answered_in(stage, &pair.client, "close_wait")
 }
 
-/// This side has finished, the peer has not.
+/// This side has sent FIN, the peer has not.
 fn fin_wait2(stage: &Stage<'_>) -> Result<()> {
     let pair = Pair::over(LOCALHOST)?;
     pair.client.finish()?;
@@ -60,8 +60,8 @@ fn probed_and_answered_in(stage: &Stage<'_>, client: &Tcp, state: &str) -> Resul
     Ok(())
 }
 
-/// An orphan in FIN_WAIT2 waits on the keepalive timer for what TCP_LINGER2 has above a minute:
-/// that is not keepalive, whether keepalive is on or not.
+/// An orphan in FIN_WAIT2 uses the keepalive timer for the part of TCP_LINGER2 that exceeds
+/// TCP_TIMEWAIT_LEN (60 s). This is not keepalive, whether keepalive is on or off.
 fn orphan_fin_wait2(stage: &Stage<'_>) -> Result<()> {
     let plain = Pair::over(LOCALHOST)?;
     let keeping = Pair::over(LOCALHOST)?;

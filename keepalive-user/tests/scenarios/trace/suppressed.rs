@@ -1,5 +1,5 @@
-//! The timer runs and sends no probe: data on the way, data waiting, peer heard lately, socket
-//! busy, or the packet dropped before it left the host.
+//! The timer runs and sends no probe: data in flight, data unsent, a recent segment from the peer,
+//! socket locked by a process, or the packet dropped before it left the host.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -76,15 +76,16 @@ fn data_unsent(stage: &Stage<'_>) -> Result<()> {
 
 /// A connection whose peer's window is closed.
 pub struct Stalled {
-    /// What waits to be sent, bytes.
+    /// Unsent bytes.
     unsent: u64,
-    /// When the last of it was written, CLOCK_MONOTONIC nanoseconds.
+    /// When the last byte was written, CLOCK_MONOTONIC nanoseconds.
     written_ns: u64,
 }
 
 impl Stalled {
-    /// All of it waits, unless the event is from while it was written: the window closes long before
-    /// that, and on a slow machine the first zero-window probe too leaves before.
+    /// All bytes are unsent, unless the event happened while they were being written: the window
+    /// closes long before the last write, and on a slow machine the first zero-window probe also
+    /// leaves before it.
     pub fn expect_unsent(&self, event: &Event) -> Result<()> {
         if event.at_ns() >= self.written_ns {
             return event.expect("unsent_bytes", self.unsent);
@@ -94,9 +95,9 @@ impl Stalled {
     }
 }
 
-/// Writes until the peer's window is closed and nothing is on the way. The window is closed when the
-/// kernel has armed the timer of zero-window probes: before, what is on the way may be none for a
-/// moment.
+/// Writes until the peer's window is closed and no data is in flight. The window is closed once the
+/// kernel has armed the zero-window probe timer: packets_out alone may be 0 for a moment before
+/// that.
 pub fn stall(stage: &Stage<'_>, client: &Tcp) -> Result<Stalled> {
     client.fill()?;
     let written_ns = sys::monotonic_ns();
@@ -134,7 +135,7 @@ fn not_idle(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A thread that copies a long receive queue over and over owns the socket nearly always.
+/// A thread that repeatedly copies a long receive queue holds the socket lock almost all the time.
 fn socket_busy(stage: &Stage<'_>) -> Result<()> {
     const QUEUE: usize = 2 << 20;
     let client = Tcp::new(LOCALHOST)?;
@@ -165,18 +166,19 @@ fn socket_busy(stage: &Stage<'_>) -> Result<()> {
 
     let probe = watch.decision("probe_sent")?;
     stage.facts.expect_probe(&watch, &probe, 1)?;
-    // However the race for the lock ended, the kernel's decision was not mistaken for another.
+    // Whichever side won the race for the lock, the reported decision must be the kernel's.
     for event in watch.events().iter().filter(|event| event.is("timer")) {
         match event.text("decision") {
             "socket_busy" | "probe_sent" => {}
             "not_idle" => stage.facts.expect_remainder(&watch, event)?,
-            other => anyhow::bail!("{other} cannot be: {event}"),
+            other => anyhow::bail!("impossible decision {other}: {event}"),
         }
     }
     Ok(())
 }
 
-/// A queue drops the probe and says so: the kernel does not count it and tries again in HZ/2.
+/// A qdisc drops the probe and returns NET_XMIT_DROP: the kernel does not count it and retries
+/// after HZ/2.
 fn probe_failed(stage: &Stage<'_>) -> Result<()> {
     let link = Link::create()?;
     let pair = over(&link)?;

@@ -1,4 +1,4 @@
-//! Zero windows: a peer that takes no data, with and without keepalive, alive and dead.
+//! Zero windows: a peer that accepts no data, with and without keepalive, alive and dead.
 
 use anyhow::{Result, ensure};
 use rustix::io::Errno;
@@ -27,7 +27,8 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// The peer's application does not read: probes with a doubling interval, until it reads again.
+/// The peer's application does not read: the kernel sends probes at doubling intervals until it
+/// reads again.
 fn zero_window_opened(stage: &Stage<'_>) -> Result<()> {
     let before = Counters::read()?.window_probes();
     let pair = Pair::with_narrow_server()?;
@@ -35,8 +36,8 @@ fn zero_window_opened(stage: &Stage<'_>) -> Result<()> {
     let stalled = stall(stage, &pair.client)?;
 
     let mut interval = 0;
-    // No process acts on a socket without keepalive: its owner is found by the pass that the first
-    // probe asks for.
+    // No recorded system call names the owner of a socket without keepalive: the scan that the
+    // first probe requests resolves it.
     watch.owner_may_be_unknown();
     for backoff in 1..=4 {
         if backoff == 4 {
@@ -79,7 +80,7 @@ fn is_window_probe(event: &Event) -> bool {
     event.is("window_probe")
 }
 
-/// One more unanswered probe, and what the backend can know of its sending.
+/// Expects one more unanswered probe, and the transmit result if the backend sees it.
 fn expect_counted(stage: &Stage<'_>, probe: &Event) -> Result<()> {
     let before = probe.number("probes_out.before")?;
     probe.expect("probes_out.after", before + 1)?;
@@ -92,7 +93,8 @@ fn expect_counted(stage: &Stage<'_>, probe: &Event) -> Result<()> {
     probe.expect("send_error", Value::Null)
 }
 
-/// The window closed and the peer died: given up after `tcp_retries2` probes, without a reset.
+/// The window is closed and the peer is dead: the kernel ends the connection after `tcp_retries2`
+/// probes, without a RST.
 fn zero_window_dead_peer(stage: &Stage<'_>) -> Result<()> {
     net::sysctl("tcp_retries2", 3)?;
     let before = Counters::read()?.timeouts();
@@ -121,13 +123,14 @@ fn zero_window_user_timeout(stage: &Stage<'_>) -> Result<()> {
     })?;
     watch.owner_must_be_known();
     let closed = watch.closed("window_probe_user_timeout")?;
-    // Tracepoints do not see a first probe that was put off because we held the socket.
+    // Tracepoints do not see a first probe that was deferred because this process held the socket
+    // lock.
     let least = if stage.facts.fentry { 1990 } else { 990 };
     closed.expect_within("watched_ms", least..=30_000)?;
     expect_timed_out(&pair, &closed)
 }
 
-/// A connection whose peer closed its window and then went deaf.
+/// A connection whose peer closed its window and then became unreachable.
 fn dying_with_closed_window<'t>(stage: &Stage<'t>) -> Result<(Pair, Watch<'t>)> {
     let pair = Pair::with_narrow_server()?;
     let watch = stage.watch(&pair.client)?;
@@ -139,10 +142,10 @@ fn dying_with_closed_window<'t>(stage: &Stage<'t>) -> Result<(Pair, Watch<'t>)> 
 fn expect_timed_out(pair: &Pair, closed: &Event) -> Result<()> {
     closed.expect("from_state", "established")?;
     closed.expect("error", "ETIMEDOUT")?;
-    let told = pair.client.failure()?;
+    let returned = pair.client.failure()?;
     ensure!(
-        Errno::from_io_error(&told) == Some(Errno::TIMEDOUT),
-        "the application was told {told}"
+        Errno::from_io_error(&returned) == Some(Errno::TIMEDOUT),
+        "the application got {returned}"
     );
     Ok(())
 }

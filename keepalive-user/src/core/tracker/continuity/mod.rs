@@ -1,9 +1,9 @@
-//! Whether the kernel acted between two observations of a socket: it may, without running our
-//! programs, and then it counts no miss.
+//! Detects whether the kernel acted between two observations of a socket: it may do so without running
+//! our programs, and then it counts no miss.
 //!
-//! Three things betray it. `icsk_probes_out` is raised by every probe and reset by an answer, so a jump
-//! is a probe. The timer keeps the deadline that its last run armed, so another deadline is a run. And
-//! a deadline that passed without either is a reason to look at the socket.
+//! Three things show it. `icsk_probes_out` is raised by every probe and reset by an answer, so a jump
+//! is a probe. The timer keeps the deadline that its last run armed, so another deadline is a run. If
+//! a deadline has passed without either, user space reads the socket.
 
 use keepalive_ebpf::{Kind, Record, RecordFlags, TcpSample};
 
@@ -13,35 +13,35 @@ use crate::core::{
     sample::{pending, silence, state, unsent},
 };
 
-/// What the next observation of a socket is compared with. Jiffies are their low 32 bits.
+/// The values that the next observation of a socket is compared with. Jiffies are their low 32 bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Continuity {
-    /// When this was.
+    /// The time of the observation.
     jiffies: u32,
-    /// Last data or ACK of the peer, as of then.
+    /// Last data or ACK received from the peer at that time.
     heard: u32,
     /// Deadline of the keepalive timer, if there is one.
     expires: u32,
     /// `tp->segs_out`.
     segs_out: u32,
-    /// Changes with data in either direction.
+    /// A hash that changes with data in either direction.
     traffic: u32,
     probes_out: u8,
     deadline: Deadline,
 }
 
-/// What is known of the keepalive timer's deadline.
+/// The deadline of the keepalive timer, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deadline {
-    /// The timer is not armed, or that is not known.
+    /// The timer is not armed, or its deadline is unknown.
     None,
     /// Read after the timer was armed.
     Exact,
-    /// Computed: the programs saw the socket just before the timer was armed.
+    /// Computed: the programs observed the socket just before the timer was armed.
     About,
 }
 
-/// The numbers at the beginning of what a record observed.
+/// The sample at the beginning of what a record observed.
 pub fn beginning(record: &Record) -> &TcpSample {
     match record.kind {
         Kind::KeepaliveTimer | Kind::WindowProbe | Kind::Ack => &record.before,
@@ -56,18 +56,18 @@ pub fn beginning(record: &Record) -> &TcpSample {
 }
 
 impl Continuity {
-    /// What to compare the next observation with, after this record.
+    /// The values to compare the next observation with, after this record.
     pub fn after(record: &Record, previous: Option<Self>, hz: u32) -> Self {
         let now = Self::of(&record.after);
         let (expires, deadline) = match record.kind {
-            // Its numbers are about the write timer.
+            // Its sample is about the write timer.
             Kind::WindowProbe => previous.map_or((0, Deadline::None), |previous| {
                 (previous.expires, previous.deadline)
             }),
             Kind::Setsockopt if record.flags.contains(RecordFlags::SWITCHING_OFF) => {
                 (0, Deadline::None)
             }
-            // Seen before `tcp_set_keepalive`, `tcp_finish_connect` or `tcp_create_openreq_child` arms
+            // Observed before `tcp_set_keepalive`, `tcp_finish_connect` or `tcp_create_openreq_child` arms
             // the timer for the full time.
             Kind::Setsockopt | Kind::Established if is_armed_next(record) => {
                 let time = Effective::of(record, hz).time;
@@ -90,7 +90,7 @@ impl Continuity {
         }
     }
 
-    /// As of these numbers, which are about the keepalive timer.
+    /// From a sample that is about the keepalive timer.
     pub fn of(numbers: &TcpSample) -> Self {
         let jiffies = numbers.jiffies as u32;
         Self {
@@ -108,7 +108,7 @@ impl Continuity {
         }
     }
 
-    /// What happened between then and this record, beyond what is known of it.
+    /// What happened between that observation and this record, beyond what this record reports.
     pub fn missed(&self, record: &Record, hz: u32) -> MissedCounts {
         let now = beginning(record);
         let probes = self.jump(now);
@@ -127,7 +127,7 @@ impl Continuity {
         MissedCounts::of(MissedWhere::Timer, 1)
     }
 
-    /// Probes that raised `icsk_probes_out`. An acceptable ACK resets it, and leaves its time.
+    /// Probes that raised `icsk_probes_out`. An acceptable ACK resets it, and stores its time.
     fn jump(&self, now: &TcpSample) -> u64 {
         let answered = now.rcv_tstamp != 0 && is_since(self.jiffies, now.rcv_tstamp);
         let base = if answered || now.probes_out < self.probes_out {
@@ -138,11 +138,11 @@ impl Continuity {
         (now.probes_out - base).into()
     }
 
-    /// Whether the keepalive timer ran since: it has another deadline than the one that was armed.
+    /// Whether the keepalive timer ran since: its deadline differs from the one that was armed.
     fn is_rearmed(&self, record: &Record, now: &TcpSample, hz: u32) -> bool {
         let comparable = match record.kind {
             Kind::KeepaliveTimer | Kind::Ack | Kind::Close | Kind::Closing | Kind::Looked => true,
-            // They arm it themselves, or are about another timer.
+            // These arm it themselves, or are about another timer.
             Kind::WindowProbe
             | Kind::Setsockopt
             | Kind::Established
@@ -157,14 +157,14 @@ impl Continuity {
         match self.deadline {
             Deadline::None => false,
             Deadline::Exact => moved != 0,
-            // Armed a little later than it was seen; a run moves it by an interval, a second at least.
+            // Armed slightly later than observed; a run moves it by an interval, a second at least.
             Deadline::About => moved > hz / 2 && moved < 1 << 31,
         }
     }
 
-    /// Whether the deadline passed more than `grace` jiffies ago, the timer wheel's rounding aside
-    /// (at most an eighth of the time), and nothing was seen. A socket that was looked at in vain is
-    /// overdue again when as much time has passed again.
+    /// Whether the deadline passed more than `grace` jiffies ago without a record, not counting the timer
+    /// wheel's rounding (at most an eighth of the time). If a read of the socket showed no change, the
+    /// socket is overdue again after the same time has passed again.
     pub fn is_overdue(&self, now: u32, grace: u32) -> bool {
         if self.deadline == Deadline::None {
             return false;
@@ -182,7 +182,7 @@ impl Continuity {
     }
 }
 
-/// Probes, of the kind that the socket makes now: `tcp_keepalive_timer` makes none while data waits.
+/// Probes, of the kind that the socket sends now: `tcp_keepalive_timer` sends none while data waits.
 pub fn missed_probes(count: u64, now: &TcpSample) -> MissedCounts {
     let is_window = unsent(now) > 0 || now.pending == pending::PROBE0;
     let place = if is_window {
@@ -193,9 +193,9 @@ pub fn missed_probes(count: u64, now: &TcpSample) -> MissedCounts {
     MissedCounts::of(place, count)
 }
 
-/// Whether the keepalive timer of a socket that was read on request may be running right then: its own
-/// record may still be under way, and what it did is not unseen. It is out of the wheel until its run
-/// arms it again, from then on for an interval or the full time.
+/// Whether the keepalive timer of a socket that was read on request may be running at that moment: its
+/// own record may still be in flight, so its run is not unseen. The timer is out of the wheel until its
+/// run arms it again, from then on for an interval or the full time.
 pub fn may_be_running(record: &Record, hz: u32) -> bool {
     const UNDER_WAY: u64 = 2;
     let now = &record.after;
@@ -206,11 +206,11 @@ pub fn may_be_running(record: &Record, hz: u32) -> bool {
     now.state != state::CLOSE && (!now.timer_pending || just_armed)
 }
 
-/// Whether the kernel arms the timer for the full time right after what this record observed.
+/// Whether the kernel arms the timer for the full time right after the observation of this record.
 fn is_armed_next(record: &Record) -> bool {
     let pending = record.after.timer_pending;
     match record.kind {
-        // Whatever was armed while it connected is armed anew (`tcp_finish_connect`).
+        // Whatever was armed while it connected is re-armed (`tcp_finish_connect`).
         Kind::Established => record.from_state == state::SYN_SENT || !pending,
         Kind::Setsockopt => record.flags.contains(RecordFlags::SWITCHING_ON) && !pending,
         Kind::KeepaliveTimer

@@ -1,5 +1,5 @@
-//! A kernel in miniature makes the records of a socket, some of which get lost: what the tracker saw
-//! and what it found missing must add up to what that kernel did.
+//! A model of the kernel makes the records of a socket, some of which get lost: the probes that the
+//! tracker saw and those it counts as missed must add up to the probes that the model sent.
 
 use keepalive_ebpf::{Identity, Kind, Settings, Within};
 use proptest::prelude::*;
@@ -17,7 +17,7 @@ const IDLE: u32 = 3 * HZ;
 const INTERVAL: u32 = 2 * HZ;
 const COUNT: u8 = 5;
 
-/// What the peer does with a probe.
+/// The reaction of the peer to a probe.
 #[derive(Clone, Copy, Debug)]
 enum Peer {
     Answers,
@@ -88,7 +88,7 @@ impl Kernel {
         record
     }
 
-    /// The timer runs, a little late; the records of that, in order.
+    /// The timer runs, slightly late; returns the records of the run, in order.
     fn run(&mut self, late: u64, peer: Peer) -> Vec<Record> {
         self.at(self.numbers.expires + late);
         self.numbers.timer_pending = false;
@@ -123,7 +123,7 @@ impl Kernel {
     }
 }
 
-/// How often the kernel probed, how many of these the tracker saw, and what it found missing.
+/// How many probes the kernel sent, how many the tracker saw, and what it counted as missed.
 fn watch(runs: &[(u64, Peer, bool)]) -> (u64, u64, MissedCounts, bool) {
     let mut kernel = Kernel::new();
     let mut tracker = Tracker::new(HZ, Clock { offset_ns: 0 }, 10, 0);
@@ -176,19 +176,19 @@ proptest! {
         prop_assert_eq!(unseen, MissedCounts::default());
     }
 
-    /// A peer that is silent: every probe leaves its mark.
+    /// With a silent peer every probe is detected.
     #[test]
     fn probes_to_a_dead_peer_add_up(
         runs in proptest::collection::vec((0..9u64, Just(Peer::Silent), any::<bool>()), 0..9),
     ) {
         let (probes, seen, unseen, is_closed) = watch(&runs);
         prop_assert_eq!(seen + unseen.probe, probes);
-        // The run that killed it, if that was not seen.
+        // The run that killed it, if it was not seen.
         let killed_unseen = is_closed && !runs[usize::from(COUNT)].2;
         prop_assert_eq!(unseen.close, u64::from(killed_unseen));
     }
 
-    /// A peer that answers, or not: never more than there were.
+    /// With a peer that may answer, never more probes are counted than were sent.
     #[test]
     fn no_probe_is_invented(
         runs in proptest::collection::vec((0..9u64, any_peer(), any::<bool>()), 0..30),
@@ -198,7 +198,7 @@ proptest! {
     }
 }
 
-/// The answer to an unseen probe resets the count: the deadline has moved, and a segment left.
+/// The answer to an unseen probe resets the count: the deadline has moved, and a segment was sent.
 #[test]
 fn a_single_unseen_probe_that_was_answered_is_found() {
     let run = |is_seen| (1, Peer::Answers, is_seen);
@@ -216,7 +216,7 @@ fn an_unseen_run_without_a_probe_is_found() {
     assert_eq!((unseen.probe, unseen.timer), (0, 1));
 }
 
-/// A socket is read on one CPU while its timer runs on another: the run's own record is under way.
+/// A socket is read on one CPU while its timer runs on another: the run's own record is in flight.
 #[test]
 fn a_run_that_is_not_over_is_not_missed() {
     let mut kernel = Kernel::new();
@@ -255,7 +255,7 @@ fn a_deadline_that_passed_is_overdue_less_and_less_often() {
     assert!(!continuity.is_overdue(due + HZ + rounding, HZ));
     assert!(continuity.is_overdue(due + HZ + rounding + 1, HZ));
     assert!(continuity.is_due(due + 1) && !continuity.is_due(due));
-    // Looked at in vain, four seconds late.
+    // Read without a change, four seconds late.
     kernel.at(u64::from(due + 4 * HZ));
     continuity = Continuity::of(&kernel.numbers);
     assert!(!continuity.is_overdue(due + 9 * HZ, HZ));

@@ -1,4 +1,4 @@
-//! BTF made by hand: every kind of step a field path takes, and bytes that are no BTF.
+//! Hand-written BTF with every kind of step in a field path, and bytes that are not BTF.
 
 use proptest::prelude::*;
 
@@ -140,7 +140,7 @@ fn finds_fields_through_every_kind_of_step() {
 }
 
 #[test]
-fn says_no_to_what_is_not_there() {
+fn a_missing_member_is_none() {
     let bytes = sample();
     let btf = Btf::parse(&bytes).unwrap();
     assert_eq!(
@@ -163,7 +163,7 @@ fn finds_enumerators() {
 }
 
 #[test]
-fn refuses_what_is_no_btf() {
+fn bytes_that_are_not_btf_are_refused() {
     for bytes in [&b""[..], b"\x7fELF", b"not BTF at all, by any means"] {
         assert!(Btf::parse(bytes).is_err());
     }
@@ -175,7 +175,7 @@ fn refuses_what_is_no_btf() {
 
 /// A type that contains itself must not be followed for ever.
 #[test]
-fn follows_no_circle() {
+fn a_circular_type_is_not_followed() {
     let mut builder = Builder::new();
     builder.compound(KIND_STRUCT, "loop", 8, &[("", 1, 0, 0), ("", 1, 0, 0)]); // 1 contains 1, twice
     builder.add("turn", KIND_TYPEDEF, 0, 2); // 2 is 2

@@ -4,7 +4,7 @@
 //! alternatives where kernels differ: the rows of [`FIELDS`]. Versions are never compared: backports
 //! make them meaningless (`icsk_keepalive_timer` is in 6.1.192 and 7.2, but not in 6.18).
 //!
-//! A layout from here is a claim; `self_test` checks it on a socket of our own.
+//! A resolved layout is only a claim; `self_test` checks it on a socket of our own.
 
 use anyhow::{Context, Result, ensure};
 use keepalive_ebpf::{
@@ -23,7 +23,7 @@ pub struct Resolved {
     pub withholds_from_init: bool,
 }
 
-/// What became of one row.
+/// The result for one row.
 #[derive(Clone, Copy)]
 pub struct Row {
     pub field: &'static Field,
@@ -31,7 +31,7 @@ pub struct Row {
     pub member: Option<&'static str>,
     /// Size of that member.
     pub size: u32,
-    /// What the programs read: an offset, a length or a mask.
+    /// The value that the programs use: an offset, a length or a mask.
     pub word: u32,
 }
 
@@ -51,7 +51,7 @@ impl Resolved {
         self.member_of("write_timer")
     }
 
-    /// Optional fields this kernel does not have: what is read there is unknown or constant here.
+    /// Optional fields that this kernel does not have: their values are unknown or constant.
     pub fn absent(&self) -> Vec<&'static str> {
         let absent = self
             .rows
@@ -68,7 +68,7 @@ impl Resolved {
     }
 }
 
-/// Finds all fields. `kernel` is how errors call the kernel.
+/// Resolves all fields. `kernel` is the kernel's name in error messages.
 ///
 /// # Errors
 /// Names the first required field that the BTF does not have in the expected size.
@@ -117,10 +117,10 @@ pub fn resolve(btf: &Btf<'_>, kernel: &str) -> Result<Resolved> {
 }
 
 /// Some vendors' kernels run a tracing program that process 1 did not load only while another process is
-/// the current one (`bpf_prog_aux.init_owned`, looked at in `bpf_trace_run*`). A timer's softirq that
+/// the current one (`bpf_prog_aux.init_owned`, checked in `bpf_trace_run*`). A timer's softirq that
 /// interrupts process 1 then runs no program, whatever it is attached to, and no miss is counted.
-/// Measured on such a 6.18.44: of 40,000 timer runs 796 were not seen, and in just these ftrace shows
-/// a thread of process 1.
+/// Measured on such a 6.18.44: 796 of 40,000 timer runs were not seen, and for exactly these ftrace shows
+/// a thread of process 1 as the current task.
 fn withholds_from_init(btf: &Btf<'_>) -> bool {
     member(btf, INIT_OWNED).is_some()
 }
@@ -137,7 +137,7 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    /// Offsets of the outer and the inner struct are used on one pointer.
+    /// The programs use offsets of the outer and the inner struct on the same pointer.
     fn check_nesting(&self) -> Result<()> {
         for name in NESTED {
             let kernel = self.kernel;
@@ -179,7 +179,7 @@ impl Finder<'_> {
     }
 
     /// The first alternative that this kernel has, in the size that the programs read. An optional
-    /// field of another size is one that this program does not know.
+    /// field of another size counts as absent.
     fn first(&self, field: &'static Field) -> Result<Option<(&'static str, btf::Field)>> {
         let kernel = self.kernel;
         let alternatives = field.alternatives.iter();

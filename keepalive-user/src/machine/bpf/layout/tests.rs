@@ -1,5 +1,5 @@
-//! Layouts of real kernels, from the types that `cargo xtask btf-fixtures` keeps of them; each beside
-//! its fixture as a table to read.
+//! Layouts of real kernels, resolved from the BTF that `cargo xtask btf-fixtures` keeps of them; beside
+//! each fixture is its layout as a readable table.
 
 use std::{env, fmt::Write, fs, path::PathBuf};
 
@@ -7,7 +7,7 @@ use keepalive_ebpf::Comparison;
 
 use super::*;
 
-/// Set to anything, the tables are written instead of compared.
+/// If this variable is set, the tables are written instead of compared.
 const WRITE: &str = "KEEPALIVE_WRITE_LAYOUTS";
 
 struct Fixture {
@@ -44,7 +44,7 @@ impl Fixture {
         resolve(&Btf::parse(&self.btf)?, &self.release)
     }
 
-    /// As if the kernel called every member or enumerator of that name something else.
+    /// Renames every member and enumerator of that name.
     fn without(&self, name: &str) -> Self {
         let (old, new) = (
             format!("\0{name}\0"),
@@ -132,10 +132,10 @@ fn kernels_differ_where_they_are_known_to() {
     assert_eq!(withheld, ["6.18.44-vendor"]);
 }
 
-/// Any field under another name: a required one without an alternative is an error that names it and the
-/// kernel, an optional one is absent, and the rest is as before.
+/// Any field may be renamed: for a required one without an alternative the error names the field and the
+/// kernel; an optional one is absent; all others are unchanged.
 #[test]
-fn a_field_that_is_gone_is_missed_by_its_name() {
+fn a_missing_field_is_reported_by_its_name() {
     for fixture in Fixture::all() {
         let whole = fixture.resolve().unwrap();
         for member in whole.rows.iter().filter_map(|row| row.member) {
@@ -157,7 +157,7 @@ fn a_field_that_is_gone_is_missed_by_its_name() {
                 let is_required = row.field.need == Need::Required;
                 assert!(
                     !is_gone || row.member.is_some() || !is_required,
-                    "{}: {member} is not missed",
+                    "{}: {member} is not reported as missing",
                     fixture.release
                 );
             }
@@ -202,8 +202,8 @@ fn a_field_of_another_size_is_refused_by_its_name() {
     assert!(error.contains(&fixture.release), "{error}");
 }
 
-/// The page lists just the fields that are not compared, or as 0 only, each with the reason of the table;
-/// and README names the former.
+/// The page lists exactly the fields that are not compared, or are compared only with 0, each with the
+/// reason of the table; README names those that are not compared.
 #[test]
 fn the_documents_list_what_is_not_compared() {
     let page = include_str!("../../../../../docs/SELF-TEST.md");

@@ -1,5 +1,5 @@
-//! The comparison of what the programs read with what the kernel reports otherwise. Every field that
-//! [`keepalive_ebpf::FIELDS`] calls compared is compared here, or by the walk over open files.
+//! Compares what the programs read with what the kernel reports by other interfaces. Every field that
+//! [`keepalive_ebpf::FIELDS`] marks as compared is compared here, or by the walk over open files.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -22,7 +22,7 @@ use crate::core::{
     wire,
 };
 
-/// How long setting the options and exchanging two bytes may take, seconds: much longer than a busy
+/// How long setting the options and exchanging two bytes may take, seconds: much longer than a loaded
 /// machine stalls, and a small part of the idle time.
 const SET_UP: u32 = 60;
 /// `SEND_SHUTDOWN`, which `shutdown` sets before it changes the state.
@@ -99,7 +99,7 @@ pub fn test(
     })
 }
 
-/// Compares one reading of the socket with the truth, and finds the kernel's tick.
+/// Compares one reading of the socket with the truth, and returns the kernel's tick.
 ///
 /// # Errors
 /// Names the first field that was read wrong, with both values.
@@ -146,7 +146,7 @@ fn identity(truth: &Truth, id: &Identity) -> Result<()> {
         "wrong kernel layout: is_mptcp reads 1, but the socket is TCP's"
     );
     match truth.cgroup {
-        // Where the kernel does not keep it (5.10, some options of cgroup v1) it reads 0.
+        // It reads 0 where the kernel does not store it (5.10, some options of cgroup v1).
         Some(cgroup) if id.cgroup != 0 => same("sk_cgrp_data", id.cgroup, cgroup),
         _ => Ok(()),
     }
@@ -186,7 +186,7 @@ fn settings(truth: &Truth, layout: &KernelLayout, settings: &Settings, hz: u32) 
     same("sysctl_tcp_retries2", settings.sysctl_retries2, retries2)
 }
 
-/// Nothing was sent since TCP_INFO was asked, so these have not moved.
+/// No segment was sent since TCP_INFO was read, so these values have not changed.
 fn numbers(truth: &Truth, after: &After, numbers: &TcpSample, hz: u32) -> Result<()> {
     let info = &truth.info;
     same("icsk_probes_out", numbers.probes_out, info.tcpi_probes)?;
@@ -216,7 +216,7 @@ fn numbers(truth: &Truth, after: &After, numbers: &TcpSample, hz: u32) -> Result
         "wrong kernel layout: segs_out reads {}, but it went from {before} to {after}",
         numbers.segs_out
     );
-    // Microseconds of whole ticks, rounded for a tick that is no whole number of them.
+    // TCP_INFO reports whole ticks in microseconds, rounded where a tick is not a whole number of them.
     let rto = (u64::from(info.tcpi_rto) * u64::from(hz)).div_ceil(1_000_000);
     ensure!(
         rto.abs_diff(numbers.rto.into()) <= 1,
@@ -226,15 +226,15 @@ fn numbers(truth: &Truth, after: &After, numbers: &TcpSample, hz: u32) -> Result
     Ok(())
 }
 
-/// Nothing was received since TCP_INFO was asked: the time stamps are as old as it reported, and
-/// as long as it took since.
+/// Nothing was received since TCP_INFO was read: the age of the time stamps is the reported age plus the
+/// time since.
 fn clocks(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
     let Reading {
         settings, numbers, ..
     } = reading;
     let since = truth.asked.elapsed();
     let jiffies = numbers.jiffies as u32;
-    // Its milliseconds are whole ticks, and the stamp and the reading are rounded to ticks.
+    // TCP_INFO reports whole ticks in milliseconds, and the stamp and the reading are rounded to ticks.
     let oldest = |reported_ms: u32| {
         let milliseconds = u128::from(reported_ms) + since.as_millis();
         milliseconds * u128::from(hz) / 1000 + 3
@@ -270,8 +270,8 @@ fn clocks(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
     Ok(())
 }
 
-/// With the window closed the kernel must have armed the timer of zero-window probes, and without it
-/// cleared what it had armed for the data sent before; its deadline stays where it was.
+/// With the window closed the kernel must have armed the timer of zero-window probes. With the window open
+/// it must have cleared the pending timer of the data sent before; the deadline of that timer stays.
 fn write_timer(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
     let Reading {
         settings, numbers, ..
@@ -291,7 +291,7 @@ fn write_timer(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
     };
     let due = i128::from(reading.write_expires) - i128::from(numbers.jiffies);
     let passed = ticks_since(begin, hz);
-    // Pacing may put it off (`tcp_pacing_delay`).
+    // Pacing may delay it (`tcp_pacing_delay`).
     let (earliest, latest) = (
         i128::from(least) - i128::from(passed),
         i128::from(most) + i128::from(hz),
@@ -331,27 +331,27 @@ fn probe_interval(settings: &Settings, numbers: &TcpSample, hz: u32) -> u64 {
     (base << numbers.backoff.min(31)).min(rto_max.into())
 }
 
-/// At most, rounding and a tick begun included.
+/// Upper bound of the ticks since then, rounding and a started tick included.
 fn ticks_since(begin: Instant, hz: u32) -> u64 {
     let ticks = begin.elapsed().as_nanos() * u128::from(hz) / 1_000_000_000;
     u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(3)
 }
 
-/// The flags and the name of the acting thread, against what /proc reports of us where it is there.
+/// Compares the flags and the name of the acting thread with /proc, where /proc shows them.
 fn task(truth: &Truth, after: &After, read: u32, comm: &[u8; 16]) -> Result<()> {
     if let (Some(before), Some(after)) = (truth.task_flags, after.task_flags) {
         // The kernel sets and clears some of them during a system call.
         let steady = before & after;
         ensure!(
             read & steady == steady && read & PF_KTHREAD == 0,
-            "wrong kernel layout: task_struct.flags reads {read:#x}, but our thread has {steady:#x}"
+            "wrong kernel layout: task_struct.flags reads {read:#x}, but it is {steady:#x}"
         );
     }
     let read = comm.split(|&byte| byte == 0).next().unwrap_or_default();
     if let Ok(own) = std::fs::read("/proc/self/comm") {
         ensure!(
             own.strip_suffix(b"\n").unwrap_or(&own) == read,
-            "wrong kernel layout: task_struct.comm reads {:?}, but we are {:?}",
+            "wrong kernel layout: task_struct.comm reads {:?}, but it is {:?}",
             String::from_utf8_lossy(read),
             String::from_utf8_lossy(&own)
         );

@@ -1,4 +1,4 @@
-//! The connection under test: how it is brought into a state in which the kernel must have certain values.
+//! The connection under test: brings it into states in which the kernel must have certain values.
 
 use std::{
     io::{self, Read, Write},
@@ -25,24 +25,24 @@ use crate::machine::{
     syscall::{self, TcpInfo},
 };
 
-/// How long closing the window may take; a processor that is free needs some microseconds.
+/// How long closing the window may take; on an idle CPU it takes some microseconds.
 const CLOSING: Duration = Duration::from_millis(100);
-/// How long the first probe of a closed window may take; it is due after 200 ms, or after 400 if the window
-/// was not quite closed.
+/// How long the first zero-window probe may take; it is due after 200 ms, or after 400 ms if the window
+/// was not completely closed.
 const PROBING: Duration = Duration::from_secs(2);
 
-/// How much a self-test proves.
+/// How much a self-test verifies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// What takes no time.
+    /// Only what needs no waiting.
     AtOnce,
-    /// Also what the first zero-window probe changes, which the kernel sends after 200 ms.
+    /// Also the fields that the first zero-window probe changes, which the kernel sends after 200 ms.
     FirstProbe,
 }
 
-/// A loopback connection of our own with options that no other has by chance.
+/// A loopback connection of our own, with options that no other connection has by chance.
 pub struct Connection {
-    /// Where it is.
+    /// Its network namespace.
     pub namespace: Namespace,
     pub truth: Truth,
     client: TcpStream,
@@ -51,7 +51,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// As [`Connection::open`] in a network namespace of its own, for where loopback is unusable.
+    /// As [`Connection::open`], in a new network namespace, where loopback here is unusable.
     pub fn open_elsewhere() -> Result<Self> {
         thread::scope(|scope| {
             scope
@@ -61,7 +61,8 @@ impl Connection {
         })
     }
 
-    /// Listens, hands on which port of which namespace, connects, sets, sends, receives.
+    /// Listens, passes the port and the namespace to `listening`, connects, sets the options, sends and
+    /// receives.
     pub fn open(listening: impl FnOnce(u16, u32) -> Result<()>) -> Result<Self> {
         let opened = Instant::now();
         let listener = sockets::listen(Ipv4Addr::LOCALHOST.into())
@@ -87,8 +88,8 @@ impl Connection {
         })
     }
 
-    /// Sends until the peer's window lets no more through: with nothing in flight and data unsent the
-    /// kernel must have armed the timer of zero-window probes. False if it does not come to that.
+    /// Sends until the peer's window is closed: with nothing in flight and data unsent the kernel must have
+    /// armed the timer of zero-window probes. False if the window does not close.
     pub fn close_window(&mut self, depth: Depth) -> Result<bool> {
         let begin = Instant::now();
         self.fill().context("cannot send over loopback")?;
@@ -111,7 +112,7 @@ impl Connection {
         Ok(is_closed(&self.truth.info))
     }
 
-    /// Until the send buffer, of some kilobytes, is full as well.
+    /// Writes until the send buffer, of some kilobytes, is full as well.
     fn fill(&mut self) -> io::Result<()> {
         const MOST: usize = 1 << 20;
         let piece = [0; 1 << 14];
@@ -127,7 +128,7 @@ impl Connection {
         self.client.set_nonblocking(false)
     }
 
-    /// Shuts it down, which is when the programs read it; and what the kernel reports afterwards.
+    /// Shuts the socket down, which runs the programs, and returns the kernel's report afterwards.
     pub fn shut_down(&self) -> Result<After> {
         self.client.shutdown(Shutdown::Write)?;
         After::of(self.client.as_fd())
@@ -137,7 +138,7 @@ impl Connection {
         syscall::tcp_info(self.client.as_fd()).context("TCP_INFO")
     }
 
-    /// The descriptor of that end, and the inode of its file.
+    /// The descriptor of the tested end, and the inode of its file.
     pub fn file(&self) -> (RawFd, u64) {
         (self.client.as_raw_fd(), self.truth.inode)
     }
@@ -154,7 +155,7 @@ impl Connection {
         self.has(id) && id.local_port == self.truth.local.port()
     }
 
-    /// Compares what the iterator read of that end with the truth; the kernel's tick if all is well.
+    /// Compares the iterator's record of the tested end with the truth; returns the kernel's tick.
     ///
     /// # Errors
     /// Names the first field that was read wrong, with both values.
@@ -174,8 +175,8 @@ impl Connection {
     }
 }
 
-/// A byte the other way, which brings the acknowledgement of all that has arrived with it: alone it may
-/// be delayed for 40 ms.
+/// Sends a byte back, which carries the acknowledgement of all received data: a separate ACK may be
+/// delayed for 40 ms.
 fn answer(server: &mut TcpStream, client: &mut TcpStream) -> Result<()> {
     server
         .write_all(b"!")
@@ -183,12 +184,12 @@ fn answer(server: &mut TcpStream, client: &mut TcpStream) -> Result<()> {
     Ok(client.read_exact(&mut [0])?)
 }
 
-/// Enters one with loopback up, with this thread alone.
+/// Moves the calling thread into a new network namespace and sets its loopback up.
 pub fn enter_new_netns() -> Result<()> {
-    // SAFETY: what `unshare_unsafe` warns of is CLONE_FILES, which would give this thread descriptors of its
+    // SAFETY: `unshare_unsafe` warns of CLONE_FILES, which would give this thread a descriptor table of its
     // own; CLONE_NEWNET changes the network namespace of this thread and nothing else.
     let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
-    // `bpf::reason` looks for an `io::Error`.
+    // `bpf::reason` finds the errno in an `io::Error`.
     let unshared = unshared.map_err(io::Error::from);
     unshared.context("cannot make a network namespace")?;
     socket_with(

@@ -1,10 +1,10 @@
 //! # The self-test
 //!
-//! Before any event is believed, the programs read a socket of our own: a loopback connection
-//! with options that nobody has by chance. Whatever they read differently from what we set
-//! means that the layout is wrong, and the backend is refused. No traffic leaves the host.
+//! Before any event is reported, the programs read a socket of our own: a loopback connection with
+//! options that no other connection has by chance. If a program reads another value than was set, the
+//! layout is wrong, and the backend is refused. No traffic leaves the host.
 //!
-//! It also teaches us what the kernel does not tell: its tick (HZ), and the addresses of its timer
+//! It also finds values that the kernel does not report: its tick (HZ), and the addresses of its timer
 //! callbacks, without kallsyms and so also under `kernel.kptr_restrict=2`.
 
 mod compare;
@@ -31,12 +31,12 @@ const INTERVAL_SECONDS: u32 = 56;
 const PROBES: u32 = 7;
 const USER_TIMEOUT_MS: u32 = 1_234_567;
 
-/// What the self-test learned.
+/// The result of the self-test.
 pub struct Learned {
     /// The kernel's tick, per second.
     pub hz: u32,
     pub functions: TimerFunctions,
-    /// Whether the kernel's process ids are those we see in /proc (not so in a pid namespace).
+    /// Whether the kernel's process ids are those in /proc (not so in a pid namespace).
     pub same_pids: bool,
 }
 
@@ -54,7 +54,7 @@ pub fn run(ebpf: &mut Ebpf, layout: &KernelLayout, depth: Depth) -> Result<Learn
     let mut map: TestMap<'_> = Array::try_from(map)?;
     let map = &mut map;
     let trials = exercise(map, depth).or_else(|here| {
-        // Without a usable loopback here, one in a namespace of its own will do.
+        // If loopback is unusable here, a new network namespace has a usable one.
         log::debug!("self-test: {here:#}; trying in a network namespace of its own");
         std::thread::scope(|scope| {
             scope
@@ -74,8 +74,7 @@ pub fn run(ebpf: &mut Ebpf, layout: &KernelLayout, depth: Depth) -> Result<Learn
     Ok(learned)
 }
 
-/// One connection: the kernel's account from before the programs read it and from after, and what they
-/// read.
+/// One connection: the kernel's report from before and after the programs read it, and their result.
 struct Trial {
     truth: Truth,
     after: After,
@@ -93,11 +92,11 @@ impl Trial {
     }
 }
 
-/// How often the window is closed, if a probe is sent each time before the socket is read.
+/// Attempts to close the window; one fails if a probe is sent before the socket is read.
 const ATTEMPTS: u32 = 3;
 
-/// The system calls: connect, set, send, shut down. With the window open nothing moves, however slow the
-/// machine is; closed it gives the write timer work.
+/// Makes the system calls: connect, setsockopt, send, shutdown. With the window open no value changes,
+/// however slow the machine is; with the window closed the write timer runs.
 fn exercise(map: &mut TestMap<'_>, depth: Depth) -> Result<(Trial, Option<Trial>)> {
     let open_trial = Trial::of(open(map)?, map)?;
     for _ in 0..ATTEMPTS {

@@ -1,9 +1,9 @@
-//! The sockets of self-tests, ours and those of other running instances: how they are made, and how
-//! they are recognized. Nothing that observes sockets shows them.
+//! The sockets of self-tests, ours and those of other running instances: creates and recognizes them.
+//! No output shows them.
 //!
-//! Each has, from before it is bound or connected, options that no socket has by chance, and only
-//! loopback addresses; what is accepted inherits them from its listener. Who sets the same options
-//! hides a connection, but only one that never leaves this host.
+//! Each has, from before it is bound or connected, options that no other socket has by chance, and only
+//! loopback addresses; an accepted socket inherits the options from its listener. A process that sets the
+//! same options hides its connection, but only one that never leaves this host.
 
 use std::{
     io,
@@ -21,19 +21,19 @@ use rustix::net::{
 use super::{IDLE_SECONDS, INTERVAL_SECONDS, PROBES, USER_TIMEOUT_MS};
 use crate::{core::sample::state, machine::syscall};
 
-/// What SO_RCVBUF and SO_SNDBUF are set to. sock_diag reports twice that, to everyone, and none of the
-/// other options.
+/// The value of SO_RCVBUF and SO_SNDBUF. sock_diag reports twice this value, to every user, and none of
+/// the other options.
 const RECEIVE_BUFFER: u32 = 12_345;
 const SEND_BUFFER: u32 = 12_321;
 /// As sock_diag reports them.
 pub const BUFFERS: (u32, u32) = (2 * RECEIVE_BUFFER, 2 * SEND_BUFFER);
-/// Other than the default, and than any in round seconds.
+/// Differs from the default, and from any round number of seconds.
 const LONGEST_RTO_MS: u32 = 98_765;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1;
 
-/// Whether a socket is one of a self-test, by the settings that a program read of it. Ticks may be of
-/// any length.
+/// Whether a socket belongs to a self-test, by the settings that a program read of it. It works with
+/// every tick length.
 pub fn is_of_a_self_test(id: &Identity, settings: &Settings) -> bool {
     let hz = settings.time / IDLE_SECONDS;
     settings.user_timeout == USER_TIMEOUT_MS
@@ -44,7 +44,7 @@ pub fn is_of_a_self_test(id: &Identity, settings: &Settings) -> bool {
         && is_on_loopback(id)
 }
 
-/// Whether both ends of a socket are on this host's loopback; a listener has one end.
+/// Whether both ends of a socket are on this host's loopback; for a listener only its own address counts.
 pub fn is_on_loopback(id: &Identity) -> bool {
     let is_loopback = |address: [u8; 16]| {
         let address = Ipv6Addr::from(address).to_canonical();
@@ -70,7 +70,7 @@ pub fn connect(peer: SocketAddr) -> io::Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// Switches keepalive on, last of all: what is reported of the socket has all the other options.
+/// Switches keepalive on as the last option, so that records of the socket have all options.
 pub fn switch_on(socket: &TcpStream) -> io::Result<()> {
     Ok(sockopt::set_socket_keepalive(socket, true)?)
 }
@@ -91,8 +91,8 @@ fn marked(address: IpAddr) -> io::Result<OwnedFd> {
     sockopt::set_tcp_keepcnt(&socket, PROBES)?;
     sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS)?;
     sockopt::set_tcp_keepidle(&socket, seconds(IDLE_SECONDS))?;
-    // Others may pace what is sent, and leave data unsent although the window is open. Not for everyone where
-    // net.ipv4.tcp_allowed_congestion_control excludes it.
+    // Another congestion control may pace segments and so leave data unsent although the window is open. The
+    // call fails where net.ipv4.tcp_allowed_congestion_control excludes reno for unprivileged users.
     let _ = sockopt::set_tcp_congestion(&socket, "reno");
     // Before 6.15 there is no such option.
     let _ = syscall::set_tcp_rto_max(socket.as_fd(), LONGEST_RTO_MS);

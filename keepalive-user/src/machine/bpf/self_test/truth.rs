@@ -1,4 +1,4 @@
-//! What the kernel reports of the socket under test by its ordinary interfaces. Nothing here knows BPF.
+//! The kernel's own report of the socket under test, by its ordinary interfaces. This file does not use BPF.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use crate::machine::{
     syscall::{self, TcpInfo},
 };
 
-/// The socket as it is before the programs read it.
+/// The state of the socket before the programs read it.
 pub struct Truth {
     pub local: SocketAddr,
     pub peer: SocketAddr,
@@ -34,22 +34,23 @@ pub struct Truth {
     /// `None` where the kernel has no such option (before 6.15).
     pub rto_max_ms: Option<u32>,
     pub info: TcpInfo,
-    /// Before `info` was asked for.
+    /// A moment before TCP_INFO was read into `info`.
     pub asked: Instant,
-    /// Before anything was sent on the connection.
+    /// A moment before the first byte was sent on the connection.
     pub opened: Instant,
-    /// Before data was sent that closed the window; `None` = it is open, and all is acknowledged.
+    /// A moment before the data that closed the window was sent; `None` = the window is open, and all data is
+    /// acknowledged.
     pub closing: Option<Instant>,
 }
 
-/// And after they did.
+/// The state of the socket after the programs read it.
 pub struct After {
     pub info: TcpInfo,
     pub task_flags: Option<u32>,
 }
 
 impl Truth {
-    /// Of a connected socket in the calling thread's network namespace that has nothing in flight.
+    /// Reads a connected socket in the calling thread's network namespace that has nothing in flight.
     pub fn of(socket: &TcpStream, netns: u32, opened: Instant) -> Result<Self> {
         let fd = socket.as_fd();
         let inode = fs::metadata(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()));
@@ -71,7 +72,7 @@ impl Truth {
         })
     }
 
-    /// As it is now, with the window closed by what was sent since `closing`.
+    /// Reads TCP_INFO again, after the data sent since `closing` has closed the window.
     pub fn ask_again(&mut self, fd: BorrowedFd<'_>, closing: Instant) -> Result<()> {
         self.asked = Instant::now();
         self.info = syscall::tcp_info(fd).context("TCP_INFO")?;
@@ -79,7 +80,7 @@ impl Truth {
         Ok(())
     }
 
-    /// Whether nothing was sent on the connection between this and that, the probes of a closed window
+    /// Whether no segment was sent on the connection between this state and `after`, zero-window probes
     /// included.
     pub fn is_quiet(&self, after: &After) -> bool {
         let of = |info: &TcpInfo| {
@@ -106,7 +107,7 @@ impl After {
 /// Field 9 of proc_pid_stat(5), of the calling thread.
 fn task_flags() -> Option<u32> {
     let stat = files::read_kernel("/proc/thread-self/stat").ok()?;
-    // The name may have spaces and parentheses in it; the field behind it is number 3.
+    // The name may contain spaces and parentheses; the field after it is number 3.
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_whitespace().nth(6)?.parse().ok()
 }
@@ -125,7 +126,7 @@ fn sysctls() -> Option<[u32; 4]> {
     ])
 }
 
-/// Id of the calling thread's cgroup. Only a mount of the root we see has the paths we see.
+/// Id of the calling thread's cgroup. Its path resolves only below a mount of the root of cgroup2.
 fn own_cgroup() -> Option<u64> {
     let mounts = files::read_kernel("/proc/self/mountinfo").ok()?;
     let root = mounts.lines().find_map(|line| {

@@ -1,5 +1,6 @@
-//! Listing by netlink sock_diag(7): works without BPF and, as far as the kernel tells them,
-//! for anybody. What it does not tell of a socket is asked of a copy of it (`pidfd_getfd`).
+//! Lists sockets by netlink sock_diag(7): works without BPF and for every user, with what the kernel
+//! reports to that user. Settings that it does not report are read from a copy of the descriptor
+//! (`pidfd_getfd`).
 
 use std::{
     io,
@@ -33,15 +34,15 @@ use crate::{
     machine::clock,
 };
 
-/// Larger than any datagram the kernel makes of a dump.
+/// Larger than any datagram that the kernel sends in a dump.
 const DATAGRAM: usize = 1 << 16;
-/// How often a dump that the kernel calls unsound is tried.
+/// Attempts to get a dump that the kernel does not mark inconsistent.
 const ATTEMPTS: u32 = 3;
-/// As a message has it.
+/// The value in the header of a message.
 const ENOENT: i32 = Errno::NOENT.raw_os_error();
 
-/// Finds every TCP socket of the calling thread's network namespace; false if the kernel could
-/// not make a sound dump, however often it was asked.
+/// Finds every TCP socket of the calling thread's network namespace; false if no attempt gave a consistent
+/// dump.
 pub fn dump(netns: u32, found: &mut Found, wanted: impl Fn(&Snapshot) -> bool) -> Result<bool> {
     let mut sound = true;
     for family in [AF_INET, AF_INET6] {
@@ -50,8 +51,8 @@ pub fn dump(netns: u32, found: &mut Found, wanted: impl Fn(&Snapshot) -> bool) -
     Ok(sound)
 }
 
-/// Each attempt has a socket of its own: what is left of the one before cannot be mistaken for its
-/// answer, and the kernel makes one dump per socket at a time.
+/// Each attempt has a socket of its own: messages of an earlier attempt cannot be mixed with it, and the
+/// kernel makes one dump per socket at a time.
 fn dump_family(
     mut open: impl FnMut() -> io::Result<OwnedFd>,
     family: u8,
@@ -92,18 +93,18 @@ fn dump_once(
     each: &mut impl FnMut(&Snapshot, bool),
 ) -> Result<Outcome> {
     let request = request(family, sequence);
-    // Without a destination it is the kernel.
+    // Without a destination address the message goes to the kernel.
     send(socket, request.as_ref(), SendFlags::empty())
         .map_err(io::Error::from)
         .context("cannot send to sock_diag")?;
     let mut buffer = vec![0; DATAGRAM];
     let mut outcome = Outcome::Complete;
-    // The kernel makes the next datagram while it hands out the one before.
+    // The kernel builds the next datagram while this one is received.
     let mut made = clock::monotonic_ns();
     loop {
         let length = match receive(socket, &mut buffer) {
             Ok(length) => length,
-            // The kernel could not queue what it had for us.
+            // ENOBUFS: the kernel could not queue a message.
             Err(Errno::NOBUFS) => return Ok(Outcome::Unsound),
             Err(error) => {
                 let error = io::Error::from(error);
@@ -113,10 +114,10 @@ fn dump_once(
         let moment = Moment { time: made, netns };
         made = clock::monotonic_ns();
         let Some(datagram) = buffer.get(..length) else {
-            bail!("sock_diag sent {length} bytes at once, more than any kernel does");
+            bail!("sock_diag sent {length} bytes at once, more than any kernel sends");
         };
         if datagram.is_empty() {
-            bail!("sock_diag ended without an end");
+            bail!("sock_diag ended the dump without NLMSG_DONE");
         }
         for (interrupted, message) in messages(datagram, sequence) {
             if interrupted {
@@ -129,7 +130,7 @@ fn dump_once(
                     each(&socket, is_of_a_self_test(body, &socket.id));
                 }
                 Message::Done => return Ok(outcome),
-                // No IPv6 here: nothing to list.
+                // The kernel has no IPv6: there is nothing to list.
                 Message::Refused(ENOENT) if u32::from(family) == AF_INET6 => {
                     return Ok(outcome);
                 }
@@ -138,7 +139,7 @@ fn dump_once(
                     bail!(Refusal::new(
                         Exit::Unsupported,
                         format!(
-                            "the kernel refuses sock_diag: {error}; it takes the modules inet_diag \
+                            "the kernel refuses sock_diag: {error}; it needs the modules inet_diag \
                              and tcp_diag (modprobe tcp_diag), or root for the BPF iterator"
                         ),
                     ));
@@ -166,17 +167,16 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
     Ok(length)
 }
 
-/// What copies of the sockets did not tell.
+/// Settings that copies of the sockets did not give.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Unknown {
     /// Sockets without settings.
     pub settings: u64,
-    /// Attempts to copy that failed because we may not have more open files.
+    /// Attempts to copy that failed with EMFILE or ENFILE.
     pub too_many_files: u64,
 }
 
-/// Asks copies of the sockets for their settings: process by process, with one of them open at a
-/// time.
+/// Reads the settings from copies of the sockets: process by process, with one copy open at a time.
 pub fn settings(
     sockets: &mut [Snapshot],
     owners: &Owners,
@@ -211,7 +211,7 @@ pub fn settings(
     unknown
 }
 
-/// Asks copies of a process's sockets, as far as others did not tell yet.
+/// Copies the sockets of one process and reads the settings that are still unknown.
 fn ask_process(
     held: &[(u32, RawFd, usize)],
     sockets: &mut [Snapshot],
@@ -233,13 +233,13 @@ fn ask_process(
                 }
             },
         };
-        let told = copy(process, fd, socket.id.cookie).and_then(|copy| ask(&copy, socket));
-        match &told {
+        let result = copy(process, fd, socket.id.cookie).and_then(|copy| ask(&copy, socket));
+        match &result {
             Ok(()) => socket.known |= Known::SETTINGS,
-            // What is forbidden for one socket of a process is for all.
+            // If one socket of a process may not be copied, none may.
             Err(error) => forbidden = *error == Errno::PERM,
         }
-        Some(told)
+        Some(result)
     })
 }
 

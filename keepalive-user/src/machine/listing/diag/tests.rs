@@ -1,4 +1,4 @@
-//! Dumps as the kernel may make them, played by the other end of a pair of sockets.
+//! Dumps as the kernel may send them, played by the other end of a socket pair.
 
 use std::os::unix::net::UnixDatagram;
 
@@ -29,7 +29,7 @@ fn done(flags: u16, sequence: u32, result: i32) -> Vec<u8> {
     message(DONE, flags, sequence, &result.to_ne_bytes())
 }
 
-/// A socket without attributes; the cookie tells it from others.
+/// A socket without attributes; its cookie identifies it.
 fn socket(flags: u16, sequence: u32, cookie: u8) -> Vec<u8> {
     let mut body = vec![0; 72];
     body[0] = INET;
@@ -38,7 +38,7 @@ fn socket(flags: u16, sequence: u32, cookie: u8) -> Vec<u8> {
     message(SOCKET, flags, sequence, &body)
 }
 
-/// What a dump comes to if the kernel sends these datagrams, one script for each attempt.
+/// The result of a dump if the kernel sends these datagrams, one script for each attempt.
 fn play(family: u8, scripts: &[&[Vec<u8>]]) -> (Result<bool>, Vec<u64>) {
     let mut found = Found::default();
     let mut scripts = scripts.iter();
@@ -48,7 +48,7 @@ fn play(family: u8, scripts: &[&[Vec<u8>]]) -> (Result<bool>, Vec<u64>) {
         for datagram in scripts.next().into_iter().copied().flatten() {
             theirs.send(datagram)?;
         }
-        // A script that does not end is a failure, not a wait for ever.
+        // A script without an end fails the test instead of blocking it.
         ours.set_read_timeout(Some(Duration::from_secs(5)))?;
         kernel.push(theirs);
         Ok(ours.into())
@@ -68,18 +68,18 @@ fn a_dump_in_several_datagrams() {
 }
 
 #[test]
-fn an_unsound_dump_is_made_again() {
+fn an_inconsistent_dump_is_repeated() {
     let interrupted_end = [socket(2, 1, 10), done(INTERRUPTED, 1, 0)];
     let interrupted_socket = [socket(INTERRUPTED, 2, 10), done(2, 2, 0)];
     let sound = [socket(2, 3, 11), done(2, 3, 0)];
     let (outcome, cookies) = play(INET, &[&interrupted_end, &interrupted_socket, &sound]);
     assert!(outcome.unwrap());
-    assert_eq!(cookies, [11], "nothing of the attempts before");
+    assert_eq!(cookies, [11], "sockets of earlier attempts are discarded");
 }
 
-/// Better than nothing, and said.
+/// It is better than no sockets, and it is reported.
 #[test]
-fn what_the_last_unsound_dump_tells_is_kept() {
+fn the_last_inconsistent_dump_is_kept() {
     let [first, second, third] =
         [1, 2, 3].map(|sequence| [socket(INTERRUPTED, sequence, 9), done(2, sequence, 0)]);
     let (outcome, cookies) = play(INET, &[&first, &second, &third]);
@@ -87,7 +87,7 @@ fn what_the_last_unsound_dump_tells_is_kept() {
     assert_eq!(cookies, [9]);
 }
 
-/// The end of a dump that failed says so in its body, and nowhere else.
+/// Only the body of the last message shows that the dump failed.
 #[test]
 fn a_dump_that_fails_is_a_refusal() {
     for script in [

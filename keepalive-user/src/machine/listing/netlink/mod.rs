@@ -1,5 +1,5 @@
-//! The wire format of sock_diag(7): requests out, sockets in. Pure functions of bytes, which may
-//! be anything.
+//! The wire format of sock_diag(7): encodes requests and decodes sockets. Pure functions of bytes, which
+//! may be malformed.
 
 use keepalive_ebpf::{Identity, Known, Mptcp, Snapshot, SnapshotKind, TcpSample};
 use linux_raw_sys::{
@@ -73,7 +73,7 @@ struct Attribute {
     kind: u16,
 }
 
-/// The first fields of `struct tcp_info` that tell of traffic, all since long before 5.10.
+/// The fields of `struct tcp_info` about traffic, all older than 5.10.
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 struct TcpInfo {
@@ -104,17 +104,17 @@ const NOTSENT_BYTES: usize = 144;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKMEMINFO: u16 = 7;
-/// Only for those whom the kernel tells everything (CAP_NET_ADMIN over the namespace).
+/// The kernel reports it only with CAP_NET_ADMIN over the namespace.
 const INET_DIAG_MARK: u16 = 15;
 const INET_DIAG_ULP_INFO: u16 = 19;
 const INET_DIAG_CGROUP_ID: u16 = 21;
 const INET_ULP_INFO_NAME: u16 = 1;
 /// `NLA_TYPE_MASK`.
 const TYPE: u16 = 0x3fff;
-/// `NLM_F_DUMP_INTR`: the sockets changed so much meanwhile that the dump is not sound.
+/// `NLM_F_DUMP_INTR`: the sockets changed during the dump, so that it is inconsistent.
 const INTERRUPTED: u16 = 0x10;
 
-/// Asks for all TCP sockets of one address family.
+/// The request for all TCP sockets of one address family.
 pub fn request(family: u8, sequence: u32) -> impl AsRef<[u8]> {
     let request = Request {
         header: Header {
@@ -136,7 +136,7 @@ pub fn request(family: u8, sequence: u32) -> impl AsRef<[u8]> {
     bytes
 }
 
-/// What one message of a dump says.
+/// One message of a dump.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// Body of a socket's message, for [`snapshot`].
@@ -145,12 +145,12 @@ pub enum Message<'a> {
     Done,
     /// The kernel refuses: errno.
     Refused(i32),
-    /// The message does not keep to the format.
+    /// The message is malformed.
     Malformed,
 }
 
-/// The messages of one datagram that belong to a dump, and whether each says that the dump is not
-/// sound (`NLM_F_DUMP_INTR`); stops at the first malformed one.
+/// The messages of one datagram that belong to a dump, each with whether the kernel marks the dump
+/// inconsistent (`NLM_F_DUMP_INTR`); stops at the first malformed one.
 pub fn messages(mut datagram: &[u8], sequence: u32) -> impl Iterator<Item = (bool, Message<'_>)> {
     std::iter::from_fn(move || {
         loop {
@@ -162,14 +162,14 @@ pub fn messages(mut datagram: &[u8], sequence: u32) -> impl Iterator<Item = (boo
                 return Some((false, Message::Malformed));
             };
             datagram = rest;
-            // Left over from a dump that was given up.
+            // It belongs to an aborted dump.
             if header.sequence != sequence {
                 continue;
             }
             let errno = body.first_chunk().map(|errno| i32::from_ne_bytes(*errno));
             let message = match (u32::from(header.kind), errno) {
                 (NLMSG_DONE | NLMSG_ERROR, None) => Message::Malformed,
-                // A dump that fails ends like one that does not, but for this number.
+                // NLMSG_DONE also ends a dump that fails; only this number differs.
                 (NLMSG_DONE, Some(0..)) => Message::Done,
                 (NLMSG_DONE | NLMSG_ERROR, Some(errno)) => Message::Refused(errno.saturating_neg()),
                 _ if header.kind == SOCK_DIAG_BY_FAMILY => Message::Socket(body),
@@ -188,7 +188,7 @@ fn split(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
     Some((header, body, rest))
 }
 
-/// When and where a dump is made.
+/// The time and the namespace of a dump.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     /// CLOCK_MONOTONIC, nanoseconds.
@@ -197,7 +197,7 @@ pub struct Moment {
     pub netns: u32,
 }
 
-/// Whether the socket a message is about is one of a self-test, by the sizes of its buffers
+/// Whether the socket of a message belongs to a self-test, by the sizes of its buffers
 /// (`SK_MEMINFO_RCVBUF`, `SK_MEMINFO_SNDBUF`): sock_diag reports none of its other options.
 pub fn is_of_a_self_test(body: &[u8], id: &Identity) -> bool {
     let Ok((_, attributes)) = Answer::read_from_prefix(body) else {
@@ -214,7 +214,7 @@ pub fn is_of_a_self_test(body: &[u8], id: &Identity) -> bool {
         })
 }
 
-/// The socket a message is about, in ticks of a millisecond; `None` if it is too short.
+/// The socket of a message, in ticks of a millisecond; `None` if it is too short.
 pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
     let (answer, attributes) = Answer::read_from_prefix(body).ok()?;
     let jiffies = moment.time / 1_000_000;
@@ -252,7 +252,7 @@ pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
     if may_tell {
         out.id.mptcp = if is_mptcp { Mptcp::Subflow } else { Mptcp::No };
     }
-    // `idiag_timer`, net/ipv4/inet_diag.c: one of several, and not always by its own name.
+    // `idiag_timer`, net/ipv4/inet_diag.c: reports one of several timers, and not always by its own name.
     match answer.timer {
         1 if answer.state == state::SYN_RECV && out.known.is_empty() => {
             out.kind = SnapshotKind::Request;
@@ -287,7 +287,7 @@ pub fn snapshot(body: &[u8], moment: Moment) -> Option<Snapshot> {
     Some(out)
 }
 
-/// The sockets in one datagram of the first dump, as far as it keeps to the format.
+/// The sockets in one datagram of the first dump, up to the first malformed message.
 pub fn sockets_of(datagram: &[u8], moment: Moment) -> impl Iterator<Item = Snapshot> {
     messages(datagram, 1).filter_map(move |(_, message)| match message {
         Message::Socket(body) => snapshot(body, moment),
@@ -306,7 +306,7 @@ fn identity(answer: &Answer, moment: Moment) -> Identity {
         }
         _ => bytes,
     };
-    // Closing for itself; in other states it has no inode while it waits to be accepted.
+    // The local side has closed; in other states it has no inode while it waits to be accepted.
     let closing = matches!(
         answer.state,
         state::FIN_WAIT1 | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING
@@ -327,7 +327,7 @@ fn identity(answer: &Answer, moment: Moment) -> Identity {
     }
 }
 
-/// What `tcp_info` tells.
+/// Decodes `tcp_info`.
 fn traffic(value: &[u8], out: &mut Snapshot) {
     let Ok((info, _)) = TcpInfo::read_from_prefix(value) else {
         return;
@@ -355,7 +355,7 @@ fn traffic(value: &[u8], out: &mut Snapshot) {
     numbers.retransmits = info.retransmits;
 }
 
-/// Kinds and values; stops at the first that does not keep to the format.
+/// Kinds and values of attributes; stops at the first malformed one.
 fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (attribute, _) = Attribute::read_from_prefix(bytes).ok()?;

@@ -1,4 +1,4 @@
-//! Sockets as the kernel tells of them, and all that it never would.
+//! Valid messages of the kernel, and malformed ones.
 
 use proptest::prelude::*;
 
@@ -76,7 +76,7 @@ fn reads_a_socket() {
 }
 
 #[test]
-fn tells_the_ends_of_a_dump() {
+fn the_ends_of_a_dump_are_recognized() {
     let errno = (-EPERM).to_ne_bytes();
     let (done, error) = (NLMSG_DONE as u16, NLMSG_ERROR as u16);
     for (bytes, expected) in [
@@ -110,19 +110,19 @@ proptest! {
     }
 }
 
-/// How a length that is written down differs from the true one.
+/// The difference between a length field and the true length.
 fn lengths() -> impl Strategy<Value = i32> {
     prop_oneof![8 => Just(0), 1 => -20..20, 1 => Just(i32::MIN), 1 => Just(i32::from(u16::MAX))]
 }
 
-fn told(length: usize, error: i32) -> u32 {
+fn length_field(length: usize, error: i32) -> u32 {
     match error {
         i32::MIN => 0,
         error => (length as u32).saturating_add_signed(error),
     }
 }
 
-/// Attributes that the reader knows, others, and some within others.
+/// Known attributes, unknown ones, and nested ones.
 fn attributes_of_any_kind() -> impl Strategy<Value = Vec<u8>> {
     let kind = prop_oneof![
         Just(INET_DIAG_INFO),
@@ -144,7 +144,7 @@ fn attributes_of_any_kind() -> impl Strategy<Value = Vec<u8>> {
     ];
     let one = (kind, value, lengths()).prop_map(|(kind, value, error)| {
         let mut bytes = attribute(kind, &value);
-        let length = told(size_of::<Attribute>() + value.len(), error) as u16;
+        let length = length_field(size_of::<Attribute>() + value.len(), error) as u16;
         bytes[..2].copy_from_slice(&length.to_ne_bytes());
         bytes
     });
@@ -166,7 +166,7 @@ fn messages_of_any_kind() -> impl Strategy<Value = (Vec<u8>, bool)> {
         |(kind, fixed, attributes, error)| {
             let body = [fixed, attributes].concat();
             let mut bytes = message(kind, 2, &body);
-            let length = told(size_of::<Header>() + body.len(), error);
+            let length = length_field(size_of::<Header>() + body.len(), error);
             bytes[..4].copy_from_slice(&length.to_ne_bytes());
             (bytes, error == 0)
         },
@@ -174,7 +174,7 @@ fn messages_of_any_kind() -> impl Strategy<Value = (Vec<u8>, bool)> {
 }
 
 proptest! {
-    /// Whatever attributes say of themselves: all messages of true length come out, and every
+    /// Whatever the length fields of attributes are: all messages of correct length are returned, and every
     /// socket among them is read.
     #[test]
     fn sound_messages_come_out_whole(all in proptest::collection::vec(messages_of_any_kind(), 1..6)) {
@@ -206,10 +206,10 @@ proptest! {
     }
 }
 
-/// The mark comes with all that takes CAP_NET_ADMIN to be told: without it nobody knows whether a
-/// socket is MPTCP's.
+/// The kernel reports the mark only with CAP_NET_ADMIN: without it, it is unknown whether a socket is
+/// MPTCP's.
 #[test]
-fn tells_mptcp_only_where_the_kernel_may() {
+fn mptcp_is_unknown_without_the_mark() {
     let plain = &socket()[..size_of::<Answer>()];
     let mark = attribute(INET_DIAG_MARK, &[0; 4]);
     let name = attribute(INET_ULP_INFO_NAME, b"mptcp\0");
@@ -227,7 +227,7 @@ fn tells_mptcp_only_where_the_kernel_may() {
 
 /// A connection that its peer has closed may wait to be accepted; an orphan cannot be in CLOSE_WAIT.
 #[test]
-fn orphans_are_closing_for_themselves() {
+fn only_a_closing_state_is_an_orphan() {
     for (state, orphan) in [
         (state::ESTABLISHED, false),
         (state::CLOSE_WAIT, false),

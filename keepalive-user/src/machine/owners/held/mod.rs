@@ -1,5 +1,5 @@
-//! What is known of owners: which process holds which socket, as of when, and what to ask for.
-//! Reads nothing by itself: the time and the looks into /proc come in as arguments.
+//! The resolved owners: which process holds which socket, as of when, and what to request.
+//! This module reads nothing itself: the time and the lookups in /proc are arguments.
 
 use std::{os::fd::RawFd, sync::Arc};
 
@@ -18,33 +18,33 @@ use super::{
 };
 
 const SECOND: Nanoseconds = 1_000_000_000;
-/// How long a holder, and the name of a process, are taken to be what they were: less than a second,
-/// the shortest time between two keepalive timers of a socket.
+/// How long a holder, and the name of a process, are assumed unchanged: less than a second, the shortest
+/// time between two keepalive timers of a socket.
 const FRESH: Nanoseconds = SECOND / 4 * 3;
-/// A task that acted on a socket is looked at again so much later: servers fork after they accept.
+/// A task that acted on a socket is checked again after this time: servers fork after they accept.
 const VERIFY_AFTER: Nanoseconds = SECOND / 4;
-/// A socket that no process was found to hold is asked for again after so many seconds, then
-/// after twice as many, and so on.
+/// A socket for which no holder was found is requested again after one second, then two, four and so on, at
+/// most after this many seconds.
 const LONGEST_PAUSE: u64 = 64;
-/// Processes remembered by name.
+/// The most processes whose name is kept.
 const PROCESSES: usize = 1 << 14;
-/// System calls made between records in a second, at most: some microseconds each.
+/// The most lookups per second between records: some microseconds each.
 const LOOKS: u64 = 256;
 
-/// What a look at one descriptor shows.
+/// The result of a lookup of one descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     Held,
-    /// It is closed, or something else by now.
+    /// It is closed, or refers to another file.
     Gone,
-    /// We may not look.
+    /// /proc does not allow the lookup.
     Denied,
 }
 
-/// The looks into /proc.
+/// The lookups in /proc.
 pub trait Looks {
     fn descriptor(&mut self, descriptor: &Descriptor) -> Look;
-    /// The name of a process; `None` if it is gone.
+    /// The name of a process; `None` if it has ended.
     fn name(&mut self, pid: u32) -> Option<String>;
 }
 
@@ -53,16 +53,16 @@ pub trait Looks {
 struct Owner {
     /// A process that held it at `checked`; `None` if unresolved.
     process: Option<Arc<Process>>,
-    /// The descriptor, where a look found it.
+    /// The descriptor, if a lookup found it.
     fd: Option<RawFd>,
     checked: Nanoseconds,
-    /// From then on `process` does not hold it any more, as a scan found. 0 = no scan did.
+    /// The time from which `process` does not hold it any more, by a scan. 0 = no scan found that.
     lost: Nanoseconds,
-    /// When a pass was asked for since it was last resolved; 0 = not.
+    /// When a pass was requested since it was last resolved; 0 = not.
     asked: Nanoseconds,
     /// Passes in a row that found no holder.
     failures: u32,
-    /// It is not asked for again before.
+    /// It is not requested again before this time.
     pause: Nanoseconds,
 }
 
@@ -76,7 +76,7 @@ pub struct Held {
     sockets: Table<u64, Owner>,
     names: Table<u32, Name>,
     tokens: Tokens,
-    /// The process that was asked for (`-p`): where it is a holder, it is the owner.
+    /// The requested process (`-p`): if it is a holder, it is the owner.
     preferred: Option<u32>,
     snapshot: Arc<Snapshot>,
 }
@@ -106,8 +106,8 @@ impl Held {
         self.snapshot = snapshot;
     }
 
-    /// This process acted on the socket at `now`, through a descriptor of its own. What to ask for
-    /// then, unless the descriptor is known.
+    /// This process acted on the socket at `now`, through a descriptor of its own. Returns what to request,
+    /// unless the descriptor is known.
     pub fn acted(&mut self, inode: u64, process: Process, now: Nanoseconds) -> Option<Want> {
         let pid = process.pid;
         let process = self.named(process, now);
@@ -127,9 +127,9 @@ impl Held {
         })
     }
 
-    /// An event of the socket: its owner is resolved as far as that is to be had at once. What to
-    /// ask for if that is not far enough. Of a socket that is `settled`, dead or without any
-    /// descriptor, the last holder stays.
+    /// An event of the socket: resolves its owner with the information at hand, and returns what to request
+    /// if that is not enough. For a socket that is `settled`, dead or without a descriptor, the last holder
+    /// stays.
     pub fn resolve(
         &mut self,
         inode: u64,
@@ -177,14 +177,14 @@ impl Held {
         })
     }
 
-    /// What the last pass says, if it is news.
+    /// Applies the result of the last pass, if it is newer.
     fn consult(&mut self, inode: u64, now: Nanoseconds, settled: bool, looks: &mut impl Looks) {
         let snapshot = Arc::clone(&self.snapshot);
         let owner = entry(&mut self.sockets, inode);
         if owner.checked >= snapshot.started {
             return;
         }
-        // The socket may have been closed or handed over between the event and the pass.
+        // The socket may have been closed or passed on between the event and the pass.
         let is_older = now < snapshot.started;
         if is_older && owner.process.is_some() {
             return;
@@ -192,12 +192,12 @@ impl Held {
         let current = owner.process.as_ref().map(|process| process.pid);
         match snapshot.holder(inode, [self.preferred, current]) {
             Some(found) => self.found(&found, snapshot.started, looks, now),
-            // The last holder has let go of it, or there are too many to be sure.
+            // The last holder has closed it, or the list is incomplete.
             None if is_older || settled || snapshot.is_cut() => {}
             None => {
                 owner.lose();
                 owner.checked = snapshot.started;
-                // A socket that is younger than the pass was not missed by it.
+                // The pass could not find a socket that is newer.
                 if owner.asked != 0 && owner.asked <= snapshot.started {
                     let pause = (1 << owner.failures.min(6)).min(LONGEST_PAUSE);
                     owner.failures += 1;
@@ -208,7 +208,8 @@ impl Held {
         }
     }
 
-    /// A descriptor that was there at `when`. Without a name, which takes a look, it stays unresolved.
+    /// A descriptor that existed at `when`. Without the process's name, which needs a lookup, the socket stays
+    /// unresolved.
     fn found(
         &mut self,
         found: &Descriptor,
@@ -237,11 +238,11 @@ impl Held {
     }
 
     /// The result of a scan of one process for sockets that it held. Events older than the scan may
-    /// still be in the ring: for these the process stays the owner, and for good if one is its close.
+    /// still be in the ring: for these the process stays the owner, and permanently if one is its close.
     pub fn take_scan(&mut self, scan: &Scan, looks: &mut impl Looks, now: Nanoseconds) {
         for found in &scan.held {
             let owner = self.sockets.peek(&found.inode);
-            // Unless the socket is gone, or more is known by now.
+            // Skip it if the socket has ended, or newer information exists.
             if owner.is_some_and(|owner| owner.checked <= scan.started) {
                 self.found(found, scan.started, looks, now);
             }
@@ -257,7 +258,7 @@ impl Held {
         }
     }
 
-    /// One name for all sockets of a process.
+    /// Shares one name among all sockets of a process.
     fn named(&mut self, process: Process, now: Nanoseconds) -> Arc<Process> {
         if let Some(name) = self.names.get_mut(&process.pid)
             && *name.process == process
@@ -276,7 +277,7 @@ impl Held {
 }
 
 impl Owner {
-    /// The process that was the owner is none any more.
+    /// The process is not the owner any more.
     fn lose(&mut self) {
         (self.process, self.fd, self.lost) = (None, None, 0);
     }
@@ -299,7 +300,7 @@ fn refresh(
     };
     if now.saturating_sub(name.checked) >= FRESH && tokens.take(now) {
         name.checked = now;
-        // Of one that is gone the last name stays.
+        // The last name of an ended process stays.
         if let Some(comm) = looks.name(process.pid)
             && comm != name.process.comm
         {

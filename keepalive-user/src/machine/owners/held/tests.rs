@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// /proc as a table: the one holder of each socket there is, and the names.
+/// /proc as a table: the single holder of each socket, and the names.
 #[derive(Default)]
 struct Fake {
     held: Vec<Descriptor>,
@@ -63,7 +63,7 @@ fn owner(owners: &Held) -> Option<u32> {
 fn a_fork_moves_the_socket_to_the_child() {
     let (mut owners, mut looks) = (Held::new(None), looks());
     let want = owners.acted(INODE, process(PARENT, "postgres"), SECOND);
-    // Looked at soon, without any event.
+    // It is checked soon, without an event.
     let due = SECOND + VERIFY_AFTER;
     assert_eq!(
         want,
@@ -90,14 +90,14 @@ fn a_fork_moves_the_socket_to_the_child() {
 }
 
 #[test]
-fn a_known_descriptor_is_looked_at_when_it_is_old() {
+fn a_known_descriptor_is_checked_when_it_is_old() {
     let (mut owners, mut looks) = (Held::new(None), looks());
     owners.take_snapshot(pass(SECOND, &[held(PARENT, 5)]));
     looks.held = vec![held(PARENT, 5)];
     assert_eq!(owners.resolve(INODE, SECOND, false, &mut looks), None);
     let named = looks.looked;
     assert_eq!(named, 1);
-    // Young enough.
+    // It was checked recently.
     owners.resolve(INODE, SECOND + FRESH - 1, false, &mut looks);
     assert_eq!(looks.looked, named);
     // The descriptor, and the name.
@@ -106,7 +106,7 @@ fn a_known_descriptor_is_looked_at_when_it_is_old() {
         None
     );
     assert_eq!(looks.looked, named + 2);
-    // It was handed over: unresolved, and asked for.
+    // It was passed to another process: unresolved, and requested.
     looks.held = vec![held(CHILD, 5)];
     let later = 3 * SECOND;
     let want = owners.resolve(INODE, later, false, &mut looks);
@@ -117,9 +117,9 @@ fn a_known_descriptor_is_looked_at_when_it_is_old() {
     assert_eq!((owner(&owners), want), (None, Some(expected)));
 }
 
-/// Where we may not look, the next pass decides; until then it stays as it was.
+/// Where /proc is not readable, the next pass decides; until then the owner stays.
 #[test]
-fn what_may_not_be_looked_at_is_left_to_the_pass() {
+fn an_unreadable_descriptor_is_left_to_the_pass() {
     let (mut owners, mut looks) = (Held::new(None), looks());
     looks.denied = true;
     owners.take_snapshot(pass(SECOND, &[held(PARENT, 5)]));
@@ -132,7 +132,7 @@ fn what_may_not_be_looked_at_is_left_to_the_pass() {
 }
 
 #[test]
-fn looks_are_so_many_a_second() {
+fn lookups_per_second_are_limited() {
     let (mut owners, mut looks) = (Held::new(None), looks());
     let many = 10 * LOOKS;
     let all: Vec<Descriptor> = (1..=many)
@@ -154,7 +154,7 @@ fn looks_are_so_many_a_second() {
 }
 
 #[test]
-fn what_no_process_holds_is_asked_for_ever_more_rarely() {
+fn a_socket_without_a_process_is_requested_ever_more_rarely() {
     let (mut owners, mut looks) = (Held::new(None), looks());
     let mut passes = 0;
     let mut asked = false;
@@ -207,7 +207,7 @@ fn later_scans_and_passes_do_not_change_older_events() {
             assert_eq!(owner(&owners), expected);
         }
     }
-    // Its close is older than the scan and read after it: the process was the last holder.
+    // The close is older than the scan but read after it: the process was the last holder.
     let (mut owners, mut looks) = (Held::new(None), looks());
     owners.acted(INODE, process(PARENT, "postgres"), SECOND);
     owners.take_scan(&missing, &mut looks, SECOND);
@@ -217,14 +217,14 @@ fn later_scans_and_passes_do_not_change_older_events() {
 }
 
 #[test]
-fn the_process_asked_for_is_the_owner_where_it_is_one() {
+fn the_requested_process_is_preferred_as_owner() {
     let both = [held(PARENT, 5), held(CHILD, 5)];
     for (preferred, expected) in [(None, PARENT), (Some(CHILD), CHILD), (Some(99), PARENT)] {
         let (mut owners, mut looks) = (Held::new(preferred), looks());
         owners.take_snapshot(pass(SECOND, &both));
         owners.resolve(INODE, SECOND, false, &mut looks);
         assert_eq!(owner(&owners), Some(expected));
-        // What the other one does does not change that.
+        // An action of the other process does not change that.
         owners.acted(INODE, process(PARENT, "postgres"), SECOND);
         assert_eq!(owner(&owners), Some(expected));
     }
@@ -242,7 +242,7 @@ fn an_exec_changes_the_name_of_all_sockets() {
         owners.resolve(inode, 3 * SECOND, true, &mut looks);
         assert_eq!(owners.process(inode).unwrap().comm, "postgres");
     }
-    // One look served both; of a process that is gone the last name stays.
+    // One lookup served both; the last name of an ended process stays.
     assert_eq!(looks.looked, 1);
     looks.names.clear();
     owners.resolve(1, 6 * SECOND, true, &mut looks);

@@ -1,8 +1,8 @@
-//! The files of a recording: whose they are, how they rotate, and what is told in each.
+//! The files of a recording: their mode, their rotation, and the owners that each contains.
 
 use super::*;
 
-/// Names that another made are neither moved nor written to, whenever they appear.
+/// Files of other processes are neither renamed nor written to, whenever they appear.
 #[test]
 fn rotation_moves_only_files_of_its_own() {
     let directory = Directory::new("foreign");
@@ -20,22 +20,22 @@ fn rotation_moves_only_files_of_its_own() {
     let mut recorder = begin(false).unwrap();
     next(&mut recorder).unwrap();
     let first = directory.file("x.kar.1");
-    // One that was removed is missed by nobody.
+    // A file that was removed is skipped.
     fs::remove_file(&first).unwrap();
     next(&mut recorder).unwrap();
     assert!(first.exists());
-    // In the place of one that was removed.
+    // A link in place of a file that was removed.
     let second = directory.file("x.kar.2");
     std::os::unix::fs::symlink(directory.file("victim"), &second).unwrap();
     let error = format!("{:#}", next(&mut recorder).unwrap_err());
     assert!(error.contains("x.kar.2 is not the file"), "{error}");
     assert!(second.is_symlink() && !directory.file("victim").exists());
     drop(recorder);
-    // Not even with force: it is a link.
+    // Also with force, because it is a link.
     let error = begin(true).err().unwrap().to_string();
     assert!(error.contains("x.kar.2 is a symbolic link"), "{error}");
     fs::remove_file(&second).unwrap();
-    // In the place of one that is still to come.
+    // A file at a name that the recording will use later.
     let mut recorder = begin(true).unwrap();
     assert!(
         !first.exists(),
@@ -49,7 +49,7 @@ fn rotation_moves_only_files_of_its_own() {
     );
     assert_eq!(fs::read(&first).unwrap(), b"another");
     drop(recorder);
-    // In the place of the file itself.
+    // A file in place of the one being written.
     let mut recorder = begin(true).unwrap();
     fs::remove_file(&path).unwrap();
     fs::write(&path, "another").unwrap();
@@ -80,7 +80,7 @@ fn a_recording_is_only_for_its_owner() {
     }
 }
 
-/// A reader forgets an owner when the socket ends, and is told of it again.
+/// A reader forgets an owner when the socket ends, so the owner is written again.
 #[test]
 fn an_owner_is_written_again_after_the_end_of_its_socket() {
     let directory = Directory::new("reuse");

@@ -1,4 +1,4 @@
-//! Reports of a great many sockets: bounded, and whole as far as they go.
+//! Reports of very many sockets: bounded, and complete for the sockets that are kept.
 
 use super::*;
 
@@ -40,7 +40,7 @@ fn crowd(number: u64, seconds: u64) -> Vec<Event> {
 }
 
 #[test]
-fn many_sockets_make_no_large_page() {
+fn a_page_of_many_sockets_is_small() {
     let model = model(&crowd(2000, 60), 60);
     let page = page(&model);
     assert!(page.len() < 4 << 20, "{} bytes", page.len());
@@ -61,7 +61,7 @@ fn many_sockets_make_no_large_page() {
     }
 }
 
-/// The worst, as links with a lane each, and an axis below.
+/// The worst sockets, as links with a lane each, and an axis below.
 #[test]
 fn the_page_has_lanes() {
     let page = page(&model(&crowd(20, 4), 4));
@@ -73,9 +73,9 @@ fn the_page_has_lanes() {
     roxmltree::Document::parse(&format!("<ol>{lanes}</ol>")).unwrap();
 }
 
-/// Memory is bounded, and what there was no room for is counted.
+/// Memory is bounded, and the sockets that are not kept are counted.
 #[test]
-fn more_sockets_than_can_be_told() {
+fn more_sockets_than_are_kept() {
     let model = model(&crowd(20_000, 4), 4);
     let data = data(&page(&model));
     let kept = data["sockets"].as_array().unwrap();
@@ -102,7 +102,7 @@ fn a_long_trace_has_no_more_buckets_than_a_short_one() {
 }
 
 #[test]
-fn one_socket_is_found_or_the_choices_are_said() {
+fn one_socket_is_found_or_the_choices_are_printed() {
     let model = model(&crowd(30, 3), 3);
     let stories = model.worst_first();
     let of = |target: &str| only(&stories, &target.parse().unwrap());
@@ -116,7 +116,7 @@ fn one_socket_is_found_or_the_choices_are_said() {
             .err()
             .unwrap()
             .to_string()
-            .contains("nothing was seen")
+            .contains("no such socket was recorded")
     );
     let first = [stories[0]];
     let of = |target: &str| only(&first, &target.parse().unwrap()).is_ok();

@@ -1,5 +1,5 @@
-//! The tracer under load: a child process whose output is read as fast as it comes and thrown away,
-//! but for the first line, which says that it runs, and the last, which has its losses.
+//! The tracer under load: a child process whose output is read immediately and discarded, except
+//! for the first line, which shows that it runs, and the last line, which has its losses.
 
 use std::fs;
 use std::io::Read;
@@ -16,11 +16,11 @@ use crate::kit::event::Event;
 use crate::kit::process::Running;
 use crate::kit::sys;
 
-/// How long it may take to start beside a workload.
+/// How long it may take to start while a workload runs.
 const START: Duration = Duration::from_secs(60);
 /// How long it may take to end after SIGINT; one second is the goal.
 const END: Duration = Duration::from_secs(10);
-/// More than a last line is long.
+/// Longer than any last line.
 const TAIL: usize = 1 << 16;
 
 /// A running `keepalive trace --json`.
@@ -33,7 +33,7 @@ pub struct Loaded {
     peak_kib: u64,
 }
 
-/// What is left of it.
+/// The measurements of a finished tracer.
 pub struct Finished {
     /// Share of one CPU in the window, user and system.
     pub cpu_percent: f64,
@@ -79,7 +79,7 @@ impl Loaded {
         Ok(())
     }
 
-    /// Interrupts it, and kills it where that does not help.
+    /// Sends SIGINT, and SIGKILL if the tracer does not end.
     pub fn finish(mut self) -> Result<Finished> {
         let begin = Instant::now();
         sys::signal(self.child.id(), Signal::INT).context("SIGINT to the tracer")?;
@@ -95,7 +95,7 @@ impl Loaded {
             self.child.kill().context("SIGKILL to the tracer")?;
             self.child.wait().context("waiting for the tracer")?;
         }
-        let tail = self.reader.join().ok().context("the reader died")?;
+        let tail = self.reader.join().ok().context("the reader panicked")?;
         Ok(Finished {
             cpu_percent: self.cpu_percent,
             peak_kib: self.peak_kib,
@@ -107,7 +107,8 @@ impl Loaded {
     fn cpu_seconds(&self) -> Result<f64> {
         let path = format!("/proc/{}/stat", self.child.id());
         let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        // The name before may have spaces and parentheses; utime and stime are fields 14 and 15.
+        // The process name may contain spaces and parentheses, so parsing starts after the last
+        // one; utime and stime are fields 14 and 15.
         let (_, fields) = text.rsplit_once(')').context("no name in stat")?;
         let ticks: u64 = fields
             .split_whitespace()
@@ -130,15 +131,15 @@ impl Loaded {
 }
 
 impl Finished {
-    /// An object of numbers of the `end` line; null if there is none.
+    /// An object of numbers in the `end` line; null if it is missing.
     pub fn counts(&self, name: &str) -> Value {
         self.end
             .as_ref()
             .map_or(Value::Null, |end| end.get(name).clone())
     }
 
-    /// Observations lost. Owners that were not found are no lost observations, and `probes` says how
-    /// many of the others were probes.
+    /// Observations lost. Unresolved owners are not lost observations, and `probes` is the part of
+    /// the other counts that were probes.
     pub fn lost(&self) -> Option<u64> {
         let counts = self.counts("lost");
         let places = counts.as_object()?.iter();
@@ -150,7 +151,7 @@ impl Finished {
         )
     }
 
-    /// What the kernel did and no program saw; `None` also where the tracer does not count it.
+    /// Actions of the kernel that no program saw; `None` also if the tracer does not count them.
     pub fn missed(&self) -> Option<u64> {
         let counts = self.counts("missed");
         Some(counts.as_object()?.values().filter_map(Value::as_u64).sum())
@@ -163,7 +164,8 @@ fn await_start(starts: &Receiver<()>) -> Result<()> {
         .with_context(|| format!("the tracer printed no line within {START:?}"))
 }
 
-/// Reads until the end; says when the first line has come, and returns the last bytes.
+/// Reads until the end of the output; signals when the first line has arrived, and returns the last
+/// bytes.
 fn read(mut stdout: ChildStdout, started: &Sender<()>) -> Vec<u8> {
     let mut buffer = vec![0; 1 << 18];
     let mut tail = Vec::new();

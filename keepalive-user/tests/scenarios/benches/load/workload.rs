@@ -20,7 +20,7 @@ type Goals = Vec<(&'static str, bool)>;
 
 pub struct Workload {
     pub name: &'static str,
-    /// What its rate counts, per second.
+    /// The unit of its rate, per second.
     pub unit: &'static str,
     pub start: fn() -> Result<Load>,
     pub goals: fn(&Summary) -> Goals,
@@ -79,7 +79,7 @@ const PROMPT: fn(&Summary) -> (&'static str, bool) = |summary| {
 /// A running workload.
 pub struct Load {
     _workers: Vec<Worker>,
-    /// What the workers count; without one the kernel counts probes.
+    /// The counter that the workers share; without one the kernel's TCPKeepAlive is used.
     counter: Option<Counter>,
 }
 
@@ -94,18 +94,18 @@ impl Load {
 }
 
 const PROBED_SOCKETS: usize = 50_000;
-/// Both ends are probed, and both are descriptors of the process.
+/// Both ends send probes, and both are descriptors of the process.
 const PER_PROCESS: usize = 12_500;
-/// Never dies of silence within the benchmark: a user timeout overrides the count.
+/// Outlives the benchmark although the peer is silent: TCP_USER_TIMEOUT overrides TCP_KEEPCNT.
 const PROBED: Keepalive = Keepalive::EVERY_SECOND.user_timeout_ms(3_600_000);
 
-/// Sockets that hear nothing: each sends a probe every second, as long as it lives. One whose peer
-/// answers would send one every other second.
+/// Sockets that receive nothing: each sends a probe every second. A socket whose peer answers would
+/// send a probe only every other second.
 fn probes() -> Result<Load> {
     let workers = (0..PROBED_SOCKETS / PER_PROCESS)
         .map(|_| Worker::start("probed sockets", hold_probed))
         .collect::<Result<_>>()?;
-    // The last of them begins to probe.
+    // Waits until the last socket has started to send probes.
     thread::sleep(Duration::from_secs(2));
     Ok(Load {
         _workers: workers,
@@ -124,10 +124,10 @@ const CHURN_PER_S: u32 = 5000;
 const HOLDERS: usize = 10;
 const HELD_BY_EACH: usize = 10_000;
 
-/// Short connections with keepalive, so many a second or as many as go, beside descriptors that
-/// other processes hold.
+/// Short connections with keepalive, at a given rate or as fast as possible, while other processes
+/// hold many descriptors.
 fn churn(per_second: Option<u32>) -> Result<Load> {
-    // Client ends would stay in TIME_WAIT for a minute each, and the ports would run out.
+    // Otherwise client ends would stay in TIME_WAIT for a minute each, and the ports would run out.
     net::sysctl("tcp_max_tw_buckets", 1000)?;
     net::sysctl("ip_local_port_range", "1024 65000")?;
     let mut workers = (0..HOLDERS)
@@ -171,7 +171,7 @@ fn connect_all_the_time(per_second: Option<u32>, counter: Counter, mut line: Lin
     }
 }
 
-/// Steps at an even rate. What is late by much is not made up for.
+/// Steps at an even rate. Steps that are very late are skipped, not caught up.
 struct Pace {
     step: Duration,
     next: Instant,
@@ -198,7 +198,7 @@ impl Pace {
     }
 }
 
-/// Connections whose keepalive is switched on, retimed and switched off, by turns.
+/// Connections whose keepalive is switched on, retimed and switched off in turn.
 fn storm() -> Result<Load> {
     const CONNECTIONS: usize = 64;
     let counter = Counter::new()?;

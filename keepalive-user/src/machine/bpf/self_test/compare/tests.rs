@@ -1,4 +1,4 @@
-//! Readings of a connection that this test makes, right ones and wrong ones, without any BPF.
+//! Correct and wrong readings of a connection that this test makes, without BPF.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ fn layout() -> KernelLayout {
     KernelLayout::read_from_bytes(&[0; size_of::<KernelLayout>()]).unwrap()
 }
 
-/// A connection with what does not depend on this machine set to known values.
+/// A connection; every value that depends on this machine is set to a fixed one.
 fn connection(depth: Option<Depth>) -> (Truth, After) {
     let mut connection = Connection::open(|_, _| Ok(())).unwrap();
     if let Some(depth) = depth {
@@ -33,7 +33,7 @@ fn connection(depth: Option<Depth>) -> (Truth, After) {
     (truth, after)
 }
 
-/// What the programs read, before it is bytes.
+/// The programs' result, before it is converted to bytes.
 struct Read {
     state_changes: u32,
     task_flags: u32,
@@ -59,7 +59,7 @@ impl Read {
     }
 }
 
-/// What programs with the right layout would read of this socket.
+/// The result of programs with the correct layout for this socket.
 fn right(truth: &Truth) -> Read {
     let octets = |address: IpAddr| match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -137,7 +137,7 @@ fn right(truth: &Truth) -> Read {
 
 type Spoil = fn(&mut Read);
 
-/// The fields that may be wrong if this is, a word of the refusal, and what would be read then.
+/// The rows of the layout that may be wrong, a word of the error, and the wrong reading.
 const WRONG: [(&[&str], &str, Spoil); 45] = [
     (&["sk_protocol"], "sk_protocol", |it| it.state_changes = 0),
     (&["skc_family"], "skc_family", |it| it.record.id.family = 10),
@@ -277,7 +277,7 @@ const WRONG: [(&[&str], &str, Spoil); 45] = [
     (&["write_expires"], "write timer", |it| it.write_expires = 0),
 ];
 
-/// Of the programs' own accounts.
+/// Wrong readings outside the record.
 const WRONG_ELSEWHERE: [(&[&str], &str, Spoil); 8] = [
     (&["rcv_tstamp"], "rcv_tstamp", |it| {
         it.record.after.rcv_tstamp = 1 << 20;
@@ -305,8 +305,8 @@ const WRONG_ELSEWHERE: [(&[&str], &str, Spoil); 8] = [
     ),
 ];
 
-/// What only the iterators read: [`Connection::check`] compares the first two, the walk over open files
-/// that must find the socket under test the others.
+/// Fields that only the iterators read: [`Connection::check`] compares the first two; the walk over open
+/// files, which must find the socket under test, checks the rest.
 const LISTED: [&str; 6] = [
     "rcv_nxt",
     "copied_seq",
@@ -332,9 +332,9 @@ fn every_wrong_field_is_refused_by_its_name() {
     }
 }
 
-/// The table calls just those fields compared that are.
+/// The table marks exactly those fields as compared that are compared.
 #[test]
-fn what_the_table_calls_compared_is() {
+fn the_table_marks_the_compared_fields() {
     let table: BTreeSet<&str> = FIELDS
         .iter()
         .filter(|field| !matches!(field.comparison, Comparison::NotCompared(_)))
@@ -348,7 +348,7 @@ fn what_the_table_calls_compared_is() {
     assert_eq!(table, compared);
 }
 
-/// After the first probe two fields have values that they have nowhere else.
+/// Only after the first probe do two fields have nonzero values.
 #[test]
 fn a_probed_window_is_compared_too() {
     let (truth, after) = connection(Some(Depth::FirstProbe));
@@ -371,7 +371,7 @@ fn a_probed_window_is_compared_too() {
     }
 }
 
-/// What the kernel may do between two looks at the socket.
+/// Changes that the kernel may make between two readings of the socket.
 #[test]
 fn what_may_change_meanwhile_is_not_refused() {
     let (truth, mut after) = connection(None);
@@ -392,7 +392,7 @@ fn what_may_change_meanwhile_is_not_refused() {
     let mut truth = truth;
     truth.rto_max_ms = None;
     assert!(test(&truth, &after, &layout(), &right(&truth).test()).is_ok());
-    // Nor does /proc what is hidden from us.
+    // /proc hides some values without the rights for them.
     (truth.task_flags, truth.sysctls, truth.cgroup) = (None, None, None);
     let mut reading = right(&truth);
     reading.task_flags = 0;
