@@ -182,7 +182,7 @@ fn owner_names_are_bounded() {
     for inode in 1..=44_000 {
         file.owner(inode, &name);
     }
-    expect(file, 1, "65000 bytes, at most 64");
+    expect(file, 1, "65000 bytes exceeds the limit of 64 bytes");
 }
 
 #[test]
