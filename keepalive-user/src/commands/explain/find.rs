@@ -137,7 +137,7 @@ impl Finder {
             "no TCP socket matches, among {} {place}; `keepalive list` shows them{}",
             listing.sockets.len(),
             unseen.map_or_else(String::new, |incomplete| format!(
-                ". The owners of {} are not known: {}",
+                ". The owners of {} sockets are unresolved: {}",
                 incomplete.count, incomplete.reason
             ))
         )
