@@ -114,6 +114,8 @@ fn spelling() -> Result<()> {
 
 /// Checks licences, sources and bans of all dependencies, by cargo-deny (`.cargo/deny.toml`).
 fn deny() -> Result<()> {
+    // It reads the manifests of all dependencies, those of other platforms included.
+    run::step("cargo fetch", cargo().args(["fetch", "--locked"]))?;
     let mut deny = Command::new(setup::deny()?);
     deny.args(["--offline", "--locked", "--config", ".cargo/deny.toml"])
         .args(["check", "licenses", "sources", "bans"])
