@@ -104,10 +104,7 @@ fn needs(arguments: &Trace) -> Needs {
 }
 
 /// The loop.
-async fn watch(mut session: Session, arguments: &Trace) -> Result<()> {
-    if arguments.verbose {
-        session.spawn_logger()?;
-    }
+async fn watch(session: Session, arguments: &Trace) -> Result<()> {
     let mut live = Live::new(session, PACE)?;
     let to_stdout = arguments.output.is_none();
     let outcome = loop {

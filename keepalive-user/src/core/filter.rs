@@ -1,6 +1,6 @@
 //! # The filter in user space
 //!
-//! It decides about sockets that are listed; traced sockets are filtered by the BPF programs.
+//! The same filter as in the BPF programs, for sockets that are listed and for records that are replayed.
 
 use std::{
     fmt,
@@ -10,8 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use keepalive_ebpf::{Filter, Identity};
 
-/// Whether the filter admits a socket: the same test as `is_wanted` in the programs, except for the
-/// network namespace, which is not compared here.
+/// Whether the filter admits a socket: the same test as `is_wanted` in the programs.
 pub fn admits(filter: &Filter, id: &Identity) -> bool {
     let (local, peer) = (halves(id.local), halves(id.peer));
     let is_v4 = Ipv6Addr::from(id.peer).to_ipv4_mapped().is_some();
@@ -20,6 +19,7 @@ pub fn admits(filter: &Filter, id: &Identity) -> bool {
     (filter.local_port == 0 || filter.local_port == id.local_port)
         && (filter.peer_port == 0 || filter.peer_port == id.peer_port)
         && (filter.cgroup == 0 || filter.cgroup == id.cgroup)
+        && (filter.netns == 0 || filter.netns == id.netns)
         && (filter.ip_version == 0 || (filter.ip_version == 4) == is_v4)
         && (in_prefix(local) || in_prefix(peer))
 }
@@ -105,6 +105,7 @@ mod tests {
             local_port: 22,
             peer_port: 40_000,
             cgroup: 7,
+            netns: 9,
             ..Identity::default()
         };
         let any = Filter::default();
@@ -140,6 +141,8 @@ mod tests {
             ),
             (Filter { cgroup: 7, ..any }, true),
             (Filter { cgroup: 8, ..any }, false),
+            (Filter { netns: 9, ..any }, true),
+            (Filter { netns: 8, ..any }, false),
             (
                 Filter {
                     ip_version: 4,

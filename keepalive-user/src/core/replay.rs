@@ -31,7 +31,7 @@ pub struct Recording<R> {
 pub struct ReplayStats {
     pub records: u64,
     pub bytes: u64,
-    /// Where the last file ended, if that was not the end of the trace.
+    /// Where a file ended, if that was neither the end of the trace nor where the next one begins.
     pub cut: Option<String>,
 }
 
@@ -65,8 +65,9 @@ pub fn play<R: Read>(
         filtered: own.filter != Filter::default(),
     };
     let mut damage = Ok(());
-    for recording in recordings {
-        damage = player.file(recording, progress);
+    let last = recordings.len().saturating_sub(1);
+    for (number, recording) in recordings.into_iter().enumerate() {
+        damage = player.file(recording, number == last, progress);
         if damage.is_err() || player.pipeline.is_done() {
             break;
         }
@@ -92,6 +93,7 @@ impl Player {
     fn file<R: Read>(
         &mut self,
         mut recording: Recording<R>,
+        is_last: bool,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let clock = self.pipeline.clock();
@@ -107,12 +109,15 @@ impl Player {
             }
         }
         self.stats.bytes += reader.position();
-        self.stats.cut = match reader.end() {
+        let cut = match reader.end() {
             _ if self.pipeline.is_done() => None,
             End::Whole => None,
+            End::Continued if !is_last => None,
             End::Continued => Some(format!("{} continues in another file", recording.name)),
             End::Cut(byte) => Some(format!("{} is truncated at byte {byte}", recording.name)),
         };
+        // One in the middle is not made good by the files after it.
+        self.stats.cut = self.stats.cut.take().or(cut);
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use crate::{
     cli::Selection,
     core::{
         event::{Cause, Event, Explanation, OwnerCloses, Process, Span},
-        exit::{Exit, worst},
+        exit::{Exit, Interrupted, worst},
         pipeline::{MissedLines, Output, Wanted},
     },
     machine::{
@@ -99,6 +99,7 @@ async fn watch_one(
             Some(mut now) => {
                 // A process that has closed it no longer owns it.
                 now.row.process = now.row.process.or(found.row.process);
+                page.owner.clone_from(&now.row.process);
                 let news = explanation(&now);
                 if explain::differs(&shown, &news) {
                     page.lines.text(|line| explain::news(&news, line))?;
@@ -117,7 +118,7 @@ async fn watch_one(
 /// The output for a followed socket.
 struct Page {
     lines: Queued,
-    /// Its owner when it was found.
+    /// Its owner, as last listed.
     owner: Option<std::sync::Arc<Process>>,
     /// Its events so far.
     events: u64,
@@ -193,7 +194,11 @@ pub fn watch(
     }));
     let is_whole = session::block_on(async {
         let outputs: Vec<Box<dyn Output>> = vec![Box::new(Closes(Rc::clone(&closes)))];
-        let session = Session::open(&request, None, outputs)?;
+        let session = match Session::open(&request, None, outputs) {
+            Ok(session) => session,
+            Err(error) if error.is::<Interrupted>() => return Ok(false),
+            Err(error) => return Err(error),
+        };
         let mut live = Live::new(session, PACE)?;
         let end = Instant::now() + time;
         let outcome = loop {

@@ -132,6 +132,9 @@ impl Session {
             seeding,
             tell_older: request.tell_older,
         };
+        if options.verbose {
+            session.spawn_logger()?;
+        }
         session.pipeline.flush()?;
         Ok(session)
     }
@@ -324,7 +327,7 @@ impl Session {
     }
 
     /// Forwards the programs' diagnostics to the log.
-    pub fn spawn_logger(&mut self) -> Result<()> {
+    fn spawn_logger(&mut self) -> Result<()> {
         let mut logger = self.source.logger()?;
         let written = readable(&logger).context("cannot wait for the programs' diagnostics")?;
         tokio::spawn(async move {

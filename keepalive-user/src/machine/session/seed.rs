@@ -16,7 +16,7 @@ use super::Session;
 use crate::{
     core::{exit::Interrupted, filter, sample::state},
     machine::{
-        bpf::{Kernel, iterator::Iterators},
+        bpf::{Kernel, iterator::Iterators, self_test::is_of_a_self_test},
         namespace::{self, Namespace},
         stop,
     },
@@ -74,8 +74,13 @@ impl Seeding {
 /// The thread.
 fn list(iterators: &Mutex<Iterators>, filter: &Filter, sender: &Sender<Vec<Snapshot>>) {
     let begin = Instant::now();
-    let namespaces =
-        Namespace::all().map_or_else(|_| Vec::new(), |(all, _)| all.into_values().collect());
+    let namespaces = Namespace::all().map_or_else(
+        |_| Vec::new(),
+        |(all, _)| {
+            let is_wanted = |it: &Namespace| filter.netns == 0 || filter.netns == it.inode;
+            all.into_values().filter(is_wanted).collect()
+        },
+    );
     let all = namespaces.len();
     for (done, namespace) in namespaces.into_iter().enumerate() {
         // Each namespace needs a walk over all sockets of the machine.
@@ -86,9 +91,6 @@ fn list(iterators: &Mutex<Iterators>, filter: &Filter, sender: &Sender<Vec<Snaps
                 all - done
             );
             return;
-        }
-        if filter.netns != 0 && filter.netns != namespace.inode {
-            continue;
         }
         let listed = namespace.within(|| {
             if namespace::may_have_tcp() {
@@ -134,6 +136,9 @@ impl Session {
     /// Takes a batch of the listing.
     pub fn seed(&mut self, older: &[Snapshot]) -> Result<()> {
         for socket in older {
+            if is_of_a_self_test(&socket.id, &socket.settings) {
+                continue;
+            }
             if self.tell_older {
                 self.pipeline.record(&listed(socket))?;
             } else {
