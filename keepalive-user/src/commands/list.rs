@@ -162,12 +162,11 @@ type Place = (Option<Arc<Cgroup>>, Option<Arc<str>>);
 
 impl Making<'_> {
     fn row(&self, index: usize) -> ListedSocket {
-        let Listing { owners, hz, .. } = self.listing;
-        let socket = &self.listing.sockets[index];
-        let mut row = rows::row(socket, index as u64 + 1, *hz, &self.clock);
-        (row.process, row.pids) = owners.processes(socket.id.inode);
+        let listing = self.listing;
+        let socket = &listing.sockets[index];
+        let mut row = listing.row(socket, index as u64 + 1, &self.clock);
         if let Some(first) = self.first.filter(|first| row.pids.contains(first)) {
-            row.process = owners.process(first);
+            row.process = listing.owners.process(first);
         }
         if let Some(place) = self.places.get(&socket.id.cgroup) {
             (row.cgroup, row.container_id) = place.clone();

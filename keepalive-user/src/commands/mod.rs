@@ -9,7 +9,7 @@ mod explain;
 mod list;
 mod manual;
 mod outputs;
-pub mod replay;
+mod replay;
 mod top;
 mod trace;
 

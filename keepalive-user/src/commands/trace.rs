@@ -3,7 +3,7 @@
 //! The data path as one straight line: source → tracker → attribution → output. One thread, one
 //! loop ([`Live`]); what is printed is written by a thread of its own, so that no reader delays it.
 
-use std::{io, time::Duration};
+use std::io;
 
 use anyhow::{Context, Result};
 
@@ -23,11 +23,6 @@ use crate::{
         session::{self, Live, Pace, Request, Session, Turn},
         stop, terminal,
     },
-};
-
-const PACE: Pace = Pace {
-    tick: Duration::from_secs(1),
-    gather: Duration::from_millis(10),
 };
 
 /// Runs a trace until it has to stop.
@@ -105,7 +100,7 @@ fn needs(arguments: &Trace) -> Needs {
 
 /// The loop.
 async fn watch(session: Session, arguments: &Trace) -> Result<()> {
-    let mut live = Live::new(session, PACE)?;
+    let mut live = Live::new(session, Pace::LINES)?;
     let to_stdout = arguments.output.is_none();
     let outcome = loop {
         match live.turn().await {

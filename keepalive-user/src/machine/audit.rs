@@ -15,7 +15,7 @@ use super::{
 };
 use crate::core::{
     event::{AuditEnd, Finding, Incomplete},
-    filter, rows,
+    filter,
     rules::{Judge, Middlebox, Wanted},
 };
 
@@ -38,8 +38,7 @@ pub fn audit(
     let cgroups = RefCell::new(Cgroups::open());
     let mut judge = Judge::new(wanted, clock::when(now), clock::hz());
     for (index, socket) in listing.sockets.iter().enumerate() {
-        let mut row = rows::row(socket, index as u64 + 1, listing.hz, &now);
-        (row.process, row.pids) = listing.owners.processes(socket.id.inode);
+        let row = listing.row(socket, index as u64 + 1, &now);
         judge.socket(&row, || cgroups.borrow_mut().resolve(socket.id.cgroup).1);
     }
     // The comparison needs the sysctls of the host, which may not be readable.

@@ -10,14 +10,14 @@ use crate::{
     core::{
         clock::Clock,
         event::{Incomplete, ListedSocket, Sysctls},
-        filter, rows,
+        filter,
         sample::state,
         target::Target,
     },
     machine::{
         bpf::Options,
         clock,
-        listing::{Lister, Listing, holders::Owners},
+        listing::{Lister, Listing},
         namespace::{self, Namespace},
         owners::Cgroups,
         sandbox::Needs,
@@ -60,10 +60,10 @@ impl Finder {
 
     /// The socket that the target names; asks if there are several.
     pub fn find(&mut self, target: &Target) -> Result<Located> {
-        let mut listing = self.lister.list(&self.namespaces, true, &|_| true)?;
+        let listing = self.lister.list(&self.namespaces, true, &|_| true)?;
         let mut matching: Vec<(Snapshot, ListedSocket)> = Vec::new();
         for socket in &listing.sockets {
-            let row = self.row(socket, listing.hz, &mut listing.owners);
+            let row = listing.row(socket, 1, &self.clock);
             if target.is(&row) {
                 matching.push((*socket, row));
             }
@@ -87,24 +87,18 @@ impl Finder {
     pub fn again(&mut self, before: &Located) -> Result<Option<Located>> {
         let there = before.id.netns;
         self.namespaces.retain(|namespace| namespace.inode == there);
-        let mut listing = self.lister.list(&self.namespaces, true, &|socket| {
+        let listing = self.lister.list(&self.namespaces, true, &|socket| {
             filter::is_same(&socket.id, &before.id)
         })?;
         let is_full = |socket: &&Snapshot| socket.kind == SnapshotKind::Socket;
         let Some(socket) = listing.sockets.iter().find(is_full).copied() else {
             return Ok(None);
         };
-        let row = self.row(&socket, listing.hz, &mut listing.owners);
+        let row = listing.row(&socket, 1, &self.clock);
         Ok(Some(Located {
             is_accepted: before.is_accepted,
             ..self.found(&socket, row, &listing)
         }))
-    }
-
-    fn row(&self, socket: &Snapshot, hz: u32, owners: &mut Owners) -> ListedSocket {
-        let mut row = rows::row(socket, 1, hz, &self.clock);
-        (row.process, row.pids) = owners.processes(socket.id.inode);
-        row
     }
 
     fn found(&mut self, socket: &Snapshot, mut row: ListedSocket, listing: &Listing) -> Located {

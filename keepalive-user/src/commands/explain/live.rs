@@ -27,12 +27,6 @@ use crate::{
     output::{Format, explain},
 };
 
-/// The socket itself is read at every tick.
-const PACE: Pace = Pace {
-    tick: Duration::from_secs(1),
-    gather: Duration::from_millis(10),
-};
-
 /// Explains a socket, and follows it until it ends or the session has to stop.
 pub fn follow(
     finder: &mut Finder,
@@ -60,7 +54,7 @@ pub fn follow(
                 return Err(error);
             }
         };
-        let mut live = Live::new(session, PACE)?;
+        let mut live = Live::new(session, Pace::LINES)?;
         let followed = watch_one(&mut live, &page, finder, found).await;
         live.session.finish(followed)
     });
@@ -199,7 +193,7 @@ pub fn watch(
             Err(error) if error.is::<Interrupted>() => return Ok(false),
             Err(error) => return Err(error),
         };
-        let mut live = Live::new(session, PACE)?;
+        let mut live = Live::new(session, Pace::LINES)?;
         let end = Instant::now() + time;
         let outcome = loop {
             match timeout_at(end, live.turn()).await {

@@ -22,8 +22,10 @@ use self::holders::Owners;
 pub use self::netlink::{Moment, sockets_of};
 use crate::{
     core::{
-        event::{Incomplete, ListSource, RefusedSource, Sysctls},
+        clock::Clock,
+        event::{Incomplete, ListSource, ListedSocket, RefusedSource, Sysctls},
         exit::{Exit, Refusal},
+        rows,
     },
     machine::{
         bpf::{
@@ -65,6 +67,15 @@ pub struct Listing {
     /// By namespace.
     pub sysctls: FxHashMap<u32, Sysctls>,
     pub incomplete: Vec<Incomplete>,
+}
+
+impl Listing {
+    /// A socket of the listing as a row, with the processes that hold it; `id` is its number in the output.
+    pub fn row(&self, socket: &Snapshot, id: u64, clock: &Clock) -> ListedSocket {
+        let mut row = rows::row(socket, id, self.hz, clock);
+        (row.process, row.pids) = self.owners.processes(socket.id.inode);
+        row
+    }
 }
 
 impl Lister {

@@ -30,6 +30,14 @@ pub struct Pace {
     pub gather: Duration,
 }
 
+impl Pace {
+    /// Of a command that prints lines.
+    pub const LINES: Self = Self {
+        tick: Duration::from_secs(1),
+        gather: Duration::from_millis(10),
+    };
+}
+
 /// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {

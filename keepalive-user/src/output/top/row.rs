@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::{
     core::{
-        event::{About, Cause, Event, Socket, When},
+        event::{About, Event, Socket, When},
         ledger::History,
     },
     output::words::owner,
@@ -83,7 +83,7 @@ impl Row {
         let due = timer.map_or(u64::MAX, |timer| timer.due);
         let death = death.map_or(due, |(at, _)| at);
         match (end, probe) {
-            (Some(end), _) if is_violent(end.closed.cause) => (DIED, u64::MAX - end.at),
+            (Some(end), _) if end.closed.cause.meaning().is_violent() => (DIED, u64::MAX - end.at),
             (Some(_), _) => (STOPPED, u64::MAX),
             (None, Some(probe)) if probe.attempt > 1 => (DYING, death),
             (None, Some(_)) => (WAITING, death),
@@ -106,9 +106,4 @@ impl Row {
     pub fn text(&self) -> &str {
         &self.text
     }
-}
-
-/// Whether a connection ended otherwise than by being closed.
-pub fn is_violent(cause: Cause) -> bool {
-    cause.meaning().is_violent()
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
-use super::row::{DYING, Row, is_violent};
+use super::row::{DYING, Row};
 use crate::core::event::{About, Event, Start};
 
 /// Rows kept; of more, the least urgent half is dropped.
@@ -48,7 +48,7 @@ impl Sockets {
             self.observe(about, event);
         }
         match event {
-            Event::Closed(it) => self.died += u64::from(is_violent(it.what.cause)),
+            Event::Closed(it) => self.died += u64::from(it.what.cause.meaning().is_violent()),
             Event::Lost(lost) => self.lost += lost.count,
             Event::Missed(missed) => self.lost += missed.count,
             Event::Start(start) => self.start = Some(start.clone()),
@@ -114,7 +114,7 @@ impl Sockets {
 fn is_over(row: &Row, now: u64) -> bool {
     let history = &row.history;
     if let Some(end) = &history.end {
-        return !is_violent(end.closed.cause) || now > end.at.saturating_add(LINGER);
+        return !end.closed.cause.meaning().is_violent() || now > end.at.saturating_add(LINGER);
     }
     match history.timer {
         Some(timer) => {

@@ -3,7 +3,7 @@
 use anstyle::{AnsiColor, Color as Ansi, Effects};
 use ratatui::style::{Color, Modifier, Style};
 
-use super::row::{DYING, Row, is_violent};
+use super::row::{DYING, Row};
 
 /// Whether to use colours (NO_COLOR); no information is in colours only.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,7 @@ impl Theme {
     /// The style for the state of a socket.
     pub fn mood(self, row: &Row) -> Style {
         match (row.history.cause(), row.history.probe) {
-            (Some(cause), _) if is_violent(cause) => self.bad(),
+            (Some(cause), _) if cause.meaning().is_violent() => self.bad(),
             (Some(_), _) => self.faint(),
             (None, Some(probe)) if probe.of.is_some_and(|of| probe.attempt >= of.max(2)) => {
                 self.bad()
