@@ -29,7 +29,7 @@ use crate::{
     machine::{
         bpf::Options,
         sandbox::{Confinement, Needs, Owners},
-        session::Request,
+        session::{Older, Request},
     },
     output::SchemaOf,
 };
@@ -205,7 +205,7 @@ impl Loading {
                 // The programs filter already.
                 ..Wanted::default()
             },
-            tell_older: false,
+            older: Older::Remembered,
             needs: Needs::tracing(Owners::Proc),
             confinement: self.sandbox.confinement(),
             filters: select.described(),

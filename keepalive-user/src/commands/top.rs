@@ -32,7 +32,7 @@ use crate::{
         recorder::Plan,
         sandbox::{Needs, Owners},
         screen::Screen,
-        session::{self, Live, Pace, Session, Turn},
+        session::{self, Live, Older, Pace, Session, Turn},
         stop, terminal,
     },
     output::top::{Action, Top},
@@ -62,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     }
     let mut request = arguments.loading.request(&arguments.select)?;
     request.options.live_answers = arguments.live_answers;
-    request.tell_older = true;
+    request.older = Older::Reported;
     request.needs = Needs::screen(Owners::Proc);
     let model = Top::new(terminal::wants_colour(), TimeZone::system());
     let top = Rc::new(RefCell::new(model));

@@ -21,7 +21,7 @@ use crate::{
         bpf::Options,
         queue::{PATIENCE, Queued},
         sandbox::Confinement,
-        session::{self, Live, Pace, Request, Session, Turn},
+        session::{self, Live, Older, Pace, Request, Session, Turn},
         stop, terminal,
     },
     output::{Format, explain},
@@ -140,9 +140,7 @@ impl Output for Shared {
         }
         page.events += 1;
         let mut event = event.clone();
-        if let Some(owner) = event.owner()
-            && owner.process.is_none()
-        {
+        if let Some(owner) = event.owner() {
             owner.process.clone_from(&page.owner);
         }
         page.lines.event(&event)
@@ -272,7 +270,7 @@ fn request(
             ..options.clone()
         },
         wanted: Wanted::default(),
-        tell_older: false,
+        older: Older::Ignored,
         needs: Default::default(),
         confinement,
         filters: select.described(),

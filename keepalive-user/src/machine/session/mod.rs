@@ -48,12 +48,22 @@ const LOOKS: usize = 1024;
 /// The time for the last reading of sockets, at the end.
 const LAST_LOOK: Duration = Duration::from_millis(150);
 
+/// What a session does about sockets that are older than itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Older {
+    /// Lists them, so that their owners and what they do unseen are known from the start.
+    Remembered,
+    /// As [`Older::Remembered`], and reports each at once.
+    Reported,
+    /// Neither lists them nor resolves owners: the command knows the socket that it follows.
+    Ignored,
+}
+
 /// What to trace, and how.
 pub struct Request {
     pub options: Options,
     pub wanted: Wanted,
-    /// Whether older sockets are reported at once, or at their first event.
-    pub tell_older: bool,
+    pub older: Older,
     /// The needs of the command once everything is attached; the sandbox drops the rest.
     pub needs: Needs,
     pub confinement: Confinement,
@@ -68,7 +78,7 @@ pub struct Session {
     pub header: Header,
     source: Source,
     seeding: Seeding,
-    tell_older: bool,
+    older: Older,
 }
 
 impl Session {
@@ -119,10 +129,15 @@ impl Session {
             source.sees_accept(),
         );
         // Its thread enters other namespaces, and ends once it has listed them; it needs the rights for that.
-        let (seeding, iterators) = Seeding::start(&kernel, options.filter)?;
+        let (seeding, iterators) = match request.older {
+            Older::Ignored => (Seeding::none(), None),
+            Older::Remembered | Older::Reported => Seeding::start(&kernel, options.filter)?,
+        };
         // All threads that are started from here on inherit the restrictions of this one.
         request.confinement.enter(&request.needs);
-        owners.start(iterators);
+        if request.older != Older::Ignored {
+            owners.start(iterators);
+        }
         diagnostics::start()?;
         let pipeline = Pipeline::start(start, owners, request.wanted, outputs, recorder)?;
         let mut session = Self {
@@ -130,7 +145,7 @@ impl Session {
             header,
             source,
             seeding,
-            tell_older: request.tell_older,
+            older: request.older,
         };
         if options.verbose {
             session.spawn_logger()?;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use keepalive_ebpf::{Filter, Kind, Record, Snapshot};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::Session;
+use super::{Older, Session};
 use crate::{
     core::{exit::Interrupted, filter, sample::state},
     machine::{
@@ -57,6 +57,15 @@ impl Seeding {
             running: true,
         };
         Ok((seeding, iterators))
+    }
+
+    /// One that lists nothing.
+    pub fn none() -> Self {
+        let (_, batches) = channel(1);
+        Self {
+            batches,
+            running: false,
+        }
     }
 
     pub fn is_running(&self) -> bool {
@@ -139,12 +148,12 @@ impl Session {
             if is_of_a_self_test(&socket.id, &socket.settings) {
                 continue;
             }
-            if self.tell_older {
-                self.pipeline.record(&listed(socket))?;
-            } else {
-                let numbers = &socket.sample;
-                self.pipeline
-                    .seed(&socket.id, numbers.time, Some(numbers))?;
+            match self.older {
+                Older::Reported => self.pipeline.record(&listed(socket))?,
+                Older::Remembered | Older::Ignored => {
+                    let sample = &socket.sample;
+                    self.pipeline.seed(&socket.id, sample.time, Some(sample))?;
+                }
             }
         }
         Ok(())
