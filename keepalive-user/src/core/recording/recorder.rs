@@ -2,7 +2,7 @@
 
 use std::{io::Write, sync::Arc};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use keepalive_ebpf::{Identity, Record};
 use rustc_hash::FxHashMap;
 
@@ -42,7 +42,9 @@ pub struct Recorder {
     storage: Box<dyn Storage>,
     limits: Limits,
     header: Header,
-    writer: Writer<Box<dyn Write>>,
+    /// The present file; `None` after the first failure: what is behind a torn block cannot be read, and
+    /// what is behind [`Frame::Continued`] is not expected there.
+    writer: Option<Writer<Box<dyn Write>>>,
     /// The owners and cgroup paths written to the file so far.
     processes: FxHashMap<u64, Arc<Process>>,
     cgroups: FxHashMap<u64, String>,
@@ -62,7 +64,7 @@ impl Recorder {
             storage,
             limits,
             header,
-            writer,
+            writer: Some(writer),
             processes: FxHashMap::default(),
             cgroups: FxHashMap::default(),
             second: (0, 0),
@@ -112,7 +114,7 @@ impl Recorder {
         })
     }
 
-    /// The socket has ended: a replay drops its owner at the same time.
+    /// The socket has ended, and its end is written: a replay drops its owner at the same time.
     pub fn forget(&mut self, inode: u64) {
         self.processes.remove(&inode);
     }
@@ -168,36 +170,42 @@ impl Recorder {
 
     /// Writes the buffered frames, and continues in a new file if this one is full.
     pub fn flush(&mut self) -> Result<()> {
-        self.flushed()?;
-        let is_full = self
-            .limits
-            .size
-            .is_some_and(|size| self.writer.length() >= size);
+        let length = self.write(|writer| writer.flush().map(|()| writer.length()))?;
+        let is_full = self.limits.size.is_some_and(|size| length >= size);
         if is_full { self.rotate() } else { Ok(()) }
     }
 
     /// The end of the trace.
     pub fn finish(&mut self, time: u64) -> Result<()> {
         self.frame(&Frame::End { time })?;
-        self.flushed()
+        self.write(Writer::flush)
     }
 
     fn frame(&mut self, frame: &Frame<'_>) -> Result<()> {
-        let written = self.writer.frame(frame);
-        written.with_context(|| self.storage.failure())
+        self.write(|writer| writer.frame(frame))
     }
 
-    fn flushed(&mut self) -> Result<()> {
-        let flushed = self.writer.flush();
-        flushed.with_context(|| self.storage.failure())
+    fn write<T>(
+        &mut self,
+        write: impl FnOnce(&mut Writer<Box<dyn Write>>) -> Result<T>,
+    ) -> Result<T> {
+        let Some(writer) = &mut self.writer else {
+            bail!("{}: an earlier write failed", self.storage.failure());
+        };
+        let written = write(writer);
+        if written.is_err() {
+            self.writer = None;
+        }
+        written.with_context(|| self.storage.failure())
     }
 
     /// Continues in another file.
     fn rotate(&mut self) -> Result<()> {
         self.frame(&Frame::Continued)?;
-        self.flushed()?;
+        self.write(Writer::flush)?;
+        self.writer = None;
         self.header.sequence += 1;
-        self.writer = begin(&mut *self.storage, &self.limits, &self.header)?;
+        self.writer = Some(begin(&mut *self.storage, &self.limits, &self.header)?);
         // Each file can be read on its own.
         self.processes.clear();
         self.cgroups.clear();
