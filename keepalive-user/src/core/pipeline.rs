@@ -201,10 +201,10 @@ impl<O: Owners> Pipeline<O> {
         let mut observations = std::mem::take(&mut self.observations);
         self.tracker.observe(record, &mut observations);
         self.attribute(&observations, time);
-        self.tap(Some(record), &observations)?;
+        let is_recorded = self.tap(Some(record), &observations)?;
         for observation in &mut observations {
             self.emit(observation)?;
-            self.forget(observation);
+            self.forget(observation, is_recorded);
         }
         observations.clear();
         self.observations = observations;
@@ -218,13 +218,14 @@ impl<O: Owners> Pipeline<O> {
         }
     }
 
-    /// Writes the record to the recording, after the owners resolved so far of its sockets.
-    fn tap(&mut self, record: Option<&Record>, observations: &[Observation]) -> Result<()> {
+    /// Writes the record to the recording, after the owners resolved so far of its sockets; false if it
+    /// is left out.
+    fn tap(&mut self, record: Option<&Record>, observations: &[Observation]) -> Result<bool> {
         let Some(recorder) = &mut self.recorder else {
-            return Ok(());
+            return Ok(false);
         };
         if record.is_some_and(|record| !recorder.admits(record)) {
-            return Ok(());
+            return Ok(false);
         }
         for observation in observations {
             let process = self.owners.process(observation.inode);
@@ -233,7 +234,8 @@ impl<O: Owners> Pipeline<O> {
                 recorder.cgroup(observation.cgroup, place.cgroup.path.as_deref())?;
             }
         }
-        record.map_or(Ok(()), |record| recorder.record(record))
+        record.map_or(Ok(()), |record| recorder.record(record))?;
+        Ok(true)
     }
 
     /// Outputs one event, unless `-p` selects another process.
@@ -265,12 +267,12 @@ impl<O: Owners> Pipeline<O> {
         self.show(event)
     }
 
-    /// An ended socket has no owner. The recorder drops its entry at the same time, because a replay does
-    /// so too and needs the owner written again.
-    fn forget(&mut self, observation: &Observation) {
+    /// An ended socket has no owner. The recorder drops its entry if the end `is_recorded`, because a
+    /// replay then does so too and needs the owner written again.
+    fn forget(&mut self, observation: &Observation, is_recorded: bool) {
         if matches!(observation.event, Event::Closed(_)) {
             self.owners.forget(observation.inode);
-            if let Some(recorder) = &mut self.recorder {
+            if let Some(recorder) = self.recorder.as_mut().filter(|_| is_recorded) {
                 recorder.forget(observation.inode);
             }
         }
@@ -391,10 +393,10 @@ impl<O: Owners> Pipeline<O> {
         let mut observations = Vec::new();
         self.tracker.finish(&mut observations);
         self.attribute(&observations, time);
-        self.tap(None, &observations)?;
+        let is_recorded = self.tap(None, &observations)?;
         for observation in &mut observations {
             self.emit(observation)?;
-            self.forget(observation);
+            self.forget(observation, is_recorded);
         }
         Ok(())
     }

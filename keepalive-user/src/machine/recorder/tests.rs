@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use keepalive_ebpf::{ABI_VERSION, Identity, Record};
+use keepalive_ebpf::{ABI_VERSION, Identity, Kind, Record};
 
 use super::*;
 use crate::{
@@ -335,6 +335,117 @@ fn records_above_the_rate_are_counted() {
     assert_eq!(admitted.count(), 2);
     assert_eq!(recorder.take_dropped(), story().len() as u64 - 2);
     assert_eq!(recorder.take_dropped(), 0);
+}
+
+/// If the end of a socket is left out, a replay still holds its owner: the recording then contains that
+/// another socket with the same inode has none.
+#[test]
+fn an_owner_does_not_outlive_an_end_that_was_left_out() {
+    let directory = Directory::new("left-out");
+    let path = directory.file("x.kar");
+    let limits = Limits {
+        rate: Some(1),
+        ..ANY
+    };
+    let recorder = create(&path, limits, false).unwrap();
+    let shown = Shared::default();
+    let mut pipeline = Pipeline::start(
+        header().start,
+        Recorded::default(),
+        Wanted::default(),
+        shown.output(),
+        Some(recorder),
+    )
+    .unwrap();
+    let owner = Process {
+        pid: 4711,
+        comm: "server".to_owned(),
+    };
+    pipeline.owners.set_process(77, Some(owner));
+    let story = story();
+    let mut timer = *story
+        .iter()
+        .find(|record| record.kind == Kind::KeepaliveTimer)
+        .unwrap();
+    timer.id.inode = 77;
+    let at = |mut record: Record, cookie, second: u64| {
+        record.after.time = START + second * 1_000_000_000;
+        record.id.cookie = cookie;
+        record
+    };
+    let mut close = timer;
+    (close.kind, close.from_state) = (Kind::Close, 1);
+    for record in [at(timer, 1, 1), at(close, 1, 1), at(timer, 2, 2)] {
+        pipeline.record(&record).unwrap();
+    }
+    pipeline.finish(CLOCK.at(START + 3_000_000_000)).unwrap();
+    let (again, outcome) = replayed(&fs::read(&path).unwrap());
+    outcome.unwrap();
+    let owners = |text: &str| -> Vec<bool> {
+        let timers = text
+            .lines()
+            .filter(|line| line.contains(r#""event":"timer""#));
+        timers.map(|line| line.contains("4711")).collect()
+    };
+    assert_eq!(owners(&shown.text()), [true, false]);
+    assert_eq!(owners(&again), [true, false], "{again}");
+}
+
+/// Nothing is written behind a write that failed: a torn block ends what can be read.
+#[test]
+fn a_recording_ends_at_its_first_failure() {
+    /// A file that takes this many bytes, fails once, and takes any number afterwards.
+    struct Full {
+        left: usize,
+        taken: Shared,
+    }
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let part = bytes.len().min(self.left);
+            if part == 0 {
+                self.left = usize::MAX;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.left -= part;
+            self.taken.write(&bytes[..part])
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    /// Has room for one file.
+    struct One(Vec<Box<dyn Write>>);
+    impl Storage for One {
+        fn begin(&mut self) -> Result<Box<dyn Write>> {
+            self.0.pop().context("no room for another file")
+        }
+
+        fn failure(&self) -> String {
+            "cannot write to x.kar".to_owned()
+        }
+    }
+    let record = story()[0];
+    let length = |size, left| {
+        let taken = Shared::default();
+        let full = Full {
+            left,
+            taken: taken.clone(),
+        };
+        let storage = Box::new(One(vec![Box::new(full)]));
+        let limits = Limits { size, ..ANY };
+        let mut recorder = Recorder::new(storage, limits, header()).unwrap();
+        recorder.record(&record).unwrap();
+        let error = recorder.flush().unwrap_err();
+        let there = taken.0.lock().unwrap().len();
+        assert!(recorder.record(&record).is_err(), "after {error:#}");
+        assert!(recorder.finish(START).is_err(), "after {error:#}");
+        assert_eq!(taken.0.lock().unwrap().len(), there, "after {error:#}");
+        there
+    };
+    // The next file cannot begin: this one ends with `Continued`.
+    let whole = length(Some(1), usize::MAX - 1);
+    assert_eq!(length(None, whole - 30), whole - 30);
 }
 
 /// A recording that another trace is still writing is not overwritten, with `--force` either.
