@@ -66,8 +66,9 @@ pub struct Tracker {
     capacity: usize,
     sockets: Table,
     last_id: u64,
-    /// Sockets whose end waits for the timer run that caused it, oldest first.
-    ending: VecDeque<u64>,
+    /// Sockets whose end waits for the timer run that caused it, oldest first: address and id. Those that
+    /// were reported since are removed when they are the oldest.
+    ending: VecDeque<(u64, u64)>,
     /// Sockets dropped because the table was full.
     evicted: u64,
     /// When the programs were attached, CLOCK_MONOTONIC, nanoseconds.
@@ -151,24 +152,25 @@ impl Tracker {
             interpreter.report_end(socket, events);
             self.sockets.remove(key);
         } else if in_timer {
-            self.bound_endings(key, events);
+            let id = socket.id;
+            self.ending.push_back((key, id));
+            self.bound_endings(events);
         }
     }
 
     /// An end waits for its timer run, which is running on some CPU: if more ends wait than there are
     /// CPUs, records of runs were lost, and the oldest end is reported without its run.
-    fn bound_endings(&mut self, key: u64, events: &mut Vec<Observation>) {
-        self.ending.push_back(key);
-        if self.ending.len() <= ENDINGS {
-            return;
-        }
-        let oldest = self.ending.pop_front();
-        let waiting = |socket: &&mut Socket| socket.end.is_some();
-        if let Some(oldest) = oldest
-            && let Some(socket) = self.sockets.get(oldest).filter(waiting)
-        {
-            self.interpreter.report_end(socket, events);
-            self.sockets.remove(oldest);
+    fn bound_endings(&mut self, events: &mut Vec<Observation>) {
+        while let Some(&(key, id)) = self.ending.front() {
+            let waiting = |socket: &&mut Socket| socket.id == id && socket.end.is_some();
+            if let Some(socket) = self.sockets.get(key).filter(waiting) {
+                if self.ending.len() <= ENDINGS {
+                    return;
+                }
+                self.interpreter.report_end(socket, events);
+                self.sockets.remove(key);
+            }
+            self.ending.pop_front();
         }
     }
 

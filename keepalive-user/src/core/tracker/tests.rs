@@ -305,3 +305,31 @@ fn a_deadline_at_the_end_of_time_does_not_panic() {
 fn a_socket_takes_little_memory() {
     assert!(size_of::<Socket>() <= 224, "{} bytes", size_of::<Socket>());
 }
+
+/// An end within a timer run waits for that run, also if the end of an earlier socket at the same address
+/// was reported long ago; only an end that is really the oldest of too many is reported without its run.
+#[test]
+fn ends_wait_for_their_timer_run_in_order() {
+    let mut tracker = tracker(2 * ENDINGS);
+    let within = |sk, ms| end(sk, ms, Within::KeepaliveTimer);
+    let is_closed = |events: &[Event]| events.iter().any(|event| matches!(event, Event::Closed(_)));
+    assert!(!is_closed(&observe(&mut tracker, &[within(1, 10)])));
+    assert!(is_closed(&observe(&mut tracker, &[probe(1, 11)])));
+    let again = |mut record: Record| {
+        record.id.cookie = 77;
+        record
+    };
+    for sk in 2..ENDINGS as u64 {
+        assert!(!is_closed(&observe(&mut tracker, &[within(sk, 20)])));
+    }
+    // With these two, as many wait as may wait; the reported one is not among them.
+    let last = [again(within(1, 30)), within(ENDINGS as u64, 31)];
+    assert!(!is_closed(&observe(&mut tracker, &last)));
+    let over = observe(&mut tracker, &[within(ENDINGS as u64 + 1, 40)]);
+    let closed = over.iter().filter_map(|event| match event {
+        Event::Closed(closed) => closed.socket.cookie.as_ref().map(|cookie| cookie.0),
+        _ => None,
+    });
+    assert_eq!(closed.collect::<Vec<_>>(), [2]);
+    assert!(is_closed(&observe(&mut tracker, &[again(probe(1, 41))])));
+}
