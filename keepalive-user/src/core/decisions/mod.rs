@@ -114,6 +114,13 @@ fn probed(record: &Record, hz: u32) -> Option<Decision> {
     (counted == 0 && idle && quiet && retry && built && !killed).then_some(Decision::ProbeFailed)
 }
 
+/// Whether the kernel counted a probe in this run of the keepalive timer: the probes among records that
+/// are lost undecided, by the rule of [`keepalive_ebpf::Loss::RingProbes`].
+pub fn is_counted_probe(record: &Record) -> bool {
+    record.kind == Kind::KeepaliveTimer
+        && record.after.probes_out == record.before.probes_out.wrapping_add(1)
+}
+
 /// Why a socket reached CLOSE.
 pub fn cause(record: &Record, hz: u32) -> Cause {
     // Read only after the end: what the kernel was doing is unknown.

@@ -144,6 +144,11 @@ impl Event {
         }
     }
 
+    /// Whether it reports that a keepalive probe was sent.
+    pub fn is_keepalive_probe(&self) -> bool {
+        matches!(self, Self::Timer(timer) if timer.what.attempt.is_some())
+    }
+
     /// The owner's fields, if the event is about a socket.
     pub fn owner(&mut self) -> Option<OwnerFields<'_>> {
         match self {

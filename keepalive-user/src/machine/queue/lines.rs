@@ -105,8 +105,7 @@ impl Output for Queued {
     fn event(&mut self, event: &Event) -> Result<()> {
         self.line.clear();
         self.render.render(event, &mut self.line)?;
-        let is_probe = matches!(event, Event::Timer(timer) if timer.what.attempt.is_some());
-        self.offer(is_probe.into())
+        self.offer(event.is_keepalive_probe().into())
     }
 
     fn flush(&mut self) -> Result<()> {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use keepalive_ebpf::{ABI_VERSION, Kind, Record};
+use keepalive_ebpf::{ABI_VERSION, Record};
 
 pub use self::live::{Live, Pace, Turn};
 use self::seed::Seeding;
@@ -29,6 +29,7 @@ use super::{
     stop,
 };
 use crate::core::{
+    decisions::is_counted_probe,
     event::{Lost, LostWhere, SCHEMA_VERSION, Start, When},
     exit::{Exit, Refusal, worst},
     pipeline::{Output, Pipeline, Wanted},
@@ -215,7 +216,7 @@ impl Session {
                 late += 1;
             } else if left > 0 || (taken.is_multiple_of(AT_ONCE) && begin.elapsed() >= LAST) {
                 left += 1;
-                probes += u64::from(record.is_ok_and(|record| is_probe(&record)));
+                probes += u64::from(record.is_ok_and(|record| is_counted_probe(&record)));
             } else {
                 self.take(record)?;
                 taken += 1;
@@ -366,11 +367,6 @@ pub fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
         .build()
         .context("cannot start an event loop")?;
     runtime.block_on(command)
-}
-
-/// Whether the record is of a run that the kernel counted as a keepalive probe.
-fn is_probe(record: &Record) -> bool {
-    record.kind == Kind::KeepaliveTimer && record.after.probes_out > record.before.probes_out
 }
 
 /// Replaces the error by the missing capabilities, if some are missing.
