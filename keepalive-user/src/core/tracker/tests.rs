@@ -326,10 +326,12 @@ fn ends_wait_for_their_timer_run_in_order() {
     let last = [again(within(1, 30)), within(ENDINGS as u64, 31)];
     assert!(!is_closed(&observe(&mut tracker, &last)));
     let over = observe(&mut tracker, &[within(ENDINGS as u64 + 1, 40)]);
-    let closed = over.iter().filter_map(|event| match event {
-        Event::Closed(closed) => closed.socket.cookie.as_ref().map(|cookie| cookie.0),
-        _ => None,
-    });
-    assert_eq!(closed.collect::<Vec<_>>(), [2]);
+    let mut closed = Vec::new();
+    for event in &over {
+        if let Event::Closed(event) = event {
+            closed.push(event.socket.cookie.as_ref().map(|cookie| cookie.0));
+        }
+    }
+    assert_eq!(closed, [Some(2)]);
     assert!(is_closed(&observe(&mut tracker, &[again(probe(1, 41))])));
 }
