@@ -124,6 +124,60 @@ fn a_sound_connection_breaks_no_rule() {
     assert!(fired(&socket(), true).is_empty());
 }
 
+/// A rule without an example here has none that fires it.
+#[test]
+fn each_rule_fires_on_its_example() {
+    let with = |change: fn(&mut Keepalive)| {
+        let mut socket = socket();
+        socket.keepalive.iter_mut().for_each(change);
+        socket
+    };
+    let silent = |silence_ms| ListedSocket {
+        keepalive: off(),
+        silence_ms: Some(silence_ms),
+        ..socket()
+    };
+    let retransmitting = ListedSocket {
+        timers: vec![RunningTimer {
+            kind: TimerKind::Retransmit,
+            in_ms: 1,
+            retries: 3,
+        }],
+        ..socket()
+    };
+    let examples = [
+        ("zombie_suspect", silent(HOUR)),
+        (
+            "late_for_middlebox",
+            with(|keepalive| keepalive.time_ms = 350_000),
+        ),
+        ("suppressed", retransmitting),
+        (
+            "count_ignored",
+            with(|keepalive| keepalive.user_timeout_ms = 70_000),
+        ),
+        ("no_keepalive", silent(60_000)),
+        (
+            "user_timeout_late",
+            with(|keepalive| keepalive.user_timeout_ms = 50_000),
+        ),
+        (
+            "interval_above_idle",
+            with(|keepalive| keepalive.interval_ms = 75_000),
+        ),
+        (
+            "listener_without_keepalive",
+            in_state(TcpState::Listen, off()),
+        ),
+    ];
+    let names = examples.iter().map(|(name, _)| *name);
+    assert!(names.eq(RULES.iter().map(|rule| rule.name)));
+    for (name, socket) in &examples {
+        let fires = [false, true].map(|behind| fired(socket, behind).contains(name));
+        assert!(fires.contains(&true), "{name}");
+    }
+}
+
 #[test]
 fn zombies() {
     let zombie = ListedSocket {
