@@ -96,7 +96,7 @@ pub fn text(bytes: &[u8]) -> Result<()> {
     let outcome = fold_into(bytes, lines(false, kept.clone()));
     let text = String::from_utf8(kept.0.take())?;
     let harmful =
-        |c: char| c != '\n' && crate::core::words::escape(c.encode_utf8(&mut [0; 4])).len() > 4;
+        |c: char| c != '\n' && crate::core::format::escape(c.encode_utf8(&mut [0; 4])).len() > 4;
     assert!(
         !text.contains(harmful),
         "control character in the output: {text:?}"

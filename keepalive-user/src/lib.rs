@@ -32,7 +32,7 @@ use clap::Parser;
 pub use crate::core::{event, recording};
 use crate::{
     cli::Cli,
-    core::{exit, words::escape},
+    core::{exit, format::escape},
     machine::diagnostics,
 };
 

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Result;
 
 use super::queue::{Policy, Queue};
-use crate::core::words::escape;
+use crate::core::format::escape;
 
 /// How long the reader may take for the last lines.
 const PATIENCE: Duration = Duration::from_millis(100);

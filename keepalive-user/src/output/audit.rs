@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::{json_line, words::owner};
 use crate::core::{
     event::{AuditEnd, AuditLine, Finding, Severity},
-    words::{escape, plural},
+    format::{escape, plural},
 };
 
 /// How findings are shown.

@@ -9,7 +9,7 @@ use crate::core::{
         BackendReport, Compared, Diagnosis, FieldReport, LayoutReport, ListReport, ListSource,
         SandboxReport, Status,
     },
-    words::escape,
+    format::escape,
 };
 
 /// Printed for a kernel that has `bpf_prog_aux.init_owned`.

@@ -18,7 +18,7 @@ use serde::{
     },
 };
 
-use crate::core::words::is_harmful;
+use crate::core::format::is_harmful;
 
 /// Capacity that holds most lines without a reallocation.
 const USUAL: usize = 1024;

@@ -6,13 +6,13 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
-use super::words::{certificate, clock_ms, moment, owner, settings};
+use super::words::{certificate, clock_ms, lost_words, missed_words, moment, owner, settings};
 use crate::core::{
     event::{
         About, Answer, Armed, ArmedCause, Death, Decision, Event, Lost, LostWhere, Meaning, Missed,
         MissedWhere, Precision, ProbeKind, Rule, SocketEvent, Start, TimerRun, WindowProbe,
     },
-    words::{bytes, escape, micros, millis, plural},
+    format::{escape, micros, millis, plural},
 };
 
 /// Writes the line of one event. `end` has no line: the summary reports it.
@@ -75,41 +75,35 @@ pub fn sentence(event: &Event, zone: &TimeZone) -> Option<(String, Style)> {
 }
 
 fn lost_text(lost: &Lost) -> String {
-    let text = match lost.place {
-        LostWhere::Ring => "records lost to a full ring buffer: raise --ring-bytes",
-        LostWhere::Decode => "records not decodable",
-        LostWhere::Tracker => "sockets dropped from the tracker, too many at once",
-        LostWhere::Unreadable => "observations lost to unreadable kernel memory",
-        LostWhere::Scratch => "observations lost to a collision of programs on a CPU",
-        LostWhere::Recording => "records left out of the recording: raise --record-rate",
-        LostWhere::Recursion => {
-            "program runs skipped by the kernel, the program was already running on that CPU"
-        }
-        LostWhere::Output => "lines not printed, the reader of standard output is too slow",
-        LostWhere::Filter => "events left out by -p, the owner of the socket is unresolved",
+    let (noun, why) = lost_words(lost.place);
+    let more = match lost.place {
+        LostWhere::Ring => ": raise --ring-bytes",
+        LostWhere::Recording => ": raise --record-rate",
+        LostWhere::Recursion => ", the program was already running on that CPU",
+        LostWhere::Decode
+        | LostWhere::Tracker
+        | LostWhere::Scratch
+        | LostWhere::Unreadable
+        | LostWhere::Output
+        | LostWhere::Filter => "",
     };
     let probes = match lost.probes {
         0 => String::new(),
         probes => format!(" ({})", plural(probes, "keepalive probe")),
     };
-    format!("{} {text}{probes}", lost.count)
+    format!("{} {noun}s {why}{more}{probes}", lost.count)
 }
 
 fn missed_text(missed: &Missed, zone: &TimeZone) -> String {
-    let what = match missed.place {
-        MissedWhere::Probe => plural(missed.count, "keepalive probe"),
-        MissedWhere::WindowProbe => plural(missed.count, "zero-window probe"),
-        MissedWhere::Timer => plural(missed.count, "timer run"),
-        MissedWhere::Close => plural(missed.count, "socket end"),
-        MissedWhere::Unread => {
-            let sockets = plural(missed.count, "socket");
-            return format!(
-                "{sockets} not read again at the end: what was missed there is unknown"
-            );
+    let (noun, how) = missed_words(missed.place);
+    let what = plural(missed.count, noun);
+    match missed.place {
+        MissedWhere::Unread => format!("{what} {how}: what was missed there is unknown"),
+        MissedWhere::Probe | MissedWhere::WindowProbe | MissedWhere::Timer | MissedWhere::Close => {
+            let since = clock_ms(missed.since.timestamp, zone);
+            format!("{what} {how} since {since}: the kernel acted and ran no program")
         }
-    };
-    let since = clock_ms(missed.since.timestamp, zone);
-    format!("{what} missed since {since}: the kernel acted and ran no program")
+    }
 }
 
 fn plain(colour: AnsiColor) -> Style {
@@ -203,7 +197,7 @@ fn timer(event: &SocketEvent<TimerRun>, zone: &TimeZone) -> String {
         Decision::DataUnsent => {
             format!(
                 "no probe: {} waiting to be sent; {next}",
-                bytes(run.unsent_bytes)
+                plural(run.unsent_bytes.into(), "byte")
             )
         }
         Decision::NotIdle => format!("no probe: {silent}, less than idle {time}; {next}"),
@@ -228,7 +222,7 @@ fn window_probe(probe: &WindowProbe, now: Timestamp, zone: &TimeZone) -> String 
     format!(
         "zero-window probe {} {sent}, {} waiting, {next}{}",
         probe.probes_out.after,
-        bytes(probe.unsent_bytes),
+        plural(probe.unsent_bytes.into(), "byte"),
         dead(probe.death.as_ref(), now, zone)
     )
 }

@@ -9,8 +9,8 @@ use rustc_hash::FxHashMap;
 use super::words::{losses_text, owner};
 use crate::core::{
     event::{Cause, End, Event, EventCounts, Meaning},
+    format::{micros, millis, name, plural},
     ledger::History,
-    words::{micros, millis, name, plural},
 };
 
 /// Rows kept; those with the highest [`weight`] stay.

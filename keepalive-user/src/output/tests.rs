@@ -8,10 +8,10 @@ use super::*;
 use crate::core::{
     clock::Clock,
     event::{End, EventCounts, Losses, Process},
+    format::{escape, is_harmful},
     ledger::Counts,
     tracker::Tracker,
     wire::tests::sound,
-    words::{escape, is_harmful},
 };
 
 pub const HZ: u32 = 250;

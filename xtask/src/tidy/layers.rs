@@ -286,9 +286,9 @@ mod tests {
         let inline = "fn f() { crate::output::schema(); super::super::output::x(); }";
         assert_eq!(found("machine", "machine/audit.rs", inline).len(), 2);
         let system = "use std::{fmt, fs}; fn now() { libc::time(); }";
-        assert_eq!(found("core", "core/words.rs", system).len(), 2);
+        assert_eq!(found("core", "core/format.rs", system).len(), 2);
         let tests = "#[cfg(test)] mod tests { use crate::output::Lines; use std::fs; }";
-        assert_eq!(found("core", "core/words.rs", tests), [""; 0]);
+        assert_eq!(found("core", "core/format.rs", tests), [""; 0]);
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub struct Refused {
     pub reason: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, EnumIter)]
 #[serde(rename_all = "snake_case")]
 pub enum LostWhere {
     /// The ring buffer was full.

@@ -4,7 +4,7 @@ use serde::Serialize;
 use strum::IntoEnumIterator;
 
 use super::*;
-use crate::core::words::name;
+use crate::core::format::name;
 
 fn assert_same_names<T>()
 where

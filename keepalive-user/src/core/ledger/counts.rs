@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Seen;
 use crate::core::{
     event::{Cause, Decision, Event, EventCounts},
-    words::name,
+    format::name,
 };
 
 /// Events by kind, decision and cause: the numbers of the `end` line.

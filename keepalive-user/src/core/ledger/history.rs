@@ -8,7 +8,7 @@ use crate::core::{
         About, Answer, Armed, ArmedCause, Cause, Cgroup, Closed, Death, Decision, Event, Keepalive,
         ProbeKind, Process, Socket, TimerRun, Totals, When, WindowProbe,
     },
-    words::name,
+    format::name,
 };
 
 /// Number of probes whose result is remembered.

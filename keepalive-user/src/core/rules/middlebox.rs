@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::core::words::millis;
+use crate::core::format::millis;
 
 /// A middlebox with an idle timeout.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use super::{
         Cause, Keepalive, ListedSocket, Plan, PlannedSettings, Severity, Span, Sysctls, TcpState,
         TimerKind,
     },
-    words::{bytes, millis, name, plural},
+    format::{millis, name, plural},
 };
 
 /// One row of the table.
@@ -272,7 +272,7 @@ fn suppressed(case: &Case<'_>) -> Option<Violation> {
     Some(Violation {
         evidence: format!(
             "{} sent and not acknowledged, {} so far",
-            bytes(case.socket.send_queue),
+            plural(case.socket.send_queue.into(), "byte"),
             plural(stuck.retries.into(), "retransmission")
         ),
         consequence: format!("keepalive does not run; the connection {end}"),

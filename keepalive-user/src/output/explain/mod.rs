@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::{
     json_line,
-    words::{Limits, clock, owner, rule},
+    words::{RuleValues, clock, owner, rule, unless},
 };
 use crate::core::{
     event::{
@@ -14,7 +14,7 @@ use crate::core::{
         NextProbe, Origin, Outlook, OwnerCloses, Plan, PlannedAction, PlannedSettings, Span,
         TcpState, TimerKind,
     },
-    words::{bytes, millis, name, plural, seconds},
+    format::{millis, name, plural, seconds},
 };
 
 /// Number of timer runs up to which the schedule is printed.
@@ -208,35 +208,20 @@ fn future(explanation: &Explanation) -> Vec<String> {
 fn end(socket: &ListedSocket) -> Option<String> {
     let death = socket.death?;
     let keepalive = socket.keepalive;
-    let limits = Limits {
+    let values = RuleValues {
         probes: keepalive.map_or(0, |keepalive| keepalive.probes),
         user_timeout_ms: keepalive.map_or(0, |keepalive| keepalive.user_timeout_ms),
         retries2: Some(socket.retries2.unwrap_or_default()),
     };
-    let rule = rule(death.rule, limits);
-    let unless = match death.rule {
-        Cause::RetransmitTimeout => {
-            let in_time = millis(death.in_ms);
-            return Some(format!(
-                "Unless the data is acknowledged the connection ends in about {in_time}, by {rule}."
-            ));
-        }
-        Cause::RetransmitUserTimeout => "Unless the data is acknowledged",
-        Cause::WindowProbeTimeout => "Unless the peer answers",
-        Cause::KeepaliveProbes
-        | Cause::KeepaliveUserTimeout
-        | Cause::ConnectTimeout
-        | Cause::WindowProbeUserTimeout
-        | Cause::PeerReset
-        | Cause::PeerFin
-        | Cause::LocalClose
-        | Cause::LocalAbort
-        | Cause::NetworkError
-        | Cause::Unknown => "Unless a segment from the peer arrives",
+    let when = if death.rule == Cause::RetransmitTimeout {
+        format!("in about {}", millis(death.in_ms))
+    } else {
+        in_time(death.in_ms)
     };
     Some(format!(
-        "{unless} the connection ends {}, by {rule}.",
-        in_time(death.in_ms)
+        "{} the connection ends {when}, by {}.",
+        unless(death.rule),
+        rule(death.rule, values)
     ))
 }
 
@@ -273,7 +258,7 @@ fn why(outlook: Outlook, socket: &ListedSocket, plan: Option<&Plan>) -> String {
         Outlook::DataInFlight => format!(
             "No probe while data is unacknowledged ({}): retransmission decides when the \
              connection ends, and keepalive only re-arms its timer ({}).",
-            bytes(socket.send_queue),
+            plural(socket.send_queue.into(), "byte"),
             match next {
                 Some(_) => format!("which runs {timer}"),
                 None => "which is hidden behind the retransmission timer".to_owned(),
@@ -282,12 +267,12 @@ fn why(outlook: Outlook, socket: &ListedSocket, plan: Option<&Plan>) -> String {
         Outlook::ZeroWindow => format!(
             "No keepalive probe while the peer's window is closed and data waits to be sent ({}): \
              zero-window probes are sent instead ({} unanswered).",
-            bytes(socket.send_queue),
+            plural(socket.send_queue.into(), "byte"),
             socket.probes_out
         ),
         Outlook::DataUnsent => format!(
             "No probe while data waits to be sent ({}); the timer runs {timer}.",
-            bytes(socket.send_queue)
+            plural(socket.send_queue.into(), "byte")
         ),
         Outlook::FinWait2 => {
             "The running timer is the FIN_WAIT2 timer, not keepalive: no process holds this socket \
@@ -380,7 +365,7 @@ pub fn if_silent(plan: &Plan) -> Vec<String> {
             plan.probes.least, plan.probes.most
         )
     };
-    let rule = rule(plan.rule, limits(settings));
+    let rule = rule(plan.rule, rule_values(settings));
     lines.push(format!(
         "It is considered dead after {}: {probes}, by {rule}.",
         span(plan.dead_after_ms)
@@ -429,15 +414,15 @@ fn stuck(plan: &Plan, orphan: bool) -> String {
     }
     let settings = &plan.settings;
     let end = &plan.unacknowledged_data;
-    let rule = rule(end.rule, limits(settings));
+    let rule = rule(end.rule, rule_values(settings));
     format!(
         "{SUBJECT}: dead {} after the first retransmission, by {rule}.",
         span(end.after_ms)
     )
 }
 
-fn limits(settings: &PlannedSettings) -> Limits {
-    Limits {
+fn rule_values(settings: &PlannedSettings) -> RuleValues {
+    RuleValues {
         probes: settings.probes,
         user_timeout_ms: settings.user_timeout_ms,
         retries2: Some(settings.retries2),

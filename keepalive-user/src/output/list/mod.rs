@@ -13,7 +13,7 @@ use crate::core::{
         Blocker, Keepalive, ListEnd, ListLine, ListSource, ListedSocket, NextProbe, Origin,
         RunningTimer, TcpState, TimerKind,
     },
-    words::{Brief, escape, plural},
+    format::{Brief, escape, plural},
 };
 
 /// How a socket is shown.

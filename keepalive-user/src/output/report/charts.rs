@@ -3,7 +3,7 @@
 use super::{histogram::Histogram, mark::Mark, model::Model, svg::Svg, time::Scale};
 use crate::core::{
     event::Decision,
-    words::{count, grouped, micros, millis, name},
+    format::{grouped, micros, millis, name, plural_grouped},
 };
 
 /// A chart and its height.
@@ -276,10 +276,10 @@ pub fn totals(model: &Model) -> String {
     };
     let events = &end.events;
     [
-        count(end.sockets, "socket"),
-        count(events.timer, "timer run"),
-        count(events.window_probe, "zero-window probe"),
-        count(events.answer, "answer"),
+        plural_grouped(end.sockets, "socket"),
+        plural_grouped(events.timer, "timer run"),
+        plural_grouped(events.window_probe, "zero-window probe"),
+        plural_grouped(events.answer, "answer"),
         format!("{} closed", grouped(events.closed)),
     ]
     .join(" · ")

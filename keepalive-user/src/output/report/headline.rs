@@ -8,9 +8,9 @@ use super::{model::Model, outcome::Outcome, story::Story};
 use crate::{
     core::{
         event::{Cause, Meaning, Severity},
-        words::{count, grouped, micros, name},
+        format::{grouped, micros, name, plural_grouped},
     },
-    output::words::losses_text,
+    output::words::{self, losses_text},
 };
 
 /// How good or bad a headline is.
@@ -60,26 +60,6 @@ fn plain(tone: Tone, text: String) -> Headline {
     }
 }
 
-/// The headline of connections with this cause; none if nothing is wrong.
-fn death(cause: Cause) -> Option<&'static str> {
-    match cause {
-        Cause::KeepaliveProbes | Cause::KeepaliveUserTimeout => {
-            Some("killed by keepalive: no answer to any probe")
-        }
-        Cause::RetransmitTimeout | Cause::RetransmitUserTimeout => {
-            Some("killed by retransmission, not by keepalive: data was not acknowledged")
-        }
-        Cause::ConnectTimeout => Some("never established: no answer to the SYN"),
-        Cause::WindowProbeTimeout | Cause::WindowProbeUserTimeout => {
-            Some("killed by zero-window probes")
-        }
-        Cause::NetworkError => Some("ended by a network error"),
-        Cause::PeerReset => Some("reset by the peer"),
-        Cause::LocalAbort => Some("aborted by the owner"),
-        Cause::PeerFin | Cause::LocalClose | Cause::Unknown => None,
-    }
-}
-
 fn tone(meaning: Meaning) -> Tone {
     match meaning {
         Meaning::TimedOut => Tone::Bad,
@@ -93,7 +73,7 @@ fn deaths(model: &Model, worst_first: &[&Story], all: &mut Vec<Headline>) {
     let mut groups: Vec<(&str, Meaning, u64)> = Vec::new();
     for cause in Cause::iter() {
         let number = end.causes.get(name(cause)).copied().unwrap_or(0);
-        let Some(text) = death(cause).filter(|_| number > 0) else {
+        let Some(text) = words::headline(cause).filter(|_| number > 0) else {
             continue;
         };
         match groups.iter_mut().find(|group| group.0 == text) {
@@ -102,10 +82,11 @@ fn deaths(model: &Model, worst_first: &[&Story], all: &mut Vec<Headline>) {
         }
     }
     for (text, meaning, number) in groups {
-        let is_of_these = |story: &&&Story| story.history.cause().and_then(death) == Some(text);
+        let is_of_these =
+            |story: &&&Story| story.history.cause().and_then(words::headline) == Some(text);
         all.push(Headline {
             tone: tone(meaning),
-            text: format!("{} {text}", count(number, "connection")),
+            text: format!("{} {text}", plural_grouped(number, "connection")),
             owners: owners(worst_first.iter().filter(is_of_these)),
             about: Some(meaning.into()),
         });
@@ -155,7 +136,7 @@ fn in_trouble(model: &Model, worst_first: &[&Story], all: &mut Vec<Headline>) {
         ""
     };
     for (trouble, stories) in kinds {
-        let number = count(stories.len() as u64, "socket");
+        let number = plural_grouped(stories.len() as u64, "socket");
         all.push(Headline {
             tone: Tone::Odd,
             text: format!("{about}{number} {trouble}"),
@@ -175,7 +156,7 @@ fn findings(model: &Model, all: &mut Vec<Headline>) {
     let parts: Vec<String> = [(critical, "critical finding"), (warnings, "warning")]
         .iter()
         .filter(|(number, _)| *number > 0)
-        .map(|(number, noun)| count(*number, noun))
+        .map(|(number, noun)| plural_grouped(*number, noun))
         .collect();
     if !parts.is_empty() {
         let tone = if critical > 0 { Tone::Bad } else { Tone::Odd };
@@ -211,7 +192,10 @@ fn answers(model: &Model, all: &mut Vec<Headline>) {
     let verb = if answers == 1 { "was" } else { "were" };
     all.push(plain(
         Tone::Good,
-        format!("{} {verb} answered{within}", count(answers, "probe")),
+        format!(
+            "{} {verb} answered{within}",
+            plural_grouped(answers, "probe")
+        ),
     ));
 }
 
@@ -223,6 +207,6 @@ mod tests {
     fn numbers_are_grouped() {
         let parts = [0, 12, 123, 1234, 123_456, 1_234_567].map(grouped);
         assert_eq!(parts, ["0", "12", "123", "1,234", "123,456", "1,234,567"]);
-        assert_eq!(count(1, "socket"), "1 socket");
+        assert_eq!(plural_grouped(1, "socket"), "1 socket");
     }
 }

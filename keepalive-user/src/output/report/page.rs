@@ -23,8 +23,8 @@ use super::{
 use crate::{
     core::{
         event::Finding,
+        format::{escape, name, plural},
         ledger::{History, Phase},
-        words::{escape, name, plural},
     },
     output::words::{losses_text, owner},
 };

@@ -11,7 +11,7 @@ use super::{
     svg::{Svg, cut, definitions},
     theme,
 };
-use crate::core::words::count;
+use crate::core::format::plural_grouped;
 
 const WIDTH: f64 = 1280.0;
 const MARGIN: f64 = 40.0;
@@ -168,12 +168,12 @@ fn in_words(model: &Model, story: &Story) -> Chart {
     };
     if !earlier.is_empty() {
         let of = |moment: &Option<&Moment>| moment.map_or(story.left_out, |_| 1);
-        let before = count(earlier.iter().map(of).sum(), "event");
+        let before = plural_grouped(earlier.iter().map(of).sum(), "event");
         line(&mut svg, "t f-soft", &format!("… {before} earlier"));
     }
     for moment in shown {
         let Some(moment) = moment else {
-            let left_out = count(story.left_out, "event");
+            let left_out = plural_grouped(story.left_out, "event");
             line(&mut svg, "t f-soft", &format!("… {left_out} more"));
             continue;
         };

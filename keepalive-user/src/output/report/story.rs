@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     core::{
-        event::{About, Cause, Event},
+        event::{About, Event},
+        format::plural,
         ledger::{Data, History, Suppressed, ZeroWindows},
-        words::plural,
     },
-    output::words::{certificate, owner, settings},
+    output::words::{certificate, owner, settings, verdict},
 };
 
 /// Number of first events that are kept; the others kept are the last ones.
@@ -176,28 +176,11 @@ impl Story {
 
     /// The outcome of the socket, in a few words.
     pub fn verdict(&self) -> String {
-        let Some(cause) = self.history.cause() else {
-            return match self.trouble() {
-                Some((trouble, _)) => format!("open: {trouble}"),
-                None => "open".to_owned(),
-            };
-        };
-        match cause {
-            Cause::KeepaliveProbes => "killed: probes unanswered",
-            Cause::KeepaliveUserTimeout => "killed: probes and user timeout",
-            Cause::RetransmitTimeout => "killed: retransmissions",
-            Cause::RetransmitUserTimeout => "killed: data and user timeout",
-            Cause::WindowProbeTimeout => "killed: zero window",
-            Cause::WindowProbeUserTimeout => "killed: window and user timeout",
-            Cause::PeerReset => "reset by the peer",
-            Cause::PeerFin => "closed by the peer",
-            Cause::LocalClose => "closed by the owner",
-            Cause::LocalAbort => "aborted by the owner",
-            Cause::ConnectTimeout => "never connected",
-            Cause::NetworkError => "network error",
-            Cause::Unknown => "ended unseen",
+        match (self.history.cause(), self.trouble()) {
+            (Some(cause), _) => verdict(cause).to_owned(),
+            (None, Some((trouble, _))) => format!("open: {trouble}"),
+            (None, None) => "open".to_owned(),
         }
-        .to_owned()
     }
 
     /// The death certificate, in words.

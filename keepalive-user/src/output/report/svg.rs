@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use strum::IntoEnumIterator;
 
 use super::mark::Mark;
-use crate::core::words::escape;
+use crate::core::format::escape;
 
 /// A picture, or a part of one.
 #[derive(Default)]

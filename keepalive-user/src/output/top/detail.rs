@@ -14,13 +14,13 @@ use crate::{
     core::{
         arithmetic,
         event::{Decision, Event, Keepalive, PlannedSettings, ProbeKind, When},
+        format::{escape, millis, name},
         ledger::{History, Last, Probe},
-        words::{escape, millis, name},
     },
     output::{
         explain,
         pretty::sentence,
-        words::{Limits, clock_ms, moment, owner, rule},
+        words::{RuleValues, clock_ms, moment, owner, rule},
     },
 };
 
@@ -231,12 +231,12 @@ fn prospect(history: &History, now: When, zone: &TimeZone) -> Option<String> {
     let (due, death) = history.death?;
     let left = due.saturating_sub(now.monotonic_ns) / 1_000_000;
     let keepalive = &history.keepalive;
-    let limits = Limits {
+    let values = RuleValues {
         probes: keepalive.probes,
         user_timeout_ms: keepalive.user_timeout_ms,
         retries2: None,
     };
-    let rule = rule(death.rule, limits);
+    let rule = rule(death.rule, values);
     let when = if left == 0 {
         "Dead when the timer runs".to_owned()
     } else {

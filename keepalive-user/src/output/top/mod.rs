@@ -26,7 +26,7 @@ use self::{row::Row, sockets::Sockets, theme::Theme};
 use super::words::clock;
 use crate::core::{
     event::{Event, When},
-    words::{escape, plural},
+    format::{escape, plural},
 };
 
 /// The sockets and how they are shown.

@@ -12,8 +12,8 @@ use super::{row::Row, theme::Theme};
 use crate::{
     core::{
         event::ProbeKind,
+        format::{Brief, micros},
         ledger::ProbeResult,
-        words::{Brief, micros},
     },
     output::words::owner,
 };

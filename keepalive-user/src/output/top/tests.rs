@@ -15,11 +15,11 @@ use super::*;
 use crate::{
     core::{
         event::{Backend, SCHEMA_VERSION, Start},
+        format::is_harmful,
         pipeline::{Output, Wanted},
         recording::{Frame, Header, Reader, Writer},
         replay::{Recording, play},
         wire::tests::sound,
-        words::is_harmful,
     },
     output::tests::{CLOCK, HZ, SECOND, probe, record, story},
 };

@@ -1,4 +1,4 @@
-//! # Words
+//! # Format
 //!
 //! Numbers, durations and names as text, and escaping of untrusted text: one form of each for all
 //! outputs.
@@ -79,20 +79,6 @@ pub fn tenths(tenths: u64, unit: &str) -> String {
     }
 }
 
-pub fn bytes(count: u32) -> String {
-    if count == 1 {
-        "1 byte".to_owned()
-    } else {
-        format!("{count} bytes")
-    }
-}
-
-/// `1,234 sockets`.
-pub fn count(number: u64, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {noun}{plural}", grouped(number))
-}
-
 /// `1,234,567`.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -106,12 +92,18 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-pub fn plural(count: u64, noun: &str) -> String {
-    if count == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{count} {noun}s")
-    }
+/// `1 socket`, `1234 sockets`.
+pub fn plural(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", ending(number))
+}
+
+/// As [`plural`], for large numbers: `1,234 sockets`.
+pub fn plural_grouped(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(number), ending(number))
+}
+
+fn ending(number: u64) -> &'static str {
+    if number == 1 { "" } else { "s" }
 }
 
 /// The name of a cause, a decision or another variant, as in JSON.
