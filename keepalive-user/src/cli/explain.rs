@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 
 use super::{Sandbox, duration};
-use crate::core::target::Target;
+use crate::core::{
+    kernel::{KEEPALIVE_MAX_S, PROBES_MAX},
+    target::Target,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,13 +58,13 @@ pub struct Explain {
 #[command(next_help_heading = "Calculator")]
 pub struct Settings {
     /// TCP_KEEPIDLE, seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=32767))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=KEEPALIVE_MAX_S.into()))]
     pub idle: Option<u32>,
     /// TCP_KEEPINTVL, seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=32767))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=KEEPALIVE_MAX_S.into()))]
     pub interval: Option<u32>,
     /// TCP_KEEPCNT
-    #[arg(long, value_name = "PROBES", value_parser = clap::value_parser!(u32).range(1..=127))]
+    #[arg(long, value_name = "PROBES", value_parser = clap::value_parser!(u32).range(1..=PROBES_MAX.into()))]
     pub count: Option<u32>,
     /// TCP_USER_TIMEOUT, milliseconds; 0 = none
     #[arg(long, value_name = "MS")]

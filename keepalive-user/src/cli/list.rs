@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{Sandbox, Selection};
-use crate::core::{event::ListSource, sample::state};
+use crate::core::{event::ListSource, kernel::state};
 
 const LIST_EXAMPLES: &str = "\
 Examples:

@@ -9,6 +9,7 @@ use keepalive_ebpf::{Identity, Mptcp, Settings};
 use crate::core::{
     arithmetic::{Effective, jiffies_to_millis},
     event::{Cookie, Endpoint, Family, Keepalive, Origin, Socket, TcpState},
+    kernel::state,
 };
 
 pub fn socket(id: u64, cookie: u64, identity: &Identity) -> Socket {
@@ -72,22 +73,21 @@ pub fn keepalive(settings: &Settings, enabled: bool, own_known: bool, hz: u32) -
     }
 }
 
-/// `include/net/tcp_states.h`; 13 exists from 6.12 on.
-pub fn tcp_state(state: u8) -> TcpState {
-    match state {
-        1 => TcpState::Established,
-        2 => TcpState::SynSent,
-        3 => TcpState::SynRecv,
-        4 => TcpState::FinWait1,
-        5 => TcpState::FinWait2,
-        6 => TcpState::TimeWait,
-        7 => TcpState::Close,
-        8 => TcpState::CloseWait,
-        9 => TcpState::LastAck,
-        10 => TcpState::Listen,
-        11 => TcpState::Closing,
-        12 => TcpState::NewSynRecv,
-        13 => TcpState::BoundInactive,
+pub fn tcp_state(number: u8) -> TcpState {
+    match number {
+        state::ESTABLISHED => TcpState::Established,
+        state::SYN_SENT => TcpState::SynSent,
+        state::SYN_RECV => TcpState::SynRecv,
+        state::FIN_WAIT1 => TcpState::FinWait1,
+        state::FIN_WAIT2 => TcpState::FinWait2,
+        state::TIME_WAIT => TcpState::TimeWait,
+        state::CLOSE => TcpState::Close,
+        state::CLOSE_WAIT => TcpState::CloseWait,
+        state::LAST_ACK => TcpState::LastAck,
+        state::LISTEN => TcpState::Listen,
+        state::CLOSING => TcpState::Closing,
+        state::NEW_SYN_RECV => TcpState::NewSynRecv,
+        state::BOUND_INACTIVE => TcpState::BoundInactive,
         _ => TcpState::Unknown,
     }
 }

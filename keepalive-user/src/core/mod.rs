@@ -14,6 +14,7 @@ pub mod event;
 pub mod exit;
 pub mod filter;
 pub mod format;
+pub mod kernel;
 pub mod ledger;
 pub mod outlook;
 pub mod owners;

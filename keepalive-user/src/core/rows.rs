@@ -7,7 +7,8 @@ use crate::core::{
     clock::Clock,
     convert,
     event::{Blocker, ListedDeath, ListedSocket, NextProbe, RunningTimer, TimerKind},
-    sample::{last_ack, last_data, pending, silence, state, unsent},
+    kernel::{pending, state},
+    sample::{last_ack, last_data, silence, unsent},
 };
 
 /// One row, without its owner; `id` is its number in the listing.

@@ -1,31 +1,8 @@
 //! # A sample of a socket
 //!
-//! What the values of a sample mean by themselves, and names for the kernel's constants.
+//! What the values of a sample mean by themselves.
 
 use keepalive_ebpf::TcpSample;
-
-/// `include/net/tcp_states.h`.
-pub mod state {
-    pub const ESTABLISHED: u8 = 1;
-    pub const SYN_SENT: u8 = 2;
-    pub const SYN_RECV: u8 = 3;
-    pub const FIN_WAIT1: u8 = 4;
-    pub const FIN_WAIT2: u8 = 5;
-    pub const TIME_WAIT: u8 = 6;
-    pub const CLOSE: u8 = 7;
-    pub const CLOSE_WAIT: u8 = 8;
-    pub const LAST_ACK: u8 = 9;
-    pub const LISTEN: u8 = 10;
-    pub const CLOSING: u8 = 11;
-}
-
-/// `icsk_pending`, `include/net/inet_connection_sock.h`.
-pub mod pending {
-    pub const RETRANS: u8 = 1;
-    pub const PROBE0: u8 = 3;
-    pub const LOSS_PROBE: u8 = 5;
-    pub const REO_TIMEOUT: u8 = 6;
-}
 
 /// Silence of the peer, jiffies: `keepalive_time_elapsed`, the smaller age of the last data and
 /// the last ACK.

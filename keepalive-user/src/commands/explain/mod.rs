@@ -15,7 +15,7 @@ use crate::{
         arithmetic,
         event::{Explanation, OwnerCloses, PlannedSettings},
         exit::{Exit, Refusal, is_broken_pipe},
-        outlook,
+        kernel, outlook,
         target::Target,
     },
     machine::{bpf::Options, clock, namespace, sandbox::Needs},
@@ -53,7 +53,7 @@ fn calculate(arguments: &Explain) -> Result<()> {
         probes: given.count.unwrap_or(sysctls.probes),
         user_timeout_ms: given.user_timeout.unwrap_or(0).into(),
         retries2: given.retries2.unwrap_or(sysctls.retries2),
-        rto_max_ms: arithmetic::RTO_MAX_MS,
+        rto_max_ms: kernel::RTO_MAX_MS,
     };
     let explanation = Explanation {
         plan: Some(arithmetic::plan(settings, clock::hz())),

@@ -9,10 +9,11 @@ mod wheel;
 
 use keepalive_ebpf::{Record, Settings, TcpSample};
 
-pub use self::plan::{RTO_MAX_MS, plan, plan_of};
+pub use self::plan::{plan, plan_of};
 
 use crate::core::{
     event::{Blocker, Cause},
+    kernel::{RTO_MAX_MS, rto_min},
     sample::{silence, unsent},
 };
 
@@ -184,7 +185,7 @@ pub fn retransmit_end(
     if numbers.rto == 0 {
         return None;
     }
-    let rto_min = u64::from(hz / 5);
+    let rto_min = u64::from(rto_min(hz));
     let rto_max = u64::from(effective.rto_max.max(1));
     let shortest = u64::from(numbers.rto >> numbers.backoff.min(31)).max(rto_min);
     let wait = |number: u32| (shortest << number.min(31)).min(rto_max);

@@ -4,15 +4,14 @@
 //! ranges.
 
 use super::{model_timeout, wheel};
-use crate::core::event::{
-    Cause, DeadLetter, ListedSocket, Plan, PlannedAction, PlannedEnd, PlannedRun, PlannedSettings,
-    Span,
+use crate::core::{
+    event::{
+        Cause, DeadLetter, ListedSocket, Plan, PlannedAction, PlannedEnd, PlannedRun,
+        PlannedSettings, Span,
+    },
+    kernel::{RTO_MAX_MS, RTO_MIN_MS},
 };
 
-/// `TCP_RTO_MIN`, milliseconds.
-const RTO_MIN: u64 = 200;
-/// `TCP_RTO_MAX`, milliseconds, unless the socket has its own (`icsk_rto_max`).
-pub const RTO_MAX_MS: u64 = 120_000;
 /// Maximum number of runs in a schedule.
 const SCHEDULED: u64 = 16;
 
@@ -160,7 +159,7 @@ fn unacknowledged(settings: &PlannedSettings, hz: Option<u32>) -> PlannedEnd {
             rule: Cause::RetransmitUserTimeout,
         };
     }
-    let least = model_timeout(retries2, RTO_MIN, rto_max_ms);
+    let least = model_timeout(retries2, RTO_MIN_MS, rto_max_ms);
     PlannedEnd {
         after_ms: Span {
             least,

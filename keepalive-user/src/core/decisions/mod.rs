@@ -9,7 +9,8 @@ use linux_raw_sys::errno;
 use crate::core::{
     arithmetic::Effective,
     event::{Cause, Decision},
-    sample::{rearmed, silence, state, unsent},
+    kernel::state,
+    sample::{rearmed, silence, unsent},
 };
 
 /// The result of the local send of a probe.

@@ -6,8 +6,8 @@ use super::*;
 use crate::core::{
     clock::Clock,
     event::{OwnerCloses, Span, Sysctls},
+    kernel::{pending, state},
     rows,
-    sample::{pending, state},
 };
 use crate::output::explain as output;
 

@@ -1,7 +1,10 @@
 //! The exact remedy: the socket option with its value, and, for known programs, the corresponding
 //! setting of the program.
 
-use crate::core::event::{ListedSocket, Origin};
+use crate::core::{
+    event::{ListedSocket, Origin},
+    kernel::KEEPALIVE_MAX_S,
+};
 
 /// Seconds, seconds, count.
 #[derive(Clone, Copy)]
@@ -21,7 +24,7 @@ impl Advice {
 
     /// Half of a middlebox's idle timeout, so that one lost probe does no harm.
     pub fn within(timeout_ms: u64) -> Self {
-        let idle = (timeout_ms / 2000).clamp(1, 32_767);
+        let idle = (timeout_ms / 2000).clamp(1, KEEPALIVE_MAX_S.into());
         Self {
             idle,
             interval: (idle / 6).max(1),

@@ -17,7 +17,8 @@ use crate::core::{
         Answer, Armed, ArmedCause, BeforeAfter, Closed, Death, Decision, Errno, Event, ProbeKind,
         SocketEvent, TimerRun, WindowProbe,
     },
-    sample::{rearmed, silence, state, unsent},
+    kernel::state,
+    sample::{rearmed, silence, unsent},
 };
 
 /// The context for interpreting a record: the kernel's ticks per second, and the clock.

@@ -27,7 +27,8 @@ use self::{
 use crate::core::{
     clock::Clock,
     event::{Event, MissedCounts},
-    sample::{last_data, silence, state},
+    kernel::state,
+    sample::{last_data, silence},
 };
 
 /// The process that acts on a socket: its id and its name (`task_struct.comm`), NUL-terminated.

@@ -8,7 +8,7 @@ use rustc_hash::FxBuildHasher;
 use super::{Acting, Observation, continuity::Continuity, probe::Outstanding};
 use crate::core::{
     event::{Event, Totals},
-    sample::state,
+    kernel::state,
 };
 
 /// One socket.

@@ -5,7 +5,7 @@ use keepalive_ebpf::{Kind, RecordFlags, Within};
 use super::*;
 use crate::core::{
     event::{ArmedCause, Cause, Cookie, Precision},
-    sample::state,
+    kernel::state,
 };
 
 const HZ: u32 = 1000;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{Older, Session};
 use crate::{
-    core::{exit::Interrupted, filter, sample::state},
+    core::{exit::Interrupted, filter, kernel::state},
     machine::{
         bpf::{Kernel, iterator::Iterators, self_test::is_of_a_self_test},
         namespace::{self, Namespace},

@@ -1,7 +1,7 @@
 //! The exact sentences of the calculator; the scenario suite tests those about sockets.
 
 use super::*;
-use crate::core::{arithmetic, event::PlannedSettings};
+use crate::core::{arithmetic, event::PlannedSettings, kernel};
 
 fn calculated(time_s: u64, interval_s: u64, probes: u32, user_timeout_ms: u64) -> String {
     let settings = PlannedSettings {
@@ -10,7 +10,7 @@ fn calculated(time_s: u64, interval_s: u64, probes: u32, user_timeout_ms: u64) -
         probes,
         user_timeout_ms,
         retries2: 15,
-        rto_max_ms: arithmetic::RTO_MAX_MS,
+        rto_max_ms: kernel::RTO_MAX_MS,
     };
     let explanation = Explanation {
         plan: Some(arithmetic::plan(settings, Some(250))),

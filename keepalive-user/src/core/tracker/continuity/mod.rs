@@ -10,7 +10,8 @@ use keepalive_ebpf::{Kind, Record, RecordFlags, TcpSample};
 use crate::core::{
     arithmetic::Effective,
     event::{MissedCounts, MissedWhere},
-    sample::{pending, silence, state, unsent},
+    kernel::{pending, state},
+    sample::{silence, unsent},
 };
 
 /// The values that the next observation of a socket is compared with. Jiffies are their low 32 bits.

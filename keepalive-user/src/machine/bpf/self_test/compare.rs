@@ -17,8 +17,8 @@ use super::{
     truth::{After, Truth},
 };
 use crate::core::{
-    arithmetic,
-    sample::{pending, state},
+    arithmetic::{Effective, millis_to_jiffies},
+    kernel::{pending, rto_min, state},
     wire,
 };
 
@@ -160,7 +160,7 @@ fn settings(truth: &Truth, layout: &KernelLayout, settings: &Settings, hz: u32) 
     if let Some(rto_max_ms) = truth.rto_max_ms
         && layout.icsk_rto_max != ABSENT
     {
-        let rto_max = arithmetic::millis_to_jiffies(rto_max_ms, hz);
+        let rto_max = millis_to_jiffies(rto_max_ms, hz);
         ensure!(
             rto_max.abs_diff(settings.rto_max) <= 1,
             "wrong kernel layout: icsk_rto_max reads {} ticks, but it is {rto_max}",
@@ -323,11 +323,8 @@ fn write_timer(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
 
 /// `tcp_probe0_when`: from the RTO, but no less than TCP_RTO_MIN, doubled with every probe.
 fn probe_interval(settings: &Settings, numbers: &TcpSample, hz: u32) -> u64 {
-    let rto_max = match settings.rto_max {
-        0 => arithmetic::millis_to_jiffies(arithmetic::RTO_MAX_MS as u32, hz),
-        rto_max => rto_max,
-    };
-    let base = u64::from(numbers.rto.max(hz / 5));
+    let rto_max = Effective::new(settings, hz).rto_max;
+    let base = u64::from(numbers.rto.max(rto_min(hz)));
     (base << numbers.backoff.min(31)).min(rto_max.into())
 }
 

@@ -19,7 +19,7 @@ use rustix::net::{
 };
 
 use super::{IDLE_SECONDS, INTERVAL_SECONDS, PROBES, USER_TIMEOUT_MS};
-use crate::{core::sample::state, machine::syscall};
+use crate::{core::kernel::state, machine::syscall};
 
 /// The value of SO_RCVBUF and SO_SNDBUF. sock_diag reports twice this value, to every user, and none of
 /// the other options.

@@ -9,7 +9,7 @@ use linux_raw_sys::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, byteorder::network_endian::U16};
 
 use crate::{
-    core::sample::{pending, state},
+    core::kernel::{pending, state},
     machine::bpf::self_test,
 };
 
