@@ -6,8 +6,7 @@ use keepalive_ebpf::RawRecord;
 
 use super::{
     bytes::{
-        COMM_MAX, FINDING_MAX, PATH_MAX, mask_bytes, read_masked, read_optional, read_text, take,
-        take_some, take_u32, take_u64,
+        mask_bytes, read_masked, read_optional, read_text, take, take_some, take_u32, take_u64,
     },
     frame::{Frame, RECORD_WORDS, exclusive_or},
     places::Numbered,
@@ -29,6 +28,10 @@ const MISSED: u8 = 10;
 /// 32-bit words of a record, and of a seed, in version 1.
 const RECORD_WORDS_THEN: usize = 84;
 const SEED_WORDS_THEN: usize = 22;
+/// Longest texts in version 1, bytes.
+const COMM_MAX: usize = 64;
+const PATH_MAX: usize = 4096;
+const FINDING_MAX: usize = 1 << 13;
 
 /// Reads the next frame of a block; a record is stored in `place`.
 pub fn read<'a>(block: &mut &'a [u8], place: &'a mut RawRecord) -> Result<Frame<'a>> {
