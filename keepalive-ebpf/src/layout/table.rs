@@ -8,7 +8,7 @@ use super::{
     Comparison::{AsZero, Compared, NotCompared},
     Field,
     Need::{Instead, Optional, Required},
-    Place::{Common, Flag, Mini, MiniLength, Other, Socket, SocketLength, Tag},
+    WordKind::{Common, Flag, Mini, MiniLength, Other, Socket, SocketLength, Tag},
 };
 
 layout! {

@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use anyhow::Result;
-use keepalive_ebpf::{Comparison, Need, Place, Snapshot};
+use keepalive_ebpf::{Comparison, Need, Snapshot, WordKind};
 
 use crate::{
     cli::Doctor,
@@ -147,8 +147,8 @@ fn layout_report(kernel: &Result<Kernel>) -> LayoutReport {
 
 fn field_report(row: &Row) -> FieldReport {
     let is_offset = match row.field.place {
-        Place::Socket | Place::Common | Place::Mini | Place::Other => true,
-        Place::SocketLength | Place::MiniLength | Place::Flag | Place::Tag(_) => false,
+        WordKind::Socket | WordKind::Common | WordKind::Mini | WordKind::Other => true,
+        WordKind::SocketLength | WordKind::MiniLength | WordKind::Flag | WordKind::Tag(_) => false,
     };
     let lost = match row.field.need {
         Need::Optional(lost) => Some(lost),

@@ -12,7 +12,7 @@ use super::{
     event::{Finding, Lost, LostWhere, Missed, Process},
     owners::Recorded,
     pipeline::{Output, Pipeline, Wanted},
-    recording::{End, Frame, Header, Reader},
+    recording::{FileEnd, Frame, Header, Reader},
 };
 
 /// Frames between two progress reports.
@@ -111,10 +111,10 @@ impl Player {
         self.stats.bytes += reader.position();
         let cut = match reader.end() {
             _ if self.pipeline.is_done() => None,
-            End::Whole => None,
-            End::Continued if !is_last => None,
-            End::Continued => Some(format!("{} continues in another file", recording.name)),
-            End::Cut(byte) => Some(format!("{} is truncated at byte {byte}", recording.name)),
+            FileEnd::Whole => None,
+            FileEnd::Continued if !is_last => None,
+            FileEnd::Continued => Some(format!("{} continues in another file", recording.name)),
+            FileEnd::Cut(byte) => Some(format!("{} is truncated at byte {byte}", recording.name)),
         };
         // One in the middle is not made good by the files after it.
         self.stats.cut = self.stats.cut.take().or(cut);

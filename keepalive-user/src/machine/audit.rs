@@ -16,7 +16,7 @@ use super::{
 use crate::core::{
     event::{AuditEnd, Finding, Incomplete},
     filter,
-    rules::{Judge, Middlebox, Wanted},
+    rules::{AuditScope, Judge, Middlebox},
 };
 
 /// Checks the sockets of these network namespaces that the filter admits: the findings, worst first,
@@ -25,7 +25,7 @@ use crate::core::{
 /// # Errors
 /// If the sockets cannot be listed.
 pub fn audit(
-    wanted: &Wanted,
+    scope: &AuditScope,
     filter: &Filter,
     namespaces: &[Namespace],
     options: &Options,
@@ -36,7 +36,7 @@ pub fn audit(
     })?;
     let now = clock::now();
     let cgroups = RefCell::new(Cgroups::open());
-    let mut judge = Judge::new(wanted, clock::when(now), clock::hz());
+    let mut judge = Judge::new(scope, clock::when(now), clock::hz());
     for (index, socket) in listing.sockets.iter().enumerate() {
         let row = listing.row(socket, index as u64 + 1, &now);
         judge.socket(&row, || cgroups.borrow_mut().resolve(socket.id.cgroup).1);

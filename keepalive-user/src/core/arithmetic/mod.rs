@@ -50,7 +50,7 @@ impl Effective {
 
 /// When a connection ends unless an answer comes, and by which rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
+pub struct ConnectionEnd {
     /// From now, jiffies.
     pub after: u64,
     pub rule: Cause,
@@ -77,7 +77,7 @@ pub fn earliest_probe(effective: &Effective, numbers: &TcpSample) -> Result<u64,
 }
 
 /// The end of a connection with nothing in flight, from now, if nothing more is received.
-pub fn idle_end(effective: &Effective, numbers: &TcpSample) -> Option<End> {
+pub fn idle_end(effective: &Effective, numbers: &TcpSample) -> Option<ConnectionEnd> {
     let silence = silence(numbers).unwrap_or_default();
     let run = idle_run(effective, numbers);
     keepalive_end(effective, silence, numbers.probes_out.into(), run)
@@ -101,7 +101,7 @@ pub fn keepalive_end(
     silence: u32,
     probes_out: u32,
     next: u64,
-) -> Option<End> {
+) -> Option<ConnectionEnd> {
     let interval = u64::from(effective.interval);
     if interval == 0 {
         return None;
@@ -115,13 +115,13 @@ pub fn keepalive_end(
             next.saturating_add(interval)
         };
         let runs = left.saturating_sub(earliest).div_ceil(interval);
-        return Some(End {
+        return Some(ConnectionEnd {
             after: earliest.saturating_add(runs.saturating_mul(interval)),
             rule: Cause::KeepaliveUserTimeout,
         });
     }
     let left = u64::from(effective.probes.saturating_sub(probes_out));
-    Some(End {
+    Some(ConnectionEnd {
         after: next.saturating_add(left.saturating_mul(interval)),
         rule: Cause::KeepaliveProbes,
     })
@@ -132,7 +132,7 @@ pub fn keepalive_end(
 /// `tcp_probe_timer`: a run ends the connection if the user timeout has passed since the first
 /// probe (`icsk_probes_tstamp`), else if `tcp_retries2` probes are outstanding; otherwise
 /// `tcp_send_probe0` doubles the timeout up to the maximum (`tcp_probe0_when`).
-pub fn window_end(effective: &Effective, numbers: &TcpSample, next: u64) -> Option<End> {
+pub fn window_end(effective: &Effective, numbers: &TcpSample, next: u64) -> Option<ConnectionEnd> {
     let now = numbers.jiffies as u32;
     let since = if numbers.probes_tstamp == 0 {
         0
@@ -148,7 +148,7 @@ pub fn window_end(effective: &Effective, numbers: &TcpSample, next: u64) -> Opti
     let mut backoff = u32::from(numbers.backoff);
     while probes_out < retries2 {
         if effective.user_timeout != 0 && after >= timeout {
-            return Some(End {
+            return Some(ConnectionEnd {
                 after: timeout.max(next),
                 rule: Cause::WindowProbeUserTimeout,
             });
@@ -165,7 +165,7 @@ pub fn window_end(effective: &Effective, numbers: &TcpSample, next: u64) -> Opti
     } else {
         Cause::WindowProbeTimeout
     };
-    Some(End { after, rule })
+    Some(ConnectionEnd { after, rule })
 }
 
 /// The end of a connection whose data is not acknowledged, computed with a retransmission timer due in
@@ -181,7 +181,7 @@ pub fn retransmit_end(
     numbers: &TcpSample,
     next: u64,
     hz: u32,
-) -> Option<End> {
+) -> Option<ConnectionEnd> {
     if numbers.rto == 0 {
         return None;
     }
@@ -194,7 +194,7 @@ pub fn retransmit_end(
     let mut elapsed: u64 = (1..=retransmits).map(wait).sum();
     if effective.user_timeout != 0 {
         let left = u64::from(effective.user_timeout).saturating_sub(elapsed);
-        return Some(End {
+        return Some(ConnectionEnd {
             after: next.saturating_add(left),
             rule: Cause::RetransmitUserTimeout,
         });
@@ -206,7 +206,7 @@ pub fn retransmit_end(
         elapsed += wait(retransmits);
         after = after.saturating_add(wait(retransmits));
     }
-    Some(End {
+    Some(ConnectionEnd {
         after,
         rule: Cause::RetransmitTimeout,
     })
@@ -277,7 +277,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             end,
-            End {
+            ConnectionEnd {
                 after: u64::from(15 * HZ),
                 rule: Cause::KeepaliveUserTimeout
             }
@@ -291,7 +291,7 @@ mod tests {
             keepalive_end(&effective(75 * HZ, 9, 0), 7200 * HZ, 1, u64::from(75 * HZ)).unwrap();
         assert_eq!(
             end,
-            End {
+            ConnectionEnd {
                 after: u64::from(9 * 75 * HZ),
                 rule: Cause::KeepaliveProbes
             }

@@ -28,7 +28,7 @@ use zerocopy::TryFromBytes;
 
 pub use self::{
     frame::Frame,
-    reader::{End, Reader},
+    reader::{FileEnd, Reader},
     recorder::{Limits, Recorder, Storage},
     writer::Writer,
 };

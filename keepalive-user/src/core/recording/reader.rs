@@ -13,7 +13,7 @@ use super::{
 
 /// How a file ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum FileEnd {
     /// Complete, with the end of the trace.
     Whole,
     /// The recording continues in the next file.
@@ -38,7 +38,7 @@ pub struct Reader<R> {
     /// The last record that was read.
     record: RawRecord,
     decompressor: zstd::bulk::Decompressor<'static>,
-    end: Option<End>,
+    end: Option<FileEnd>,
 }
 
 impl<R: Read> Reader<R> {
@@ -117,8 +117,8 @@ impl<R: Read> Reader<R> {
         })?;
         self.taken += before - rest.len();
         match frame {
-            Frame::End { .. } => self.end = Some(End::Whole),
-            Frame::Continued => self.end = Some(End::Continued),
+            Frame::End { .. } => self.end = Some(FileEnd::Whole),
+            Frame::Continued => self.end = Some(FileEnd::Continued),
             Frame::Record(_)
             | Frame::Seed { .. }
             | Frame::Process { .. }
@@ -132,8 +132,8 @@ impl<R: Read> Reader<R> {
     }
 
     /// How the file ended, if its end was reached.
-    pub fn end(&self) -> End {
-        self.end.unwrap_or(End::Cut(self.position))
+    pub fn end(&self) -> FileEnd {
+        self.end.unwrap_or(FileEnd::Cut(self.position))
     }
 
     /// Bytes of the file read so far.
@@ -150,7 +150,7 @@ impl<R: Read> Reader<R> {
         let got = read_full(&mut self.inner, &mut prefix)?;
         self.position += got as u64;
         if got < BLOCK_PREFIX {
-            self.end = Some(End::Cut(self.position));
+            self.end = Some(FileEnd::Cut(self.position));
             return Ok(false);
         }
         let [stored, plain, crc] = [0, 4, 8].map(|at| {
@@ -168,7 +168,7 @@ impl<R: Read> Reader<R> {
         let got = read_full(&mut self.inner, &mut self.stored)?;
         self.position += got as u64;
         if got < stored {
-            self.end = Some(End::Cut(self.position));
+            self.end = Some(FileEnd::Cut(self.position));
             return Ok(false);
         }
         ensure!(

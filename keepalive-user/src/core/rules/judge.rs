@@ -13,7 +13,7 @@ use crate::core::{
 
 /// Which findings to report, of which sockets.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct AuditScope {
     /// Names of rules; empty = all.
     pub rules: Vec<String>,
     pub ignored: Vec<Ignore>,
@@ -70,7 +70,7 @@ impl Ignore {
 
 /// Judges sockets and network namespaces, one after the other.
 pub struct Judge<'a> {
-    wanted: &'a Wanted,
+    scope: &'a AuditScope,
     when: When,
     /// The kernel's ticks per second, if known.
     hz: Option<u32>,
@@ -85,9 +85,9 @@ pub struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    pub fn new(wanted: &'a Wanted, when: When, hz: Option<u32>) -> Self {
+    pub fn new(scope: &'a AuditScope, when: When, hz: Option<u32>) -> Self {
         Self {
-            wanted,
+            scope,
             when,
             hz,
             findings: Vec::new(),
@@ -99,7 +99,7 @@ impl<'a> Judge<'a> {
 
     /// Judges one socket. `container` resolves the container it was created in, if a rule needs it.
     pub fn socket(&mut self, row: &ListedSocket, container: impl Fn() -> Option<Arc<str>>) {
-        if self.wanted.pid.is_some_and(|pid| !row.pids.contains(&pid)) {
+        if self.scope.pid.is_some_and(|pid| !row.pids.contains(&pid)) {
             return;
         }
         if row.keepalive.is_none() {
@@ -113,8 +113,8 @@ impl<'a> Judge<'a> {
         let case = Case {
             socket: row,
             plan: plan.as_ref(),
-            middlebox: self.wanted.middleboxes.get(&row.socket.netns),
-            silent_ms: self.wanted.silent_ms,
+            middlebox: self.scope.middleboxes.get(&row.socket.netns),
+            silent_ms: self.scope.silent_ms,
         };
         for rule in RULES {
             if let Some(found) = (rule.check)(&case)
@@ -156,11 +156,11 @@ impl<'a> Judge<'a> {
 
     /// Whether to report a finding; a suppressed one is counted.
     fn is_wanted(&mut self, rule: &str, row: Option<&ListedSocket>) -> bool {
-        let rules = &self.wanted.rules;
+        let rules = &self.scope.rules;
         if !rules.is_empty() && !rules.iter().any(|name| name == rule) {
             return false;
         }
-        let is_ignored = self.wanted.ignored.iter().any(|ignore| {
+        let is_ignored = self.scope.ignored.iter().any(|ignore| {
             let target = ignore.target.as_ref();
             ignore.rule == rule && target.is_none_or(|target| row.is_some_and(|row| target.is(row)))
         });

@@ -5,7 +5,7 @@ use super::{
     cgroups::{self, Answer, Handles, Walked},
 };
 use crate::{
-    core::owners::{CGROUPS, Place, Table},
+    core::owners::{CGROUPS, LruMap, Place},
     machine::clock,
 };
 
@@ -54,14 +54,14 @@ enum Known {
 }
 
 pub struct Places {
-    known: Table<u64, Known>,
+    known: LruMap<u64, Known>,
     finder: Finder,
 }
 
 impl Places {
     pub fn new(finder: Finder) -> Self {
         Self {
-            known: Table::new(CGROUPS),
+            known: LruMap::new(CGROUPS),
             finder,
         }
     }

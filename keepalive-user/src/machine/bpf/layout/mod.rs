@@ -8,7 +8,7 @@
 
 use anyhow::{Context, Result, ensure};
 use keepalive_ebpf::{
-    ABSENT, ANY, FIELDS, Field, INIT_OWNED, KernelLayout, NESTED, Need, Place, SOCK_COPY_MAX,
+    ABSENT, ANY, FIELDS, Field, INIT_OWNED, KernelLayout, NESTED, Need, SOCK_COPY_MAX, WordKind,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -79,13 +79,13 @@ pub fn resolve(btf: &Btf<'_>, kernel: &str) -> Result<Resolved> {
         .iter()
         .map(|field| finder.row(field))
         .collect::<Result<Vec<Row>>>()?;
-    let length = |is_in: fn(&Place) -> bool| {
+    let length = |is_in: fn(&WordKind) -> bool| {
         let found = rows.iter().filter(|row| is_in(&row.field.place));
         let ends = found.filter_map(|row| row.member.map(|_| row.word.saturating_add(row.size)));
         ends.max().unwrap_or_default().next_multiple_of(8)
     };
-    let socket = length(|place| matches!(place, Place::Socket | Place::Common));
-    let mini = length(|place| matches!(place, Place::Mini | Place::Common));
+    let socket = length(|place| matches!(place, WordKind::Socket | WordKind::Common));
+    let mini = length(|place| matches!(place, WordKind::Mini | WordKind::Common));
     ensure!(
         socket as usize <= SOCK_COPY_MAX,
         "struct tcp_sock of {kernel} is too large: fields up to byte {socket}, at most \
@@ -97,14 +97,14 @@ pub fn resolve(btf: &Btf<'_>, kernel: &str) -> Result<Resolved> {
     );
     for row in &mut rows {
         match row.field.place {
-            Place::SocketLength => row.word = socket,
-            Place::MiniLength => row.word = mini,
-            Place::Socket
-            | Place::Common
-            | Place::Mini
-            | Place::Other
-            | Place::Flag
-            | Place::Tag(_) => {}
+            WordKind::SocketLength => row.word = socket,
+            WordKind::MiniLength => row.word = mini,
+            WordKind::Socket
+            | WordKind::Common
+            | WordKind::Mini
+            | WordKind::Other
+            | WordKind::Flag
+            | WordKind::Tag(_) => {}
         }
     }
     let words: Vec<u32> = rows.iter().map(|row| row.word).collect();
@@ -160,16 +160,16 @@ impl Finder<'_> {
             word,
         };
         Ok(match field.place {
-            Place::SocketLength | Place::MiniLength => row(None, 0, 0),
-            Place::Flag => {
+            WordKind::SocketLength | WordKind::MiniLength => row(None, 0, 0),
+            WordKind::Flag => {
                 let (name, bit) = self.enumerator(field)?;
                 row(Some(name), 0, bit)
             }
-            Place::Tag(mask) => match self.first(field)? {
+            WordKind::Tag(mask) => match self.first(field)? {
                 Some((name, found)) => row(Some(name), found.size, mask),
                 None => row(None, 0, 0),
             },
-            Place::Socket | Place::Common | Place::Mini | Place::Other => {
+            WordKind::Socket | WordKind::Common | WordKind::Mini | WordKind::Other => {
                 match self.first(field)? {
                     Some((name, found)) => row(Some(name), found.size, found.offset),
                     None => row(None, 0, ABSENT),

@@ -5,13 +5,13 @@ use std::hash::Hash;
 use foldhash::fast::RandomState;
 use lru::LruCache;
 
-pub struct Table<K: Hash + Eq, V> {
+pub struct LruMap<K: Hash + Eq, V> {
     /// Recordings can choose the keys, so their hashes must not be predictable.
     entries: LruCache<K, V, RandomState>,
     capacity: usize,
 }
 
-impl<K: Hash + Eq, V> Table<K, V> {
+impl<K: Hash + Eq, V> LruMap<K, V> {
     pub fn new(capacity: usize) -> Self {
         Self {
             // Bounded in `insert`: a bounded `LruCache` allocates its whole capacity at once.
@@ -55,25 +55,25 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_first() {
-        let mut table = Table::new(3);
+        let mut map = LruMap::new(3);
         for key in 1..=3 {
-            table.insert(key, key * 10);
+            map.insert(key, key * 10);
         }
-        assert_eq!(table.peek(&1), Some(&10));
-        assert_eq!(table.get_mut(&2), Some(&mut 20));
-        table.insert(4, 40);
-        let left = |table: &Table<i32, i32>| [1, 2, 3, 4, 5].map(|key| table.peek(&key).is_some());
-        assert_eq!(left(&table), [false, true, true, true, false]);
-        table.insert(5, 50);
-        assert_eq!(left(&table), [false, true, false, true, true]);
-        table.insert(4, 41);
-        table.remove(&2);
-        assert_eq!(left(&table), [false, false, false, true, true]);
-        assert_eq!(table.peek(&4), Some(&41));
-        assert_eq!(*table.get_or_insert(4, || 42), 41);
+        assert_eq!(map.peek(&1), Some(&10));
+        assert_eq!(map.get_mut(&2), Some(&mut 20));
+        map.insert(4, 40);
+        let left = |map: &LruMap<i32, i32>| [1, 2, 3, 4, 5].map(|key| map.peek(&key).is_some());
+        assert_eq!(left(&map), [false, true, true, true, false]);
+        map.insert(5, 50);
+        assert_eq!(left(&map), [false, true, false, true, true]);
+        map.insert(4, 41);
+        map.remove(&2);
+        assert_eq!(left(&map), [false, false, false, true, true]);
+        assert_eq!(map.peek(&4), Some(&41));
+        assert_eq!(*map.get_or_insert(4, || 42), 41);
         for key in 1..=3 {
-            assert_eq!(*table.get_or_insert(key, || key), key);
+            assert_eq!(*map.get_or_insert(key, || key), key);
         }
-        assert_eq!(left(&table), [true, true, true, false, false]);
+        assert_eq!(left(&map), [true, true, true, false, false]);
     }
 }
