@@ -3,7 +3,7 @@
 //! Each accepts any bytes where the program reads untrusted input: it must return, in bounded
 //! time and memory, and the output must satisfy the assertions here.
 
-use std::{cell::RefCell, io, rc::Rc};
+use std::{cell::RefCell, io, path::Path, rc::Rc};
 
 use anyhow::Result;
 use keepalive_ebpf::{Known, Settings};
@@ -11,6 +11,7 @@ use keepalive_ebpf::{Known, Settings};
 use crate::{
     core::{
         clock::Clock,
+        event::Event,
         pipeline::{Output, Wanted},
         recording::{Reader, VERSION},
         replay::{Recording, play},
@@ -120,12 +121,41 @@ pub fn json(bytes: &[u8]) -> Result<()> {
     outcome.map(drop)
 }
 
-/// A recording as a page and as pictures: nothing in it becomes markup.
+/// A recording as a page and as pictures: nothing in it ends the page's script or becomes markup.
 ///
 /// # Errors
 /// If the recording is invalid.
 pub fn report(bytes: &[u8]) -> Result<()> {
-    fold_into(bytes, vec![Box::new(Report::rehearsal())]).map(drop)
+    let page = Kept::default();
+    let kept = page.clone();
+    let save = move |page: &[u8]| {
+        kept.0.replace(page.to_owned());
+        Ok(())
+    };
+    let format = Report::format(Path::new("report.html"))?;
+    let report = Report::begin(format, None, Box::new(save));
+    fold_into(bytes, vec![Box::new(Checked { report, page })]).map(drop)
+}
+
+/// A report that is checked in all formats.
+struct Checked {
+    report: Report,
+    page: Kept,
+}
+
+impl Output for Checked {
+    fn event(&mut self, event: &Event) -> Result<()> {
+        self.report.event(event)?;
+        if matches!(event, Event::End(_)) {
+            let page = String::from_utf8(self.page.0.take())?;
+            assert_eq!(page.matches("</script>").count(), 2);
+            for picture in self.report.pictures() {
+                assert_eq!(picture.matches("<script").count(), 0);
+                assert_eq!(picture.matches("<svg").count(), 1);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A datagram of sock_diag, and the output of `list` for the sockets in it.
@@ -170,7 +200,7 @@ pub fn ignore_file(bytes: &[u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::fs;
 
     use proptest::prelude::*;
 
