@@ -2,7 +2,8 @@
 //!
 //! The pure half of the program: records in, events out, and every decision based on
 //! them. The clock, the file system and the kernel come in as arguments. No libc, no files, no
-//! threads, no aya, no tokio, and no imports from the layers above.
+//! threads, no aya, no tokio, and no imports from the layers above. Only seeds of hashes are random, because
+//! a recording can choose the keys; no result depends on them.
 
 #![forbid(unsafe_code)]
 

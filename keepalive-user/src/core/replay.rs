@@ -9,7 +9,7 @@ use keepalive_ebpf::Filter;
 
 use super::{
     clock::Clock,
-    event::{Finding, Lost, LostWhere, Missed, Process},
+    event::{Lost, LostWhere, Missed, Process},
     owners::Recorded,
     pipeline::{Output, Pipeline, Wanted},
     recording::{FileEnd, Frame, Header, Reader},
@@ -169,14 +169,7 @@ impl Player {
                     place,
                 })?;
             }
-            Frame::Finding(json) => {
-                let finding: Option<Finding> = serde_json::from_str(json).ok();
-                match finding {
-                    None => self.undecoded += 1,
-                    Some(finding) if !self.filtered => self.pipeline.finding(finding)?,
-                    Some(_) => {}
-                }
-            }
+            Frame::Finding(json) => self.finding(json)?,
             Frame::Undecodable(unknown) => {
                 log::debug!("a frame is skipped: {unknown}");
                 self.undecoded += 1;
@@ -185,6 +178,17 @@ impl Player {
             Frame::End { time } => self.last = time,
         }
         Ok(())
+    }
+
+    fn finding(&mut self, json: &str) -> Result<()> {
+        match serde_json::from_str(json) {
+            Ok(_) if self.filtered => Ok(()),
+            Ok(finding) => self.pipeline.finding(finding),
+            Err(_) => {
+                self.undecoded += 1;
+                Ok(())
+            }
+        }
     }
 
     /// Reports frames that could not be decoded, consecutive ones together.
