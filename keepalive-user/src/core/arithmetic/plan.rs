@@ -3,7 +3,7 @@
 //! In milliseconds. The kernel's timers run late, never early ([`wheel`]), so most results are
 //! ranges.
 
-use super::{model_timeout, wheel};
+use super::{retransmission::model_timeout, wheel};
 use crate::core::{
     event::{
         Cause, DeadLetter, ListedSocket, Plan, PlannedAction, PlannedEnd, PlannedRun,
