@@ -1,24 +1,25 @@
 //! An explanation in plain sentences.
 
+mod outlook;
+mod plan;
+
 use std::io::Write;
 
 use anyhow::{Context, Result};
 
+pub use self::plan::if_silent;
+use self::{outlook::why, plan::stuck};
 use super::{
     json_line,
     words::{RuleValues, clock, owner, rule, unless},
 };
 use crate::core::{
     event::{
-        Blocker, Cause, DeadLetter, Explanation, Keepalive, LastAction, LastRun, ListedSocket,
-        NextProbe, Origin, Outlook, OwnerCloses, Plan, PlannedAction, PlannedSettings, Span,
-        TcpState, TimerKind,
+        Cause, Explanation, Keepalive, LastAction, LastRun, ListedSocket, Origin, Outlook,
+        OwnerCloses, TcpState, TimerKind,
     },
-    format::{millis, name, plural, seconds},
+    format::{millis, name, plural},
 };
-
-/// Number of timer runs up to which the schedule is printed.
-const SHOWN: usize = 10;
 
 /// One JSON object.
 pub fn json(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
@@ -240,89 +241,6 @@ fn user_timeout(keepalive: &Keepalive) -> String {
     }
 }
 
-/// The sentence that explains the outlook.
-fn why(outlook: Outlook, socket: &ListedSocket, plan: Option<&Plan>) -> String {
-    let next = socket.next_probe;
-    let timer = next.map_or_else(|| "later".to_owned(), |next| in_time(next.timer_ms));
-    match outlook {
-        Outlook::KeepaliveOff => {
-            "No probe will be sent: SO_KEEPALIVE is off (HTTP keep-alive does not switch it on). \
-             While the connection is idle nothing detects that the peer is gone."
-                .to_owned()
-        }
-        Outlook::NotConnected => {
-            "No probe is sent in this state; connections accepted from a listener inherit its \
-             settings."
-                .to_owned()
-        }
-        Outlook::DataInFlight => format!(
-            "No probe while data is unacknowledged ({}): retransmission decides when the \
-             connection ends, and keepalive only re-arms its timer ({}).",
-            plural(socket.send_queue.into(), "byte"),
-            match next {
-                Some(_) => format!("which runs {timer}"),
-                None => "which is hidden behind the retransmission timer".to_owned(),
-            }
-        ),
-        Outlook::ZeroWindow => format!(
-            "No keepalive probe while the peer's window is closed and data waits to be sent ({}): \
-             zero-window probes are sent instead ({} unanswered).",
-            plural(socket.send_queue.into(), "byte"),
-            socket.probes_out
-        ),
-        Outlook::DataUnsent => format!(
-            "No probe while data waits to be sent ({}); the timer runs {timer}.",
-            plural(socket.send_queue.into(), "byte")
-        ),
-        Outlook::FinWait2 => {
-            "The running timer is the FIN_WAIT2 timer, not keepalive: no process holds this socket \
-             any more, and it waits for the peer's FIN."
-                .to_owned()
-        }
-        Outlook::Probing => probing(socket, plan, &timer),
-        Outlook::NotIdle => next.map_or_else(
-            || "SO_KEEPALIVE is on, but the keepalive timer does not run.".to_owned(),
-            |next| waiting(next, &timer),
-        ),
-        Outlook::Unknown => {
-            "Whether a probe will be sent is unknown as well: see `keepalive doctor`.".to_owned()
-        }
-    }
-}
-
-/// Probes are unanswered; the next run of the timer sends another or ends the connection.
-fn probing(socket: &ListedSocket, plan: Option<&Plan>, timer: &str) -> String {
-    let of = match plan {
-        Some(plan) if plan.rule == Cause::KeepaliveProbes => format!(" of {}", plan.probes.most),
-        Some(_) | None => String::new(),
-    };
-    let run = match socket.next_probe.and_then(|next| next.blocked_by) {
-        Some(Blocker::ConnectionEnds) => "ends the connection",
-        Some(Blocker::DataInFlight | Blocker::DataUnsent | Blocker::TimerStops) | None => {
-            "sends another"
-        }
-    };
-    let probes = plural(socket.probes_out.into(), "probe");
-    format!("{probes}{of} unanswered; the next run of the timer, {timer}, {run}.")
-}
-
-/// The first probe only waits for the idle time.
-fn waiting(next: NextProbe, timer: &str) -> String {
-    let earliest = next.earliest_ms.unwrap_or(next.timer_ms);
-    let lazy = if earliest > next.timer_ms {
-        format!(
-            " (the timer runs {timer}, finds that a segment from the peer arrived since it was \
-             set, and is re-armed for the rest)"
-        )
-    } else {
-        String::new()
-    };
-    format!(
-        "The next probe can leave {} at the earliest, if nothing is received until then{lazy}.",
-        in_time(earliest)
-    )
-}
-
 fn in_time(ms: u64) -> String {
     match ms {
         0 => "now".to_owned(),
@@ -346,87 +264,6 @@ fn timers(socket: &ListedSocket) -> Option<String> {
         })
         .collect();
     (!others.is_empty()).then(|| format!("Other timers: {}.", others.join("; ")))
-}
-
-/// What keepalive does if the peer falls silent, and which settings have no effect.
-pub fn if_silent(plan: &Plan) -> Vec<String> {
-    let settings = &plan.settings;
-    let timeout = millis(settings.user_timeout_ms);
-    let mut lines = vec![format!(
-        "A peer that falls silent gets its first probe after {}, then one every {}.",
-        span(plan.first_probe_ms),
-        millis(settings.interval_ms)
-    )];
-    let probes = if plan.probes.least == plan.probes.most {
-        plural(plan.probes.most, "unanswered probe")
-    } else {
-        format!(
-            "{} to {} unanswered probes",
-            plan.probes.least, plan.probes.most
-        )
-    };
-    let rule = rule(plan.rule, rule_values(settings));
-    lines.push(format!(
-        "It is considered dead after {}: {probes}, by {rule}.",
-        span(plan.dead_after_ms)
-    ));
-    lines.extend(schedule(plan));
-    lines.extend(plan.dead_letters.iter().map(|letter| match letter {
-        DeadLetter::ProbesIgnored => format!(
-            "TCP_KEEPCNT {} has no effect: with TCP_USER_TIMEOUT set the kernel ignores it.",
-            settings.probes
-        ),
-        DeadLetter::UserTimeoutBelowTime => format!(
-            "TCP_USER_TIMEOUT {timeout} takes effect late: the keepalive timer first runs after \
-             TCP_KEEPIDLE {}, and ends the connection one interval later.",
-            millis(settings.time_ms)
-        ),
-        DeadLetter::ProbesWrap => "The kernel counts unanswered probes in one byte \
-                                   (icsk_probes_out): the count wraps at 256."
-            .to_owned(),
-    }));
-    lines
-}
-
-fn schedule(plan: &Plan) -> Option<String> {
-    let at = |action| {
-        let runs = plan.schedule.iter().filter(move |run| run.action == action);
-        let times: Vec<String> = runs.map(|run| seconds(run.after_ms)).collect();
-        times.join(", ")
-    };
-    (plan.schedule.len() <= SHOWN).then(|| {
-        format!(
-            "If no timer is late: probes at {} s, the end at {} s.",
-            at(PlannedAction::Probe),
-            at(PlannedAction::Kill)
-        )
-    })
-}
-
-/// What ends a connection while unacknowledged data suppresses keepalive.
-fn stuck(plan: &Plan, orphan: bool) -> String {
-    const SUBJECT: &str = "If data is not acknowledged keepalive does not run";
-    if orphan {
-        return format!(
-            "{SUBJECT}: as no process holds the socket any more it ends after tcp_orphan_retries \
-             retransmissions (0 counts as 8), sooner than after tcp_retries2."
-        );
-    }
-    let settings = &plan.settings;
-    let end = &plan.unacknowledged_data;
-    let rule = rule(end.rule, rule_values(settings));
-    format!(
-        "{SUBJECT}: dead {} after the first retransmission, by {rule}.",
-        span(end.after_ms)
-    )
-}
-
-fn rule_values(settings: &PlannedSettings) -> RuleValues {
-    RuleValues {
-        probes: settings.probes,
-        user_timeout_ms: settings.user_timeout_ms,
-        retries2: Some(settings.retries2),
-    }
 }
 
 fn owner_closes(closes: &OwnerCloses, socket: Option<&ListedSocket>) -> String {
@@ -455,16 +292,6 @@ fn owner_closes(closes: &OwnerCloses, socket: Option<&ListedSocket>) -> String {
          received{before}.",
         plural(closes.closed, "such connection")
     )
-}
-
-/// The least, and the most if its text differs.
-fn span(span: Span) -> String {
-    let (least, most) = (millis(span.least), millis(span.most));
-    if least == most {
-        least
-    } else {
-        format!("{least} (at most {most})")
-    }
 }
 
 #[cfg(test)]

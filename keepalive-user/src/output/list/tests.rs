@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::core::event::{
-    Endpoint, Family, Incomplete, ListedNamespace, Process, RefusedSource, Socket, Sysctls, When,
+    Blocker, Endpoint, Family, Incomplete, Keepalive, ListedNamespace, NextProbe, Origin, Process,
+    RefusedSource, RunningTimer, Socket, Sysctls, TcpState, TimerKind, When,
 };
 
 fn endpoint_of(address: &str, port: u16) -> Endpoint {
