@@ -11,11 +11,13 @@ mod cause;
 mod diagnosis;
 mod explanation;
 mod listing;
+mod losses;
 mod session;
+mod socket;
 mod text;
 mod timer;
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -36,10 +38,10 @@ pub use self::listing::{
     Blocker, Incomplete, ListEnd, ListLine, ListSource, ListedDeath, ListedNamespace, ListedSocket,
     NextProbe, RefusedSource, RunningTimer, Sysctls, TimerKind,
 };
-pub use self::session::{
-    Backend, End, EventCounts, Losses, Lost, LostWhere, Missed, MissedCounts, MissedWhere, Refused,
-    SCHEMA_VERSION, Start,
-};
+pub use self::losses::{Losses, Lost, LostWhere, Missed, MissedCounts, MissedWhere};
+pub use self::session::{Backend, End, EventCounts, Refused, SCHEMA_VERSION, Start};
+pub use self::socket::{Cgroup, Endpoint, Family, Keepalive, Origin, Process, Socket, TcpState};
+pub use self::text::{Cookie, Errno};
 pub use self::timer::{Decision, TimerRun};
 
 /// One line of output.
@@ -183,114 +185,6 @@ impl<T> SocketEvent<T> {
             container_id: &mut self.container_id,
         }
     }
-}
-
-/// The identity of the socket.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Socket {
-    /// Number of the socket in this trace, from 1: the identity to group events by.
-    pub id: u64,
-    /// The kernel's socket cookie (SO_COOKIE), hexadecimal; null until the kernel has generated one,
-    /// which it does on request (the BPF iterator does not request it).
-    pub cookie: Option<Cookie>,
-    pub family: Family,
-    pub local: Endpoint,
-    pub peer: Endpoint,
-    pub state: TcpState,
-    /// Inode number of the network namespace (`ls -L -i /proc/PID/ns/net`).
-    pub netns: u32,
-    /// Whether the socket is a subflow of an MPTCP connection; null on kernels without MPTCP.
-    pub mptcp: Option<bool>,
-}
-
-/// A socket cookie; hexadecimal in JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cookie(pub u64);
-
-/// An errno; its name in JSON (`ETIMEDOUT`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Errno(pub u32);
-
-/// Address family of the addresses; IPv4-mapped IPv6 is `ipv4`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Family {
-    Ipv4,
-    Ipv6,
-}
-
-/// One end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Endpoint {
-    pub address: IpAddr,
-    pub port: u16,
-}
-
-/// TCP state, RFC 9293 section 3.3.2.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, EnumIter, IntoStaticStr,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-pub enum TcpState {
-    Established,
-    SynSent,
-    SynRecv,
-    FinWait1,
-    FinWait2,
-    TimeWait,
-    Close,
-    CloseWait,
-    LastAck,
-    Listen,
-    Closing,
-    NewSynRecv,
-    BoundInactive,
-    /// A state that this version has no name for.
-    Unknown,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Process {
-    pub pid: u32,
-    /// Untrusted: arbitrary bytes chosen by the process, converted to valid UTF-8.
-    pub comm: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Cgroup {
-    /// Inode number of its directory.
-    pub id: u64,
-    /// Path below the cgroup2 mount; null if it was removed or is not visible here. Untrusted.
-    pub path: Option<String>,
-}
-
-/// The settings the kernel uses for this socket now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Keepalive {
-    /// SO_KEEPALIVE.
-    pub enabled: bool,
-    /// Idle time before the first probe (TCP_KEEPIDLE), milliseconds.
-    pub time_ms: u64,
-    pub time_origin: Option<Origin>,
-    /// Time between probes (TCP_KEEPINTVL), milliseconds.
-    pub interval_ms: u64,
-    pub interval_origin: Option<Origin>,
-    /// Unanswered probes before the connection is ended (TCP_KEEPCNT).
-    pub probes: u32,
-    pub probes_origin: Option<Origin>,
-    /// TCP_USER_TIMEOUT, milliseconds; 0 = none. If set, the kernel ignores `probes`.
-    pub user_timeout_ms: u64,
-}
-
-/// Where a setting comes from; null where that is unknown (`list` without BPF).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Origin {
-    /// Set on this socket (or inherited from its listener, where it was set).
-    Socket,
-    /// Default of the socket's network namespace (`net.ipv4.tcp_keepalive_*`).
-    Sysctl,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]

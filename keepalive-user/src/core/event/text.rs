@@ -6,7 +6,11 @@ use linux_raw_sys::errno;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use super::{Cookie, Endpoint, Errno};
+use super::Endpoint;
+
+/// A socket cookie; hexadecimal in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie(pub u64);
 
 impl fmt::Display for Cookie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,6 +46,10 @@ impl JsonSchema for Cookie {
         String::json_schema(generator)
     }
 }
+
+/// An errno; its name in JSON (`ETIMEDOUT`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub u32);
 
 impl Errno {
     /// The name of an errno the network stack uses.
