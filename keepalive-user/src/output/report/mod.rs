@@ -2,6 +2,7 @@
 //! events are folded into bounded memory.
 
 mod charts;
+mod data;
 mod headline;
 mod histogram;
 mod lane;

@@ -36,12 +36,11 @@ impl Outcome {
 
     pub fn label(self) -> &'static str {
         match self {
-            Self::TimedOut => "timed out",
-            Self::ResetOrAborted => "reset or aborted",
             Self::Troubled => "open, with problems",
             Self::Open => "open, no problems",
-            Self::Orderly => "closed",
-            Self::Unknown => "ended unseen",
+            Self::TimedOut | Self::ResetOrAborted | Self::Orderly | Self::Unknown => {
+                self.mark().label()
+            }
         }
     }
 

@@ -2,11 +2,11 @@
 
 use super::{
     charts::{self, Chart},
+    data::facts,
     headline::{Tone, headlines},
     lane,
     mark::Mark,
     model::Model,
-    page::facts,
     story::{Moment, Story},
     svg::{Svg, cut, definitions},
     theme,
