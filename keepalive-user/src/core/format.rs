@@ -137,3 +137,15 @@ pub fn is_harmful(character: char) -> bool {
                 | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
         )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let parts = [0, 12, 123, 1234, 123_456, 1_234_567].map(grouped);
+        assert_eq!(parts, ["0", "12", "123", "1,234", "123,456", "1,234,567"]);
+        assert_eq!(plural_grouped(1, "socket"), "1 socket");
+    }
+}

@@ -208,12 +208,9 @@ fn future(explanation: &Explanation) -> Vec<String> {
 
 fn end(socket: &ListedSocket) -> Option<String> {
     let death = socket.death?;
-    let keepalive = socket.keepalive;
-    let values = RuleValues {
-        probes: keepalive.map_or(0, |keepalive| keepalive.probes),
-        user_timeout_ms: keepalive.map_or(0, |keepalive| keepalive.user_timeout_ms),
-        retries2: Some(socket.retries2.unwrap_or_default()),
-    };
+    let retries2 = Some(socket.retries2.unwrap_or_default());
+    // Known if the end is.
+    let values = RuleValues::new(socket.keepalive.as_ref()?, retries2);
     let when = if death.rule == Cause::RetransmitTimeout {
         format!("in about {}", millis(death.in_ms))
     } else {

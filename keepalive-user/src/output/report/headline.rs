@@ -198,15 +198,3 @@ fn answers(model: &Model, all: &mut Vec<Headline>) {
         ),
     ));
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        let parts = [0, 12, 123, 1234, 123_456, 1_234_567].map(grouped);
-        assert_eq!(parts, ["0", "12", "123", "1,234", "123,456", "1,234,567"]);
-        assert_eq!(plural_grouped(1, "socket"), "1 socket");
-    }
-}

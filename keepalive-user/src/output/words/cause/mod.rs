@@ -7,12 +7,22 @@ use crate::core::{
 };
 
 /// The values that [`rule`] prints.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct RuleValues {
     pub probes: u32,
     pub user_timeout_ms: u64,
     /// `None` = unknown.
     pub retries2: Option<u32>,
+}
+
+impl RuleValues {
+    pub fn new(keepalive: &Keepalive, retries2: Option<u32>) -> Self {
+        Self {
+            probes: keepalive.probes,
+            user_timeout_ms: keepalive.user_timeout_ms,
+            retries2,
+        }
+    }
 }
 
 /// The setting that ends a connection with this cause, and its value: `TCP_KEEPCNT 9`.
