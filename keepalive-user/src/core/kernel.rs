@@ -16,7 +16,7 @@ pub mod state {
     pub const LISTEN: u8 = 10;
     pub const CLOSING: u8 = 11;
     pub const NEW_SYN_RECV: u8 = 12;
-    /// From 6.12 on.
+    /// Bound, and shown only by sock_diag: from 6.8 on.
     pub const BOUND_INACTIVE: u8 = 13;
 }
 
