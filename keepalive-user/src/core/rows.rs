@@ -17,9 +17,9 @@ pub fn row(socket: &Snapshot, id: u64, hz: u32, clock: &Clock) -> ListedSocket {
     let knows = |bit| full && socket.known.contains(bit);
     let millis = |jiffies: u32| jiffies_to_millis(jiffies.into(), hz);
     let heard = |age: Option<u32>| age.filter(|_| knows(Known::TRAFFIC) && is_connected(socket));
-    let numbers = &socket.sample;
+    let sample = &socket.sample;
     ListedSocket {
-        when: clock.at(numbers.time),
+        when: clock.at(sample.time),
         socket: convert::socket(id, socket.id.cookie, &socket.id),
         process: None,
         pids: Vec::new(),
@@ -44,10 +44,10 @@ pub fn row(socket: &Snapshot, id: u64, hz: u32, clock: &Clock) -> ListedSocket {
         one_timer_only: full && !socket.known.contains(Known::ALL_TIMERS),
         next_probe: next_probe(socket, hz),
         death: death(socket, hz),
-        silence_ms: heard(silence(numbers)).map(millis),
-        last_data_ms: heard(last_data(numbers)).map(millis),
-        last_ack_ms: heard(last_ack(numbers)).map(millis),
-        probes_out: numbers.probes_out.into(),
+        silence_ms: heard(silence(sample)).map(millis),
+        last_data_ms: heard(last_data(sample)).map(millis),
+        last_ack_ms: heard(last_ack(sample)).map(millis),
+        probes_out: sample.probes_out.into(),
         receive_queue: socket.receive_queue,
         send_queue: socket.send_queue,
     }
@@ -68,31 +68,31 @@ fn is_connected(socket: &Snapshot) -> bool {
 
 /// All armed timers, in the order in which they are due.
 pub fn timers(socket: &Snapshot, hz: u32) -> Vec<RunningTimer> {
-    let numbers = &socket.sample;
+    let sample = &socket.sample;
     let timer = |kind, expires: u64, retries: u8| RunningTimer {
         kind,
-        in_ms: left(numbers, expires, hz),
+        in_ms: left(sample, expires, hz),
         retries: retries.into(),
     };
-    let write = match numbers.pending {
-        pending::RETRANS => Some((TimerKind::Retransmit, numbers.retransmits)),
+    let write = match sample.pending {
+        pending::RETRANS => Some((TimerKind::Retransmit, sample.retransmits)),
         pending::LOSS_PROBE => Some((TimerKind::LossProbe, 0)),
         pending::REO_TIMEOUT => Some((TimerKind::Reorder, 0)),
-        pending::PROBE0 => Some((TimerKind::WindowProbe, numbers.probes_out)),
+        pending::PROBE0 => Some((TimerKind::WindowProbe, sample.probes_out)),
         _ => None,
     };
-    let shared = numbers.timer_pending.then_some(match socket.kind {
+    let shared = sample.timer_pending.then_some(match socket.kind {
         SnapshotKind::Socket | SnapshotKind::TimeWait if is_fin_wait2(socket) => {
             (TimerKind::FinWait2, 0)
         }
         SnapshotKind::TimeWait => (TimerKind::TimeWait, 0),
-        SnapshotKind::Request => (TimerKind::SynAck, numbers.retransmits),
-        SnapshotKind::Socket => (TimerKind::Keepalive, numbers.probes_out),
+        SnapshotKind::Request => (TimerKind::SynAck, sample.retransmits),
+        SnapshotKind::Socket => (TimerKind::Keepalive, sample.probes_out),
     });
     let delack = socket.delack_pending.then_some((TimerKind::DelayedAck, 0));
     let mut timers: Vec<RunningTimer> = [
         (write, socket.write_expires),
-        (shared, numbers.expires),
+        (shared, sample.expires),
         (delack, socket.delack_expires),
     ]
     .into_iter()
@@ -120,18 +120,18 @@ fn has_uid(socket: &Snapshot) -> bool {
 }
 
 pub fn next_probe(socket: &Snapshot, hz: u32) -> Option<NextProbe> {
-    let numbers = &socket.sample;
-    if socket.kind != SnapshotKind::Socket || !numbers.timer_pending || is_fin_wait2(socket) {
+    let sample = &socket.sample;
+    if socket.kind != SnapshotKind::Socket || !sample.timer_pending || is_fin_wait2(socket) {
         return None;
     }
-    let timer_ms = left(numbers, numbers.expires, hz);
+    let timer_ms = left(sample, sample.expires, hz);
     // Without the settings the idle time that the kernel will compare is unknown.
     let (earliest_ms, blocked_by) = if !knows_settings(socket) {
         (None, None)
     } else if !probes(socket) {
         (None, Some(Blocker::TimerStops))
     } else {
-        match arithmetic::earliest_probe(&Effective::new(&socket.settings, hz), numbers) {
+        match arithmetic::earliest_probe(&Effective::new(&socket.settings, hz), sample) {
             Ok(jiffies) => (Some(jiffies_to_millis(jiffies, hz)), None),
             Err(blocker) => (None, Some(blocker)),
         }
@@ -150,30 +150,30 @@ fn probes(socket: &Snapshot) -> bool {
 
 /// The end of the connection if nothing more is received, by the timer that applies now.
 fn death(socket: &Snapshot, hz: u32) -> Option<ListedDeath> {
-    let numbers = &socket.sample;
+    let sample = &socket.sample;
     // `tcp_orphan_retries`, which ends a connection without an owner, is unknown.
     if !knows_settings(socket) || !is_connected(socket) || socket.id.orphan {
         return None;
     }
     let effective = Effective::new(&socket.settings, hz);
-    let write = socket.write_expires.saturating_sub(numbers.jiffies);
-    let end = match numbers.pending {
-        pending::RETRANS => arithmetic::retransmit_end(&effective, numbers, write, hz),
+    let write = socket.write_expires.saturating_sub(sample.jiffies);
+    let end = match sample.pending {
+        pending::RETRANS => arithmetic::retransmit_end(&effective, sample, write, hz),
         // The time at which the window closed is unknown.
         pending::PROBE0
             if effective.user_timeout != 0
-                && numbers.probes_tstamp == 0
-                && numbers.probes_out > 0 =>
+                && sample.probes_tstamp == 0
+                && sample.probes_out > 0 =>
         {
             None
         }
-        pending::PROBE0 => arithmetic::window_end(&effective, numbers, write),
-        _ if numbers.packets_out == 0
-            && unsent(numbers) == 0
-            && numbers.timer_pending
+        pending::PROBE0 => arithmetic::window_end(&effective, sample, write),
+        _ if sample.packets_out == 0
+            && unsent(sample) == 0
+            && sample.timer_pending
             && probes(socket) =>
         {
-            arithmetic::idle_end(&effective, numbers)
+            arithmetic::idle_end(&effective, sample)
         }
         _ => None,
     }?;
@@ -184,8 +184,8 @@ fn death(socket: &Snapshot, hz: u32) -> Option<ListedDeath> {
 }
 
 /// Until a deadline, milliseconds; 0 if it has passed.
-fn left(numbers: &TcpSample, expires: u64, hz: u32) -> u64 {
-    jiffies_to_millis(expires.saturating_sub(numbers.jiffies), hz)
+fn left(sample: &TcpSample, expires: u64, hz: u32) -> u64 {
+    jiffies_to_millis(expires.saturating_sub(sample.jiffies), hz)
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ pub fn pass_until(stop: &AtomicBool, mut each: impl FnMut(&Holder, Descriptor)) 
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let looked = Holder::open(&entry.path()).and_then(|holder| {
+        let scanned = Holder::open(&entry.path()).and_then(|holder| {
             let table = holder.file(c"fd")?;
             open_files(&table, &mut |inode, fd| {
                 if let Some(inode) = inode {
@@ -99,7 +99,7 @@ pub fn pass_until(stop: &AtomicBool, mut each: impl FnMut(&Holder, Descriptor)) 
             });
             Ok(())
         });
-        if let Err(error) = looked {
+        if let Err(error) = scanned {
             denied += u64::from(error.kind() == io::ErrorKind::PermissionDenied);
         }
     }

@@ -94,11 +94,11 @@ async fn watch_one(
                 // A process that has closed it no longer owns it.
                 now.row.process = now.row.process.or(found.row.process);
                 page.owner.clone_from(&now.row.process);
-                let news = explanation(&now);
-                if explain::differs(&shown, &news) {
-                    page.lines.text(|line| explain::news(&news, line))?;
+                let later = explanation(&now);
+                if explain::differs(&shown, &later) {
+                    page.lines.text(|line| explain::changes(&later, line))?;
                 }
-                (found, shown) = (now, news);
+                (found, shown) = (now, later);
                 looks_gone = false;
             }
             // Its `closed` event may still be in the ring.

@@ -106,11 +106,11 @@ impl<O: Owners> Pipeline<O> {
     }
 
     /// Adds a socket that is older than the trace.
-    pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&TcpSample>) -> Result<()> {
+    pub fn seed(&mut self, id: &Identity, time: u64, sample: Option<&TcpSample>) -> Result<()> {
         if !self.wanted.admits(id) {
             return Ok(());
         }
-        self.tracker.seed(id, time, numbers);
+        self.tracker.seed(id, time, sample);
         self.recorder
             .as_mut()
             .map_or(Ok(()), |recorder| recorder.seed(id, time))

@@ -37,7 +37,7 @@ use crate::{
 
 use self::{
     budget::Nanoseconds,
-    held::{Held, Look, Looks},
+    held::{Held, Holding, Processes},
     places::{Finder, Places},
     resolver::{Resolver, Subject, Want},
 };
@@ -222,12 +222,12 @@ impl Cgroups {
 /// The lookups in /proc of this machine.
 struct Proc;
 
-impl Looks for Proc {
-    fn descriptor(&mut self, descriptor: &Descriptor) -> Look {
+impl Processes for Proc {
+    fn descriptor(&mut self, descriptor: &Descriptor) -> Holding {
         match descriptors::is_held(descriptor) {
-            Ok(true) => Look::Held,
-            Ok(false) => Look::Gone,
-            Err(_) => Look::Denied,
+            Ok(true) => Holding::Held,
+            Ok(false) => Holding::Gone,
+            Err(_) => Holding::Denied,
         }
     }
 

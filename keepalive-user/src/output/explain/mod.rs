@@ -67,7 +67,7 @@ pub fn differs(before: &Explanation, now: &Explanation) -> bool {
 }
 
 /// Prints the sentences that changed, for `--follow`.
-pub fn news(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
+pub fn changes(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
     let Some(socket) = &explanation.socket else {
         return Ok(());
     };

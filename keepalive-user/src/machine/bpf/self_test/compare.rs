@@ -38,7 +38,7 @@ const KERNEL_HALF: u64 = 1 << 63;
 pub struct Reading<'a> {
     pub id: &'a Identity,
     pub settings: &'a Settings,
-    pub numbers: &'a TcpSample,
+    pub sample: &'a TcpSample,
     /// Deadline of the write timer.
     pub write_expires: u64,
 }
@@ -61,7 +61,7 @@ pub fn test(
     let reading = Reading {
         id: &record.id,
         settings: &record.settings,
-        numbers: &record.after,
+        sample: &record.after,
         write_expires: test.write_expires,
     };
     let hz = socket(truth, after, layout, &reading)?;
@@ -116,7 +116,7 @@ pub fn socket(
     );
     identity(truth, reading.id)?;
     settings(truth, layout, reading.settings, hz)?;
-    numbers(truth, after, reading.numbers, hz)?;
+    counters(truth, after, reading.sample, hz)?;
     clocks(truth, reading, hz)?;
     write_timer(truth, reading, hz)?;
     Ok(hz)
@@ -187,41 +187,41 @@ fn settings(truth: &Truth, layout: &KernelLayout, settings: &Settings, hz: u32) 
 }
 
 /// No segment was sent since TCP_INFO was read, so these values have not changed.
-fn numbers(truth: &Truth, after: &After, numbers: &TcpSample, hz: u32) -> Result<()> {
+fn counters(truth: &Truth, after: &After, sample: &TcpSample, hz: u32) -> Result<()> {
     let info = &truth.info;
-    same("icsk_probes_out", numbers.probes_out, info.tcpi_probes)?;
-    same("icsk_backoff", numbers.backoff, info.tcpi_backoff)?;
+    same("icsk_probes_out", sample.probes_out, info.tcpi_probes)?;
+    same("icsk_backoff", sample.backoff, info.tcpi_backoff)?;
     same(
         "icsk_retransmits",
-        numbers.retransmits,
+        sample.retransmits,
         info.tcpi_retransmits,
     )?;
-    same("packets_out", numbers.packets_out, info.tcpi_unacked)?;
+    same("packets_out", sample.packets_out, info.tcpi_unacked)?;
     let unsent = info.tcpi_notsent_bytes;
     ensure!(
-        numbers.snd_una != 0
-            && numbers.snd_una == numbers.snd_nxt
-            && numbers.write_seq == numbers.snd_nxt.wrapping_add(unsent),
+        sample.snd_una != 0
+            && sample.snd_una == sample.snd_nxt
+            && sample.write_seq == sample.snd_nxt.wrapping_add(unsent),
         "wrong kernel layout: snd_una {}, snd_nxt {} and write_seq {}, but nothing is in flight \
              and {unsent} bytes are unsent",
-        numbers.snd_una,
-        numbers.snd_nxt,
-        numbers.write_seq
+        sample.snd_una,
+        sample.snd_nxt,
+        sample.write_seq
     );
-    same("snd_wnd", numbers.snd_wnd, info.tcpi_snd_wnd)?;
+    same("snd_wnd", sample.snd_wnd, info.tcpi_snd_wnd)?;
     // An ACK that was delayed may have been sent meanwhile.
     let (before, after) = (info.tcpi_segs_out, after.info.tcpi_segs_out);
     ensure!(
-        numbers.segs_out.wrapping_sub(before) <= after.wrapping_sub(before),
+        sample.segs_out.wrapping_sub(before) <= after.wrapping_sub(before),
         "wrong kernel layout: segs_out reads {}, but it went from {before} to {after}",
-        numbers.segs_out
+        sample.segs_out
     );
     // TCP_INFO reports whole ticks in microseconds, rounded where a tick is not a whole number of them.
     let rto = (u64::from(info.tcpi_rto) * u64::from(hz)).div_ceil(1_000_000);
     ensure!(
-        rto.abs_diff(numbers.rto.into()) <= 1,
+        rto.abs_diff(sample.rto.into()) <= 1,
         "wrong kernel layout: icsk_rto reads {} ticks, but it is {rto}",
-        numbers.rto
+        sample.rto
     );
     Ok(())
 }
@@ -230,10 +230,10 @@ fn numbers(truth: &Truth, after: &After, numbers: &TcpSample, hz: u32) -> Result
 /// time since.
 fn clocks(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
     let Reading {
-        settings, numbers, ..
+        settings, sample, ..
     } = reading;
     let since = truth.asked.elapsed();
-    let jiffies = numbers.jiffies as u32;
+    let jiffies = sample.jiffies as u32;
     // TCP_INFO reports whole ticks in milliseconds, and the stamp and the reading are rounded to ticks.
     let oldest = |reported_ms: u32| {
         let milliseconds = u128::from(reported_ms) + since.as_millis();
@@ -242,10 +242,10 @@ fn clocks(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
     for (field, stamp, reported_ms) in [
         (
             "rcv_tstamp",
-            numbers.rcv_tstamp,
+            sample.rcv_tstamp,
             truth.info.tcpi_last_ack_recv,
         ),
-        ("lrcvtime", numbers.lrcvtime, truth.info.tcpi_last_data_recv),
+        ("lrcvtime", sample.lrcvtime, truth.info.tcpi_last_data_recv),
     ] {
         let age = jiffies.wrapping_sub(stamp);
         let oldest = oldest(reported_ms);
@@ -254,17 +254,17 @@ fn clocks(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
             "wrong kernel layout: {field} is {age} ticks old, and cannot be older than {oldest}"
         );
     }
-    let age = numbers.time.saturating_sub(numbers.clock_cache);
+    let age = sample.time.saturating_sub(sample.clock_cache);
     let set_up = u64::from(SET_UP) * 1_000_000_000;
     ensure!(
         u128::from(age) < u128::from(set_up) + since.as_nanos(),
         "wrong kernel layout: tcp_clock_cache is {age} ns old"
     );
-    let due = numbers.expires.saturating_sub(numbers.jiffies);
+    let due = sample.expires.saturating_sub(sample.jiffies);
     let idle = u64::from(settings.time);
     let passed = u64::from(SET_UP * hz) + since.as_secs() * u64::from(hz);
     ensure!(
-        numbers.timer_pending && due <= idle && due + passed > idle,
+        sample.timer_pending && due <= idle && due + passed > idle,
         "wrong kernel layout: the keepalive timer is due in {due} ticks, but {idle} were set"
     );
     Ok(())
@@ -274,22 +274,22 @@ fn clocks(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
 /// it must have cleared the pending timer of the data sent before; the deadline of that timer stays.
 fn write_timer(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
     let Reading {
-        settings, numbers, ..
+        settings, sample, ..
     } = reading;
     let pending = match truth.closing {
         Some(_) => pending::PROBE0,
         None => 0,
     };
-    same("icsk_pending", numbers.pending, pending)?;
+    same("icsk_pending", sample.pending, pending)?;
     let (begin, least, most) = match truth.closing {
         Some(closing) => {
-            let interval = probe_interval(settings, numbers, hz);
+            let interval = probe_interval(settings, sample, hz);
             (closing, interval, interval)
         }
         // The first timeout of a connection is a second (RFC 6298).
-        None => (truth.opened, 0, u64::from(numbers.rto.max(hz))),
+        None => (truth.opened, 0, u64::from(sample.rto.max(hz))),
     };
-    let due = i128::from(reading.write_expires) - i128::from(numbers.jiffies);
+    let due = i128::from(reading.write_expires) - i128::from(sample.jiffies);
     let passed = ticks_since(begin, hz);
     // Pacing may delay it (`tcp_pacing_delay`).
     let (earliest, latest) = (
@@ -301,17 +301,17 @@ fn write_timer(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
         "wrong kernel layout: the write timer is due in {due} ticks, but it was set to \
          {least}..={most} at most {passed} ticks ago"
     );
-    let age = (numbers.jiffies as u32).wrapping_sub(numbers.probes_tstamp);
+    let age = (sample.jiffies as u32).wrapping_sub(sample.probes_tstamp);
     let is_probing = truth.closing.is_some() && truth.info.tcpi_backoff > 0;
     ensure!(
         if is_probing {
-            numbers.probes_tstamp != 0 && u64::from(age) <= passed
+            sample.probes_tstamp != 0 && u64::from(age) <= passed
         } else {
-            numbers.probes_tstamp == 0
+            sample.probes_tstamp == 0
         },
         "wrong kernel layout: icsk_probes_tstamp reads {} at {}, but {}",
-        numbers.probes_tstamp,
-        numbers.jiffies as u32,
+        sample.probes_tstamp,
+        sample.jiffies as u32,
         if is_probing {
             format!("the first probe was sent at most {passed} ticks ago")
         } else {
@@ -322,10 +322,13 @@ fn write_timer(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
 }
 
 /// `tcp_probe0_when`: from the RTO, but no less than TCP_RTO_MIN, doubled with every probe.
-fn probe_interval(settings: &Settings, numbers: &TcpSample, hz: u32) -> u64 {
-    let rto_max = Effective::new(settings, hz).rto_max;
-    let base = u64::from(numbers.rto.max(rto_min(hz)));
-    (base << numbers.backoff.min(31)).min(rto_max.into())
+fn probe_interval(settings: &Settings, sample: &TcpSample, hz: u32) -> u64 {
+    let rto_max = match settings.rto_max {
+        0 => arithmetic::millis_to_jiffies(arithmetic::RTO_MAX_MS as u32, hz),
+        rto_max => rto_max,
+    };
+    let base = u64::from(sample.rto.max(hz / 5));
+    (base << sample.backoff.min(31)).min(rto_max.into())
 }
 
 /// Upper bound of the ticks since then, rounding and a started tick included.

@@ -163,7 +163,7 @@ impl Connection {
         let reading = Reading {
             id: &listed.id,
             settings: &listed.settings,
-            numbers: &listed.sample,
+            sample: &listed.sample,
             write_expires: listed.write_expires,
         };
         let after = After::of(self.client.as_fd())?;

@@ -332,27 +332,27 @@ fn traffic(value: &[u8], out: &mut Snapshot) {
     let Ok((info, _)) = TcpInfo::read_from_prefix(value) else {
         return;
     };
-    let numbers = &mut out.sample;
+    let sample = &mut out.sample;
     if out.id.state == state::LISTEN {
         return;
     }
     out.known |= Known::TRAFFIC;
-    let now = numbers.jiffies;
+    let now = sample.jiffies;
     // 0 means never.
     let stamp = |age: u32| (now.wrapping_sub(age.into()) as u32).max(1);
     if out.id.state != state::SYN_SENT {
-        numbers.rcv_tstamp = stamp(info.last_ack_recv);
-        numbers.lrcvtime = stamp(info.last_data_recv);
+        sample.rcv_tstamp = stamp(info.last_ack_recv);
+        sample.lrcvtime = stamp(info.last_data_recv);
     }
-    numbers.packets_out = info.unacked;
-    numbers.write_seq = out.send_queue;
+    sample.packets_out = info.unacked;
+    sample.write_seq = out.send_queue;
     let notsent = value.get(NOTSENT_BYTES..).and_then(<[u8]>::first_chunk);
     let notsent = notsent.map_or(0, |bytes| u32::from_ne_bytes(*bytes));
-    numbers.snd_nxt = out.send_queue.saturating_sub(notsent);
-    numbers.rto = info.rto / 1000;
-    numbers.probes_out = info.probes;
-    numbers.backoff = info.backoff;
-    numbers.retransmits = info.retransmits;
+    sample.snd_nxt = out.send_queue.saturating_sub(notsent);
+    sample.rto = info.rto / 1000;
+    sample.probes_out = info.probes;
+    sample.backoff = info.backoff;
+    sample.retransmits = info.retransmits;
 }
 
 /// Kinds and values of attributes; stops at the first malformed one.

@@ -68,11 +68,11 @@ fn reads_a_socket() {
         (4711, 1000, 77)
     );
     assert_eq!((socket.id.netns, socket.id.mptcp), (7, Mptcp::Subflow));
-    let numbers = &socket.sample;
-    assert_eq!((numbers.timer_pending, numbers.expires), (true, 6500));
-    assert_eq!((numbers.probes_out, numbers.rcv_tstamp), (2, 4300));
-    assert_eq!(numbers.lrcvtime, 4200);
-    assert_eq!(crate::core::sample::unsent(numbers), 60);
+    let sample = &socket.sample;
+    assert_eq!((sample.timer_pending, sample.expires), (true, 6500));
+    assert_eq!((sample.probes_out, sample.rcv_tstamp), (2, 4300));
+    assert_eq!(sample.lrcvtime, 4200);
+    assert_eq!(crate::core::sample::unsent(sample), 60);
 }
 
 #[test]

@@ -29,11 +29,11 @@ const LONGEST_PAUSE: u64 = 64;
 /// The most processes whose name is kept.
 const PROCESSES: usize = 1 << 14;
 /// The most lookups per second between records: some microseconds each.
-const LOOKS: u64 = 256;
+const LOOKUPS: u64 = 256;
 
 /// The result of a lookup of one descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum Holding {
     Held,
     /// It is closed, or refers to another file.
     Gone,
@@ -42,8 +42,8 @@ pub enum Look {
 }
 
 /// The lookups in /proc.
-pub trait Looks {
-    fn descriptor(&mut self, descriptor: &Descriptor) -> Look;
+pub trait Processes {
+    fn descriptor(&mut self, descriptor: &Descriptor) -> Holding;
     /// The name of a process; `None` if it has ended.
     fn name(&mut self, pid: u32) -> Option<String>;
 }
@@ -84,9 +84,9 @@ pub struct Held {
 impl Held {
     pub fn new(preferred: Option<u32>) -> Self {
         Self {
-            sockets: LruMap::new(SOCKETS),
-            names: LruMap::new(PROCESSES),
-            tokens: Tokens::new(LOOKS),
+            sockets: Table::new(SOCKETS),
+            names: Table::new(PROCESSES),
+            tokens: Tokens::new(LOOKUPS),
             preferred,
             snapshot: Arc::default(),
         }
@@ -135,9 +135,9 @@ impl Held {
         inode: u64,
         now: Nanoseconds,
         settled: bool,
-        looks: &mut impl Looks,
+        proc: &mut impl Processes,
     ) -> Option<Want> {
-        self.consult(inode, now, settled, looks);
+        self.consult(inode, now, settled, proc);
         let owner = self.sockets.get_mut(&inode)?;
         if owner.lost != 0 && owner.lost <= now {
             owner.lose();
@@ -145,23 +145,23 @@ impl Held {
         if let Some(process) = &mut owner.process {
             let pid = process.pid;
             let name = self.names.get_mut(&pid);
-            refresh(process, name, now, &mut self.tokens, looks);
+            refresh(process, name, now, &mut self.tokens, proc);
             if settled || now.saturating_sub(owner.checked) < FRESH {
                 return None;
             }
             let look = match owner.fd {
                 Some(fd) if self.tokens.take(now) => {
-                    looks.descriptor(&Descriptor { inode, pid, fd })
+                    proc.descriptor(&Descriptor { inode, pid, fd })
                 }
-                _ => Look::Denied,
+                _ => Holding::Denied,
             };
             match look {
-                Look::Held => {
+                Holding::Held => {
                     owner.checked = now;
                     return None;
                 }
-                Look::Gone => owner.lose(),
-                Look::Denied => {}
+                Holding::Gone => owner.lose(),
+                Holding::Denied => {}
             }
         }
         if settled || now < owner.pause {
@@ -178,7 +178,7 @@ impl Held {
     }
 
     /// Applies the result of the last pass, if it is newer.
-    fn consult(&mut self, inode: u64, now: Nanoseconds, settled: bool, looks: &mut impl Looks) {
+    fn consult(&mut self, inode: u64, now: Nanoseconds, settled: bool, proc: &mut impl Processes) {
         let snapshot = Arc::clone(&self.snapshot);
         let owner = entry(&mut self.sockets, inode);
         if owner.checked >= snapshot.started {
@@ -191,7 +191,7 @@ impl Held {
         }
         let current = owner.process.as_ref().map(|process| process.pid);
         match snapshot.holder(inode, [self.preferred, current]) {
-            Some(found) => self.found(&found, snapshot.started, looks, now),
+            Some(found) => self.found(&found, snapshot.started, proc, now),
             // The last holder has closed it, or the list is incomplete.
             None if is_older || settled || snapshot.is_cut() => {}
             None => {
@@ -214,12 +214,12 @@ impl Held {
         &mut self,
         found: &Descriptor,
         when: Nanoseconds,
-        looks: &mut impl Looks,
+        proc: &mut impl Processes,
         now: Nanoseconds,
     ) {
         let process = match self.names.get_mut(&found.pid) {
             Some(name) => Some(Arc::clone(&name.process)),
-            None if self.tokens.take(now) => looks.name(found.pid).map(|comm| {
+            None if self.tokens.take(now) => proc.name(found.pid).map(|comm| {
                 let pid = found.pid;
                 self.named(Process { pid, comm }, now)
             }),
@@ -239,12 +239,12 @@ impl Held {
 
     /// The result of a scan of one process for sockets that it held. Events older than the scan may
     /// still be in the ring: for these the process stays the owner, and permanently if one is its close.
-    pub fn take_scan(&mut self, scan: &Scan, looks: &mut impl Looks, now: Nanoseconds) {
+    pub fn take_scan(&mut self, scan: &Scan, proc: &mut impl Processes, now: Nanoseconds) {
         for found in &scan.held {
             let owner = self.sockets.peek(&found.inode);
             // Skip it if the socket has ended, or newer information exists.
             if owner.is_some_and(|owner| owner.checked <= scan.started) {
-                self.found(found, scan.started, looks, now);
+                self.found(found, scan.started, proc, now);
             }
         }
         for inode in &scan.missing {
@@ -293,7 +293,7 @@ fn refresh(
     name: Option<&mut Name>,
     now: Nanoseconds,
     tokens: &mut Tokens,
-    looks: &mut impl Looks,
+    proc: &mut impl Processes,
 ) {
     let Some(name) = name else {
         return;
@@ -301,7 +301,7 @@ fn refresh(
     if now.saturating_sub(name.checked) >= FRESH && tokens.take(now) {
         name.checked = now;
         // The last name of an ended process stays.
-        if let Some(comm) = looks.name(process.pid)
+        if let Some(comm) = proc.name(process.pid)
             && comm != name.process.comm
         {
             let pid = process.pid;

@@ -8,21 +8,21 @@ struct Fake {
     held: Vec<Descriptor>,
     names: Vec<(u32, &'static str)>,
     denied: bool,
-    looked: usize,
+    lookups: usize,
 }
 
-impl Looks for Fake {
-    fn descriptor(&mut self, descriptor: &Descriptor) -> Look {
-        self.looked += 1;
+impl Processes for Fake {
+    fn descriptor(&mut self, descriptor: &Descriptor) -> Holding {
+        self.lookups += 1;
         match self.held.contains(descriptor) {
-            _ if self.denied => Look::Denied,
-            true => Look::Held,
-            false => Look::Gone,
+            _ if self.denied => Holding::Denied,
+            true => Holding::Held,
+            false => Holding::Gone,
         }
     }
 
     fn name(&mut self, pid: u32) -> Option<String> {
-        self.looked += 1;
+        self.lookups += 1;
         let name = self.names.iter().find(|name| name.0 == pid);
         name.map(|name| name.1.to_owned())
     }
@@ -48,7 +48,7 @@ fn pass(started: Nanoseconds, descriptors: &[Descriptor]) -> Arc<Snapshot> {
     Arc::new(snapshot.finish())
 }
 
-fn looks() -> Fake {
+fn fake() -> Fake {
     Fake {
         names: vec![(PARENT, "postgres"), (CHILD, "postgres: child")],
         ..Fake::default()
@@ -61,7 +61,7 @@ fn owner(owners: &Held) -> Option<u32> {
 
 #[test]
 fn a_fork_moves_the_socket_to_the_child() {
-    let (mut owners, mut looks) = (Held::new(None), looks());
+    let (mut owners, mut proc) = (Held::new(None), fake());
     let want = owners.acted(INODE, process(PARENT, "postgres"), SECOND);
     // It is checked soon, without an event.
     let due = SECOND + VERIFY_AFTER;
@@ -72,7 +72,7 @@ fn a_fork_moves_the_socket_to_the_child() {
             due
         })
     );
-    assert_eq!(owners.resolve(INODE, SECOND, false, &mut looks), None);
+    assert_eq!(owners.resolve(INODE, SECOND, false, &mut proc), None);
     assert_eq!(owner(&owners), Some(PARENT));
     let scan = Scan {
         pid: PARENT,
@@ -80,36 +80,36 @@ fn a_fork_moves_the_socket_to_the_child() {
         missing: vec![INODE],
         ..Scan::default()
     };
-    owners.take_scan(&scan, &mut looks, due);
-    owners.resolve(INODE, due, false, &mut looks);
+    owners.take_scan(&scan, &mut proc, due);
+    owners.resolve(INODE, due, false, &mut proc);
     assert_eq!(owner(&owners), None);
     let snapshot = pass(due + 1, &[held(CHILD, 9)]);
     owners.take_snapshot(snapshot);
-    let want = owners.resolve(INODE, due + 2, false, &mut looks);
+    let want = owners.resolve(INODE, due + 2, false, &mut proc);
     assert_eq!((owner(&owners), want), (Some(CHILD), None));
 }
 
 #[test]
 fn a_known_descriptor_is_checked_when_it_is_old() {
-    let (mut owners, mut looks) = (Held::new(None), looks());
+    let (mut owners, mut proc) = (Held::new(None), fake());
     owners.take_snapshot(pass(SECOND, &[held(PARENT, 5)]));
-    looks.held = vec![held(PARENT, 5)];
-    assert_eq!(owners.resolve(INODE, SECOND, false, &mut looks), None);
-    let named = looks.looked;
+    proc.held = vec![held(PARENT, 5)];
+    assert_eq!(owners.resolve(INODE, SECOND, false, &mut proc), None);
+    let named = proc.lookups;
     assert_eq!(named, 1);
     // It was checked recently.
-    owners.resolve(INODE, SECOND + FRESH - 1, false, &mut looks);
-    assert_eq!(looks.looked, named);
+    owners.resolve(INODE, SECOND + FRESH - 1, false, &mut proc);
+    assert_eq!(proc.lookups, named);
     // The descriptor, and the name.
     assert_eq!(
-        owners.resolve(INODE, SECOND + FRESH, false, &mut looks),
+        owners.resolve(INODE, SECOND + FRESH, false, &mut proc),
         None
     );
-    assert_eq!(looks.looked, named + 2);
+    assert_eq!(proc.lookups, named + 2);
     // It was passed to another process: unresolved, and requested.
-    looks.held = vec![held(CHILD, 5)];
+    proc.held = vec![held(CHILD, 5)];
     let later = 3 * SECOND;
-    let want = owners.resolve(INODE, later, false, &mut looks);
+    let want = owners.resolve(INODE, later, false, &mut proc);
     let expected = Want {
         pid: None,
         due: later,
@@ -120,21 +120,21 @@ fn a_known_descriptor_is_checked_when_it_is_old() {
 /// Where /proc is not readable, the next pass decides; until then the owner stays.
 #[test]
 fn an_unreadable_descriptor_is_left_to_the_pass() {
-    let (mut owners, mut looks) = (Held::new(None), looks());
-    looks.denied = true;
+    let (mut owners, mut proc) = (Held::new(None), fake());
+    proc.denied = true;
     owners.take_snapshot(pass(SECOND, &[held(PARENT, 5)]));
-    let want = owners.resolve(INODE, 3 * SECOND, false, &mut looks);
+    let want = owners.resolve(INODE, 3 * SECOND, false, &mut proc);
     assert_eq!(owner(&owners), Some(PARENT));
     assert_eq!(want.and_then(|want| want.pid), Some(PARENT));
     owners.take_snapshot(pass(4 * SECOND, &[]));
-    owners.resolve(INODE, 4 * SECOND, false, &mut looks);
+    owners.resolve(INODE, 4 * SECOND, false, &mut proc);
     assert_eq!(owner(&owners), None);
 }
 
 #[test]
 fn lookups_per_second_are_limited() {
-    let (mut owners, mut looks) = (Held::new(None), looks());
-    let many = 10 * LOOKS;
+    let (mut owners, mut proc) = (Held::new(None), fake());
+    let many = 10 * LOOKUPS;
     let all: Vec<Descriptor> = (1..=many)
         .map(|inode| Descriptor {
             inode,
@@ -142,20 +142,20 @@ fn lookups_per_second_are_limited() {
         })
         .collect();
     owners.take_snapshot(pass(SECOND, &all));
-    looks.held = all;
+    proc.held = all;
     let mut asked = 0;
     for inode in 1..=many {
-        let want = owners.resolve(inode, 3 * SECOND, false, &mut looks);
+        let want = owners.resolve(inode, 3 * SECOND, false, &mut proc);
         asked += u64::from(want.is_some());
         assert!(owners.process(inode).is_some());
     }
-    assert!(looks.looked as u64 <= LOOKS, "{}", looks.looked);
-    assert!(asked >= many - LOOKS, "{asked}");
+    assert!(proc.lookups as u64 <= LOOKUPS, "{}", proc.lookups);
+    assert!(asked >= many - LOOKUPS, "{asked}");
 }
 
 #[test]
 fn a_socket_without_a_process_is_requested_ever_more_rarely() {
-    let (mut owners, mut looks) = (Held::new(None), looks());
+    let (mut owners, mut proc) = (Held::new(None), fake());
     let mut passes = 0;
     let mut asked = false;
     // An event each tenth of a second for an hour, and a pass whenever one is asked for.
@@ -165,17 +165,17 @@ fn a_socket_without_a_process_is_requested_ever_more_rarely() {
             owners.take_snapshot(pass(now, &[]));
             passes += 1;
         }
-        asked = owners.resolve(INODE, now, false, &mut looks).is_some();
+        asked = owners.resolve(INODE, now, false, &mut proc).is_some();
     }
     assert!((50..=70).contains(&passes), "{passes}");
 }
 
 #[test]
 fn a_dead_socket_keeps_its_last_holder() {
-    let (mut owners, mut looks) = (Held::new(None), looks());
+    let (mut owners, mut proc) = (Held::new(None), fake());
     owners.acted(INODE, process(PARENT, "postgres"), SECOND);
     owners.take_snapshot(pass(9 * SECOND, &[]));
-    assert_eq!(owners.resolve(INODE, 9 * SECOND, true, &mut looks), None);
+    assert_eq!(owners.resolve(INODE, 9 * SECOND, true, &mut proc), None);
     assert_eq!(owner(&owners), Some(PARENT));
 }
 
@@ -195,24 +195,24 @@ fn later_scans_and_passes_do_not_change_older_events() {
         (false, &[][..], None),
         (false, &handed_over[..], Some(CHILD)),
     ] {
-        let (mut owners, mut looks) = (Held::new(None), looks());
+        let (mut owners, mut proc) = (Held::new(None), fake());
         owners.acted(INODE, process(PARENT, "postgres"), SECOND);
         if by_scan {
-            owners.take_scan(&missing, &mut looks, SECOND);
+            owners.take_scan(&missing, &mut proc, SECOND);
         } else {
             owners.take_snapshot(pass(later, holders));
         }
         for (time, expected) in [(later - 1, Some(PARENT)), (later, after)] {
-            owners.resolve(INODE, time, false, &mut looks);
+            owners.resolve(INODE, time, false, &mut proc);
             assert_eq!(owner(&owners), expected);
         }
     }
     // The close is older than the scan but read after it: the process was the last holder.
-    let (mut owners, mut looks) = (Held::new(None), looks());
+    let (mut owners, mut proc) = (Held::new(None), fake());
     owners.acted(INODE, process(PARENT, "postgres"), SECOND);
-    owners.take_scan(&missing, &mut looks, SECOND);
+    owners.take_scan(&missing, &mut proc, SECOND);
     owners.acted(INODE, process(PARENT, "postgres"), later - 1);
-    owners.resolve(INODE, later, true, &mut looks);
+    owners.resolve(INODE, later, true, &mut proc);
     assert_eq!(owner(&owners), Some(PARENT));
 }
 
@@ -220,9 +220,9 @@ fn later_scans_and_passes_do_not_change_older_events() {
 fn the_requested_process_is_preferred_as_owner() {
     let both = [held(PARENT, 5), held(CHILD, 5)];
     for (preferred, expected) in [(None, PARENT), (Some(CHILD), CHILD), (Some(99), PARENT)] {
-        let (mut owners, mut looks) = (Held::new(preferred), looks());
+        let (mut owners, mut proc) = (Held::new(preferred), fake());
         owners.take_snapshot(pass(SECOND, &both));
-        owners.resolve(INODE, SECOND, false, &mut looks);
+        owners.resolve(INODE, SECOND, false, &mut proc);
         assert_eq!(owner(&owners), Some(expected));
         // An action of the other process does not change that.
         owners.acted(INODE, process(PARENT, "postgres"), SECOND);
@@ -232,19 +232,19 @@ fn the_requested_process_is_preferred_as_owner() {
 
 #[test]
 fn an_exec_changes_the_name_of_all_sockets() {
-    let (mut owners, mut looks) = (Held::new(None), looks());
+    let (mut owners, mut proc) = (Held::new(None), fake());
     for inode in [1, 2] {
         owners.acted(inode, process(PARENT, "sh"), SECOND);
-        owners.resolve(inode, SECOND, false, &mut looks);
+        owners.resolve(inode, SECOND, false, &mut proc);
         assert_eq!(owners.process(inode).unwrap().comm, "sh");
     }
     for inode in [1, 2] {
-        owners.resolve(inode, 3 * SECOND, true, &mut looks);
+        owners.resolve(inode, 3 * SECOND, true, &mut proc);
         assert_eq!(owners.process(inode).unwrap().comm, "postgres");
     }
     // One lookup served both; the last name of an ended process stays.
-    assert_eq!(looks.looked, 1);
-    looks.names.clear();
-    owners.resolve(1, 6 * SECOND, true, &mut looks);
+    assert_eq!(proc.lookups, 1);
+    proc.names.clear();
+    owners.resolve(1, 6 * SECOND, true, &mut proc);
     assert_eq!(owners.process(1).unwrap().comm, "postgres");
 }
