@@ -32,10 +32,10 @@ losses! {
     RingProbes,
 }
 
-/// Result of the program `look`.
+/// Result of the program `poll_socket`.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, Immutable, KnownLayout)]
-pub enum Looked {
+pub enum Polled {
     /// The socket's record is in the ring.
     Reported = 0,
     /// The socket no longer exists.

@@ -45,7 +45,7 @@ pub enum Kind {
     Owner = 8,
     /// User space requested a sample of a socket without a record for too long; not read
     /// under the socket's lock.
-    Looked = 9,
+    Polled = 9,
     /// A socket that is older than the trace and reported nevertheless. Made in user space from a
     /// listing, not by the programs.
     Listed = 128,

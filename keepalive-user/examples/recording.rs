@@ -80,7 +80,7 @@ fn additions(last: Record, mut write: impl FnMut(&Frame<'_>) -> Result<()>) -> R
         Kind::WindowProbe,
         Kind::Ack,
         Kind::Closing,
-        Kind::Looked,
+        Kind::Polled,
         Kind::Listed,
     ] {
         let mut record = Record { kind, ..last };

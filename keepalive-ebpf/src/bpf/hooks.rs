@@ -2,7 +2,7 @@
 //! the socket's address and are independent of the backend that calls them.
 
 use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id};
-use keepalive_ebpf::{Kind, Looked, Loss, Record, RecordFlags, Within};
+use keepalive_ebpf::{Kind, Loss, Polled, Record, RecordFlags, Within};
 
 use crate::{
     maps::{
@@ -270,17 +270,17 @@ pub fn ack_exit(sk: u64) {
 /// (SLAB_TYPESAFE_BY_RCU), so the address contains a socket, this one or a later one, or it is free;
 /// user space compares the identity.
 #[inline(always)]
-pub fn look(sk: u64) -> Looked {
+pub fn poll_socket(sk: u64) -> Polled {
     let family: u16 = peek(sk + u64::from(layout!(skc_family)));
     let protocol: u16 = peek(sk + u64::from(layout!(sk_protocol)));
     let is_tcp = (family == AF_INET || family == AF_INET6) && protocol == IPPROTO_TCP;
     if !is_tcp || !is_wanted(sk) {
-        return Looked::Gone;
+        return Polled::Gone;
     }
-    if report(sk, Timer::Keepalive, Kind::Looked, |_| {}) {
-        Looked::Reported
+    if report(sk, Timer::Keepalive, Kind::Polled, |_| {}) {
+        Polled::Reported
     } else {
-        Looked::RingFull
+        Polled::RingFull
     }
 }
 

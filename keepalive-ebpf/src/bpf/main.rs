@@ -2,15 +2,15 @@
 //!
 //! `fentry.rs` and `tracepoint.rs` are the two backends: entry points that take the socket from
 //! their arguments and call a hook body. `hooks.rs` has the bodies, which are independent of the backend.
-//! `iterator.rs` lists all sockets, `look.rs` reads one on request. `socket.rs` reads a socket, `maps.rs`
+//! `iterator.rs` lists all sockets, `poll.rs` reads one on request. `socket.rs` reads a socket, `maps.rs`
 //! has all shared state. User space loads the programs of one backend only, or the iterator.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 mod fentry;
 mod hooks;
 mod iterator;
-mod look;
 mod maps;
+mod poll;
 mod process;
 mod self_test;
 mod socket;

@@ -53,7 +53,7 @@ pub fn state_change(sk: u64) {
         // SAFETY: the memory has the size and alignment of a record; nothing is read from it. Fields
         // that are not set are zero.
         unsafe {
-            (*record).kind = Kind::Looked;
+            (*record).kind = Kind::Polled;
             (*record).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
             (*record).comm = process_name(task);
         }

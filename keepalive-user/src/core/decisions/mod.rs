@@ -125,7 +125,7 @@ pub fn is_counted_probe(record: &Record) -> bool {
 /// Why a socket reached CLOSE.
 pub fn cause(record: &Record, hz: u32) -> Cause {
     // Read only after the end: what the kernel was doing is unknown.
-    if record.kind == Kind::Looked {
+    if record.kind == Kind::Polled {
         return Cause::Unknown;
     }
     let orphan = record.id.orphan;

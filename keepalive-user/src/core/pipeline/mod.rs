@@ -133,7 +133,7 @@ impl<O: Owners> Pipeline<O> {
                 | Kind::Established
                 | Kind::Close
                 | Kind::Ack
-                | Kind::Looked
+                | Kind::Polled
                 | Kind::Listed => {}
             }
         }

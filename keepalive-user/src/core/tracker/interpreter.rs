@@ -51,7 +51,7 @@ impl Interpreter {
                 | Kind::Close
                 | Kind::Ack
                 | Kind::Closing
-                | Kind::Looked
+                | Kind::Polled
                 | Kind::Owner
                 | Kind::Listed => rearmed(&record.after).map(|jiffies| self.millis(jiffies)),
             };

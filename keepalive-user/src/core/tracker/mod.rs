@@ -114,7 +114,7 @@ impl Tracker {
         let key = record.id.sk;
         let interpreter = self.interpreter;
         self.now = self.now.max((record.after.time, record.after.jiffies));
-        if kind == Kind::Looked {
+        if kind == Kind::Polled {
             self.looked(record, events);
             return;
         }
@@ -145,7 +145,7 @@ impl Tracker {
             Kind::Setsockopt => interpreter.setsockopt(socket, record, events),
             Kind::Established => interpreter.established(socket, record, events),
             Kind::Close => socket.end = Some(Box::new(*record)),
-            Kind::Ack | Kind::Closing | Kind::Looked | Kind::Owner | Kind::Listed => {}
+            Kind::Ack | Kind::Closing | Kind::Polled | Kind::Owner | Kind::Listed => {}
         }
         // An end within a timer run is reported after that run.
         let in_timer = kind == Kind::Close && record.within == Within::KeepaliveTimer;
@@ -261,7 +261,7 @@ impl Tracker {
         let since = socket.last_seen;
         socket.advance(record, interpreter.hz);
         socket.learn(&record.id, record.after.time);
-        interpreter.report_answer(socket, Kind::Looked, record, events);
+        interpreter.report_answer(socket, Kind::Polled, record, events);
         if is_closed {
             self.unseen.add(CLOSE, since);
             socket.end = Some(Box::new(*record));

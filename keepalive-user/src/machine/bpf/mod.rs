@@ -25,7 +25,7 @@ use aya::{
     maps::{Array, MapData, PerCpuArray, RingBuf},
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
 };
-pub use keepalive_ebpf::Looked;
+pub use keepalive_ebpf::Polled;
 use keepalive_ebpf::{Filter, Loss, RawRecord, Record, TimerFunctions};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use zerocopy::{FromBytes, IntoBytes, TryFromBytes};
@@ -146,8 +146,8 @@ pub struct Source {
     programs: Vec<OwnedFd>,
 }
 
-/// The program behind [`Source::look`].
-const LOOK: &str = "look";
+/// The program behind [`Source::poll`].
+const POLL: &str = "poll_socket";
 
 /// An optional hook that the kernel refused.
 pub struct Missing {
@@ -219,7 +219,7 @@ impl Source {
         let btf = kernel.btf.as_ref();
         stop::check()?;
         let learned = prove(backend, &mut ebpf, kernel, Depth::AtOnce)?;
-        load_look(&mut ebpf)?;
+        load_poll(&mut ebpf)?;
         set_timer_functions(&mut ebpf, learned.functions)?;
         let mut missing = Vec::new();
         for hook in backend.hooks() {
@@ -274,21 +274,21 @@ impl Source {
         Some(wire::record(&raw).copied().context("a record"))
     }
 
-    /// Has the socket at this address reported as a record of [`keepalive_ebpf::Kind::Looked`].
+    /// Has the socket at this address reported as a record of [`keepalive_ebpf::Kind::Polled`].
     ///
     /// # Errors
     /// If the kernel does not run the program.
-    pub fn look(&self, sk: u64) -> Result<Looked> {
+    pub fn poll(&self, sk: u64) -> Result<Polled> {
         let program = self
             .ebpf
-            .program(LOOK)
+            .program(POLL)
             .context("the BPF object lost a program")?;
         let program: &RawTracePoint = program.try_into()?;
         let mut options = RawTracePointRunOptions::new();
         options.args[0] = sk;
         let result = program.test_run(options).context("BPF_PROG_TEST_RUN")?;
-        let looked = Looked::try_read_from_bytes(result.return_value.as_bytes());
-        looked.map_err(|_| anyhow::anyhow!("unknown result {} of {LOOK}", result.return_value))
+        let polled = Polled::try_read_from_bytes(result.return_value.as_bytes());
+        polled.map_err(|_| anyhow::anyhow!("unknown result {} of {POLL}", result.return_value))
     }
 
     /// The ring's descriptor, to poll.
@@ -351,10 +351,10 @@ fn prove(backend: Backend, ebpf: &mut Ebpf, kernel: &Kernel, depth: Depth) -> Re
 }
 
 /// Loads the program that BPF_PROG_TEST_RUN runs; it is not attached.
-fn load_look(ebpf: &mut Ebpf) -> Result<()> {
+fn load_poll(ebpf: &mut Ebpf) -> Result<()> {
     let program = ebpf
-        .program_mut(LOOK)
-        .context("the BPF object has no program look")?;
+        .program_mut(POLL)
+        .context("the BPF object has no program poll_socket")?;
     let program: &mut RawTracePoint = program.try_into()?;
     program.load().context("the program that reads a socket")
 }

@@ -18,7 +18,7 @@ use keepalive_ebpf::{ABI_VERSION, Record};
 pub use self::live::{Live, Pace, Turn};
 use self::seed::Seeding;
 use super::{
-    bpf::{Kernel, Looked, Options, Source, hooks::Need, self_test::is_of_a_self_test},
+    bpf::{Kernel, Options, Polled, Source, hooks::Need, self_test::is_of_a_self_test},
     clock::{self, monotonic_ns},
     diagnostics, files,
     owners::LiveOwners,
@@ -294,10 +294,10 @@ impl Session {
     /// Has the kernel report these sockets; returns how many it reported.
     fn look(&mut self, sockets: &[u64]) -> Result<usize> {
         for (done, &sk) in sockets.iter().enumerate() {
-            match self.source.look(sk) {
-                Ok(Looked::Reported) => {}
-                Ok(Looked::Gone) => self.pipeline.gone(sk),
-                Ok(Looked::RingFull) => return Ok(done),
+            match self.source.poll(sk) {
+                Ok(Polled::Reported) => {}
+                Ok(Polled::Gone) => self.pipeline.gone(sk),
+                Ok(Polled::RingFull) => return Ok(done),
                 Err(error) => {
                     log::debug!("cannot read a socket: {error:#}");
                     return Ok(done);

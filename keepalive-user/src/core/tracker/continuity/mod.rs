@@ -51,7 +51,7 @@ pub fn beginning(record: &Record) -> &TcpSample {
         | Kind::Close
         | Kind::Closing
         | Kind::Owner
-        | Kind::Looked
+        | Kind::Polled
         | Kind::Listed => &record.after,
     }
 }
@@ -81,7 +81,7 @@ impl Continuity {
             | Kind::Ack
             | Kind::Closing
             | Kind::Owner
-            | Kind::Looked
+            | Kind::Polled
             | Kind::Listed => (now.expires, now.deadline),
         };
         Self {
@@ -142,7 +142,7 @@ impl Continuity {
     /// Whether the keepalive timer ran since: its deadline differs from the one that was armed.
     fn is_rearmed(&self, record: &Record, now: &TcpSample, hz: u32) -> bool {
         let comparable = match record.kind {
-            Kind::KeepaliveTimer | Kind::Ack | Kind::Close | Kind::Closing | Kind::Looked => true,
+            Kind::KeepaliveTimer | Kind::Ack | Kind::Close | Kind::Closing | Kind::Polled => true,
             // These arm it themselves, or are about another timer.
             Kind::WindowProbe
             | Kind::Setsockopt
@@ -220,7 +220,7 @@ fn is_armed_next(record: &Record) -> bool {
         | Kind::Ack
         | Kind::Closing
         | Kind::Owner
-        | Kind::Looked
+        | Kind::Polled
         | Kind::Listed => false,
     }
 }

@@ -144,7 +144,7 @@ fn watch(runs: &[(u64, Peer, bool)]) -> (u64, u64, MissedCounts, bool) {
     }
     kernel.at(kernel.numbers.jiffies + 3);
     tracker.observe(
-        &kernel.record(Kind::Looked, TcpSample::default()),
+        &kernel.record(Kind::Polled, TcpSample::default()),
         &mut seen,
     );
     let probes = seen.iter().filter(|observation| {
@@ -227,12 +227,12 @@ fn a_run_that_is_not_over_is_not_missed() {
         &mut seen,
     );
     let run = kernel.run(1, Peer::Silent);
-    let mut within = kernel.record(Kind::Looked, TcpSample::default());
+    let mut within = kernel.record(Kind::Polled, TcpSample::default());
     within.after.timer_pending = false;
     tracker.observe(&within, &mut seen);
     kernel.at(kernel.numbers.jiffies + 1);
     tracker.observe(
-        &kernel.record(Kind::Looked, TcpSample::default()),
+        &kernel.record(Kind::Polled, TcpSample::default()),
         &mut seen,
     );
     for record in &run {
@@ -240,7 +240,7 @@ fn a_run_that_is_not_over_is_not_missed() {
     }
     kernel.at(kernel.numbers.jiffies + 9);
     tracker.observe(
-        &kernel.record(Kind::Looked, TcpSample::default()),
+        &kernel.record(Kind::Polled, TcpSample::default()),
         &mut seen,
     );
     assert_eq!(tracker.unseen().counts.probe, 0);

@@ -112,7 +112,7 @@ fn right(truth: &Truth) -> Read {
             owned: true,
             ..TcpSample::default()
         },
-        ..Record::new(Kind::Looked)
+        ..Record::new(Kind::Polled)
     };
     let own = std::fs::read("/proc/self/comm").unwrap();
     let own = own.strip_suffix(b"\n").unwrap();

@@ -7,6 +7,6 @@ use crate::hooks;
 
 /// The argument is the address of a `struct sock`, taken from a record.
 #[raw_tracepoint(tracepoint = "timer_start")]
-pub fn look(ctx: RawTracePointContext) -> i32 {
-    hooks::look(ctx.arg(0)) as i32
+pub fn poll_socket(ctx: RawTracePointContext) -> i32 {
+    hooks::poll_socket(ctx.arg(0)) as i32
 }
