@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use crate::{
     build,
     kernels::Kernel,
-    packages::{self, Need},
+    packages::{self, Tool},
     paths, run, setup, test,
     vm::{self, Guest},
 };
@@ -56,7 +56,7 @@ pub struct Load {
     json: bool,
 }
 
-const SS: &[Need] = &[Need {
+const SS: &[Tool] = &[Tool {
     path: "ss",
     package: "iproute2",
 }];

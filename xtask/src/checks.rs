@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    packages::{self, Need},
+    packages::{self, Tool},
     paths, run, setup, tidy,
 };
 
@@ -97,7 +97,7 @@ fn msrv() -> Result<()> {
 
 /// Finds common misspellings in all committed files, by codespell (`.codespellrc`).
 fn spelling() -> Result<()> {
-    packages::ensure(&[Need {
+    packages::ensure(&[Tool {
         path: "codespell",
         package: "codespell",
     }])?;

@@ -7,20 +7,20 @@ use anyhow::{Result, bail};
 use crate::run;
 
 /// A program or file, and the package that contains it.
-pub struct Need {
+pub struct Tool {
     pub path: &'static str,
     pub package: &'static str,
 }
 
-/// Installs the packages of all needs that are not met.
+/// Installs the packages of all tools that are missing.
 ///
 /// # Errors
 /// Names the exact command if this is not root, or the missing programs if there is no apt.
-pub fn ensure(needs: &[Need]) -> Result<()> {
-    let missing: Vec<&str> = needs
+pub fn ensure(tools: &[Tool]) -> Result<()> {
+    let missing: Vec<&str> = tools
         .iter()
-        .filter(|need| !is_there(need.path))
-        .map(|need| need.package)
+        .filter(|tool| !is_there(tool.path))
+        .map(|tool| tool.package)
         .collect();
     if missing.is_empty() {
         return Ok(());

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    packages::{self, Need},
+    packages::{self, Tool},
     paths, run,
 };
 
@@ -25,32 +25,32 @@ const LLVM_FEATURE: &str = "llvm-22";
 /// Debian's newer compiler, distinguished from its older one (`rustc`) by the package's own directory, and
 /// the matching source of `core`. Stable rustup also needs that: the `rust-src` component is not in any
 /// package registry.
-const DEBIAN: &[Need] = &[
-    Need {
+const DEBIAN: &[Tool] = &[
+    Tool {
         path: "/usr/share/doc/rustc-web",
         package: "rustc-web",
     },
-    Need {
+    Tool {
         path: "/usr/share/doc/cargo-web",
         package: "cargo-web",
     },
-    Need {
+    Tool {
         path: "/usr/share/doc/rust-web-src",
         package: "rust-web-src",
     },
-    Need {
+    Tool {
         path: "/usr/lib/llvm-22/bin/llvm-config",
         package: "llvm-22-dev",
     },
-    Need {
+    Tool {
         path: "cc",
         package: "gcc",
     },
-    Need {
+    Tool {
         path: "c++",
         package: "g++",
     },
-    Need {
+    Tool {
         path: "/usr/lib/x86_64-linux-gnu/libc.a",
         package: "libc6-dev",
     },

@@ -17,7 +17,7 @@ use crate::{
     build,
     kernels::{Kernel, MATRIX},
     matrix::{Matrix, Suite},
-    packages::{self, Need},
+    packages::{self, Tool},
     paths, run, setup,
     vm::{self, Guest},
 };
@@ -71,28 +71,28 @@ impl Arguments {
 const BACKENDS: [&str; 2] = ["fentry", "tracepoint"];
 const LIVE: &str = "live";
 /// Programs of the distribution that scenarios use on the running kernel: servers, `ss`, a browser, a terminal.
-const SERVERS: &[Need] = &[
-    Need {
+const SERVERS: &[Tool] = &[
+    Tool {
         path: "/usr/sbin/apache2",
         package: "apache2-bin",
     },
-    Need {
+    Tool {
         path: "/usr/bin/redis-server",
         package: "redis-server",
     },
-    Need {
+    Tool {
         path: "/usr/lib/postgresql/15/bin/postgres",
         package: "postgresql-15",
     },
-    Need {
+    Tool {
         path: "/usr/bin/chromium",
         package: "chromium",
     },
-    Need {
+    Tool {
         path: "ss",
         package: "iproute2",
     },
-    Need {
+    Tool {
         path: "tmux",
         package: "tmux",
     },

@@ -22,7 +22,7 @@ use clap::Args;
 use crate::{
     build, initramfs,
     kernels::Kernel,
-    packages::{self, Need},
+    packages::{self, Tool},
     paths,
 };
 
@@ -45,29 +45,29 @@ pub struct Arguments {
 /// breakpoint that the kernel has just patched away (attaching a trampoline), and the guest dies.
 pub const ACCEL: &str = "tcg,thread=single";
 
-const QEMU: &[Need] = &[
-    Need {
+const QEMU: &[Tool] = &[
+    Tool {
         path: "qemu-system-x86_64",
         package: "qemu-system-x86",
     },
-    Need {
+    Tool {
         path: "xz",
         package: "xz-utils",
     },
-    Need {
+    Tool {
         path: "zstd",
         package: "zstd",
     },
-    Need {
+    Tool {
         path: "ss",
         package: "iproute2",
     },
-    Need {
+    Tool {
         path: "/usr/share/keyrings/debian-archive-keyring.gpg",
         package: "debian-archive-keyring",
     },
 ];
-const BUSYBOX: &[Need] = &[Need {
+const BUSYBOX: &[Tool] = &[Tool {
     path: "/bin/busybox",
     package: "busybox-static",
 }];

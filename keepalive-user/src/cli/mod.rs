@@ -28,7 +28,7 @@ use crate::{
     core::{event::Backend, pipeline::Wanted},
     machine::{
         bpf::Options,
-        sandbox::{Confinement, Needs, Owners},
+        sandbox::{Confinement, Needs, OwnerLookup},
         session::{Older, Request},
     },
     output::SchemaOf,
@@ -206,7 +206,7 @@ impl Loading {
                 ..Wanted::default()
             },
             older: Older::Remembered,
-            needs: Needs::tracing(Owners::Proc),
+            needs: Needs::tracing(OwnerLookup::Proc),
             confinement: self.sandbox.confinement(),
             filters: select.described(),
         })

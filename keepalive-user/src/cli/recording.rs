@@ -8,7 +8,7 @@ use clap::Args;
 use super::Selection;
 use crate::{
     core::{recording::Limits, target::Target},
-    machine::recorder::Plan,
+    machine::recorder::Destination,
 };
 
 /// Whether and how to record.
@@ -39,14 +39,14 @@ pub struct Recording {
 
 impl Recording {
     /// The requested recording.
-    pub fn plan(&self) -> Option<Plan> {
+    pub fn destination(&self) -> Option<Destination> {
         let limits = Limits {
             size: self.record_size,
             files: self.record_files,
             rate: self.record_rate,
             compressed: self.record_zstd,
         };
-        self.record.as_ref().map(|path| Plan {
+        self.record.as_ref().map(|path| Destination {
             path: path.clone(),
             limits,
             force: self.force,

@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use anyhow::Result;
-use keepalive_ebpf::{Comparison, Need, Snapshot, WordKind};
+use keepalive_ebpf::{Comparison, FieldKind, FieldNeed, Snapshot};
 
 use crate::{
     cli::Doctor,
@@ -23,7 +23,7 @@ use crate::{
         listing::Lister,
         namespace::Namespace,
         privileges,
-        sandbox::{self, Needs, Owners, Sandbox, capabilities::KEPT},
+        sandbox::{self, Needs, OwnerLookup, Sandbox, capabilities::KEPT},
     },
     output::doctor,
 };
@@ -146,13 +146,15 @@ fn layout_report(kernel: &Result<Kernel>) -> LayoutReport {
 }
 
 fn field_report(row: &Row) -> FieldReport {
-    let is_offset = match row.field.place {
-        WordKind::Socket | WordKind::Common | WordKind::Mini | WordKind::Other => true,
-        WordKind::SocketLength | WordKind::MiniLength | WordKind::Flag | WordKind::Tag(_) => false,
+    let is_offset = match row.field.kind {
+        FieldKind::Socket | FieldKind::Common | FieldKind::Mini | FieldKind::Other => true,
+        FieldKind::SocketLength | FieldKind::MiniLength | FieldKind::Flag | FieldKind::Tag(_) => {
+            false
+        }
     };
     let lost = match row.field.need {
-        Need::Optional(lost) => Some(lost),
-        Need::Required | Need::Instead(_) => None,
+        FieldNeed::Optional(lost) => Some(lost),
+        FieldNeed::Required | FieldNeed::Instead(_) => None,
     };
     let (compared, comparison) = match row.field.comparison {
         Comparison::Compared(with) => (Compared::Yes, with),
@@ -165,7 +167,7 @@ fn field_report(row: &Row) -> FieldReport {
         offset: (is_offset && row.member.is_some()).then_some(row.word),
         size: row.member.filter(|_| is_offset).map(|_| row.size),
         value: (!is_offset).then_some(row.word),
-        required: row.field.need == Need::Required,
+        required: row.field.need == FieldNeed::Required,
         lost: lost.filter(|_| row.member.is_none()),
         compared,
         comparison,
@@ -204,14 +206,14 @@ fn report_on(survey: &Survey) -> BackendReport {
             at: hook.at.describe(),
             status: match (refused, hook.need) {
                 (None, _) => Status::Ok,
-                (Some(_), hooks::Need::Required) => Status::Refused,
+                (Some(_), hooks::HookNeed::Required) => Status::Refused,
                 (Some(_), _) => Status::Degraded,
             },
             reason: refused.clone(),
             lost: refused.as_ref().and(match hook.need {
-                hooks::Need::Required => None,
-                hooks::Need::Optional(lost) => Some(lost),
-                hooks::Need::LiveAnswers => Some("--live-answers"),
+                hooks::HookNeed::Required => None,
+                hooks::HookNeed::Optional(lost) => Some(lost),
+                hooks::HookNeed::LiveAnswers => Some("--live-answers"),
             }),
         })
         .collect();
@@ -264,8 +266,8 @@ fn sandbox_report(with_sock_diag: bool) -> SandboxReport {
         ..Needs::listing()
     };
     let commands: [(&[&str], Needs); 4] = [
-        (&["trace"], Needs::tracing(Owners::Proc)),
-        (&["top"], Needs::screen(Owners::Proc)),
+        (&["trace"], Needs::tracing(OwnerLookup::Proc)),
+        (&["top"], Needs::screen(OwnerLookup::Proc)),
         (
             &["list --watch", "explain --follow", "explain --watch"],
             listing,

@@ -29,8 +29,8 @@ use crate::{
     },
     machine::{
         readiness::readable,
-        recorder::Plan,
-        sandbox::{Needs, Owners},
+        recorder::Destination,
+        sandbox::{Needs, OwnerLookup},
         screen::Screen,
         session::{self, Live, Older, Pace, Session, Turn},
         stop, terminal,
@@ -63,10 +63,10 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     let mut request = arguments.loading.request(&arguments.select)?;
     request.options.live_answers = arguments.live_answers;
     request.older = Older::Reported;
-    request.needs = Needs::screen(Owners::Proc);
+    request.needs = Needs::screen(OwnerLookup::Proc);
     let model = Top::new(terminal::wants_colour(), TimeZone::system());
     let top = Rc::new(RefCell::new(model));
-    let outputs: Vec<Box<dyn Output>> = vec![Box::new(Shared(Rc::clone(&top)))];
+    let outputs: Vec<Box<dyn Output>> = vec![Box::new(SharedTop(Rc::clone(&top)))];
     stop::install()?;
     let recorded = session::block_on(async {
         let session = Session::open(&request, None, outputs)?;
@@ -87,9 +87,9 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
 }
 
 /// The model, shared by the pipeline that feeds it and the screen that draws it.
-struct Shared(Rc<RefCell<Top>>);
+struct SharedTop(Rc<RefCell<Top>>);
 
-impl Output for Shared {
+impl Output for SharedTop {
     fn event(&mut self, event: &KeepaliveEvent) -> Result<()> {
         self.0.borrow_mut().event(event);
         Ok(())
@@ -191,12 +191,12 @@ impl Running {
                 let path = file_of(now.timestamp, &TimeZone::system());
                 let mut header = self.live.session.header.clone();
                 header.start.when = now;
-                let plan = Plan {
+                let destination = Destination {
                     path: path.clone(),
                     limits: LIMITS,
                     force: false,
                 };
-                match plan.begin(header) {
+                match destination.begin(header) {
                     Ok(begun) => {
                         *recorder = Some(begun);
                         let message = format!("recording to {}; r ends it", path.display());

@@ -18,8 +18,8 @@ use crate::{
         audit::audit,
         bpf::Options,
         files,
-        recorder::Plan,
-        sandbox::{Needs, Owners},
+        recorder::Destination,
+        sandbox::{Needs, OwnerLookup},
         session::{self, Live, Pace, Request, Session, Turn},
         stop, terminal,
     },
@@ -33,10 +33,10 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
     request.options.cost = arguments.cost;
     request.wanted.count = arguments.count;
     request.needs = needs(arguments);
-    let recording = arguments.record.plan();
+    let recording = arguments.record.destination();
     // First, so that a bad path fails before anything is attached.
     check_files(arguments)?;
-    recording.as_ref().map_or(Ok(()), Plan::check)?;
+    recording.as_ref().map_or(Ok(()), Destination::check)?;
     let mut outputs = vec![outputs::live(arguments.json, arguments.output.as_deref())?];
     if let Some(path) = &arguments.report {
         outputs.push(outputs::report(path, None, arguments.record.force)?);
@@ -93,7 +93,7 @@ fn findings(arguments: &Trace, request: &Request) -> Result<Vec<Finding>> {
 fn needs(arguments: &Trace) -> Needs {
     let rotates = arguments.record.record_size.is_some();
     let recording = arguments.record.record.as_deref().filter(|_| rotates);
-    Needs::tracing(Owners::Proc)
+    Needs::tracing(OwnerLookup::Proc)
         .writes_beside(recording)
         .writes_beside(arguments.report.as_deref())
 }

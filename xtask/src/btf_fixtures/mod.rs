@@ -13,11 +13,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use keepalive_ebpf::{FIELDS, INIT_OWNED, NESTED, WordKind};
+use keepalive_ebpf::{FIELDS, FieldKind, INIT_OWNED, NESTED};
 
 use crate::{
     kernels::{Kernel, MATRIX},
-    packages::{self, Need},
+    packages::{self, Tool},
     paths, run,
 };
 
@@ -31,16 +31,16 @@ pub struct Arguments {
     release: Option<String>,
 }
 
-const DECOMPRESSORS: &[Need] = &[
-    Need {
+const DECOMPRESSORS: &[Tool] = &[
+    Tool {
         path: "lz4",
         package: "lz4",
     },
-    Need {
+    Tool {
         path: "xz",
         package: "xz-utils",
     },
-    Need {
+    Tool {
         path: "zstd",
         package: "zstd",
     },
@@ -207,7 +207,7 @@ fn trimmed(btf: &[u8]) -> Result<Vec<u8>> {
     let mut trimming = Trimming::parse(btf)?;
     let rows = FIELDS.iter().flat_map(|field| {
         let names = field.alternatives.iter();
-        names.map(|&name| (name, field.place == WordKind::Flag))
+        names.map(|&name| (name, field.kind == FieldKind::Flag))
     });
     let others = NESTED.iter().chain([&INIT_OWNED]);
     for (name, is_enumerator) in rows.chain(others.map(|&name| (name, false))) {

@@ -46,7 +46,7 @@ pub fn follow(
     request.needs = finder.needs(&found)?;
     request.wanted.only = Some(found.id);
     let outcome = session::block_on(async {
-        let outputs: Vec<Box<dyn Output>> = vec![Box::new(Shared(Rc::clone(&page)))];
+        let outputs: Vec<Box<dyn Output>> = vec![Box::new(SharedPage(Rc::clone(&page)))];
         let session = match Session::open(&request, None, outputs) {
             Ok(session) => session,
             Err(error) => {
@@ -127,9 +127,9 @@ impl Page {
 }
 
 /// The page, shared by the pipeline that feeds it and the loop that reads the socket.
-struct Shared(Rc<RefCell<Page>>);
+struct SharedPage(Rc<RefCell<Page>>);
 
-impl Output for Shared {
+impl Output for SharedPage {
     fn event(&mut self, event: &Event) -> Result<()> {
         let mut page = self.0.borrow_mut();
         match event {

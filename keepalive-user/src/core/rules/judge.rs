@@ -13,7 +13,7 @@ use crate::core::{
 
 /// Which findings to report, of which sockets.
 #[derive(Clone, Debug, Default)]
-pub struct AuditScope {
+pub struct Criteria {
     /// Names of rules; empty = all.
     pub rules: Vec<String>,
     pub ignored: Vec<Ignore>,
@@ -70,7 +70,7 @@ impl Ignore {
 
 /// Judges sockets and network namespaces, one after the other.
 pub struct Judge<'a> {
-    scope: &'a AuditScope,
+    wanted: &'a Criteria,
     when: When,
     /// The kernel's ticks per second, if known.
     hz: Option<u32>,
@@ -85,7 +85,7 @@ pub struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    pub fn new(scope: &'a AuditScope, when: When, hz: Option<u32>) -> Self {
+    pub fn new(wanted: &'a Criteria, when: When, hz: Option<u32>) -> Self {
         Self {
             scope,
             when,

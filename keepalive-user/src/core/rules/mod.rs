@@ -9,7 +9,7 @@ mod remedy;
 
 use self::remedy::Advice;
 pub use self::{
-    judge::{AuditScope, Ignore, Judge},
+    judge::{Criteria, Ignore, Judge},
     middlebox::{Middlebox, Named, help as middlebox_help},
 };
 use super::{

@@ -27,7 +27,7 @@ pub enum At {
 
 /// Whether a backend can do without a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
+pub enum HookNeed {
     Required,
     /// What is lost without it.
     Optional(&'static str),
@@ -39,10 +39,10 @@ pub enum Need {
 pub struct Hook {
     pub program: &'static str,
     pub at: At,
-    pub need: Need,
+    pub need: HookNeed,
 }
 
-const fn hook(program: &'static str, at: At, need: Need) -> Hook {
+const fn hook(program: &'static str, at: At, need: HookNeed) -> Hook {
     Hook { program, at, need }
 }
 
@@ -54,74 +54,74 @@ const FENTRY: &[Hook] = &[
     hook(
         "keepalive_timer_enter",
         At::Entry("tcp_keepalive_timer"),
-        Need::Required,
+        HookNeed::Required,
     ),
     hook(
         "keepalive_timer_exit",
         At::Exit("tcp_keepalive_timer"),
-        Need::Required,
+        HookNeed::Required,
     ),
     hook(
         "write_wakeup_exit",
         At::Exit("tcp_write_wakeup"),
-        Need::Required,
+        HookNeed::Required,
     ),
     hook(
         "state_change",
         At::TypedTracepoint("inet_sock_set_state"),
-        Need::Required,
+        HookNeed::Required,
     ),
     hook(
         "write_timer_enter",
         At::Entry("tcp_write_timer_handler"),
-        Need::Optional("zero-window probes, and what a retransmission timeout killed"),
+        HookNeed::Optional("zero-window probes, and what a retransmission timeout killed"),
     ),
     hook(
         "write_timer_exit",
         At::Exit("tcp_write_timer_handler"),
-        Need::Optional("zero-window probes"),
+        HookNeed::Optional("zero-window probes"),
     ),
     hook(
         "set_keepalive",
         At::Entry("tcp_set_keepalive"),
-        Need::Optional("SO_KEEPALIVE switched on or off"),
+        HookNeed::Optional("SO_KEEPALIVE switched on or off"),
     ),
     hook(
         "set_keepidle",
         At::Exit("tcp_sock_set_keepidle_locked"),
-        Need::Optional("TCP_KEEPIDLE changed"),
+        HookNeed::Optional("TCP_KEEPIDLE changed"),
     ),
     hook(
         ACCEPTED,
         At::Exit("inet_accept"),
-        Need::Optional(
+        HookNeed::Optional(
             "the process that accepts a connection, before the next pass over all descriptors",
         ),
     ),
-    hook("ack_enter", At::Entry("tcp_ack"), Need::LiveAnswers),
-    hook("ack_exit", At::Exit("tcp_ack"), Need::LiveAnswers),
+    hook("ack_enter", At::Entry("tcp_ack"), HookNeed::LiveAnswers),
+    hook("ack_exit", At::Exit("tcp_ack"), HookNeed::LiveAnswers),
 ];
 
 const TRACEPOINT: &[Hook] = &[
     hook(
         "tp_timer_expire_entry",
         At::RawTracepoint("timer_expire_entry"),
-        Need::Required,
+        HookNeed::Required,
     ),
     hook(
         "tp_timer_expire_exit",
         At::RawTracepoint("timer_expire_exit"),
-        Need::Required,
+        HookNeed::Required,
     ),
     hook(
         "tp_state_change",
         At::RawTracepoint("inet_sock_set_state"),
-        Need::Required,
+        HookNeed::Required,
     ),
     hook(
         "tp_timer_start",
         At::RawTracepoint("timer_start"),
-        Need::Optional("SO_KEEPALIVE switched on, TCP_KEEPIDLE changed"),
+        HookNeed::Optional("SO_KEEPALIVE switched on, TCP_KEEPIDLE changed"),
     ),
 ];
 
@@ -129,7 +129,7 @@ const TRACEPOINT: &[Hook] = &[
 pub const SELF_TEST: Hook = hook(
     "self_test_timer_start",
     At::RawTracepoint("timer_start"),
-    Need::Required,
+    HookNeed::Required,
 );
 
 impl Backend {

@@ -33,7 +33,7 @@ use zerocopy::{FromBytes, IntoBytes, TryFromBytes};
 use self::{
     bytes::Bytes,
     cost::{Cost, Measuring},
-    hooks::{Hook, Need},
+    hooks::{Hook, HookNeed},
     reason::reason,
     self_test::{Depth, Learned},
 };
@@ -227,12 +227,12 @@ impl Source {
             if hook.program == backend.state_change().program {
                 continue;
             }
-            if hook.need == Need::LiveAnswers && !options.live_answers {
+            if hook.need == HookNeed::LiveAnswers && !options.live_answers {
                 continue;
             }
             match (hook.attach(&mut ebpf, btf), hook.need) {
                 (Ok(()), _) => {}
-                (Err(error), Need::Optional(_)) => {
+                (Err(error), HookNeed::Optional(_)) => {
                     missing.push(Missing {
                         hook: *hook,
                         reason: reason(&error),

@@ -17,7 +17,7 @@ use crate::{
 
 /// All sockets of all processes whose descriptors are readable.
 #[derive(Default)]
-pub struct Owners {
+pub struct Holders {
     /// By inode, then process.
     descriptors: Vec<Descriptor>,
     processes: FxHashMap<u32, Arc<Process>>,
@@ -25,7 +25,7 @@ pub struct Owners {
     pub denied: u64,
 }
 
-impl Owners {
+impl Holders {
     /// Finds them by a pass over /proc.
     pub fn of_proc() -> Self {
         let mut owners = Self::default();

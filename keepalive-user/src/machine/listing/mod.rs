@@ -18,7 +18,7 @@ use keepalive_ebpf::{Identity, Snapshot, SnapshotKind};
 use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::mm::{Advice, madvise};
 
-use self::holders::Owners;
+use self::holders::Holders;
 pub use self::netlink::{Moment, sockets_of};
 use crate::{
     core::{
@@ -45,14 +45,14 @@ const DIAG_HZ: u32 = 1000;
 
 /// A way to list sockets.
 pub struct Lister {
-    source: Source,
+    source: SnapshotSource,
     /// Whether another source may replace it.
     may_fall_back: bool,
     /// Better sources that were tried.
     pub refused: Vec<RefusedSource>,
 }
 
-enum Source {
+enum SnapshotSource {
     Iterators(Iterators),
     SockDiag,
 }
@@ -63,7 +63,7 @@ pub struct Listing {
     pub sockets: Vec<Snapshot>,
     /// Ticks per second of the snapshots.
     pub hz: u32,
-    pub owners: Owners,
+    pub owners: Holders,
     /// By namespace.
     pub sysctls: FxHashMap<u32, Sysctls>,
     pub incomplete: Vec<Incomplete>,
@@ -85,13 +85,13 @@ impl Lister {
     /// If the requested source does not work.
     pub fn open(wanted: Option<ListSource>, options: &Options) -> Result<Self> {
         let mut lister = Self {
-            source: Source::SockDiag,
+            source: SnapshotSource::SockDiag,
             may_fall_back: wanted.is_none(),
             refused: Vec::new(),
         };
         if wanted != Some(ListSource::SockDiag) {
             match Iterators::open(options) {
-                Ok(iterators) => lister.source = Source::Iterators(iterators),
+                Ok(iterators) => lister.source = SnapshotSource::Iterators(iterators),
                 Err(error) => lister.fall_back(&error)?,
             }
         }
@@ -102,7 +102,7 @@ impl Lister {
     pub fn needs(&self, elsewhere: bool) -> Needs {
         Needs {
             namespaces: elsewhere,
-            sock_diag: matches!(self.source, Source::SockDiag),
+            sock_diag: matches!(self.source, SnapshotSource::SockDiag),
             ..Needs::listing()
         }
     }
@@ -111,7 +111,7 @@ impl Lister {
     fn fall_back(&mut self, error: &anyhow::Error) -> Result<()> {
         let reason = reason(error);
         if self.may_fall_back {
-            self.source = Source::SockDiag;
+            self.source = SnapshotSource::SockDiag;
             self.refused.push(RefusedSource {
                 source: ListSource::Iterator,
                 reason,
@@ -135,7 +135,7 @@ impl Lister {
         with_owners: bool,
         wanted: &(impl Fn(&Snapshot) -> bool + Sync),
     ) -> Result<Listing> {
-        if let Source::Iterators(iterators) = &mut self.source {
+        if let SnapshotSource::Iterators(iterators) = &mut self.source {
             match by_iterators(iterators, namespaces, with_owners, wanted) {
                 Ok(listing) => return Ok(listing),
                 Err(error) => self.fall_back(&error)?,
@@ -160,14 +160,14 @@ fn by_iterators(
     let files = with_owners.then(|| iterators.descriptors()).transpose()?;
     let own_file = own.file();
     let (walked, owners) = thread::scope(|scope| {
-        let owners = scope.spawn(move || files.map(|walk| Owners::of_kernel(walk, own_file)));
+        let owners = scope.spawn(move || files.map(|walk| Holders::of_kernel(walk, own_file)));
         let walked = walk_sockets(iterators, namespaces, &own, wanted);
         (walked, owners.join())
     });
     let (mut found, hz) = walked?;
     let owners = match owners.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
-        Some(owners) => owners?.unwrap_or_else(Owners::of_proc),
-        None => Owners::default(),
+        Some(owners) => owners?.unwrap_or_else(Holders::of_proc),
+        None => Holders::default(),
     };
     let unknown = without_owner(&found.sockets, &owners, with_owners);
     found.incomplete.extend(unknown);
@@ -308,9 +308,9 @@ fn by_sock_diag(
         found.note_sysctls(namespace);
     }
     let owners = if with_owners {
-        Owners::of_proc()
+        Holders::of_proc()
     } else {
-        Owners::default()
+        Holders::default()
     };
     let unknown = diag::settings(&mut found.sockets, &owners, &found.sysctls);
     let incomplete = |what: &str, count: u64, reason: String| {
@@ -339,7 +339,7 @@ fn by_sock_diag(
 }
 
 /// The sockets that have a file, but no process that is known to hold it.
-fn without_owner(sockets: &[Snapshot], owners: &Owners, with_owners: bool) -> Option<Incomplete> {
+fn without_owner(sockets: &[Snapshot], owners: &Holders, with_owners: bool) -> Option<Incomplete> {
     let inodes = sockets.iter().map(|socket| socket.id.inode);
     let unknown = inodes.filter(|&inode| inode != 0 && owners.of(inode).is_empty());
     let count = if with_owners {
@@ -455,7 +455,7 @@ impl Found {
         }
     }
 
-    fn listing(mut self, source: ListSource, hz: u32, owners: Owners) -> Listing {
+    fn listing(mut self, source: ListSource, hz: u32, owners: Holders) -> Listing {
         let left_out = self.left_out;
         self.sockets.retain(|socket| {
             socket.kind != SnapshotKind::Request

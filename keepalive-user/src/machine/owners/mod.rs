@@ -38,7 +38,7 @@ use crate::{
 use self::{
     budget::Nanoseconds,
     held::{Held, Holding, Processes},
-    places::{Finder, Places},
+    places::{Mode, Places},
     resolver::{Resolver, Subject, Want},
 };
 
@@ -64,7 +64,7 @@ impl LiveOwners {
     pub fn new(same_pids: bool, preferred: Option<u32>, sees_accept: bool) -> Self {
         Self {
             held: Held::new(preferred),
-            places: Places::new(Finder::live()),
+            places: Places::new(Mode::live()),
             resolver: None,
             same_pids,
             sees_accept,
@@ -207,7 +207,7 @@ pub struct Cgroups(Places);
 
 impl Cgroups {
     pub fn open() -> Self {
-        Self(Places::new(Finder::at_once()))
+        Self(Places::new(Mode::at_once()))
     }
 
     /// The cgroup with this id, and its container.

@@ -5,7 +5,7 @@ use super::{
     cgroups::{self, Answer, Handles, Walked},
 };
 use crate::{
-    core::owners::{CGROUPS, LruMap, Place},
+    core::owners::{BoundedMap, CGROUPS, Place},
     machine::clock,
 };
 
@@ -18,7 +18,7 @@ const PAUSE: Nanoseconds = 10 * SECOND;
 const WALKS: u64 = 20;
 
 /// How unresolved cgroups are found.
-pub enum Finder {
+pub enum Mode {
     /// By handle, as often as the tokens allow; else by the resolver.
     Live {
         handles: Option<Handles>,
@@ -31,7 +31,7 @@ pub enum Finder {
     },
 }
 
-impl Finder {
+impl Mode {
     pub fn live() -> Self {
         Self::Live {
             handles: Handles::open(),
@@ -47,22 +47,22 @@ impl Finder {
     }
 }
 
-enum Known {
+enum Cached {
     At(Place),
     /// Not found, or not below this mount; resolved again after this time.
     Nowhere(Nanoseconds),
 }
 
 pub struct Places {
-    known: LruMap<u64, Known>,
-    finder: Finder,
+    known: BoundedMap<u64, Cached>,
+    mode: Mode,
 }
 
 impl Places {
-    pub fn new(finder: Finder) -> Self {
+    pub fn new(mode: Mode) -> Self {
         Self {
-            known: LruMap::new(CGROUPS),
-            finder,
+            known: BoundedMap::new(CGROUPS),
+            mode,
         }
     }
 
@@ -70,37 +70,37 @@ impl Places {
     pub fn get(&self, id: u64) -> Option<Place> {
         match self.known.peek(&id) {
             _ if id == 0 => None,
-            Some(Known::At(place)) => Some(place.clone()),
-            Some(Known::Nowhere(_)) | None => Some(Place::new(id, None)),
+            Some(Cached::At(place)) => Some(place.clone()),
+            Some(Cached::Nowhere(_)) | None => Some(Place::new(id, None)),
         }
     }
 
     fn set(&mut self, id: u64, path: &str) {
         let place = Place::new(id, Some(path));
-        self.known.insert(id, Known::At(place));
+        self.known.insert(id, Cached::At(place));
     }
 
     /// Resolves the cgroup if that is possible at once; true if the resolver has to find it.
     pub fn resolve(&mut self, id: u64, now: Nanoseconds) -> bool {
         match self.known.get_mut(&id) {
             _ if id == 0 => return false,
-            Some(Known::At(_)) => return false,
-            Some(Known::Nowhere(until)) if now < *until => return false,
-            Some(Known::Nowhere(_)) | None => {}
+            Some(Cached::At(_)) => return false,
+            Some(Cached::Nowhere(until)) if now < *until => return false,
+            Some(Cached::Nowhere(_)) | None => {}
         }
-        let answer = match &mut self.finder {
-            Finder::Live { handles, tokens } => match handles {
+        let answer = match &mut self.mode {
+            Mode::Live { handles, tokens } => match handles {
                 Some(_) if !tokens.take(now) => return false,
                 Some(handles) => handles.path(id),
                 None => return true,
             },
-            Finder::AtOnce { handles, .. } => handles
+            Mode::AtOnce { handles, .. } => handles
                 .as_ref()
                 .map_or(Answer::Refused, |handles| handles.path(id)),
         };
         match answer {
             Answer::Path(path) => self.set(id, &path),
-            Answer::None => self.known.insert(id, Known::Nowhere(now + PAUSE)),
+            Answer::None => self.known.insert(id, Cached::Nowhere(now + PAUSE)),
             Answer::Refused => return self.refused(id, now),
         }
         false
@@ -108,12 +108,12 @@ impl Places {
 
     /// As [`Places::resolve`], where handles are not usable.
     fn refused(&mut self, id: u64, now: Nanoseconds) -> bool {
-        let walks = match &mut self.finder {
-            Finder::Live { handles, .. } => {
+        let walks = match &mut self.mode {
+            Mode::Live { handles, .. } => {
                 *handles = None;
                 return true;
             }
-            Finder::AtOnce { handles, walks } => {
+            Mode::AtOnce { handles, walks } => {
                 *handles = None;
                 walks
             }
@@ -122,12 +122,12 @@ impl Places {
             let begun = clock::cpu_time();
             let known = &mut self.known;
             cgroups::directories(|id, path| {
-                known.insert(id, Known::At(Place::new(id, Some(path))));
+                known.insert(id, Cached::At(Place::new(id, Some(path))));
                 true
             });
             walks.spend(now, clock::cpu_time().saturating_sub(begun));
-            if !matches!(known.peek(&id), Some(Known::At(_))) {
-                known.insert(id, Known::Nowhere(now + PAUSE));
+            if !matches!(known.peek(&id), Some(Cached::At(_))) {
+                known.insert(id, Cached::Nowhere(now + PAUSE));
             }
         }
         false
@@ -138,7 +138,7 @@ impl Places {
             self.set(*id, path);
         }
         for id in &walked.missing {
-            self.known.insert(*id, Known::Nowhere(now + PAUSE));
+            self.known.insert(*id, Cached::Nowhere(now + PAUSE));
         }
     }
 }
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_missing_cgroup_is_not_requested_each_time() {
-        let mut places = Places::new(Finder::Live {
+        let mut places = Places::new(Mode::Live {
             handles: None,
             tokens: Tokens::new(1),
         });
@@ -182,7 +182,7 @@ mod tests {
         };
         let id = std::os::unix::fs::MetadataExt::ino(&metadata);
         for handles in [None, Handles::open()] {
-            let mut places = Places::new(Finder::AtOnce {
+            let mut places = Places::new(Mode::AtOnce {
                 handles,
                 walks: Budget::new(WALKS, 0),
             });

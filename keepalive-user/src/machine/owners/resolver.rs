@@ -93,7 +93,7 @@ struct State {
 }
 
 #[derive(Default)]
-struct Shared {
+struct Mailbox {
     state: Mutex<State>,
     asked: Condvar,
     answered: Condvar,
@@ -101,7 +101,7 @@ struct Shared {
     stop: AtomicBool,
 }
 
-impl Shared {
+impl Mailbox {
     /// The lock is held only for operations on maps, never during a pass.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -122,13 +122,13 @@ impl Shared {
 
 /// The data path's end.
 pub struct Resolver {
-    shared: Arc<Shared>,
+    shared: Arc<Mailbox>,
 }
 
 impl Resolver {
     /// Starts the thread; its first job is a pass.
     pub fn start(iterators: Option<Arc<Mutex<Iterators>>>) -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Mailbox::default());
         shared.lock().overflow = true;
         let worker = Worker {
             shared: Arc::clone(&shared),
@@ -212,7 +212,7 @@ enum Job {
 }
 
 struct Worker {
-    shared: Arc<Shared>,
+    shared: Arc<Mailbox>,
     /// `None` where the kernel's process ids are not those of /proc, or the kernel refuses the iterators.
     iterators: Option<Arc<Mutex<Iterators>>>,
     passes: Budget,

@@ -17,14 +17,14 @@ use crate::core::recording::{Header, Limits, Recorder, Storage};
 
 /// A requested recording.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct Destination {
     pub path: PathBuf,
     pub limits: Limits,
     /// Overwrite existing files.
     pub force: bool,
 }
 
-impl Plan {
+impl Destination {
     /// Checks that the recording can begin, so that a bad path fails before any program is attached.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl Plan {
     /// Begins the recording.
     ///
     /// # Errors
-    /// Those of [`Plan::check`].
+    /// Those of [`Destination::check`].
     pub fn begin(&self, header: Header) -> Result<Recorder> {
         self.check()?;
         for name in self.names().skip(1) {
@@ -98,7 +98,7 @@ impl Storage for Rotated {
             self.move_on(number)?;
         }
         let file = files::create(&self.path, files::PRIVATE, force)?;
-        // [`Plan::check`] of other instances sees the lock. Some file systems have no locks.
+        // [`Destination::check`] of other instances sees the lock. Some file systems have no locks.
         let _ = file.try_lock();
         self.made.push_front(Id::from(&file.metadata()?));
         self.made.truncate(self.keep);

@@ -55,9 +55,9 @@ pub fn header() -> Header {
 
 /// A sink whose contents can be read.
 #[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
+struct SharedBytes(Arc<Mutex<Vec<u8>>>);
 
-impl Shared {
+impl SharedBytes {
     fn output(&self) -> Vec<Box<dyn Output>> {
         let format = Format::of(true, false);
         let writer = self.clone();
@@ -69,7 +69,7 @@ impl Shared {
     }
 }
 
-impl Write for Shared {
+impl Write for SharedBytes {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }
@@ -79,8 +79,8 @@ impl Write for Shared {
     }
 }
 
-fn plan(path: &Path, limits: Limits, force: bool) -> Plan {
-    Plan {
+fn destination(path: &Path, limits: Limits, force: bool) -> Destination {
+    Destination {
         path: path.to_owned(),
         limits,
         force,
@@ -88,7 +88,7 @@ fn plan(path: &Path, limits: Limits, force: bool) -> Plan {
 }
 
 fn create(path: &Path, limits: Limits, force: bool) -> Result<Recorder> {
-    plan(path, limits, force).begin(header())
+    destination(path, limits, force).begin(header())
 }
 
 const ANY: Limits = Limits {
@@ -122,7 +122,7 @@ impl Drop for Directory {
 
 /// Records a live trace of these records, with a flush after each; returns its output.
 fn live(path: &Path, limits: Limits, records: &[Record]) -> String {
-    let shown = Shared::default();
+    let shown = SharedBytes::default();
     let recorder = create(path, limits, false).unwrap();
     let mut pipeline = Pipeline::start(
         header().start,
@@ -163,7 +163,7 @@ fn live(path: &Path, limits: Limits, records: &[Record]) -> String {
 
 /// Replays a recording; returns the output and the result.
 pub fn replayed(bytes: &[u8]) -> (String, Result<ReplayStats>) {
-    let shown = Shared::default();
+    let shown = SharedBytes::default();
     let outcome = Reader::new(bytes).and_then(|reader| {
         let recording = Recording {
             name: "x.kar".to_owned(),
@@ -291,7 +291,7 @@ fn files_of_one_trace_are_replayed_in_order() {
     };
     let all = files(0..20);
     assert!(all.len() > 3, "{all:?}");
-    let again = Shared::default();
+    let again = SharedBytes::default();
     let recordings = open_all(&all).unwrap();
     let outcome = play(recordings, Wanted::default(), again.output(), &mut |_| {}).unwrap();
     assert_eq!((again.text(), outcome.cut), (shown, None));
@@ -454,7 +454,10 @@ fn a_recording_in_use_is_not_overwritten() {
     let directory = Directory::new("locked");
     let path = directory.file("a.kar");
     let recorder = create(&path, ANY, false).unwrap();
-    let error = plan(&path, ANY, true).check().unwrap_err().to_string();
+    let error = destination(&path, ANY, true)
+        .check()
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("being written by another"), "{error}");
     drop(recorder);
     create(&path, ANY, true).unwrap();

@@ -10,7 +10,7 @@ use rustix::{
     thread::{CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set},
 };
 
-use super::{Needs, Owners};
+use super::{Needs, OwnerLookup};
 use crate::machine::syscall;
 
 /// A capability that is kept for one purpose.
@@ -37,14 +37,14 @@ pub const KEPT: &[Kept] = &[
         capability: Capability::CAP_SYS_PTRACE,
         purpose: "finding the processes that own sockets",
         only: "",
-        is_needed: |needs| needs.owners != Owners::Resolved,
+        is_needed: |needs| needs.owners != OwnerLookup::Resolved,
     },
     Kept {
         name: "CAP_DAC_READ_SEARCH",
         capability: Capability::CAP_DAC_READ_SEARCH,
         purpose: "reading /proc/PID/fd of other users",
         only: "",
-        is_needed: |needs| needs.owners == Owners::Proc,
+        is_needed: |needs| needs.owners == OwnerLookup::Proc,
     },
     Kept {
         name: "CAP_DAC_OVERRIDE",

@@ -7,7 +7,7 @@ use landlock::{
     Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
-use super::{Needs, Owners};
+use super::{Needs, OwnerLookup};
 use crate::machine::owners::cgroup2_root;
 
 /// The newest ABI version that this file uses; an older kernel applies the rights that it supports.
@@ -25,7 +25,7 @@ const READ: &[&str] = &[
 /// Restricts the calling thread to the files that are needed; returns how far the kernel applied it.
 pub fn restrict(needs: &Needs) -> Result<String, String> {
     // A process under Landlock may not read /proc/PID/fd of a process that is not (`domain_ptrace`).
-    if needs.owners == Owners::Proc {
+    if needs.owners == OwnerLookup::Proc {
         return Err("it would hide /proc/PID/fd of other processes".to_owned());
     }
     if needs.namespaces {

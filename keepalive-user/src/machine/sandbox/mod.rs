@@ -30,7 +30,7 @@ pub struct Needs {
     pub listing: bool,
     /// Uses sock_diag, which reports MPTCP only with CAP_NET_ADMIN.
     pub sock_diag: bool,
-    pub owners: Owners,
+    pub owners: OwnerLookup,
     /// Enters other network namespaces.
     pub namespaces: bool,
     /// Reads keys from a terminal and draws on it.
@@ -41,7 +41,7 @@ pub struct Needs {
 
 /// How the owners of sockets are resolved from now on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Owners {
+pub enum OwnerLookup {
     /// They are not resolved.
     #[default]
     Resolved,
@@ -57,7 +57,7 @@ pub enum Owners {
 
 impl Needs {
     /// The needs of `trace`: read the ring and the counters, and resolve owners.
-    pub fn tracing(owners: Owners) -> Self {
+    pub fn tracing(owners: OwnerLookup) -> Self {
         Self {
             bpf: true,
             owners,
@@ -66,7 +66,7 @@ impl Needs {
     }
 
     /// The needs of `top`: in addition, draw, and record into this directory on request.
-    pub fn screen(owners: Owners) -> Self {
+    pub fn screen(owners: OwnerLookup) -> Self {
         Self {
             terminal: true,
             directories: vec![PathBuf::from(".")],
@@ -85,7 +85,7 @@ impl Needs {
             bpf: true,
             listing: true,
             // The fallback where the kernel's process ids are not those of /proc.
-            owners: Owners::Proc,
+            owners: OwnerLookup::Proc,
             ..Self::default()
         }
     }

@@ -23,7 +23,7 @@ fn errno(error: &io::Error) -> Option<Errno> {
 
 #[test]
 fn nothing_is_written_executed_or_connected() {
-    confined(Needs::tracing(Owners::Proc), || {
+    confined(Needs::tracing(OwnerLookup::Proc), || {
         let file = fs::File::create("/tmp/keepalive-sandbox-test").unwrap_err();
         assert_eq!(errno(&file), Some(Errno::PERM));
         let append = fs::OpenOptions::new().append(true).open("/dev/null");
@@ -43,8 +43,8 @@ fn nothing_is_written_executed_or_connected() {
 fn ordinary_work_goes_on() {
     for needs in [
         Needs::printing(),
-        Needs::tracing(Owners::Proc),
-        Needs::tracing(Owners::Iterator),
+        Needs::tracing(OwnerLookup::Proc),
+        Needs::tracing(OwnerLookup::Iterator),
         Needs::listing(),
     ] {
         // The file is absent on some machines.
@@ -67,7 +67,7 @@ fn ordinary_work_goes_on() {
 fn files_are_made_where_they_are_needed() {
     let directory = std::env::temp_dir().join("keepalive-sandbox-files");
     fs::create_dir_all(&directory).unwrap();
-    let needs = Needs::tracing(Owners::Iterator).writes_beside(Some(&directory.join("x.kar")));
+    let needs = Needs::tracing(OwnerLookup::Iterator).writes_beside(Some(&directory.join("x.kar")));
     let there = directory.clone();
     confined(needs, move || {
         fs::write(there.join("one"), "1").unwrap();
@@ -88,7 +88,7 @@ fn bpf_only_reads() {
         assert_eq!(result, -1);
         errno(&io::Error::last_os_error())
     };
-    confined(Needs::tracing(Owners::Iterator), move || {
+    confined(Needs::tracing(OwnerLookup::Iterator), move || {
         const PROG_LOAD: c_int = 5;
         assert_eq!(bpf(PROG_LOAD), Some(Errno::PERM));
     });
@@ -100,7 +100,7 @@ fn bpf_only_reads() {
 /// TIOCSTI inserts input into the terminal that the command was started from.
 #[test]
 fn no_keys_are_typed() {
-    confined(Needs::tracing(Owners::Proc), || {
+    confined(Needs::tracing(OwnerLookup::Proc), || {
         let file = fs::File::open("/dev/null").unwrap();
         // SAFETY: a byte that outlives the call.
         let result = unsafe { ioctl(file.as_raw_fd(), TIOCSTI, &raw const *b"x") };

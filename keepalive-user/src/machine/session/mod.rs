@@ -18,7 +18,7 @@ use keepalive_ebpf::{ABI_VERSION, Record};
 pub use self::live::{Live, Pace, Turn};
 use self::seed::Seeding;
 use super::{
-    bpf::{Kernel, Options, Polled, Source, hooks::Need, self_test::is_of_a_self_test},
+    bpf::{Kernel, Options, Polled, Source, hooks::HookNeed, self_test::is_of_a_self_test},
     clock::{self, monotonic_ns},
     diagnostics, files,
     owners::LiveOwners,
@@ -86,7 +86,7 @@ impl Session {
     /// Attaches to the kernel, and prints the first line.
     pub fn open(
         request: &Request,
-        recording: Option<&recorder::Plan>,
+        recording: Option<&recorder::Destination>,
         outputs: Vec<Box<dyn Output>>,
     ) -> Result<Self> {
         let options = &request.options;
@@ -122,7 +122,7 @@ impl Session {
             layout: kernel.resolved.words(),
         };
         let recorder = recording
-            .map(|plan| plan.begin(header.clone()))
+            .map(|destination| destination.begin(header.clone()))
             .transpose()?;
         let mut owners = LiveOwners::new(
             source.learned.same_pids,
@@ -391,7 +391,7 @@ fn warn_of_blind_spots(source: &Source, options: &Options) {
         );
     }
     for missing in &source.missing {
-        if let Need::Optional(lost) = missing.hook.need {
+        if let HookNeed::Optional(lost) = missing.hook.need {
             log::warn!(
                 "not seen: {lost} ({}: {})",
                 missing.hook.at.describe(),
@@ -403,7 +403,7 @@ fn warn_of_blind_spots(source: &Source, options: &Options) {
         .backend
         .hooks()
         .iter()
-        .any(|hook| hook.need == Need::LiveAnswers);
+        .any(|hook| hook.need == HookNeed::LiveAnswers);
     if options.live_answers && !offers_live {
         log::warn!(
             "--live-answers needs the fentry backend; answers are reported at the next timer instead"

@@ -140,9 +140,9 @@ fn recording(records: &[Record]) -> Vec<u8> {
     bytes
 }
 
-struct Shared(Rc<RefCell<Top>>);
+struct SharedTop(Rc<RefCell<Top>>);
 
-impl Output for Shared {
+impl Output for SharedTop {
     fn event(&mut self, event: &Event) -> anyhow::Result<()> {
         self.0.borrow_mut().event(event);
         Ok(())
@@ -158,7 +158,7 @@ fn top_of(records: &[Record], colour: bool) -> Top {
         reader: Reader::new(&bytes[..]).unwrap(),
         length: None,
     };
-    let outputs: Vec<Box<dyn Output>> = vec![Box::new(Shared(Rc::clone(&top)))];
+    let outputs: Vec<Box<dyn Output>> = vec![Box::new(SharedTop(Rc::clone(&top)))];
     play(vec![recording], Wanted::default(), outputs, &mut |_| {}).unwrap();
     Rc::into_inner(top).unwrap().into_inner()
 }

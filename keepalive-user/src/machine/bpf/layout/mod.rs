@@ -8,7 +8,8 @@
 
 use anyhow::{Context, Result, ensure};
 use keepalive_ebpf::{
-    ABSENT, ANY, FIELDS, Field, INIT_OWNED, KernelLayout, NESTED, Need, SOCK_COPY_MAX, WordKind,
+    ABSENT, ANY, FIELDS, Field, FieldKind, FieldNeed, INIT_OWNED, KernelLayout, NESTED,
+    SOCK_COPY_MAX,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -56,7 +57,7 @@ impl Resolved {
         let absent = self
             .rows
             .iter()
-            .filter(|row| row.word == ABSENT && matches!(row.field.need, Need::Optional(_)));
+            .filter(|row| row.word == ABSENT && matches!(row.field.need, FieldNeed::Optional(_)));
         absent
             .filter_map(|row| row.field.alternatives.last().copied())
             .collect()
@@ -73,19 +74,19 @@ impl Resolved {
 /// # Errors
 /// Names the first required field that the BTF does not have in the expected size.
 pub fn resolve(btf: &Btf<'_>, kernel: &str) -> Result<Resolved> {
-    let finder = Finder { btf, kernel };
-    finder.check_nesting()?;
+    let resolver = FieldResolver { btf, kernel };
+    resolver.check_nesting()?;
     let mut rows = FIELDS
         .iter()
-        .map(|field| finder.row(field))
+        .map(|field| resolver.row(field))
         .collect::<Result<Vec<Row>>>()?;
-    let length = |is_in: fn(&WordKind) -> bool| {
-        let found = rows.iter().filter(|row| is_in(&row.field.place));
+    let length = |is_in: fn(&FieldKind) -> bool| {
+        let found = rows.iter().filter(|row| is_in(&row.field.kind));
         let ends = found.filter_map(|row| row.member.map(|_| row.word.saturating_add(row.size)));
         ends.max().unwrap_or_default().next_multiple_of(8)
     };
-    let socket = length(|place| matches!(place, WordKind::Socket | WordKind::Common));
-    let mini = length(|place| matches!(place, WordKind::Mini | WordKind::Common));
+    let socket = length(|kind| matches!(kind, FieldKind::Socket | FieldKind::Common));
+    let mini = length(|kind| matches!(kind, FieldKind::Mini | FieldKind::Common));
     ensure!(
         socket as usize <= SOCK_COPY_MAX,
         "struct tcp_sock of {kernel} is too large: fields up to byte {socket}, at most \
@@ -96,15 +97,15 @@ pub fn resolve(btf: &Btf<'_>, kernel: &str) -> Result<Resolved> {
         "the small sockets of {kernel} are larger than struct tcp_sock"
     );
     for row in &mut rows {
-        match row.field.place {
-            WordKind::SocketLength => row.word = socket,
-            WordKind::MiniLength => row.word = mini,
-            WordKind::Socket
-            | WordKind::Common
-            | WordKind::Mini
-            | WordKind::Other
-            | WordKind::Flag
-            | WordKind::Tag(_) => {}
+        match row.field.kind {
+            FieldKind::SocketLength => row.word = socket,
+            FieldKind::MiniLength => row.word = mini,
+            FieldKind::Socket
+            | FieldKind::Common
+            | FieldKind::Mini
+            | FieldKind::Other
+            | FieldKind::Flag
+            | FieldKind::Tag(_) => {}
         }
     }
     let words: Vec<u32> = rows.iter().map(|row| row.word).collect();
@@ -131,12 +132,12 @@ fn member(btf: &Btf<'_>, name: &str) -> Option<btf::Field> {
     btf.field(structure, path)
 }
 
-struct Finder<'a> {
+struct FieldResolver<'a> {
     btf: &'a Btf<'a>,
     kernel: &'a str,
 }
 
-impl Finder<'_> {
+impl FieldResolver<'_> {
     /// The programs use offsets of the outer and the inner struct on the same pointer.
     fn check_nesting(&self) -> Result<()> {
         for name in NESTED {
@@ -159,17 +160,17 @@ impl Finder<'_> {
             size,
             word,
         };
-        Ok(match field.place {
-            WordKind::SocketLength | WordKind::MiniLength => row(None, 0, 0),
-            WordKind::Flag => {
+        Ok(match field.kind {
+            FieldKind::SocketLength | FieldKind::MiniLength => row(None, 0, 0),
+            FieldKind::Flag => {
                 let (name, bit) = self.enumerator(field)?;
                 row(Some(name), 0, bit)
             }
-            WordKind::Tag(mask) => match self.first(field)? {
+            FieldKind::Tag(mask) => match self.first(field)? {
                 Some((name, found)) => row(Some(name), found.size, mask),
                 None => row(None, 0, 0),
             },
-            WordKind::Socket | WordKind::Common | WordKind::Mini | WordKind::Other => {
+            FieldKind::Socket | FieldKind::Common | FieldKind::Mini | FieldKind::Other => {
                 match self.first(field)? {
                     Some((name, found)) => row(Some(name), found.size, found.offset),
                     None => row(None, 0, ABSENT),
@@ -186,7 +187,7 @@ impl Finder<'_> {
         let found = alternatives
             .filter_map(|&name| Some((name, member(self.btf, name)?)))
             .next();
-        let is_required = field.need == Need::Required;
+        let is_required = field.need == FieldNeed::Required;
         match found {
             Some((_, found)) if field.size == ANY || found.size == field.size => {}
             Some((name, found)) => ensure!(

@@ -154,7 +154,7 @@ fn a_missing_field_is_reported_by_its_name() {
                     .member
                     .is_some_and(|it| it.split('.').any(|it| it == name));
                 assert_eq!(row.member != before.member, is_gone, "{member}");
-                let is_required = row.field.need == Need::Required;
+                let is_required = row.field.need == FieldNeed::Required;
                 assert!(
                     !is_gone || row.member.is_some() || !is_required,
                     "{}: {member} is not reported as missing",

@@ -23,7 +23,7 @@ use rustix::{
 
 use super::{
     Found,
-    holders::Owners,
+    holders::Holders,
     netlink::{Message, Moment, is_of_a_self_test, messages, request, snapshot},
 };
 use crate::{
@@ -179,7 +179,7 @@ pub struct Unknown {
 /// Reads the settings from copies of the sockets: process by process, with one copy open at a time.
 pub fn settings(
     sockets: &mut [Snapshot],
-    owners: &Owners,
+    owners: &Holders,
     sysctls: &FxHashMap<u32, Sysctls>,
 ) -> Unknown {
     let mut unknown = Unknown::default();
