@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod clock;
 pub mod descriptors;
 pub mod diagnostics;
+pub mod doctor;
 pub mod files;
 pub mod listing;
 pub mod namespace;

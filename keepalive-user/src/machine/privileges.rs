@@ -4,32 +4,25 @@
 
 use caps::{CapSet, Capability};
 
-/// A capability and what it is for.
-pub struct Privilege {
-    pub name: &'static str,
-    /// The function that needs it.
-    pub purpose: &'static str,
-    pub required: bool,
-    pub held: bool,
-}
+use crate::core::event::CapabilityReport;
 
 /// All relevant capabilities, required ones first. CAP_SYS_ADMIN includes the first two.
-pub fn all() -> Vec<Privilege> {
+pub fn all() -> Vec<CapabilityReport> {
     let admin = holds(Capability::CAP_SYS_ADMIN);
     vec![
-        Privilege {
+        CapabilityReport {
             name: "CAP_BPF",
             purpose: "loading BPF programs",
             required: true,
             held: admin || holds(Capability::CAP_BPF),
         },
-        Privilege {
+        CapabilityReport {
             name: "CAP_PERFMON",
             purpose: "attaching them to the kernel",
             required: true,
             held: admin || holds(Capability::CAP_PERFMON),
         },
-        Privilege {
+        CapabilityReport {
             name: "CAP_SYS_PTRACE",
             purpose: "finding the processes that own sockets",
             required: false,
