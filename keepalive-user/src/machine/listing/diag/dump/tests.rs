@@ -1,6 +1,6 @@
 //! Dumps as the kernel may send them, played by the other end of a socket pair.
 
-use std::os::unix::net::UnixDatagram;
+use std::{os::unix::net::UnixDatagram, time::Duration};
 
 use linux_raw_sys::netlink::{NLMSG_DONE, NLMSG_ERROR};
 
