@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{Sandbox, Selection};
-use crate::core::{event::ListSource, kernel::state};
+use crate::core::{event::ListSource, order::Order, sample::state};
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -58,6 +58,13 @@ pub struct List {
     pub verbose: bool,
     #[command(flatten)]
     pub select: Selection,
+}
+
+impl List {
+    /// Whether sockets in a state, the kernel's number, are shown.
+    pub fn shows(&self, state: u8) -> bool {
+        self.state.is_empty() || self.state.iter().any(|shown| shown.number() == state)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -114,7 +121,7 @@ pub enum State {
 
 impl State {
     /// The kernel's number.
-    pub fn number(self) -> u8 {
+    fn number(self) -> u8 {
         match self {
             Self::Established => state::ESTABLISHED,
             Self::SynSent => state::SYN_SENT,
@@ -150,4 +157,20 @@ pub enum SortKey {
     SendQ,
     /// Process id
     Pid,
+}
+
+impl SortKey {
+    pub fn order(self) -> Order {
+        match self {
+            Self::State => Order::State,
+            Self::Local => Order::Local,
+            Self::Peer => Order::Peer,
+            Self::Silence => Order::Silence,
+            Self::Timer => Order::Timer,
+            Self::Probe => Order::Probe,
+            Self::RecvQ => Order::ReceiveQueue,
+            Self::SendQ => Order::SendQueue,
+            Self::Pid => Order::Pid,
+        }
+    }
 }

@@ -19,7 +19,7 @@ use jiff::fmt::friendly::SpanParser;
 pub use self::{
     audit::{Audit, FailOn, wanted_of_trace},
     explain::Explain,
-    list::{List, SortKey, Switch},
+    list::{List, Switch},
     recording::{Recording, Replay, Report},
     selection::Selection,
     top::Top,

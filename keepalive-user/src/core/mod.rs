@@ -17,6 +17,7 @@ pub mod filter;
 pub mod format;
 pub mod kernel;
 pub mod ledger;
+pub mod order;
 pub mod outlook;
 pub mod owners;
 pub mod pipeline;

@@ -39,7 +39,8 @@ pub fn audit(
     let mut judge = Judge::new(scope, clock::when(now), clock::hz());
     for (index, socket) in listing.sockets.iter().enumerate() {
         let row = listing.row(socket, index as u64 + 1, &now);
-        judge.socket(&row, || cgroups.borrow_mut().resolve(socket.id.cgroup).1);
+        let place = || cgroups.borrow_mut().resolve(socket.id.cgroup);
+        judge.socket(&row, || place()?.container_id);
     }
     // The comparison needs the sysctls of the host, which may not be readable.
     match namespace::host() {

@@ -14,6 +14,7 @@ pub mod files;
 pub mod listing;
 pub mod namespace;
 pub mod owners;
+pub mod parallel;
 pub mod privileges;
 pub mod queue;
 pub mod readiness;

@@ -102,7 +102,9 @@ impl Finder {
     }
 
     fn found(&mut self, socket: &Snapshot, mut row: ListedSocket, listing: &Listing) -> Located {
-        (row.cgroup, row.container_id) = self.cgroups.resolve(socket.id.cgroup);
+        if let Some(place) = self.cgroups.resolve(socket.id.cgroup) {
+            (row.cgroup, row.container_id) = (Some(place.cgroup), place.container_id);
+        }
         let is_listener = |other: &Snapshot| {
             other.id.state == state::LISTEN
                 && other.id.netns == socket.id.netns

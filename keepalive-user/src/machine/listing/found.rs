@@ -103,6 +103,8 @@ impl Found {
             sockets: self.sockets,
             hz,
             owners,
+            preferred: None,
+            places: FxHashMap::default(),
             sysctls: self.sysctls,
             incomplete: self.incomplete,
         }

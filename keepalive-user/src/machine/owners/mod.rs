@@ -24,7 +24,7 @@ use std::{
 
 use crate::{
     core::{
-        event::{ArmedCause, Cgroup, Event, Process},
+        event::{ArmedCause, Event, Process},
         owners::{Owners, Place},
         tracker::{Acting, Observation},
     },
@@ -210,12 +210,10 @@ impl Cgroups {
         Self(Places::new(Mode::at_once()))
     }
 
-    /// The cgroup with this id, and its container.
-    pub fn resolve(&mut self, id: u64) -> (Option<Arc<Cgroup>>, Option<Arc<str>>) {
+    /// The place with this cgroup id; `None` if it has none.
+    pub fn resolve(&mut self, id: u64) -> Option<Place> {
         self.0.resolve(id, monotonic_ns());
-        self.0.get(id).map_or((None, None), |place| {
-            (Some(place.cgroup), place.container_id)
-        })
+        self.0.get(id)
     }
 }
 
