@@ -7,11 +7,12 @@
 //! rustix makes them directly, takes no lock and allocates nothing.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, BufRead, IsTerminal},
     ptr,
     sync::atomic::{AtomicPtr, Ordering},
 };
 
+use anyhow::{Context, Result, bail};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     stdio::{stdin, stdout},
@@ -74,4 +75,35 @@ fn polled(events: PollFlags) -> Option<PollFlags> {
     let mut polled = [PollFd::new(&stdout, events)];
     let at_once = Timespec::default();
     (poll(&mut polled, Some(&at_once)) == Ok(1)).then(|| polled[0].revents())
+}
+
+/// Asks for a number from 1 to `most`.
+///
+/// # Errors
+/// If the answer is another one.
+pub fn ask_number(question: &str, most: usize) -> Result<usize> {
+    anstream::eprint!("{question} [1-{most}] ");
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).context("stdin")?;
+    number(line.trim(), most)
+}
+
+fn number(answer: &str, most: usize) -> Result<usize> {
+    match answer.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => bail!("{answer:?} is not one of the numbers above"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_numbers_that_were_shown_are_answers() {
+        assert_eq!([number("1", 3).unwrap(), number("3", 3).unwrap()], [1, 3]);
+        for answer in ["", "0", "4", "-1", "two"] {
+            assert!(number(answer, 3).is_err(), "{answer:?}");
+        }
+    }
 }

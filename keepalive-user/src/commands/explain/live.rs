@@ -6,10 +6,7 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 use anyhow::{Result, bail};
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    explanation,
-    find::{Finder, Located},
-};
+use super::explanation;
 use crate::{
     cli::Selection,
     core::{
@@ -19,6 +16,7 @@ use crate::{
     },
     machine::{
         bpf::Options,
+        listing::find::{Finder, Located},
         queue::{PATIENCE, Queued},
         sandbox::Confinement,
         session::{self, Live, Older, Pace, Request, Session, Turn},

@@ -1,26 +1,34 @@
 //! `keepalive explain`: explains one socket, or given settings: what the settings mean, what prevents a
 //! probe now, and what the kernel will do when.
 
-mod find;
 mod live;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result, bail};
 
-use self::find::{Finder, Located};
 use crate::{
-    cli::Explain,
+    cli::{Explain, Selection},
     core::{
         arithmetic,
-        event::{Explanation, OwnerCloses, PlannedSettings},
+        event::{Explanation, ListedSocket, OwnerCloses, PlannedSettings},
         exit::{Exit, Refusal, is_broken_pipe},
         kernel, outlook,
         target::Target,
     },
-    machine::{bpf::Options, clock, namespace, sandbox::Needs},
+    machine::{
+        bpf::Options,
+        clock,
+        listing::find::{Finder, Located},
+        namespace,
+        sandbox::Needs,
+        terminal,
+    },
     output::explain,
 };
+
+/// The most sockets in a choice.
+const SHOWN: usize = 20;
 
 /// Runs the command.
 pub fn run(arguments: &Explain) -> Result<Exit> {
@@ -68,8 +76,9 @@ fn explain_socket(target: &Target, arguments: &Explain) -> Result<Exit> {
         verbose: arguments.verbose,
         ..Options::default()
     };
-    let mut finder = Finder::open(arguments, &options)?;
-    let found = finder.find(target)?;
+    let (namespaces, _) = Selection::default().namespaces(arguments.all_netns)?;
+    let mut finder = Finder::open(namespaces, arguments.all_netns, &options)?;
+    let found = finder.find(target, choose)?;
     let confinement = arguments.sandbox.confinement();
     if arguments.follow {
         return live::follow(&mut finder, found, &options, confinement);
@@ -95,6 +104,24 @@ fn explain_socket(target: &Target, arguments: &Explain) -> Result<Exit> {
             bail!("the socket ended while it was watched; this is how it was before");
         }
     }
+}
+
+/// Lets the user choose among several, if there is one to ask.
+fn choose(rows: &[ListedSocket]) -> Result<usize> {
+    if rows.len() == 1 {
+        return Ok(0);
+    }
+    let count = rows.len();
+    for (index, row) in rows.iter().take(SHOWN).enumerate() {
+        anstream::eprintln!("{:>4}  {}", index + 1, explain::choice(row));
+    }
+    if count > SHOWN {
+        anstream::eprintln!("      … and {} more", count - SHOWN);
+    }
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        bail!("{count} sockets match: name one by LOCAL-PEER or sk:COOKIE, as listed above");
+    }
+    Ok(terminal::ask_number("Which one?", count.min(SHOWN))? - 1)
 }
 
 fn show(explanation: &Explanation, json: bool) -> Result<()> {

@@ -4,6 +4,7 @@
 //! iterator where the kernel allows tracing programs, else sock_diag.
 
 mod diag;
+pub mod find;
 mod found;
 mod holders;
 mod netlink;
