@@ -28,20 +28,30 @@ fn main() {
         return;
     };
     let found = |key: &str| {
-        let line = found
-            .lines()
-            .find_map(|line| line.strip_prefix(&format!("{key}=")));
-        line.map_or_else(
-            || {
-                panic!(
-                    "{} has no {key}: remove it and run `cargo xtask setup`",
-                    toolchain.display()
-                )
-            },
-            str::to_owned,
-        )
+        let prefix = format!("{key}=");
+        let found = found.lines().find_map(|line| line.strip_prefix(&prefix));
+        found.map(str::to_owned).unwrap_or_else(|| {
+            panic!(
+                "{} has no {key}: remove it and run `cargo xtask setup`",
+                toolchain.display()
+            )
+        })
     };
     let out = PathBuf::from(variable("OUT_DIR"));
+    let mut build = cargo_build(found, &workspace, &out);
+    let status = build
+        .status()
+        .unwrap_or_else(|error| panic!("cannot run {build:?}: {error}"));
+    assert!(
+        status.success(),
+        "building the BPF side ended with {status}"
+    );
+    let object = out.join("bpf").join(TARGET).join("release/keepalive-bpf");
+    copy(&object, &out.join("keepalive-bpf"));
+}
+
+/// The cargo command that builds the object.
+fn cargo_build(found: impl Fn(&str) -> String, workspace: &Path, out: &Path) -> Command {
     let mut build = Command::new(found("cargo"));
     build
         .args([
@@ -55,7 +65,7 @@ fn main() {
         ])
         .args(["-Z", "build-std=core", "--target", TARGET, "--target-dir"])
         .arg(out.join("bpf"))
-        .current_dir(&workspace);
+        .current_dir(workspace);
     scrub(&mut build);
     let flags = [
         "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
@@ -69,15 +79,7 @@ fn main() {
         // build-std and the BPF target are unstable; RUSTC_BOOTSTRAP enables them in a stable compiler.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    let status = build
-        .status()
-        .unwrap_or_else(|error| panic!("cannot run {build:?}: {error}"));
-    assert!(
-        status.success(),
-        "building the BPF side ended with {status}"
-    );
-    let object = out.join("bpf").join(TARGET).join("release/keepalive-bpf");
-    copy(&object, &out.join("keepalive-bpf"));
+    build
 }
 
 /// Removes the settings of this build: they are for the host, and must not reach the BPF build.

@@ -132,6 +132,10 @@ impl Suite {
             .count()
     }
 
+    fn find(&self, name: &str) -> Option<&Scenario> {
+        self.results.iter().find(|scenario| scenario.name == name)
+    }
+
     fn name(&self) -> String {
         format!("{} {}", self.label, self.backend)
     }
@@ -178,30 +182,41 @@ impl fmt::Display for Matrix {
         for (number, column) in columns.iter().enumerate() {
             writeln!(f, "{:width$}  {}╷ {column}", "", "│ ".repeat(number))?;
         }
-        // By reason: which columns, which scenarios.
-        let mut reasons: BTreeMap<_, (BTreeSet<String>, BTreeSet<&str>)> = BTreeMap::new();
-        for name in names {
+        for name in &names {
             write!(f, "{name:width$}  ")?;
             for suite in &self.suites {
-                let scenario = suite.results.iter().find(|scenario| scenario.name == name);
-                let mark = match scenario.map(|scenario| scenario.verdict) {
-                    Some(Verdict::Ok) => "✓",
-                    Some(Verdict::Fail) => "✗",
-                    Some(Verdict::Quarantined) => "q",
-                    Some(Verdict::NotApplicable) => "–",
-                    None => "?",
-                };
-                if let Some(scenario) = scenario
-                    .filter(|scenario| !matches!(scenario.verdict, Verdict::Ok | Verdict::Fail))
-                {
-                    let key = (mark, scenario.reason.as_str());
-                    let (columns, scenarios) = reasons.entry(key).or_default();
-                    columns.insert(suite.name());
-                    scenarios.insert(name);
-                }
+                let mark = suite.find(name).map_or("?", |found| found.verdict.mark());
                 write!(f, "{mark} ")?;
             }
             writeln!(f)?;
+        }
+        self.reasons(&names, f)?;
+        for suite in &self.suites {
+            let (longest, millis) = suite.longest();
+            let (took, seconds) = (suite.took.as_secs(), millis / 1000);
+            writeln!(f, "{} s {}, {longest} {seconds} s", took, suite.name())?;
+        }
+        // Failures come last, so that they are at the end of a long log.
+        self.failures(f)
+    }
+}
+
+impl Matrix {
+    /// Why scenarios were not applicable or are quarantined: which columns, which scenarios.
+    fn reasons(&self, names: &[&str], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut reasons: BTreeMap<_, (BTreeSet<String>, BTreeSet<&str>)> = BTreeMap::new();
+        for (name, suite) in names
+            .iter()
+            .flat_map(|name| self.suites.iter().map(move |suite| (name, suite)))
+        {
+            if let Some(scenario) = suite.find(name)
+                && !matches!(scenario.verdict, Verdict::Ok | Verdict::Fail)
+            {
+                let key = (scenario.verdict.mark(), scenario.reason.as_str());
+                let (columns, scenarios) = reasons.entry(key).or_default();
+                columns.insert(suite.name());
+                scenarios.insert(name);
+            }
         }
         for ((mark, reason), (columns, scenarios)) in reasons {
             let columns = Vec::from_iter(columns).join(", ");
@@ -213,12 +228,10 @@ impl fmt::Display for Matrix {
             };
             writeln!(f, "{mark} {columns}: {scenarios}: {reason}")?;
         }
-        for suite in &self.suites {
-            let (longest, millis) = suite.longest();
-            let (took, seconds) = (suite.took.as_secs(), millis / 1000);
-            writeln!(f, "{} s {}, {longest} {seconds} s", took, suite.name())?;
-        }
-        // Failures come last, so that they are at the end of a long log.
+        Ok(())
+    }
+
+    fn failures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for suite in &self.suites {
             let name = suite.name();
             if let Some(reason) = &suite.broken {
@@ -234,6 +247,17 @@ impl fmt::Display for Matrix {
             }
         }
         Ok(())
+    }
+}
+
+impl Verdict {
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Ok => "✓",
+            Self::Fail => "✗",
+            Self::Quarantined => "q",
+            Self::NotApplicable => "–",
+        }
     }
 }
 

@@ -2,7 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use keepalive_ebpf::Mptcp;
+use linux_raw_sys::net::AF_INET;
+
+use super::{snapshot::*, *};
+use crate::core::sample::state;
 
 const EPERM: i32 = linux_raw_sys::errno::EPERM as i32;
 

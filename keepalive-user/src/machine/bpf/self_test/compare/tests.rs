@@ -59,13 +59,13 @@ impl Read {
     }
 }
 
-/// The result of programs with the correct layout for this socket.
-fn right(truth: &Truth) -> Read {
+/// The record of programs with the correct layout for this socket.
+fn record(truth: &Truth) -> Record {
     let octets = |address: IpAddr| match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
     };
-    let mut record = Record {
+    Record {
         id: Identity {
             sk: SK,
             state: state::ESTABLISHED,
@@ -113,7 +113,12 @@ fn right(truth: &Truth) -> Read {
             ..TcpSample::default()
         },
         ..Record::new(Kind::Polled)
-    };
+    }
+}
+
+/// The result of programs with the correct layout for this socket.
+fn right(truth: &Truth) -> Read {
+    let mut record = record(truth);
     let own = std::fs::read("/proc/self/comm").unwrap();
     let own = own.strip_suffix(b"\n").unwrap();
     record.comm[..own.len()].copy_from_slice(own);
