@@ -12,7 +12,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use syn::{
-    Attribute, File, ItemMod, ItemUse, UseTree,
+    Attribute, File, ItemMod, ItemUse, Macro, UseTree,
+    buffer::{Cursor, TokenBuffer},
     visit::{self, Visit},
 };
 
@@ -184,6 +185,28 @@ impl Imports {
         self.found.push(absolute);
     }
 
+    /// The paths in the arguments of a macro, which are tokens only.
+    fn tokens(&mut self, mut cursor: Cursor<'_>) {
+        while !cursor.eof() {
+            if let Some((inner, _, _, rest)) = cursor.any_group() {
+                self.tokens(inner);
+                cursor = rest;
+            } else if let Some((first, rest)) = cursor.ident() {
+                let mut path = vec![first.to_string()];
+                cursor = rest;
+                while let Some((part, rest)) = segment(cursor) {
+                    path.push(part);
+                    cursor = rest;
+                }
+                if path.len() > 1 {
+                    self.add(&path);
+                }
+            } else if let Some((_, rest)) = cursor.token_tree() {
+                cursor = rest;
+            }
+        }
+    }
+
     fn tree(&mut self, tree: &UseTree, before: &[String]) {
         let with = |ident: &syn::Ident| [before, &[ident.to_string()]].concat();
         match tree {
@@ -210,6 +233,11 @@ impl<'ast> Visit<'ast> for Imports {
         }
     }
 
+    fn visit_macro(&mut self, invocation: &'ast Macro) {
+        self.tokens(TokenBuffer::new2(invocation.tokens.clone()).begin());
+        visit::visit_macro(self, invocation);
+    }
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let parts: Vec<String> = path
             .segments
@@ -221,6 +249,14 @@ impl<'ast> Visit<'ast> for Imports {
         }
         visit::visit_path(self, path);
     }
+}
+
+/// `::name` at the cursor.
+fn segment(cursor: Cursor<'_>) -> Option<(String, Cursor<'_>)> {
+    let (first, rest) = cursor.punct()?;
+    let (second, rest) = rest.punct()?;
+    let (name, rest) = rest.ident()?;
+    (first.as_char() == ':' && second.as_char() == ':').then(|| (name.to_string(), rest))
 }
 
 /// `#[cfg(test)]`.
@@ -286,7 +322,10 @@ mod tests {
         let inline = "fn f() { crate::output::schema(); super::super::output::x(); }";
         assert_eq!(found("machine", "machine/audit.rs", inline).len(), 2);
         let system = "use std::{fmt, fs}; fn now() { libc::time(); }";
-        assert_eq!(found("core", "core/format.rs", system).len(), 2);
+        assert_eq!(found("core", "core/words.rs", system).len(), 2);
+        let macros =
+            "fn f() { ensure!(vec![crate::output::x()] == super::super::output::y(z), \"\"); }";
+        assert_eq!(found("machine", "machine/audit.rs", macros).len(), 2);
         let tests = "#[cfg(test)] mod tests { use crate::output::Lines; use std::fs; }";
         assert_eq!(found("core", "core/format.rs", tests), [""; 0]);
     }
