@@ -2,6 +2,7 @@
 
 mod dependencies;
 mod layers;
+mod pages;
 
 use std::{
     fs,
@@ -40,6 +41,7 @@ pub fn check() -> Result<()> {
         }
     }
     breaches.extend(dependencies::breaches(paths::root(), CRATES)?);
+    breaches.extend(pages::breaches(paths::root())?);
     breaches.extend(layers::breaches(&paths::root().join("keepalive-user/src"))?);
     if breaches.is_empty() {
         return Ok(());
@@ -63,18 +65,22 @@ fn top_level() -> Result<Vec<String>> {
         .collect())
 }
 
+/// The source files below a directory.
 fn sources(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = entries(directory)?;
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    Ok(found)
+}
+
+/// All that is below a directory.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory)
-        .with_context(|| directory.display().to_string())?
-        .flatten()
-    {
-        let path = entry.path();
+    let listed = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
+    for path in listed.flatten().map(|entry| entry.path()) {
         if path.is_dir() {
-            found.extend(sources(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
+            found.extend(entries(&path)?);
         }
+        found.push(path);
     }
     Ok(found)
 }
