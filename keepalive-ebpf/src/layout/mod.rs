@@ -16,9 +16,9 @@ pub const SOCK_COPY_MAX: usize = 4096;
 pub struct Field {
     /// The member of [`KernelLayout`].
     pub name: &'static str,
-    pub kind: FieldKind,
+    pub place: WordKind,
     /// `struct.member`, the member by dotted path; the first one that the kernel has is used. The
-    /// enumerator of a [`FieldKind::Flag`].
+    /// enumerator of a [`WordKind::Flag`].
     pub alternatives: &'static [&'static str],
     /// In bytes; [`ANY`] where kernels differ and no program reads the whole member.
     pub size: u32,
@@ -31,14 +31,14 @@ pub const ANY: u32 = 0;
 
 /// The meaning of a field's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldKind {
+pub enum WordKind {
     /// Bytes to copy of a `struct tcp_sock`: a multiple of 8, at most [`SOCK_COPY_MAX`].
     SocketLength,
     /// Bytes to copy of a `struct inet_timewait_sock` or `struct request_sock`.
     MiniLength,
     /// Offset from the `struct sock`, which is also the address of the `struct tcp_sock`.
     Socket,
-    /// As [`FieldKind::Socket`], in `struct sock_common`, which is also the first member of the small sockets.
+    /// As [`WordKind::Socket`], in `struct sock_common`, which is also the first member of the small sockets.
     Common,
     /// Offset in one of the small sockets of TIME_WAIT and SYN_RECV.
     Mini,
@@ -92,7 +92,7 @@ pub const INIT_OWNED: &str = "bpf_prog_aux.init_owned";
 macro_rules! layout {
     ($(
         $(#[doc = $doc:literal])*
-        $name:ident: $kind:expr, [$($alternative:literal),*], $size:expr, $need:expr, $comparison:expr;
+        $name:ident: $place:expr, [$($alternative:literal),*], $size:expr, $need:expr, $comparison:expr;
     )*) => {
         /// Byte offsets, lengths and masks of one kernel, a word per row of [`FIELDS`], in their order.
         #[repr(C)]
@@ -105,7 +105,7 @@ macro_rules! layout {
         pub const FIELDS: &[Field; size_of::<KernelLayout>() / size_of::<u32>()] = &[
             $(Field {
                 name: stringify!($name),
-                kind: $kind,
+                place: $place,
                 alternatives: &[$($alternative),*],
                 size: $size,
                 need: $need,

@@ -7,8 +7,8 @@ use super::{
     ANY,
     Comparison::{AsZero, Compared, NotCompared},
     Field,
-    FieldKind::{Common, Flag, Mini, MiniLength, Other, Socket, SocketLength, Tag},
     FieldNeed::{Instead, Optional, Required},
+    WordKind::{Common, Flag, Mini, MiniLength, Other, Socket, SocketLength, Tag},
 };
 
 layout! {

@@ -13,7 +13,7 @@ use crate::{
     core::{
         event::Severity,
         exit::{Exit, Refusal},
-        rules::{Criteria, Ignore, Named, RULES, middlebox_help, rule_names},
+        rules::{AuditScope, Ignore, Named, RULES, middlebox_help, rule_names},
     },
     machine::files,
 };
@@ -128,9 +128,9 @@ impl Audit {
     ///
     /// # Errors
     /// A usage error, if the ignore file cannot be read.
-    pub fn wanted(&self) -> Result<Criteria> {
+    pub fn wanted(&self) -> Result<AuditScope> {
         let usage = |error: anyhow::Error| Refusal::new(Exit::Usage, format!("{error:#}"));
-        Ok(Criteria {
+        Ok(AuditScope {
             rules: self.rule.clone(),
             ignored: self.ignored().map_err(usage)?,
             pid: self.select.pid,
@@ -157,11 +157,11 @@ impl Audit {
 }
 
 /// The options of the audit in a trace (`trace --audit`).
-pub fn wanted_of_trace(trace: &Trace) -> Criteria {
-    Criteria {
+pub fn wanted_of_trace(trace: &Trace) -> AuditScope {
+    AuditScope {
         pid: trace.select.pid,
         silent_ms: millis(SILENT),
-        ..Criteria::default()
+        ..AuditScope::default()
     }
 }
 

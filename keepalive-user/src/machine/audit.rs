@@ -16,7 +16,7 @@ use super::{
 use crate::core::{
     event::{AuditEnd, Finding, Incomplete},
     filter,
-    rules::{Criteria, Judge, Middlebox},
+    rules::{AuditScope, Judge, Middlebox},
 };
 
 /// Checks the sockets of these network namespaces that the filter admits: the findings, worst first,
@@ -25,7 +25,7 @@ use crate::core::{
 /// # Errors
 /// If the sockets cannot be listed.
 pub fn audit(
-    wanted: &Criteria,
+    wanted: &AuditScope,
     filter: &Filter,
     namespaces: &[Namespace],
     options: &Options,

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use keepalive_ebpf::{FIELDS, FieldKind, INIT_OWNED, NESTED};
+use keepalive_ebpf::{FIELDS, INIT_OWNED, NESTED, WordKind};
 
 use crate::{
     kernels::{Kernel, MATRIX},
@@ -207,7 +207,7 @@ fn trimmed(btf: &[u8]) -> Result<Vec<u8>> {
     let mut trimming = Trimming::parse(btf)?;
     let rows = FIELDS.iter().flat_map(|field| {
         let names = field.alternatives.iter();
-        names.map(|&name| (name, field.kind == FieldKind::Flag))
+        names.map(|&name| (name, field.place == WordKind::Flag))
     });
     let others = NESTED.iter().chain([&INIT_OWNED]);
     for (name, is_enumerator) in rows.chain(others.map(|&name| (name, false))) {

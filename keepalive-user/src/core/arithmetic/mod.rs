@@ -54,7 +54,7 @@ impl Effective {
 
 /// When a connection ends unless an answer comes, and by which rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expiry {
+pub struct ConnectionEnd {
     /// From now, jiffies.
     pub after: u64,
     pub rule: Cause,
@@ -81,7 +81,7 @@ pub fn earliest_probe(effective: &Effective, sample: &TcpSample) -> Result<u64, 
 }
 
 /// The end of a connection with nothing in flight, from now, if nothing more is received.
-pub fn idle_end(effective: &Effective, sample: &TcpSample) -> Option<Expiry> {
+pub fn idle_end(effective: &Effective, sample: &TcpSample) -> Option<ConnectionEnd> {
     let silence = silence(sample).unwrap_or_default();
     let run = idle_run(effective, sample);
     keepalive_end(effective, silence, sample.probes_out.into(), run)
@@ -105,7 +105,7 @@ pub fn keepalive_end(
     silence: u32,
     probes_out: u32,
     next: u64,
-) -> Option<Expiry> {
+) -> Option<ConnectionEnd> {
     let interval = u64::from(effective.interval);
     if interval == 0 {
         return None;
@@ -119,13 +119,13 @@ pub fn keepalive_end(
             next.saturating_add(interval)
         };
         let runs = left.saturating_sub(earliest).div_ceil(interval);
-        return Some(Expiry {
+        return Some(ConnectionEnd {
             after: earliest.saturating_add(runs.saturating_mul(interval)),
             rule: Cause::KeepaliveUserTimeout,
         });
     }
     let left = u64::from(effective.probes.saturating_sub(probes_out));
-    Some(Expiry {
+    Some(ConnectionEnd {
         after: next.saturating_add(left.saturating_mul(interval)),
         rule: Cause::KeepaliveProbes,
     })
@@ -136,7 +136,7 @@ pub fn keepalive_end(
 /// `tcp_probe_timer`: a run ends the connection if the user timeout has passed since the first
 /// probe (`icsk_probes_tstamp`), else if `tcp_retries2` probes are outstanding; otherwise
 /// `tcp_send_probe0` doubles the timeout up to the maximum (`tcp_probe0_when`).
-pub fn window_end(effective: &Effective, sample: &TcpSample, next: u64) -> Option<Expiry> {
+pub fn window_end(effective: &Effective, sample: &TcpSample, next: u64) -> Option<ConnectionEnd> {
     let now = sample.jiffies as u32;
     let since = if sample.probes_tstamp == 0 {
         0
@@ -152,7 +152,7 @@ pub fn window_end(effective: &Effective, sample: &TcpSample, next: u64) -> Optio
     let mut backoff = u32::from(sample.backoff);
     while probes_out < retries2 {
         if effective.user_timeout != 0 && after >= timeout {
-            return Some(Expiry {
+            return Some(ConnectionEnd {
                 after: timeout.max(next),
                 rule: Cause::WindowProbeUserTimeout,
             });
@@ -169,7 +169,7 @@ pub fn window_end(effective: &Effective, sample: &TcpSample, next: u64) -> Optio
     } else {
         Cause::WindowProbeTimeout
     };
-    Some(Expiry { after, rule })
+    Some(ConnectionEnd { after, rule })
 }
 
 /// The end of a connection whose data is not acknowledged, computed with a retransmission timer due in
@@ -185,7 +185,7 @@ pub fn retransmit_end(
     sample: &TcpSample,
     next: u64,
     hz: u32,
-) -> Option<Expiry> {
+) -> Option<ConnectionEnd> {
     if sample.rto == 0 {
         return None;
     }
@@ -198,7 +198,7 @@ pub fn retransmit_end(
     let mut elapsed: u64 = (1..=retransmits).map(wait).sum();
     if effective.user_timeout != 0 {
         let left = u64::from(effective.user_timeout).saturating_sub(elapsed);
-        return Some(Expiry {
+        return Some(ConnectionEnd {
             after: next.saturating_add(left),
             rule: Cause::RetransmitUserTimeout,
         });
@@ -210,7 +210,7 @@ pub fn retransmit_end(
         elapsed += wait(retransmits);
         after = after.saturating_add(wait(retransmits));
     }
-    Some(Expiry {
+    Some(ConnectionEnd {
         after,
         rule: Cause::RetransmitTimeout,
     })
@@ -279,7 +279,7 @@ pub mod tests {
         .unwrap();
         assert_eq!(
             end,
-            Expiry {
+            ConnectionEnd {
                 after: u64::from(15 * HZ),
                 rule: Cause::KeepaliveUserTimeout
             }
@@ -293,7 +293,7 @@ pub mod tests {
             keepalive_end(&effective(75 * HZ, 9, 0), 7200 * HZ, 1, u64::from(75 * HZ)).unwrap();
         assert_eq!(
             end,
-            Expiry {
+            ConnectionEnd {
                 after: u64::from(9 * 75 * HZ),
                 rule: Cause::KeepaliveProbes
             }

@@ -3,7 +3,7 @@
 //! Which process holds a socket, and the cgroup it was created in. A live trace resolves both
 //! (`machine::owners`); a replay reads from the recording what the live trace resolved.
 
-mod bounded_map;
+mod lru_map;
 mod place;
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::{
     tracker::{Acting, Observation},
 };
 
-pub use self::{bounded_map::BoundedMap, place::Place};
+pub use self::{lru_map::LruMap, place::Place};
 
 /// Sockets whose owner is remembered, the same number for trace, recorder and replay: the recorder
 /// writes an owner once, so a replay must remember it for as long.
@@ -39,18 +39,18 @@ pub trait Owners {
 
 /// Owners from a recording.
 pub struct Recorded {
-    processes: BoundedMap<u64, Arc<Process>>,
-    places: BoundedMap<u64, Place>,
+    processes: LruMap<u64, Arc<Process>>,
+    places: LruMap<u64, Place>,
     /// One shared value for all sockets of a process.
-    names: BoundedMap<u32, Arc<Process>>,
+    names: LruMap<u32, Arc<Process>>,
 }
 
 impl Default for Recorded {
     fn default() -> Self {
         Self {
-            processes: BoundedMap::new(SOCKETS),
-            places: BoundedMap::new(CGROUPS),
-            names: BoundedMap::new(1 << 14),
+            processes: LruMap::new(SOCKETS),
+            places: LruMap::new(CGROUPS),
+            names: LruMap::new(1 << 14),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::core::{
 
 /// Which findings to report, of which sockets.
 #[derive(Clone, Debug, Default)]
-pub struct Criteria {
+pub struct AuditScope {
     /// Names of rules; empty = all.
     pub rules: Vec<String>,
     pub ignored: Vec<Ignore>,
@@ -70,7 +70,7 @@ impl Ignore {
 
 /// Judges sockets and network namespaces, one after the other.
 pub struct Judge<'a> {
-    wanted: &'a Criteria,
+    wanted: &'a AuditScope,
     when: When,
     /// The kernel's ticks per second, if known.
     hz: Option<u32>,
@@ -85,7 +85,7 @@ pub struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    pub fn new(wanted: &'a Criteria, when: When, hz: Option<u32>) -> Self {
+    pub fn new(wanted: &'a AuditScope, when: When, hz: Option<u32>) -> Self {
         Self {
             scope,
             when,

@@ -9,7 +9,7 @@ mod remedy;
 
 use self::remedy::Advice;
 pub use self::{
-    judge::{Criteria, Ignore, Judge},
+    judge::{AuditScope, Ignore, Judge},
     middlebox::{Middlebox, Named, help as middlebox_help},
 };
 use super::{

@@ -271,7 +271,7 @@ impl Interpreter {
         }
     }
 
-    fn death(self, record: &Record, end: arithmetic::Expiry) -> Option<Death> {
+    fn death(self, record: &Record, end: arithmetic::ConnectionEnd) -> Option<Death> {
         let in_ms = self.millis(end.after);
         let at = record
             .after

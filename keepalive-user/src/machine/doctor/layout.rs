@@ -1,7 +1,7 @@
 //! The kernel's layout in the report.
 
 use anyhow::Result;
-use keepalive_ebpf::{Comparison, FieldKind, FieldNeed};
+use keepalive_ebpf::{Comparison, FieldNeed, WordKind};
 
 use crate::{
     core::event::{Compared, FieldReport, LayoutReport, Status},
@@ -33,11 +33,9 @@ pub fn report(kernel: &Result<Kernel>) -> LayoutReport {
 }
 
 fn field_report(row: &Row) -> FieldReport {
-    let is_offset = match row.field.kind {
-        FieldKind::Socket | FieldKind::Common | FieldKind::Mini | FieldKind::Other => true,
-        FieldKind::SocketLength | FieldKind::MiniLength | FieldKind::Flag | FieldKind::Tag(_) => {
-            false
-        }
+    let is_offset = match row.field.place {
+        WordKind::Socket | WordKind::Common | WordKind::Mini | WordKind::Other => true,
+        WordKind::SocketLength | WordKind::MiniLength | WordKind::Flag | WordKind::Tag(_) => false,
     };
     let lost = match row.field.need {
         FieldNeed::Optional(lost) => Some(lost),

@@ -5,7 +5,7 @@ use super::{
     cgroups::{self, Answer, Handles, Walked},
 };
 use crate::{
-    core::owners::{BoundedMap, CGROUPS, Place},
+    core::owners::{CGROUPS, LruMap, Place},
     machine::clock,
 };
 
@@ -54,14 +54,14 @@ enum Cached {
 }
 
 pub struct Places {
-    known: BoundedMap<u64, Cached>,
+    known: LruMap<u64, Cached>,
     mode: Mode,
 }
 
 impl Places {
     pub fn new(mode: Mode) -> Self {
         Self {
-            known: BoundedMap::new(CGROUPS),
+            known: LruMap::new(CGROUPS),
             mode,
         }
     }

@@ -8,8 +8,8 @@
 
 use anyhow::{Context, Result, ensure};
 use keepalive_ebpf::{
-    ABSENT, ANY, FIELDS, Field, FieldKind, FieldNeed, INIT_OWNED, KernelLayout, NESTED,
-    SOCK_COPY_MAX,
+    ABSENT, ANY, FIELDS, Field, FieldNeed, INIT_OWNED, KernelLayout, NESTED, SOCK_COPY_MAX,
+    WordKind,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -80,13 +80,13 @@ pub fn resolve(btf: &Btf<'_>, kernel: &str) -> Result<Resolved> {
         .iter()
         .map(|field| resolver.row(field))
         .collect::<Result<Vec<Row>>>()?;
-    let length = |is_in: fn(&FieldKind) -> bool| {
-        let found = rows.iter().filter(|row| is_in(&row.field.kind));
+    let length = |is_in: fn(&WordKind) -> bool| {
+        let found = rows.iter().filter(|row| is_in(&row.field.place));
         let ends = found.filter_map(|row| row.member.map(|_| row.word.saturating_add(row.size)));
         ends.max().unwrap_or_default().next_multiple_of(8)
     };
-    let socket = length(|kind| matches!(kind, FieldKind::Socket | FieldKind::Common));
-    let mini = length(|kind| matches!(kind, FieldKind::Mini | FieldKind::Common));
+    let socket = length(|place| matches!(place, WordKind::Socket | WordKind::Common));
+    let mini = length(|place| matches!(place, WordKind::Mini | WordKind::Common));
     ensure!(
         socket as usize <= SOCK_COPY_MAX,
         "struct tcp_sock of {kernel} is too large: fields up to byte {socket}, at most \
@@ -97,15 +97,15 @@ pub fn resolve(btf: &Btf<'_>, kernel: &str) -> Result<Resolved> {
         "the small sockets of {kernel} are larger than struct tcp_sock"
     );
     for row in &mut rows {
-        match row.field.kind {
-            FieldKind::SocketLength => row.word = socket,
-            FieldKind::MiniLength => row.word = mini,
-            FieldKind::Socket
-            | FieldKind::Common
-            | FieldKind::Mini
-            | FieldKind::Other
-            | FieldKind::Flag
-            | FieldKind::Tag(_) => {}
+        match row.field.place {
+            WordKind::SocketLength => row.word = socket,
+            WordKind::MiniLength => row.word = mini,
+            WordKind::Socket
+            | WordKind::Common
+            | WordKind::Mini
+            | WordKind::Other
+            | WordKind::Flag
+            | WordKind::Tag(_) => {}
         }
     }
     let words: Vec<u32> = rows.iter().map(|row| row.word).collect();
@@ -160,17 +160,17 @@ impl FieldResolver<'_> {
             size,
             word,
         };
-        Ok(match field.kind {
-            FieldKind::SocketLength | FieldKind::MiniLength => row(None, 0, 0),
-            FieldKind::Flag => {
+        Ok(match field.place {
+            WordKind::SocketLength | WordKind::MiniLength => row(None, 0, 0),
+            WordKind::Flag => {
                 let (name, bit) = self.enumerator(field)?;
                 row(Some(name), 0, bit)
             }
-            FieldKind::Tag(mask) => match self.first(field)? {
+            WordKind::Tag(mask) => match self.first(field)? {
                 Some((name, found)) => row(Some(name), found.size, mask),
                 None => row(None, 0, 0),
             },
-            FieldKind::Socket | FieldKind::Common | FieldKind::Mini | FieldKind::Other => {
+            WordKind::Socket | WordKind::Common | WordKind::Mini | WordKind::Other => {
                 match self.first(field)? {
                     Some((name, found)) => row(Some(name), found.size, found.offset),
                     None => row(None, 0, ABSENT),

@@ -6,7 +6,7 @@ use std::{os::fd::RawFd, sync::Arc};
 use crate::{
     core::{
         event::Process,
-        owners::{BoundedMap, SOCKETS},
+        owners::{LruMap, SOCKETS},
     },
     machine::descriptors::Descriptor,
 };
@@ -73,8 +73,8 @@ struct Name {
 }
 
 pub struct Held {
-    sockets: BoundedMap<u64, Owner>,
-    names: BoundedMap<u32, Name>,
+    sockets: LruMap<u64, Owner>,
+    names: LruMap<u32, Name>,
     tokens: Tokens,
     /// The requested process (`-p`): if it is a holder, it is the owner.
     preferred: Option<u32>,
@@ -84,8 +84,8 @@ pub struct Held {
 impl Held {
     pub fn new(preferred: Option<u32>) -> Self {
         Self {
-            sockets: BoundedMap::new(SOCKETS),
-            names: BoundedMap::new(PROCESSES),
+            sockets: LruMap::new(SOCKETS),
+            names: LruMap::new(PROCESSES),
             tokens: Tokens::new(LOOKUPS),
             preferred,
             snapshot: Arc::default(),
@@ -283,7 +283,7 @@ impl Owner {
     }
 }
 
-fn entry(sockets: &mut BoundedMap<u64, Owner>, inode: u64) -> &mut Owner {
+fn entry(sockets: &mut LruMap<u64, Owner>, inode: u64) -> &mut Owner {
     sockets.get_or_insert(inode, Owner::default)
 }
 
