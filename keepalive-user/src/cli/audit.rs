@@ -8,7 +8,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
-use super::{Sandbox, Selection, Trace, duration};
+use super::{Sandbox, Selection, Trace, values::duration};
 use crate::{
     core::{
         event::Severity,

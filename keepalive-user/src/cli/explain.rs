@@ -4,11 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{Sandbox, duration};
-use crate::core::{
-    kernel::{KEEPALIVE_MAX_S, PROBES_MAX},
-    target::Target,
-};
+use super::{Sandbox, values::duration};
+use crate::core::target::Target;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -1,7 +1,8 @@
 //! `keepalive explain`: explains one socket, or given settings: what the settings mean, what prevents a
 //! probe now, and what the kernel will do when.
 
-mod live;
+mod follow;
+mod watch;
 
 use std::io::{self, IsTerminal, Write};
 
@@ -13,7 +14,8 @@ use crate::{
         arithmetic,
         event::{Explanation, ListedSocket, OwnerCloses, PlannedSettings},
         exit::{Exit, Refusal, is_broken_pipe},
-        kernel, outlook,
+        outlook,
+        pipeline::Wanted,
         target::Target,
     },
     machine::{
@@ -21,7 +23,8 @@ use crate::{
         clock,
         listing::find::{Finder, Located},
         namespace,
-        sandbox::Needs,
+        sandbox::{Confinement, Needs},
+        session::{Older, Request},
         terminal,
     },
     output::explain,
@@ -81,7 +84,7 @@ fn explain_socket(target: &Target, arguments: &Explain) -> Result<Exit> {
     let found = finder.find(target, choose)?;
     let confinement = arguments.sandbox.confinement();
     if arguments.follow {
-        return live::follow(&mut finder, found, &options, confinement);
+        return follow::follow(&mut finder, found, &options, confinement);
     }
     let Some(time) = arguments.watch else {
         let explanation = explanation(&found);
@@ -89,7 +92,7 @@ fn explain_socket(target: &Target, arguments: &Explain) -> Result<Exit> {
         show(&explanation, arguments.json)?;
         return Ok(Exit::Success);
     };
-    let closes = live::watch(&finder, &found, time, &options, confinement)?;
+    let closes = watch::watch(&finder, &found, time, &options, confinement)?;
     let with = |found: &Located, owner_closes: Option<OwnerCloses>| Explanation {
         owner_closes,
         ..explanation(found)
@@ -139,4 +142,32 @@ fn explanation(found: &Located) -> Explanation {
     let elsewhere = host.filter(|(netns, _)| *netns != found.row.socket.netns);
     let host = elsewhere.map(|(_, sysctls)| sysctls);
     outlook::explain(&found.row, found.sysctls, host, clock::hz())
+}
+
+/// A session of this connection alone, or of all to its service.
+fn request(
+    found: &Located,
+    alone: bool,
+    options: &Options,
+    confinement: Confinement,
+) -> Result<Request> {
+    let socket = &found.row.socket;
+    let select = Selection {
+        local_port: (alone || found.is_accepted).then_some(socket.local.port),
+        remote_port: (alone || !found.is_accepted).then_some(socket.peer.port),
+        netns: Some(socket.netns.to_string()),
+        ..Selection::default()
+    };
+    Ok(Request {
+        options: Options {
+            filter: select.filter()?,
+            ring_bytes: 1 << 20,
+            ..options.clone()
+        },
+        wanted: Wanted::default(),
+        older: Older::Ignored,
+        needs: Default::default(),
+        confinement,
+        filters: select.described(),
+    })
 }

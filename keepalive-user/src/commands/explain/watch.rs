@@ -1,0 +1,103 @@
+//! A live session of the connections of one service, to see how these are closed.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use anyhow::Result;
+use tokio::time::{Instant, timeout_at};
+
+use super::request;
+use crate::{
+    core::{
+        event::{Cause, Event, OwnerCloses, Span},
+        exit::Interrupted,
+        pipeline::Output,
+    },
+    machine::{
+        bpf::Options,
+        listing::find::{Finder, Located},
+        sandbox::Confinement,
+        session::{self, Live, Pace, Session, Turn},
+        stop,
+    },
+};
+
+/// Watches how connections to the same port are closed; `None` if the session had to stop.
+pub fn watch(
+    finder: &Finder,
+    found: &Located,
+    time: Duration,
+    options: &Options,
+    confinement: Confinement,
+) -> Result<Option<OwnerCloses>> {
+    stop::install()?;
+    let mut request = request(found, false, options, confinement)?;
+    request.needs = finder.needs(found)?;
+    let closes = Rc::new(RefCell::new(OwnerCloses {
+        watched_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+        closed: 0,
+        idle_ms: None,
+    }));
+    let is_whole = session::block_on(async {
+        let outputs: Vec<Box<dyn Output>> = vec![Box::new(Closes(Rc::clone(&closes)))];
+        let session = match Session::open(&request, None, outputs) {
+            Ok(session) => session,
+            Err(error) if error.is::<Interrupted>() => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let mut live = Live::new(session, Pace::LINES)?;
+        let end = Instant::now() + time;
+        let outcome = loop {
+            match timeout_at(end, live.turn()).await {
+                Err(_) => break Ok(true),
+                Ok(Ok(Turn::Stop)) => break Ok(false),
+                Ok(Ok(Turn::Tick | Turn::Work)) => {}
+                Ok(Err(error)) => break Err(error),
+            }
+        };
+        let (is_whole, outcome) = match outcome {
+            Ok(is_whole) => (is_whole, Ok(())),
+            Err(error) => (false, Err(error)),
+        };
+        live.session.finish(outcome).map(|()| is_whole)
+    })?;
+    let closes = *closes.borrow();
+    Ok(is_whole.then_some(closes))
+}
+
+/// How this side closes connections.
+struct Closes(Rc<RefCell<OwnerCloses>>);
+
+impl Output for Closes {
+    fn event(&mut self, event: &Event) -> Result<()> {
+        match event {
+            Event::Lost(lost) => log::warn!(
+                "{} observations were lost: connections that were closed then are not counted",
+                lost.count
+            ),
+            Event::Missed(missed) => log::warn!(
+                "{} events were missed: connections that were closed then may not be counted",
+                missed.count
+            ),
+            Event::Closed(closed) if closed.what.cause == Cause::LocalClose => {
+                let mut closes = self.0.borrow_mut();
+                closes.closed += 1;
+                if let Some(ms) = closed.what.last_data_ms {
+                    let span = closes.idle_ms.unwrap_or(Span::exactly(ms));
+                    closes.idle_ms = Some(Span {
+                        least: span.least.min(ms),
+                        most: span.most.max(ms),
+                    });
+                }
+            }
+            Event::Start(_)
+            | Event::Armed(_)
+            | Event::Timer(_)
+            | Event::WindowProbe(_)
+            | Event::Answer(_)
+            | Event::Closed(_)
+            | Event::Finding(_)
+            | Event::End(_) => {}
+        }
+        Ok(())
+    }
+}
