@@ -73,7 +73,7 @@ async fn watch_one(
     page.borrow_mut().explain(&shown)?;
     let pipeline = &mut live.session.pipeline;
     pipeline.seed(&found.id, found.row.when.monotonic_ns, None)?;
-    let (mut events, mut looks_gone) = (0, false);
+    let (mut events, mut was_missing) = (0, false);
     loop {
         let turn = live.turn().await?;
         let mut page = page.borrow_mut();
@@ -94,10 +94,10 @@ async fn watch_one(
                     page.lines.text(|line| explain::changes(&later, line))?;
                 }
                 (found, shown) = (now, later);
-                looks_gone = false;
+                was_missing = false;
             }
             // Its `closed` event may still be in the ring.
-            None if !looks_gone => looks_gone = true,
+            None if !was_missing => was_missing = true,
             None => return page.lines.text(|line| explain::gone(&shown, line)),
         }
         page.lines.flush()?;

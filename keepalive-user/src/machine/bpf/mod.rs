@@ -8,6 +8,7 @@ mod bytes;
 mod cost;
 pub mod hooks;
 pub mod iterator;
+mod kernel;
 pub mod layout;
 mod misses;
 pub mod reason;
@@ -21,17 +22,18 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use aya::{
-    Btf as AyaBtf, Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray, RingBuf},
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
 };
-pub use keepalive_ebpf::Polled;
 use keepalive_ebpf::{Filter, Loss, RawRecord, Record, TimerFunctions};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use zerocopy::{FromBytes, IntoBytes, TryFromBytes};
 
+pub use self::kernel::Kernel;
+pub use keepalive_ebpf::Polled;
+
 use self::{
-    bytes::Bytes,
     cost::{Cost, Measuring},
     hooks::{Hook, HookNeed},
     reason::reason,
@@ -43,18 +45,11 @@ use crate::{
         exit::{Exit, Interrupted, Refusal},
         wire,
     },
-    machine::{
-        bpf::{btf::Btf, layout::Resolved},
-        files, stop,
-    },
+    machine::stop,
 };
 
 /// The BPF object: all programs of both backends.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/keepalive-bpf"));
-
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
-/// Longest BTF, bytes; a distribution's kernel has some 6 MB.
-const BTF: u64 = 256 << 20;
 
 /// The options of the command line for loading.
 #[derive(Clone, Debug, Default)]
@@ -70,63 +65,6 @@ pub struct Options {
     pub cost: bool,
     /// BTF to use instead of the kernel's own.
     pub btf: Option<PathBuf>,
-}
-
-/// The kernel's types, read once for all backends.
-pub struct Kernel {
-    pub resolved: Resolved,
-    /// aya's view of the running kernel's own BTF; trampolines need it.
-    pub btf: Option<AyaBtf>,
-}
-
-impl Kernel {
-    /// Reads the BTF and resolves the layout in it.
-    ///
-    /// # Errors
-    /// No BTF, unreadable BTF, or a required field that it does not have.
-    pub fn read(options: &Options) -> Result<Self> {
-        let path = options.btf.clone().unwrap_or_else(|| KERNEL_BTF.into());
-        // An unreadable file of `--btf` is the user's error; a missing BTF of the kernel is the kernel's.
-        let exit = if options.btf.is_some() {
-            Exit::Failure
-        } else {
-            Exit::Unsupported
-        };
-        let bytes = Bytes::of(&path, BTF).map_err(|error| {
-            let hint = match options.btf {
-                Some(_) => "give --btf a readable file of raw BTF",
-                None => {
-                    "this kernel was built without CONFIG_DEBUG_INFO_BTF: give its BTF with --btf FILE"
-                }
-            };
-            Refusal::new(exit, format!("no BTF: {error:#}; {hint}"))
-        })?;
-        let kernel = match options.btf {
-            Some(_) => "the kernel of this file".to_owned(),
-            None => format!("Linux {}", files::kernel_release()),
-        };
-        let unusable = |error: anyhow::Error| {
-            Refusal::new(
-                exit,
-                format!("cannot use the BTF in {}: {error:#}", path.display()),
-            )
-        };
-        // Both parsers read megabytes and so run in parallel. aya needs the BTF of the running kernel.
-        let (resolved, aya) = std::thread::scope(|scope| {
-            let resolved =
-                scope.spawn(|| Btf::parse(&bytes).and_then(|btf| layout::resolve(&btf, &kernel)));
-            let aya = match options.btf {
-                None => AyaBtf::parse(&bytes, aya::Endianness::default()).ok(),
-                Some(_) => AyaBtf::from_sys_fs().ok(),
-            };
-            (resolved.join(), aya)
-        });
-        let resolved = resolved.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok(Self {
-            resolved: resolved.map_err(unusable)?,
-            btf: aya,
-        })
-    }
 }
 
 /// A loaded, verified and attached backend.

@@ -79,7 +79,7 @@ pub fn request(family: u8, sequence: u32) -> impl AsRef<[u8]> {
 /// One message of a dump.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// Body of a socket's message, for [`snapshot`].
+    /// Body of a socket's message, for [`snapshot()`].
     Socket(&'a [u8]),
     /// The dump is complete.
     Done,
