@@ -107,6 +107,7 @@ fn record(truth: &Truth) -> Record {
             snd_wnd: truth.info.tcpi_snd_wnd,
             segs_out: truth.info.tcpi_segs_out,
             rto: HZ / 5,
+            probes_out: truth.info.tcpi_probes,
             backoff: truth.info.tcpi_backoff,
             timer_pending: true,
             owned: true,
