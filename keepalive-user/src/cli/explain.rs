@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 
 use super::{Sandbox, values::duration};
-use crate::core::target::Target;
+use crate::core::{
+    kernel::{KEEPALIVE_MAX_S, PROBES_MAX},
+    target::Target,
+};
 
 const EXAMPLES: &str = "\
 Examples:

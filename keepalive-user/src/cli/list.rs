@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{Sandbox, Selection};
-use crate::core::{event::ListSource, order::Order, sample::state};
+use crate::core::{event::ListSource, kernel::state, order::Order};
 
 const LIST_EXAMPLES: &str = "\
 Examples:

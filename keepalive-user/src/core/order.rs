@@ -55,7 +55,7 @@ mod tests {
     use keepalive_ebpf::{Known, TcpSample};
 
     use super::*;
-    use crate::core::sample::state;
+    use crate::core::kernel::state;
 
     const HZ: u32 = 250;
 

@@ -25,7 +25,7 @@ use crate::core::{
 /// # Errors
 /// If the sockets cannot be listed.
 pub fn audit(
-    wanted: &AuditScope,
+    scope: &AuditScope,
     filter: &Filter,
     namespaces: &[Namespace],
     options: &Options,

@@ -39,12 +39,12 @@ pub fn record(kind: Kind, seconds: u64) -> Record {
     record.settings.time = HZ;
     record.settings.interval = HZ;
     record.settings.probes = 2;
-    for numbers in [&mut record.before, &mut record.after] {
-        numbers.time = (1000 + seconds) * SECOND;
-        numbers.jiffies = EPOCH + seconds * u64::from(HZ);
-        numbers.rcv_tstamp = EPOCH as u32;
-        numbers.state = 1;
-        numbers.keepopen = true;
+    for sample in [&mut record.before, &mut record.after] {
+        sample.time = (1000 + seconds) * SECOND;
+        sample.jiffies = EPOCH + seconds * u64::from(HZ);
+        sample.rcv_tstamp = EPOCH as u32;
+        sample.state = 1;
+        sample.keepopen = true;
     }
     record
 }
@@ -70,8 +70,8 @@ pub fn story() -> Vec<Record> {
     let mut second = probe(2, 1);
     // The first probe was answered 40 ms after it was sent.
     let answer = 1001 * SECOND + 40_000_000;
-    for numbers in [&mut second.before, &mut second.after] {
-        numbers.rcv_tstamp = (EPOCH + 260) as u32;
+    for sample in [&mut second.before, &mut second.after] {
+        sample.rcv_tstamp = (EPOCH + 260) as u32;
     }
     second.before.clock_cache = answer;
     second.before.segs_out = 1;

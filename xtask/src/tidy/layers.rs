@@ -322,7 +322,7 @@ mod tests {
         let inline = "fn f() { crate::output::schema(); super::super::output::x(); }";
         assert_eq!(found("machine", "machine/audit.rs", inline).len(), 2);
         let system = "use std::{fmt, fs}; fn now() { libc::time(); }";
-        assert_eq!(found("core", "core/words.rs", system).len(), 2);
+        assert_eq!(found("core", "core/format.rs", system).len(), 2);
         let macros =
             "fn f() { ensure!(vec![crate::output::x()] == super::super::output::y(z), \"\"); }";
         assert_eq!(found("machine", "machine/audit.rs", macros).len(), 2);

@@ -14,7 +14,7 @@ use crate::{
         arithmetic,
         event::{Explanation, ListedSocket, OwnerCloses, PlannedSettings},
         exit::{Exit, Refusal, is_broken_pipe},
-        outlook,
+        kernel, outlook,
         pipeline::Wanted,
         target::Target,
     },

@@ -14,31 +14,31 @@ use crate::core::{
 /// `tcp_keepalive_timer` runs at its deadline, whatever was received since. With data in flight or
 /// unsent it waits another full time. Otherwise, if the silence has reached the idle time, it probes or
 /// ends the connection; if not, it waits for the rest.
-pub fn earliest_probe(effective: &Effective, numbers: &TcpSample) -> Result<u64, Blocker> {
-    if numbers.packets_out > 0 {
+pub fn earliest_probe(effective: &Effective, sample: &TcpSample) -> Result<u64, Blocker> {
+    if sample.packets_out > 0 {
         return Err(Blocker::DataInFlight);
     }
-    if unsent(numbers) > 0 {
+    if unsent(sample) > 0 {
         return Err(Blocker::DataUnsent);
     }
-    let run = idle_run(effective, numbers);
-    match idle_end(effective, numbers) {
+    let run = idle_run(effective, sample);
+    match idle_end(effective, sample) {
         Some(end) if end.after == run => Err(Blocker::ConnectionEnds),
         _ => Ok(run),
     }
 }
 
 /// The end of a connection with nothing in flight, from now, if nothing more is received.
-pub fn idle_end(effective: &Effective, numbers: &TcpSample) -> Option<ConnectionEnd> {
-    let silence = silence(numbers).unwrap_or_default();
-    let run = idle_run(effective, numbers);
-    keepalive_end(effective, silence, numbers.probes_out.into(), run)
+pub fn idle_end(effective: &Effective, sample: &TcpSample) -> Option<ConnectionEnd> {
+    let silence = silence(sample).unwrap_or_default();
+    let run = idle_run(effective, sample);
+    keepalive_end(effective, silence, sample.probes_out.into(), run)
 }
 
 /// Until the first run of the timer that finds the connection idle for the full idle time.
-fn idle_run(effective: &Effective, numbers: &TcpSample) -> u64 {
-    let timer = numbers.expires.saturating_sub(numbers.jiffies);
-    let rest = silence(numbers).map_or(0, |silence| effective.time.saturating_sub(silence));
+fn idle_run(effective: &Effective, sample: &TcpSample) -> u64 {
+    let timer = sample.expires.saturating_sub(sample.jiffies);
+    let rest = silence(sample).map_or(0, |silence| effective.time.saturating_sub(silence));
     timer.max(rest.into())
 }
 
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn the_run_that_ends_it_sends_no_probe() {
         let with = |probes_out, user_timeout| {
-            let numbers = TcpSample {
+            let sample = TcpSample {
                 jiffies: 100_000,
                 expires: 100_000 + u64::from(HZ),
                 rcv_tstamp: 100_000 - 17 * HZ,
@@ -132,8 +132,8 @@ mod tests {
             };
             let effective = effective(10 * HZ, 3, user_timeout);
             (
-                earliest_probe(&effective, &numbers),
-                idle_end(&effective, &numbers).unwrap().after,
+                earliest_probe(&effective, &sample),
+                idle_end(&effective, &sample).unwrap().after,
             )
         };
         let run = u64::from(HZ);

@@ -15,18 +15,18 @@ use crate::core::{event::Cause, kernel::rto_min};
 /// slower, the earlier timeouts were shorter.
 pub fn retransmit_end(
     effective: &Effective,
-    numbers: &TcpSample,
+    sample: &TcpSample,
     next: u64,
     hz: u32,
 ) -> Option<ConnectionEnd> {
-    if numbers.rto == 0 {
+    if sample.rto == 0 {
         return None;
     }
     let rto_min = u64::from(rto_min(hz));
     let rto_max = u64::from(effective.rto_max.max(1));
-    let shortest = u64::from(numbers.rto >> numbers.backoff.min(31)).max(rto_min);
+    let shortest = u64::from(sample.rto >> sample.backoff.min(31)).max(rto_min);
     let wait = |number: u32| (shortest << number.min(31)).min(rto_max);
-    let mut retransmits = u32::from(numbers.retransmits);
+    let mut retransmits = u32::from(sample.retransmits);
     // From the first retransmission to the next run of the timer.
     let mut elapsed: u64 = (1..=retransmits).map(wait).sum();
     if effective.user_timeout != 0 {
@@ -79,14 +79,14 @@ mod tests {
     /// Timeouts of 200 ms, doubled: retransmissions at 0.2, 0.6, 1.4 and 3 s, the next at 6.2 s.
     #[test]
     fn unacknowledged_data_ends_it_by_the_user_timeout_or_the_retries() {
-        let numbers = TcpSample {
+        let sample = TcpSample {
             rto: 16 * HZ / 5,
             backoff: 4,
             retransmits: 4,
             ..TcpSample::default()
         };
         let next = u64::from(HZ);
-        let timed = retransmit_end(&effective(HZ, 9, 20 * HZ), &numbers, next, HZ).unwrap();
+        let timed = retransmit_end(&effective(HZ, 9, 20 * HZ), &sample, next, HZ).unwrap();
         // 6 s after the first at the next run, 1 s from now.
         assert_eq!(timed.after, u64::from(15 * HZ));
         assert_eq!(timed.rule, Cause::RetransmitUserTimeout);
@@ -94,7 +94,7 @@ mod tests {
             retries2: 5,
             ..effective(HZ, 9, 0)
         };
-        let counted = retransmit_end(&few, &numbers, next, HZ).unwrap();
+        let counted = retransmit_end(&few, &sample, next, HZ).unwrap();
         // Five would take 12.6 s; the sixth timeout ends after 12.4 s, the seventh after 25.2 s.
         assert_eq!(counted.after, u64::from(HZ + 64 * HZ / 10 + 128 * HZ / 10));
         assert_eq!(counted.rule, Cause::RetransmitTimeout);

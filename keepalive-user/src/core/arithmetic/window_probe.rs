@@ -10,20 +10,20 @@ use crate::core::event::Cause;
 /// `tcp_probe_timer`: a run ends the connection if the user timeout has passed since the first
 /// probe (`icsk_probes_tstamp`), else if `tcp_retries2` probes are outstanding; otherwise
 /// `tcp_send_probe0` doubles the timeout up to the maximum (`tcp_probe0_when`).
-pub fn window_end(effective: &Effective, numbers: &TcpSample, next: u64) -> Option<ConnectionEnd> {
-    let now = numbers.jiffies as u32;
-    let since = if numbers.probes_tstamp == 0 {
+pub fn window_end(effective: &Effective, sample: &TcpSample, next: u64) -> Option<ConnectionEnd> {
+    let now = sample.jiffies as u32;
+    let since = if sample.probes_tstamp == 0 {
         0
     } else {
-        now.wrapping_sub(numbers.probes_tstamp)
+        now.wrapping_sub(sample.probes_tstamp)
     };
     // The last wait is shortened to end on time (`tcp_clamp_probe0_to_user_timeout`).
     let timeout = u64::from(effective.user_timeout.saturating_sub(since));
     // The counter is a byte in the kernel.
     let retries2 = effective.retries2.min(255);
     let mut after = next;
-    let mut probes_out = u32::from(numbers.probes_out);
-    let mut backoff = u32::from(numbers.backoff);
+    let mut probes_out = u32::from(sample.probes_out);
+    let mut backoff = u32::from(sample.backoff);
     while probes_out < retries2 {
         if effective.user_timeout != 0 && after >= timeout {
             return Some(ConnectionEnd {
@@ -35,7 +35,7 @@ pub fn window_end(effective: &Effective, numbers: &TcpSample, next: u64) -> Opti
         if backoff < retries2 {
             backoff += 1;
         }
-        after = after.saturating_add(probe0_when(numbers.rto, backoff, effective.rto_max));
+        after = after.saturating_add(probe0_when(sample.rto, backoff, effective.rto_max));
     }
     let rule = if effective.user_timeout != 0 && after >= timeout {
         after = timeout.max(next);
@@ -64,7 +64,7 @@ mod tests {
     /// timeout ends it on time: 20 s after the first probe, not at the next doubling.
     #[test]
     fn a_user_timeout_in_a_zero_window_is_not_rounded_up_to_a_probe() {
-        let numbers = TcpSample {
+        let sample = TcpSample {
             jiffies: 1_000_000,
             probes_tstamp: 1_000_000 - 300,
             rto: HZ / 5,
@@ -72,7 +72,7 @@ mod tests {
             backoff: 3,
             ..TcpSample::default()
         };
-        let end = window_end(&effective(HZ, 9, 20 * HZ), &numbers, 400).unwrap();
+        let end = window_end(&effective(HZ, 9, 20 * HZ), &sample, 400).unwrap();
         assert_eq!(end.rule, Cause::WindowProbeUserTimeout);
         assert!(end.after <= u64::from(20 * HZ - 300), "{end:?}");
     }
@@ -83,8 +83,8 @@ mod tests {
             rto in any::<u32>(), backoff in any::<u8>(), probes_out in any::<u8>(),
             tstamp in any::<u32>(), jiffies in any::<u64>(), user_timeout in any::<u32>(), next in 0u64..1 << 40,
         ) {
-            let numbers = TcpSample { rto, backoff, probes_out, probes_tstamp: tstamp, jiffies, ..TcpSample::default() };
-            let end = window_end(&effective(HZ, 9, user_timeout), &numbers, next).unwrap();
+            let sample = TcpSample { rto, backoff, probes_out, probes_tstamp: tstamp, jiffies, ..TcpSample::default() };
+            let end = window_end(&effective(HZ, 9, user_timeout), &sample, next).unwrap();
             prop_assert!(end.after >= next);
         }
     }

@@ -70,7 +70,7 @@ impl Ignore {
 
 /// Judges sockets and network namespaces, one after the other.
 pub struct Judge<'a> {
-    wanted: &'a AuditScope,
+    scope: &'a AuditScope,
     when: When,
     /// The kernel's ticks per second, if known.
     hz: Option<u32>,
@@ -85,7 +85,7 @@ pub struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    pub fn new(wanted: &'a AuditScope, when: When, hz: Option<u32>) -> Self {
+    pub fn new(scope: &'a AuditScope, when: When, hz: Option<u32>) -> Self {
         Self {
             scope,
             when,

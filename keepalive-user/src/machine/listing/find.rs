@@ -9,7 +9,7 @@ use crate::{
         clock::Clock,
         event::{Incomplete, ListedSocket, Sysctls},
         filter,
-        sample::state,
+        kernel::state,
         target::Target,
     },
     machine::{

@@ -348,7 +348,7 @@ fn an_owner_does_not_outlive_an_end_that_was_left_out() {
         ..ANY
     };
     let recorder = create(&path, limits, false).unwrap();
-    let shown = Shared::default();
+    let shown = SharedBytes::default();
     let mut pipeline = Pipeline::start(
         header().start,
         Recorded::default(),
@@ -397,7 +397,7 @@ fn a_recording_ends_at_its_first_failure() {
     /// A file that takes this many bytes, fails once, and takes any number afterwards.
     struct Full {
         left: usize,
-        taken: Shared,
+        taken: SharedBytes,
     }
     impl Write for Full {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -427,7 +427,7 @@ fn a_recording_ends_at_its_first_failure() {
     }
     let record = story()[0];
     let length = |size, left| {
-        let taken = Shared::default();
+        let taken = SharedBytes::default();
         let full = Full {
             left,
             taken: taken.clone(),

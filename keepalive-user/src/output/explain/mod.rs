@@ -11,7 +11,7 @@ pub use self::plan::if_silent;
 use self::{outlook::why, plan::stuck};
 use super::{
     json_line,
-    words::{RuleValues, clock, owner, rule},
+    words::{RuleValues, clock, owner, rule, unless},
 };
 use crate::core::{
     event::{
@@ -208,32 +208,13 @@ fn future(explanation: &Explanation) -> Vec<String> {
 
 fn end(socket: &ListedSocket) -> Option<String> {
     let death = socket.death?;
-    let keepalive = socket.keepalive;
-    let values = RuleValues {
-        probes: keepalive.map_or(0, |keepalive| keepalive.probes),
-        user_timeout_ms: keepalive.map_or(0, |keepalive| keepalive.user_timeout_ms),
-        retries2: Some(socket.retries2.unwrap_or_default()),
-    };
-    let rule = rule(death.rule, values);
-    let unless = match death.rule {
-        Cause::RetransmitTimeout => {
-            let in_time = millis(death.in_ms);
-            return Some(format!(
-                "Unless the data is acknowledged the connection ends in about {in_time}, by {rule}."
-            ));
-        }
-        Cause::RetransmitUserTimeout => "Unless the data is acknowledged",
-        Cause::WindowProbeTimeout => "Unless the peer answers",
-        Cause::KeepaliveProbes
-        | Cause::KeepaliveUserTimeout
-        | Cause::ConnectTimeout
-        | Cause::WindowProbeUserTimeout
-        | Cause::PeerReset
-        | Cause::PeerFin
-        | Cause::LocalClose
-        | Cause::LocalAbort
-        | Cause::NetworkError
-        | Cause::Unknown => "Unless a segment from the peer arrives",
+    let retries2 = Some(socket.retries2.unwrap_or_default());
+    // Known if the end is.
+    let values = RuleValues::new(socket.keepalive.as_ref()?, retries2);
+    let when = if death.rule == Cause::RetransmitTimeout {
+        format!("in about {}", millis(death.in_ms))
+    } else {
+        in_time(death.in_ms)
     };
     Some(format!(
         "{} the connection ends {when}, by {}.",
@@ -280,87 +261,6 @@ fn timers(socket: &ListedSocket) -> Option<String> {
         })
         .collect();
     (!others.is_empty()).then(|| format!("Other timers: {}.", others.join("; ")))
-}
-
-/// What keepalive does if the peer falls silent, and which settings have no effect.
-pub fn if_silent(plan: &Plan) -> Vec<String> {
-    let settings = &plan.settings;
-    let timeout = millis(settings.user_timeout_ms);
-    let mut lines = vec![format!(
-        "A peer that falls silent gets its first probe after {}, then one every {}.",
-        span(plan.first_probe_ms),
-        millis(settings.interval_ms)
-    )];
-    let probes = if plan.probes.least == plan.probes.most {
-        plural(plan.probes.most, "unanswered probe")
-    } else {
-        format!(
-            "{} to {} unanswered probes",
-            plan.probes.least, plan.probes.most
-        )
-    };
-    let rule = rule(plan.rule, values(settings));
-    lines.push(format!(
-        "It is considered dead after {}: {probes}, by {rule}.",
-        span(plan.dead_after_ms)
-    ));
-    lines.extend(schedule(plan));
-    lines.extend(plan.dead_letters.iter().map(|letter| match letter {
-        DeadLetter::ProbesIgnored => format!(
-            "TCP_KEEPCNT {} has no effect: with TCP_USER_TIMEOUT set the kernel ignores it.",
-            settings.probes
-        ),
-        DeadLetter::UserTimeoutBelowTime => format!(
-            "TCP_USER_TIMEOUT {timeout} takes effect late: the keepalive timer first runs after \
-             TCP_KEEPIDLE {}, and ends the connection one interval later.",
-            millis(settings.time_ms)
-        ),
-        DeadLetter::ProbesWrap => "The kernel counts unanswered probes in one byte \
-                                   (icsk_probes_out): the count wraps at 256."
-            .to_owned(),
-    }));
-    lines
-}
-
-fn schedule(plan: &Plan) -> Option<String> {
-    let at = |action| {
-        let runs = plan.schedule.iter().filter(move |run| run.action == action);
-        let times: Vec<String> = runs.map(|run| seconds(run.after_ms)).collect();
-        times.join(", ")
-    };
-    (plan.schedule.len() <= SHOWN).then(|| {
-        format!(
-            "If no timer is late: probes at {} s, the end at {} s.",
-            at(PlannedAction::Probe),
-            at(PlannedAction::Kill)
-        )
-    })
-}
-
-/// What ends a connection while unacknowledged data suppresses keepalive.
-fn stuck(plan: &Plan, orphan: bool) -> String {
-    const SUBJECT: &str = "If data is not acknowledged keepalive does not run";
-    if orphan {
-        return format!(
-            "{SUBJECT}: as no process holds the socket any more it ends after tcp_orphan_retries \
-             retransmissions (0 counts as 8), sooner than after tcp_retries2."
-        );
-    }
-    let settings = &plan.settings;
-    let end = &plan.unacknowledged_data;
-    let rule = rule(end.rule, values(settings));
-    format!(
-        "{SUBJECT}: dead {} after the first retransmission, by {rule}.",
-        span(end.after_ms)
-    )
-}
-
-fn values(settings: &PlannedSettings) -> RuleValues {
-    RuleValues {
-        probes: settings.probes,
-        user_timeout_ms: settings.user_timeout_ms,
-        retries2: Some(settings.retries2),
-    }
 }
 
 fn owner_closes(closes: &OwnerCloses, socket: Option<&ListedSocket>) -> String {

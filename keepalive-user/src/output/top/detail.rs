@@ -230,13 +230,7 @@ fn after(last: Option<Last>) -> Option<&'static str> {
 fn prospect(history: &History, now: When, zone: &TimeZone) -> Option<String> {
     let (due, death) = history.death?;
     let left = due.saturating_sub(now.monotonic_ns) / 1_000_000;
-    let keepalive = &history.keepalive;
-    let values = RuleValues {
-        probes: keepalive.probes,
-        user_timeout_ms: keepalive.user_timeout_ms,
-        retries2: None,
-    };
-    let rule = rule(death.rule, values);
+    let rule = rule(death.rule, RuleValues::new(&history.keepalive, None));
     let when = if left == 0 {
         "Dead when the timer runs".to_owned()
     } else {

@@ -71,8 +71,8 @@ fn records() -> Vec<Record> {
     (first.id.local, first.id.peer) = (armed.id.local, armed.id.peer);
     first.settings.probes = 9;
     let mut in_flight = idle(2, 75);
-    for numbers in [&mut in_flight.before, &mut in_flight.after] {
-        numbers.packets_out = 3;
+    for sample in [&mut in_flight.before, &mut in_flight.after] {
+        sample.packets_out = 3;
     }
     let mut window = record(Kind::WindowProbe, 3);
     (window.before.probes_out, window.after.probes_out) = (2, 3);

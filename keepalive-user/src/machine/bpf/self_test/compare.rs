@@ -323,11 +323,8 @@ fn write_timer(truth: &Truth, reading: &Reading<'_>, hz: u32) -> Result<()> {
 
 /// `tcp_probe0_when`: from the RTO, but no less than TCP_RTO_MIN, doubled with every probe.
 fn probe_interval(settings: &Settings, sample: &TcpSample, hz: u32) -> u64 {
-    let rto_max = match settings.rto_max {
-        0 => arithmetic::millis_to_jiffies(arithmetic::RTO_MAX_MS as u32, hz),
-        rto_max => rto_max,
-    };
-    let base = u64::from(sample.rto.max(hz / 5));
+    let rto_max = Effective::new(settings, hz).rto_max;
+    let base = u64::from(sample.rto.max(rto_min(hz)));
     (base << sample.backoff.min(31)).min(rto_max.into())
 }
 

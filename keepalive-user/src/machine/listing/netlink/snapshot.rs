@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{INET_DIAG_INFO, INET_DIAG_SKMEMINFO, Moment, SocketId};
 use crate::{
-    core::sample::{pending, state},
+    core::kernel::{pending, state},
     machine::bpf::self_test,
 };
 

@@ -6,7 +6,7 @@ use keepalive_ebpf::Mptcp;
 use linux_raw_sys::net::AF_INET;
 
 use super::{snapshot::*, *};
-use crate::core::sample::state;
+use crate::core::kernel::state;
 
 const EPERM: i32 = linux_raw_sys::errno::EPERM as i32;
 
