@@ -378,14 +378,21 @@ fn zero_is_not_a_valid_filter() {
 #[test]
 fn a_closed_pipe_is_not_an_error() {
     use std::process::Stdio;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_keepalive"))
-        .args(["schema"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("keepalive does not start");
-    drop(child.stdout.take());
-    let run: Run = child.wait_with_output().expect("no output").into();
-    assert_eq!(run.code, Some(0), "{}", run.stderr);
-    assert_eq!(run.stderr, "");
+    for arguments in [
+        &["schema"][..],
+        &["doctor"],
+        &["doctor", "--json"],
+        &["man"],
+    ] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_keepalive"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("keepalive does not start");
+        drop(child.stdout.take());
+        let run: Run = child.wait_with_output().expect("no output").into();
+        assert_eq!(run.code, Some(0), "{arguments:?}: {}", run.stderr);
+        assert_eq!(run.stderr, "", "{arguments:?}");
+    }
 }

@@ -1,6 +1,6 @@
 //! `keepalive doctor`: one screen that shows whether `trace` works on this machine, and the remedy if not.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use anyhow::Result;
 
@@ -28,7 +28,8 @@ pub fn run(arguments: &Doctor) -> Result<Exit> {
         .enter(&Needs::printing());
     let mut out = anstream::stdout().lock();
     if arguments.json {
-        serde_json::to_writer(&mut out, &report)?;
+        // As an I/O error, so that a reader that has left is recognized.
+        serde_json::to_writer(&mut out, &report).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
         doctor::text(&report, arguments.verbose, &mut out)?;
