@@ -77,7 +77,8 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let listed = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
     for path in listed.flatten().map(|entry| entry.path()) {
-        if path.is_dir() {
+        // The fuzz targets are a workspace of their own, and may have been built in it.
+        if path.is_dir() && !path.ends_with("target") {
             found.extend(entries(&path)?);
         }
         found.push(path);
