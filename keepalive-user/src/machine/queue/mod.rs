@@ -30,7 +30,7 @@ const CHUNK: usize = 1 << 16;
 /// How long a queue that becomes full may take to drain, once: the writer may have had no CPU.
 const GRACE: Duration = Duration::from_millis(20);
 /// How often a wait checks whether the session has to stop.
-const LOOK: Duration = Duration::from_millis(50);
+const STOP_CHECK: Duration = Duration::from_millis(50);
 
 /// What to do with a line when the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,7 +264,7 @@ impl Queue {
         while state.bytes > limit && !state.failed {
             let (stop, wait) = match self.policy {
                 Policy::Drop => (begin.elapsed() >= GRACE, GRACE),
-                Policy::Wait => (stop::is_requested(), LOOK),
+                Policy::Wait => (stop::is_requested(), STOP_CHECK),
             };
             if stop {
                 self.full = true;

@@ -45,9 +45,9 @@ const LATER: u32 = 4096;
 /// If a timer is this late, seconds, its socket is read.
 const GRACE: u32 = 1;
 /// The most sockets that are read at a time.
-const LOOKS: usize = 1024;
+const POLLED_AT_ONCE: usize = 1024;
 /// The time for the last reading of sockets, at the end.
-const LAST_LOOK: Duration = Duration::from_millis(150);
+const LAST_POLL: Duration = Duration::from_millis(150);
 
 /// What a session does about sockets that are older than itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,22 +97,7 @@ impl Session {
         let source = Source::open(&kernel, options).map_err(name_missing_privileges)?;
         stop::check()?;
         warn_of_blind_spots(&source, options);
-        let clock = clock::now();
-        let start = Start {
-            when: clock::when(clock),
-            schema_version: SCHEMA_VERSION.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            host: files::kernel_word("hostname"),
-            kernel: files::kernel_release(),
-            backend: source.backend,
-            refused: source.refused.clone(),
-            hz: source.learned.hz,
-            clock_offset_ns: clock.offset_ns,
-            keepalive_timer: kernel.resolved.keepalive_timer().to_owned(),
-            ring_bytes: options.ring_bytes.into(),
-            live_answers: options.live_answers,
-            filters: request.filters.clone(),
-        };
+        let start = start_event(request, &kernel, &source);
         let header = Header {
             abi_version: ABI_VERSION,
             sequence: 0,
@@ -235,21 +220,31 @@ impl Session {
 
     /// Reports the losses since the last call, and reads sockets whose timers are overdue.
     pub fn report_losses(&mut self) -> Result<()> {
-        self.look_for_missed()?;
+        self.poll_overdue()?;
         self.count_losses()
     }
 
     fn count_losses(&mut self) -> Result<()> {
         let kernel = self.source.losses()?;
-        let said = self.pipeline.losses();
+        let reported = self.pipeline.losses();
         let evicted = self.pipeline.evicted() + kernel.reported;
-        let probes = kernel.ring_probes.saturating_sub(said.probes);
+        let probes = kernel.ring_probes.saturating_sub(reported.probes);
         for (place, now, before, probes) in [
-            (LostWhere::Ring, kernel.ring, said.ring, probes),
-            (LostWhere::Scratch, kernel.scratch, said.scratch, 0),
-            (LostWhere::Unreadable, kernel.unreadable, said.unreadable, 0),
-            (LostWhere::Recursion, kernel.recursion, said.recursion, 0),
-            (LostWhere::Tracker, evicted, said.tracker, 0),
+            (LostWhere::Ring, kernel.ring, reported.ring, probes),
+            (LostWhere::Scratch, kernel.scratch, reported.scratch, 0),
+            (
+                LostWhere::Unreadable,
+                kernel.unreadable,
+                reported.unreadable,
+                0,
+            ),
+            (
+                LostWhere::Recursion,
+                kernel.recursion,
+                reported.recursion,
+                0,
+            ),
+            (LostWhere::Tracker, evicted, reported.tracker, 0),
         ] {
             self.report_lost(place, now.saturating_sub(before), probes)?;
         }
@@ -259,26 +254,26 @@ impl Session {
     }
 
     /// Reads sockets for which no record came although an event must have happened.
-    fn look_for_missed(&mut self) -> Result<()> {
+    fn poll_overdue(&mut self) -> Result<()> {
         let now = monotonic_ns();
         let overdue: Vec<u64> = self
             .pipeline
             .overdue(now, Some(GRACE))
-            .take(LOOKS)
+            .take(POLLED_AT_ONCE)
             .collect();
-        self.look(&overdue).map(drop)
+        self.poll(&overdue).map(drop)
     }
 
     /// Reads all sockets that may have had an unseen event, so that the totals are correct.
-    fn look_at_last(&mut self) -> Result<()> {
+    fn poll_at_the_end(&mut self) -> Result<()> {
         if self.pipeline.is_done() {
             return Ok(());
         }
-        let deadline = Instant::now() + LAST_LOOK;
+        let deadline = Instant::now() + LAST_POLL;
         let due: Vec<u64> = self.pipeline.overdue(monotonic_ns(), None).collect();
         let mut unread = due.len();
-        for some in due.chunks(LOOKS) {
-            unread -= self.look(some)?;
+        for some in due.chunks(POLLED_AT_ONCE) {
+            unread -= self.poll(some)?;
             while Instant::now() < deadline
                 && let Some(record) = self.source.next()
             {
@@ -292,7 +287,7 @@ impl Session {
     }
 
     /// Has the kernel report these sockets; returns how many it reported.
-    fn look(&mut self, sockets: &[u64]) -> Result<usize> {
+    fn poll(&mut self, sockets: &[u64]) -> Result<usize> {
         for (done, &sk) in sockets.iter().enumerate() {
             match self.source.poll(sk) {
                 Ok(Polled::Reported) => {}
@@ -329,8 +324,8 @@ impl Session {
             // The output cannot be written any more, or is useless without its end.
             self.pipeline.close_failed();
         }
-        let looked = self.look_at_last();
-        if looked.is_err() {
+        let polled = self.poll_at_the_end();
+        if polled.is_err() {
             self.pipeline.close_failed();
         }
         let drained = self.drain_before(monotonic_ns());
@@ -339,7 +334,7 @@ impl Session {
         for cost in self.source.costs().into_iter().flatten() {
             diagnostics::line(&cost.to_string());
         }
-        worst([outcome, looked, drained, finished])
+        worst([outcome, polled, drained, finished])
     }
 
     /// Forwards the programs' diagnostics to the log.
@@ -367,6 +362,27 @@ pub fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
         .build()
         .context("cannot start an event loop")?;
     runtime.block_on(command)
+}
+
+/// The first event of the session.
+fn start_event(request: &Request, kernel: &Kernel, source: &Source) -> Start {
+    let options = &request.options;
+    let clock = clock::now();
+    Start {
+        when: clock::when(clock),
+        schema_version: SCHEMA_VERSION.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: files::kernel_word("hostname"),
+        kernel: files::kernel_release(),
+        backend: source.backend,
+        refused: source.refused.clone(),
+        hz: source.learned.hz,
+        clock_offset_ns: clock.offset_ns,
+        keepalive_timer: kernel.resolved.keepalive_timer().to_owned(),
+        ring_bytes: options.ring_bytes.into(),
+        live_answers: options.live_answers,
+        filters: request.filters.clone(),
+    }
 }
 
 /// Replaces the error by the missing capabilities, if some are missing.
