@@ -5,7 +5,10 @@ use std::io::Write;
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 
-use super::{json_line, words::owner};
+use super::{
+    json_line,
+    words::{owner, unknown},
+};
 use crate::core::{
     event::{AuditEnd, AuditLine, Finding, Severity},
     format::{escape, plural},
@@ -99,12 +102,5 @@ fn totals(end: &AuditEnd, writer: &mut impl Write) -> std::io::Result<()> {
     if end.ignored > 0 {
         writeln!(writer, "{} ignored", plural(end.ignored, "finding"))?;
     }
-    for incomplete in &end.incomplete {
-        writeln!(
-            writer,
-            "unknown: {} ({}): {}",
-            incomplete.what, incomplete.count, incomplete.reason
-        )?;
-    }
-    Ok(())
+    unknown(&end.incomplete, writer)
 }

@@ -120,18 +120,23 @@ impl Drop for Directory {
     }
 }
 
-/// Records a live trace of these records, with a flush after each; returns its output.
-fn live(path: &Path, limits: Limits, records: &[Record]) -> String {
+/// Begins a recorded trace, and what it prints.
+fn begin(path: &Path, limits: Limits) -> (SharedBytes, Pipeline<Recorded>) {
     let shown = SharedBytes::default();
     let recorder = create(path, limits, false).unwrap();
-    let mut pipeline = Pipeline::start(
+    let pipeline = Pipeline::start(
         header().start,
         Recorded::default(),
         Wanted::default(),
         shown.output(),
         Some(recorder),
-    )
-    .unwrap();
+    );
+    (shown, pipeline.unwrap())
+}
+
+/// Records a live trace of these records, with a flush after each; returns its output.
+fn live(path: &Path, limits: Limits, records: &[Record]) -> String {
+    let (shown, mut pipeline) = begin(path, limits);
     let mut older = records[0].id;
     (older.sk, older.cookie) = (7, 7);
     pipeline.seed(&older, START, None).unwrap();
@@ -347,16 +352,7 @@ fn an_owner_does_not_outlive_an_end_that_was_left_out() {
         rate: Some(1),
         ..ANY
     };
-    let recorder = create(&path, limits, false).unwrap();
-    let shown = SharedBytes::default();
-    let mut pipeline = Pipeline::start(
-        header().start,
-        Recorded::default(),
-        Wanted::default(),
-        shown.output(),
-        Some(recorder),
-    )
-    .unwrap();
+    let (shown, mut pipeline) = begin(&path, limits);
     let owner = Process {
         pid: 4711,
         comm: "server".to_owned(),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use self::cells::{brief, keepalive, next_probe, owner, place, state, timers};
 pub use self::line::Text;
-use super::json_line;
+use super::{json_line, words::unknown};
 use crate::core::{
     event::{ListEnd, ListLine, ListSource, ListedSocket},
     format::plural,
@@ -246,14 +246,7 @@ fn footer(end: &ListEnd, writer: &mut impl Write) -> std::io::Result<()> {
             None => writeln!(writer, ", sysctls not shown here")?,
         }
     }
-    for incomplete in &end.incomplete {
-        writeln!(
-            writer,
-            "unknown: {} ({}): {}",
-            incomplete.what, incomplete.count, incomplete.reason
-        )?;
-    }
-    Ok(())
+    unknown(&end.incomplete, writer)
 }
 
 fn source(source: ListSource) -> &'static str {

@@ -1,11 +1,25 @@
 //! What was not seen, in words.
 
+use std::io::{self, Write};
+
 use strum::IntoEnumIterator;
 
 use crate::core::{
-    event::{Losses, LostWhere, MissedCounts, MissedWhere},
+    event::{Incomplete, Losses, LostWhere, MissedCounts, MissedWhere},
     format::plural_grouped,
 };
+
+/// The lines of what a listing or an audit could not read.
+pub fn unknown(incomplete: &[Incomplete], writer: &mut impl Write) -> io::Result<()> {
+    for part in incomplete {
+        writeln!(
+            writer,
+            "unknown: {} ({}): {}",
+            part.what, part.count, part.reason
+        )?;
+    }
+    Ok(())
+}
 
 /// The noun of what was lost at a place, and why.
 pub fn lost_words(place: LostWhere) -> (&'static str, &'static str) {

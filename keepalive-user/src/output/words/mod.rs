@@ -12,7 +12,7 @@ use jiff::{Timestamp, tz::TimeZone};
 
 pub use self::{
     cause::{RuleValues, certificate, headline, rule, unless, verdict},
-    losses::{losses_text, lost_words, missed_words},
+    losses::{losses_text, lost_words, missed_words, unknown},
 };
 use crate::core::{
     event::{Keepalive, Process},
