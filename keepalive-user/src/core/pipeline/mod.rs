@@ -111,9 +111,7 @@ impl<O: Owners> Pipeline<O> {
             return Ok(());
         }
         self.tracker.seed(id, time, sample);
-        self.recorder
-            .as_mut()
-            .map_or(Ok(()), |recorder| recorder.seed(id, time))
+        to_recording(&mut self.recorder, |recorder| recorder.seed(id, time))
     }
 
     /// Processes one record and outputs its events.
@@ -144,14 +142,11 @@ impl<O: Owners> Pipeline<O> {
         let mut observations = std::mem::take(&mut self.observations);
         self.tracker.observe(record, &mut observations);
         self.attribute(&observations, time);
-        let is_recorded = self.tap(Some(record), &observations)?;
-        for observation in &mut observations {
-            self.emit(observation)?;
-            self.forget(observation, is_recorded);
-        }
+        let recorded = self.tap(Some(record), &observations);
+        let shown = self.emit_all(&mut observations, self.clock.at(time));
         observations.clear();
         self.observations = observations;
-        Ok(())
+        worst([recorded, shown])
     }
 
     /// Resolves the owners of the sockets, without waiting.
@@ -161,24 +156,35 @@ impl<O: Owners> Pipeline<O> {
         }
     }
 
-    /// Writes the record to the recording, after the owners resolved so far of its sockets; false if it
-    /// is left out.
-    fn tap(&mut self, record: Option<&Record>, observations: &[Observation]) -> Result<bool> {
-        let Some(recorder) = &mut self.recorder else {
-            return Ok(false);
-        };
-        if record.is_some_and(|record| !recorder.admits(record)) {
-            return Ok(false);
-        }
-        for observation in observations {
-            let process = self.owners.process(observation.inode);
-            recorder.process(observation.inode, process)?;
-            if let Some(place) = self.owners.place(observation.cgroup) {
-                recorder.cgroup(observation.cgroup, place.cgroup.path.as_deref())?;
+    /// Writes the record to the recording, after the owners resolved so far of its sockets.
+    fn tap(&mut self, record: Option<&Record>, observations: &[Observation]) -> Result<()> {
+        let owners = &self.owners;
+        to_recording(&mut self.recorder, |recorder| {
+            if record.is_some_and(|record| !recorder.admits(record)) {
+                return Ok(());
             }
+            for observation in observations {
+                recorder.process(observation.inode, owners.process(observation.inode))?;
+                if let Some(place) = owners.place(observation.cgroup) {
+                    recorder.cgroup(observation.cgroup, place.cgroup.path.as_deref())?;
+                }
+            }
+            record.map_or(Ok(()), |record| recorder.record(record))
+        })
+    }
+
+    /// Outputs the events of one record, observed `when`, and forgets the sockets that ended.
+    fn emit_all(&mut self, observations: &mut [Observation], when: When) -> Result<()> {
+        if observations.is_empty() {
+            return Ok(());
         }
-        record.map_or(Ok(()), |record| recorder.record(record))?;
-        Ok(true)
+        // Not the time of the events: an answer is reported at the next timer.
+        self.report_unread(when)?;
+        for observation in observations {
+            self.emit(observation)?;
+            self.forget(observation)?;
+        }
+        Ok(())
     }
 
     /// Outputs one event, unless `-p` selects another process.
@@ -207,35 +213,34 @@ impl<O: Owners> Pipeline<O> {
         if let Some(count) = &mut self.wanted.count {
             *count -= 1;
         }
-        self.show(event)
+        self.each(|output| output.event(event))
     }
 
-    /// An ended socket has no owner. The recorder drops its entry if the end `is_recorded`, because a
-    /// replay then does so too and needs the owner written again.
-    fn forget(&mut self, observation: &Observation, is_recorded: bool) {
-        if matches!(observation.event, Event::Closed(_)) {
-            self.owners.forget(observation.inode);
-            if let Some(recorder) = self.recorder.as_mut().filter(|_| is_recorded) {
-                recorder.forget(observation.inode);
-            }
+    /// An ended socket has no owner. The recorder drops its entry at the same time, because a replay does
+    /// so too and needs the owner written again.
+    fn forget(&mut self, observation: &Observation) -> Result<()> {
+        if !matches!(observation.event, Event::Closed(_)) {
+            return Ok(());
         }
+        self.owners.forget(observation.inode);
+        to_recording(&mut self.recorder, |recorder| {
+            recorder.forget(observation.inode)
+        })
     }
 
     /// Outputs a finding of `audit`.
     pub fn finding(&mut self, finding: Finding) -> Result<()> {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.finding(&finding)?;
-        }
-        self.show(&Event::Finding(Box::new(finding)))
+        let recorded = to_recording(&mut self.recorder, |recorder| recorder.finding(&finding));
+        let shown = self.show(&Event::Finding(Box::new(finding)));
+        worst([recorded, shown])
     }
 
     /// Outputs that observations were lost.
     pub fn lost(&mut self, lost: Lost) -> Result<()> {
         self.lost.add(&lost);
-        if let Some(recorder) = &mut self.recorder {
-            recorder.lost(&lost)?;
-        }
-        self.show(&Event::Lost(lost))
+        let recorded = to_recording(&mut self.recorder, |recorder| recorder.lost(&lost));
+        let shown = self.show(&Event::Lost(lost));
+        worst([recorded, shown])
     }
 
     /// Reports what no program saw since the last report. A probe whose record was lost is counted as lost,
@@ -298,10 +303,9 @@ impl<O: Owners> Pipeline<O> {
     /// The kernel acted and no program saw it.
     pub fn missed(&mut self, missed: Missed) -> Result<()> {
         self.missed.add(&missed);
-        if let Some(recorder) = &mut self.recorder {
-            recorder.missed(&missed)?;
-        }
-        self.show(&Event::Missed(missed))
+        let recorded = to_recording(&mut self.recorder, |recorder| recorder.missed(&missed));
+        let shown = self.show(&Event::Missed(missed));
+        worst([recorded, shown])
     }
 
     /// Outputs the last line. If a step fails, the remaining steps are still done.
@@ -309,11 +313,11 @@ impl<O: Owners> Pipeline<O> {
     /// # Errors
     /// The first failure.
     pub fn finish(&mut self, when: When) -> Result<()> {
-        let ended = self.last_observations(when.monotonic_ns);
-        let recorded = match self.recorder.take() {
-            Some(mut recorder) => recorder.finish(when.monotonic_ns),
-            None => Ok(()),
-        };
+        let ended = self.last_observations(when);
+        let recorded = to_recording(&mut self.recorder, |recorder| {
+            recorder.finish(when.monotonic_ns)
+        });
+        self.recorder = None;
         let settled = self.each(|output| output.settle(PATIENCE));
         let unread = self.report_unread(when);
         let end = End {
@@ -332,16 +336,13 @@ impl<O: Owners> Pipeline<O> {
         worst([ended, recorded, settled, unread, shown, flushed, written])
     }
 
-    fn last_observations(&mut self, time: u64) -> Result<()> {
+    fn last_observations(&mut self, when: When) -> Result<()> {
         let mut observations = Vec::new();
         self.tracker.finish(&mut observations);
-        self.attribute(&observations, time);
-        let is_recorded = self.tap(None, &observations)?;
-        for observation in &mut observations {
-            self.emit(observation)?;
-            self.forget(observation, is_recorded);
-        }
-        Ok(())
+        self.attribute(&observations, when.monotonic_ns);
+        let recorded = self.tap(None, &observations);
+        let shown = self.emit_all(&mut observations, when);
+        worst([recorded, shown])
     }
 
     /// Calls `act` on every output, also after one of them fails.
@@ -381,10 +382,9 @@ impl<O: Owners> Pipeline<O> {
 
     /// Flushes the outputs and the recording.
     pub fn flush(&mut self) -> Result<()> {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.flush()?;
-        }
-        self.each(|output| output.flush())
+        let recorded = to_recording(&mut self.recorder, Recorder::flush);
+        let flushed = self.each(|output| output.flush());
+        worst([recorded, flushed])
     }
 
     /// Drops the outputs that have failed, so that the others can be finished.
@@ -410,4 +410,20 @@ impl<O: Owners> Pipeline<O> {
     pub fn clock(&self) -> Clock {
         self.clock
     }
+}
+
+/// Writes to the recording, if there is one. It ends at its first failure, and the outputs go on: what it
+/// lacks is nothing that they lost.
+fn to_recording(
+    recorder: &mut Option<Recorder>,
+    write: impl FnOnce(&mut Recorder) -> Result<()>,
+) -> Result<()> {
+    let Some(writing) = recorder else {
+        return Ok(());
+    };
+    let written = write(writing);
+    if written.is_err() {
+        *recorder = None;
+    }
+    written
 }

@@ -11,6 +11,8 @@
 //!   place of reserved ones: an older file has zero there. A change of a word's meaning or position needs
 //!   a new [`keepalive_ebpf::ABI_VERSION`].
 //! - Numbers of kinds and places are never reused.
+//!
+//! A longer text than `bytes.rs` allows is damage to an older program: raising a bound needs a new version.
 
 use anyhow::Result;
 use keepalive_ebpf::{Identity, RawRecord, Record, TcpSample};

@@ -2,7 +2,7 @@
 
 use std::{io::Write, sync::Arc};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use keepalive_ebpf::{Identity, Record};
 use rustc_hash::FxHashMap;
 
@@ -38,13 +38,14 @@ pub trait Storage {
 
 /// A recording being written. Owners are written once: once there are more owners or cgroups than a
 /// replay remembers, all of them are written again.
+///
+/// It is not usable after an error: what is behind a torn block cannot be read, and nothing is expected
+/// behind [`Frame::Continued`].
 pub struct Recorder {
     storage: Box<dyn Storage>,
     limits: Limits,
     header: Header,
-    /// The present file; `None` after the first failure: what is behind a torn block cannot be read, and
-    /// what is behind [`Frame::Continued`] is not expected there.
-    writer: Option<Writer<Box<dyn Write>>>,
+    writer: Writer<Box<dyn Write>>,
     /// The owners and cgroup paths written to the file so far.
     processes: FxHashMap<u64, Arc<Process>>,
     cgroups: FxHashMap<u64, String>,
@@ -64,7 +65,7 @@ impl Recorder {
             storage,
             limits,
             header,
-            writer: Some(writer),
+            writer,
             processes: FxHashMap::default(),
             cgroups: FxHashMap::default(),
             second: (0, 0),
@@ -114,9 +115,14 @@ impl Recorder {
         })
     }
 
-    /// The socket has ended, and its end is written: a replay drops its owner at the same time.
-    pub fn forget(&mut self, inode: u64) {
+    /// The socket has ended. A replay drops its owner at the same time, unless the rate limit left the end
+    /// out: then it is written.
+    pub fn forget(&mut self, inode: u64) -> Result<()> {
+        if self.limits.rate.is_some() {
+            return self.process(inode, None);
+        }
         self.processes.remove(&inode);
+        Ok(())
     }
 
     /// The present path of a cgroup: written if it differs from the file.
@@ -170,7 +176,8 @@ impl Recorder {
 
     /// Writes the buffered frames, and continues in a new file if this one is full.
     pub fn flush(&mut self) -> Result<()> {
-        let length = self.write(|writer| writer.flush().map(|()| writer.length()))?;
+        self.flushed()?;
+        let length = self.writer.length();
         let is_full = self.limits.size.is_some_and(|size| length >= size);
         if is_full { self.rotate() } else { Ok(()) }
     }
@@ -178,34 +185,25 @@ impl Recorder {
     /// The end of the trace.
     pub fn finish(&mut self, time: u64) -> Result<()> {
         self.frame(&Frame::End { time })?;
-        self.write(Writer::flush)
+        self.flushed()
     }
 
     fn frame(&mut self, frame: &Frame<'_>) -> Result<()> {
-        self.write(|writer| writer.frame(frame))
+        let written = self.writer.frame(frame);
+        written.with_context(|| self.storage.failure())
     }
 
-    fn write<T>(
-        &mut self,
-        write: impl FnOnce(&mut Writer<Box<dyn Write>>) -> Result<T>,
-    ) -> Result<T> {
-        let Some(writer) = &mut self.writer else {
-            bail!("{}: an earlier write failed", self.storage.failure());
-        };
-        let written = write(writer);
-        if written.is_err() {
-            self.writer = None;
-        }
-        written.with_context(|| self.storage.failure())
+    fn flushed(&mut self) -> Result<()> {
+        let flushed = self.writer.flush();
+        flushed.with_context(|| self.storage.failure())
     }
 
     /// Continues in another file.
     fn rotate(&mut self) -> Result<()> {
         self.frame(&Frame::Continued)?;
-        self.write(Writer::flush)?;
-        self.writer = None;
+        self.flushed()?;
         self.header.sequence += 1;
-        self.writer = Some(begin(&mut *self.storage, &self.limits, &self.header)?);
+        self.writer = begin(&mut *self.storage, &self.limits, &self.header)?;
         // Each file can be read on its own.
         self.processes.clear();
         self.cgroups.clear();

@@ -387,7 +387,8 @@ fn an_owner_does_not_outlive_an_end_that_was_left_out() {
     assert_eq!(owners(&again), [true, false], "{again}");
 }
 
-/// Nothing is written behind a write that failed: a torn block ends what can be read.
+/// Nothing is written behind a write that failed: a torn block ends what can be read. What is printed does
+/// not depend on it.
 #[test]
 fn a_recording_ends_at_its_first_failure() {
     /// A file that takes this many bytes, fails once, and takes any number afterwards.
@@ -421,27 +422,40 @@ fn a_recording_ends_at_its_first_failure() {
             "cannot write to x.kar".to_owned()
         }
     }
-    let record = story()[0];
-    let length = |size, left| {
-        let taken = SharedBytes::default();
-        let full = Full {
-            left,
-            taken: taken.clone(),
-        };
-        let storage = Box::new(One(vec![Box::new(full)]));
-        let limits = Limits { size, ..ANY };
-        let mut recorder = Recorder::new(storage, limits, header()).unwrap();
-        recorder.record(&record).unwrap();
-        let error = recorder.flush().unwrap_err();
-        let there = taken.0.lock().unwrap().len();
-        assert!(recorder.record(&record).is_err(), "after {error:#}");
-        assert!(recorder.finish(START).is_err(), "after {error:#}");
-        assert_eq!(taken.0.lock().unwrap().len(), there, "after {error:#}");
-        there
+    let records = story();
+    let end = CLOCK.at(START + 9_000_000_000);
+    // Returns what was printed, and the length of the file.
+    let trace = |recording: Option<(Option<u64>, usize)>| {
+        let (shown, taken) = (SharedBytes::default(), SharedBytes::default());
+        let length = || taken.0.lock().unwrap().len();
+        let recorder = recording.map(|(size, left)| {
+            let taken = taken.clone();
+            let storage = One(vec![Box::new(Full { left, taken })]);
+            let limits = Limits { size, ..ANY };
+            Recorder::new(Box::new(storage), limits, header()).unwrap()
+        });
+        let (start, owners) = (header().start, Recorded::default());
+        let mut pipeline =
+            Pipeline::start(start, owners, Wanted::default(), shown.output(), recorder).unwrap();
+        let (mut failures, mut after) = (0, None);
+        for record in &records {
+            let outcomes = [pipeline.record(record), pipeline.flush()];
+            failures += outcomes.iter().filter(|outcome| outcome.is_err()).count();
+            if failures > 0 {
+                assert_eq!(*after.get_or_insert_with(length), length());
+            }
+        }
+        assert_eq!(failures, usize::from(recording.is_some()), "reported once");
+        pipeline.finish(end).unwrap();
+        assert_eq!(after.unwrap_or_default(), length());
+        (shown.text(), length())
     };
+    let (unrecorded, _) = trace(None);
     // The next file cannot begin: this one ends with `Continued`.
-    let whole = length(Some(1), usize::MAX - 1);
-    assert_eq!(length(None, whole - 30), whole - 30);
+    let (shown, whole) = trace(Some((Some(1), usize::MAX - 1)));
+    assert_eq!(shown, unrecorded);
+    let (shown, torn) = trace(Some((None, whole - 30)));
+    assert_eq!((shown, torn), (unrecorded, whole - 30));
 }
 
 /// A recording that another trace is still writing is not overwritten, with `--force` either.

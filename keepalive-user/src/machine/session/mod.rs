@@ -1,6 +1,6 @@
 //! # A live session
 //!
-//! The kernel's side of `trace` and `top`: opens the source, seeds it with older sockets, drains the ring
+//! The kernel's side of every live command: opens the source, seeds it with older sockets, drains the ring
 //! into a pipeline, and reports losses. [`Live`] decides when to drain.
 
 mod live;
@@ -56,7 +56,7 @@ pub enum Older {
     Remembered,
     /// As [`Older::Remembered`], and reports each at once.
     Reported,
-    /// Neither lists them nor resolves owners: the command knows the socket that it follows.
+    /// Neither lists them nor resolves owners: the command knows what it follows.
     Ignored,
 }
 
@@ -192,6 +192,7 @@ impl Session {
     fn drain_before(&mut self, stop: u64) -> Result<()> {
         let begin = Instant::now();
         let (mut taken, mut late, mut left, mut probes) = (0_u32, 0, 0, 0);
+        let mut outcome = Ok(());
         while late < LATER
             && !self.pipeline.is_done()
             && let Some(record) = self.source.next()
@@ -203,7 +204,11 @@ impl Session {
                 left += 1;
                 probes += u64::from(record.is_ok_and(|record| is_counted_probe(&record)));
             } else {
-                self.take(record)?;
+                let shown = self.take(record);
+                if shown.is_err() {
+                    self.pipeline.close_failed();
+                }
+                outcome = worst([outcome, shown]);
                 taken += 1;
             }
         }
@@ -214,8 +219,9 @@ impl Session {
                 LAST.as_millis()
             );
         }
-        self.count_losses()?;
-        self.report_lost(LostWhere::Ring, left, probes)
+        let counted = self.count_losses();
+        let lost = self.report_lost(LostWhere::Ring, left, probes);
+        worst([outcome, counted, lost])
     }
 
     /// Reports the losses since the last call, and reads sockets whose timers are overdue.

@@ -93,7 +93,7 @@ fn an_owner_is_written_again_after_the_end_of_its_socket() {
     for end in [false, false, true, false] {
         recorder.process(7, Some(&process)).unwrap();
         if end {
-            recorder.forget(7);
+            recorder.forget(7).unwrap();
         }
     }
     recorder.process(7, None).unwrap();
