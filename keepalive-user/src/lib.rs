@@ -1,11 +1,11 @@
 //! # `keepalive`
 //!
-//! See what TCP keepalive really does on a live Linux machine. Four layers, imports downwards only
+//! See what TCP keepalive really does on a live Linux machine. Five layers, imports downwards only
 //! (`cargo xtask tidy` enforces it):
 //!
 //! ```text
-//! cli        what can be asked for: clap types, and what they mean for the layers below
 //! commands   one file per command: connects the pieces
+//! cli        what can be asked for: clap types, and what they mean for the layers below
 //! output     what events look like: JSON, text, live screen, report
 //! machine    everything that touches the operating system: BPF, /proc, netlink, files, the live session
 //! core       pure: records in, events out

@@ -6,12 +6,15 @@ use anyhow::Result;
 
 use crate::{
     cli::Doctor,
-    core::exit::Exit,
+    core::{
+        event::Diagnosis,
+        exit::{Exit, is_broken_pipe},
+    },
     machine::{bpf::Options, doctor::examine, sandbox::Needs},
     output::doctor,
 };
 
-/// Runs the checks and prints them; the exit code is 0 if `trace` works.
+/// Runs the checks and prints them; the exit code is 0 if `trace` works, also for a reader that leaves.
 pub fn run(arguments: &Doctor) -> Result<Exit> {
     let options = Options {
         backend: arguments.loading.backend.backend(),
@@ -26,13 +29,19 @@ pub fn run(arguments: &Doctor) -> Result<Exit> {
         .sandbox
         .confinement()
         .enter(&Needs::printing());
+    match print(&report, arguments) {
+        Err(error) if is_broken_pipe(&error) => Ok(exit),
+        printed => printed.map(|()| exit),
+    }
+}
+
+fn print(report: &Diagnosis, arguments: &Doctor) -> Result<()> {
     let mut out = anstream::stdout().lock();
     if arguments.json {
         // As an I/O error, so that a reader that has left is recognized.
-        serde_json::to_writer(&mut out, &report).map_err(io::Error::from)?;
+        serde_json::to_writer(&mut out, report).map_err(io::Error::from)?;
         writeln!(out)?;
-    } else {
-        doctor::text(&report, arguments.verbose, &mut out)?;
+        return Ok(());
     }
-    Ok(exit)
+    doctor::text(report, arguments.verbose, &mut out)
 }

@@ -1,6 +1,6 @@
 //! # `keepalive list`
 //!
-//! One snapshot of all TCP sockets: the listing gathers, this attributes, sorts and shows.
+//! One snapshot of all TCP sockets, once or repeated.
 
 use std::{
     io::{self, BufWriter, Write},

@@ -115,8 +115,8 @@ impl Running {
     async fn run(mut self) -> Result<Option<PathBuf>> {
         let outcome = self.watch().await;
         let closed = self.screen.close();
-        let finished = self.live.session.finish(Ok(()));
-        worst([outcome, closed, finished])?;
+        let finished = self.live.session.finish(outcome);
+        worst([finished, closed])?;
         Ok(self.file)
     }
 

@@ -1,7 +1,7 @@
 //! # `keepalive trace`
 //!
-//! The data path as one straight line: source → tracker → attribution → output. One thread, one
-//! loop ([`Live`]); what is printed is written by a thread of its own, so that no reader delays it.
+//! One thread, one loop ([`Live`]); what is printed is written by a thread of its own, so that no reader
+//! delays it.
 
 use std::io;
 
@@ -53,10 +53,11 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
         if let Some(duration) = arguments.duration {
             stop::after(duration);
         }
-        for finding in findings {
-            session.pipeline.finding(finding)?;
+        let mut findings = findings.into_iter();
+        match findings.try_for_each(|finding| session.pipeline.finding(finding)) {
+            Ok(()) => watch(session, arguments).await,
+            failed => session.finish(failed),
         }
-        watch(session, arguments).await
     });
     match outcome {
         Err(error) if is_broken_pipe(&error) => Ok(Exit::Success),

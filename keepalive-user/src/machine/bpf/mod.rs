@@ -1,4 +1,4 @@
-//! # The source
+//! # The kernel's BPF
 //!
 //! Everything that uses the kernel's BPF: choosing a backend, loading it, verifying the layout, attaching
 //! the programs, and reading records. No module outside names aya.

@@ -37,7 +37,7 @@ pub const KEPT: &[Kept] = &[
         capability: Capability::CAP_SYS_PTRACE,
         purpose: "finding the processes that own sockets",
         only: "",
-        is_needed: |needs| needs.owners != OwnerLookup::Resolved,
+        is_needed: |needs| needs.owners != OwnerLookup::None,
     },
     Kept {
         name: "CAP_DAC_READ_SEARCH",

@@ -42,9 +42,9 @@ pub struct Needs {
 /// How the owners of sockets are resolved from now on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OwnerLookup {
-    /// They are not resolved.
+    /// They are not resolved any more.
     #[default]
-    Resolved,
+    None,
     /// By the BPF iterator over open files; only names of processes are read from /proc.
     #[cfg_attr(
         not(test),
