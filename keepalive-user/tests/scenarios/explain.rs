@@ -39,30 +39,7 @@ pub fn command<S: AsRef<OsStr>>(bench: &Bench, arguments: &[S]) -> Command {
 /// One socket in each situation; the output names what blocks the next probe.
 fn explain(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
-    let [off, waiting, probing, dying, stuck] = [
-        Pair::over(LOCALHOST)?,
-        Pair::over(LOCALHOST)?,
-        Pair::over(LOCALHOST)?,
-        Pair::over(LOCALHOST)?,
-        Pair::over(LOCALHOST)?,
-    ];
-    let full = Pair::with_narrow_server()?;
-    full.client.arm(Keepalive::after(600))?;
-    full.client.fill()?;
-    waiting.client.arm(Keepalive::after(600).probes(3))?;
-    for deaf in [&probing, &dying, &stuck] {
-        deaf.server.deafen()?;
-    }
-    // It must outlive this scenario, which may take 15 minutes on a busy guest.
-    probing
-        .client
-        .arm(Keepalive::EVERY_SECOND.interval(10).probes(100))?;
-    dying
-        .client
-        .arm(Keepalive::EVERY_SECOND.interval(600).probes(1))?;
-    stuck.client.arm(Keepalive::after(600))?;
-    stuck.client.send(b"no ACK comes back")?;
-    thread::sleep(Duration::from_millis(2500));
+    let [off, waiting, probing, dying, stuck, full] = situations()?;
     for (pair, outlook, rule, sentence) in [
         (
             &off,
@@ -101,24 +78,7 @@ fn explain(bench: &Bench) -> Result<()> {
             "the peer's window is closed",
         ),
     ] {
-        let target = format!("{}-{}", pair.client.local()?, pair.client.peer()?);
-        let json = Refused::from(command(bench, &[target.as_str(), "--json"]))?;
-        json.expect_code(0)?;
-        let explained = Event::parse(json.stdout.trim())?;
-        explained.expect("outlook", outlook)?;
-        expect_rule(&explained, rule)?;
-        let text = Refused::from(command(bench, &[target.as_str()]))?;
-        text.expect_code(0)?;
-        for part in [sentence, "tcpdump -ni any"] {
-            ensure!(
-                text.stdout.contains(part),
-                "{part:?} is not in {}",
-                text.stdout
-            );
-        }
-        // `explain` also accepts the socket's cookie.
-        let cookie = format!("sk:{}", pair.client.cookie()?);
-        Refused::from(command(bench, &[cookie.as_str()]))?.expect_code(0)?;
+        expect_explained(bench, pair, outlook, rule, sentence)?;
     }
     // Several sockets match; without a terminal `explain` cannot ask which one.
     let port = format!(":{}", off.client.local()?.port());
@@ -129,6 +89,64 @@ fn explain(bench: &Bench) -> Result<()> {
         .expect_code(1)?
         .expect_sentence(&["no TCP socket matches", "--all-netns"])?;
     unprivileged(bench)
+}
+
+/// Keepalive off; waiting; two unanswered probes, many and one to go; unacknowledged data; a closed window.
+fn situations() -> Result<[Pair; 6]> {
+    let [off, waiting, probing, dying, stuck] = [
+        Pair::over(LOCALHOST)?,
+        Pair::over(LOCALHOST)?,
+        Pair::over(LOCALHOST)?,
+        Pair::over(LOCALHOST)?,
+        Pair::over(LOCALHOST)?,
+    ];
+    let full = Pair::with_narrow_server()?;
+    full.client.arm(Keepalive::after(600))?;
+    full.client.fill()?;
+    waiting.client.arm(Keepalive::after(600).probes(3))?;
+    for deaf in [&probing, &dying, &stuck] {
+        deaf.server.deafen()?;
+    }
+    // It must outlive this scenario, which may take 15 minutes on a busy guest.
+    probing
+        .client
+        .arm(Keepalive::EVERY_SECOND.interval(10).probes(100))?;
+    dying
+        .client
+        .arm(Keepalive::EVERY_SECOND.interval(600).probes(1))?;
+    stuck.client.arm(Keepalive::after(600))?;
+    stuck.client.send(b"no ACK comes back")?;
+    thread::sleep(Duration::from_millis(2500));
+    Ok([off, waiting, probing, dying, stuck, full])
+}
+
+/// Explained by its addresses and by its cookie, as JSON and as text.
+fn expect_explained(
+    bench: &Bench,
+    pair: &Pair,
+    outlook: &str,
+    rule: Option<&str>,
+    sentence: &str,
+) -> Result<()> {
+    let target = format!("{}-{}", pair.client.local()?, pair.client.peer()?);
+    let json = Refused::from(command(bench, &[target.as_str(), "--json"]))?;
+    json.expect_code(0)?;
+    let explained = Event::parse(json.stdout.trim())?;
+    explained.expect("outlook", outlook)?;
+    expect_rule(&explained, rule)?;
+    let text = Refused::from(command(bench, &[target.as_str()]))?;
+    text.expect_code(0)?;
+    for part in [sentence, "tcpdump -ni any"] {
+        ensure!(
+            text.stdout.contains(part),
+            "{part:?} is not in {}",
+            text.stdout
+        );
+    }
+    // `explain` also accepts the socket's cookie.
+    let cookie = format!("sk:{}", pair.client.cookie()?);
+    Refused::from(command(bench, &[cookie.as_str()]))?.expect_code(0)?;
+    Ok(())
 }
 
 /// The rule that ends the connection if no more segments arrive. sock_diag reports only one timer,
