@@ -12,6 +12,7 @@ use super::{
     model::Model,
     outcome::Outcome,
     story::{Moment, Story},
+    time::STEPS_MS,
 };
 use crate::{
     core::{
@@ -32,6 +33,8 @@ pub struct Data<'a> {
     length_ms: u64,
     bucket_ms: f64,
     buckets: usize,
+    /// Steps of a time axis.
+    steps_ms: &'static [u64],
     marks: Vec<Legend>,
     outcomes: Vec<Chip>,
     sentences: Vec<&'a str>,
@@ -123,6 +126,7 @@ pub fn all<'a>(
         epoch_ms: scale.start.as_millisecond() + offset * 1000,
         length_ms: model.length_ms(),
         bucket_ms: scale.width_ns as f64 / 1e6,
+        steps_ms: &STEPS_MS,
         buckets: scale.used(),
         marks: legend(model),
         outcomes: Outcome::iter().map(chip).collect(),

@@ -89,13 +89,13 @@ function timeKey(event) {
 const text = (x, y, kind, words) => draw("text", { x, y, class: kind }, words);
 const line = (x1, y1, x2, y2, kind) => draw("line", { x1, y1, x2, y2, class: kind });
 
-// Steps of a time axis, milliseconds.
-const STEPS = [5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 108e5, 216e5, 432e5, 864e5];
+// Zoomed in, the axis has finer steps than that of the whole trace.
+const STEPS_MS = [5, 10, 20, ...data.steps_ms];
 
 /** The axis, with ticks at round times of day. */
 function timeAxis([from, to], [left, right], y) {
   const length = to - from, most = Math.max(Math.floor((right - left) / 92), 1);
-  const step = STEPS.find((it) => length / it <= most) ?? Math.ceil(length / most / 864e5) * 864e5;
+  const step = STEPS_MS.find((it) => length / it <= most) ?? Math.ceil(length / most / 864e5) * 864e5;
   const midnight = data.epoch_ms % 864e5;
   const parts = [line(left, y, right, y, "grid l-line")];
   for (let tick = Math.ceil((midnight + from) / step) * step - midnight; tick <= to; tick += step) {

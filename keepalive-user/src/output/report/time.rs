@@ -108,7 +108,7 @@ impl Scale {
 }
 
 /// Steps of a time axis, milliseconds.
-const STEPS: [u64; 22] = [
+pub const STEPS_MS: [u64; 22] = [
     50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 15_000, 30_000, 60_000, 120_000, 300_000,
     600_000, 900_000, 1_800_000, 3_600_000, 7_200_000, 10_800_000, 21_600_000, 43_200_000,
     86_400_000,
@@ -117,7 +117,7 @@ const STEPS: [u64; 22] = [
 fn step(length: u64, most: u64) -> u64 {
     let fits = |step: &u64| length / step <= most;
     let days = || (length / most / 86_400_000 + 1) * 86_400_000;
-    STEPS.into_iter().find(fits).unwrap_or_else(days)
+    STEPS_MS.into_iter().find(fits).unwrap_or_else(days)
 }
 
 /// Merges each two buckets into one.
