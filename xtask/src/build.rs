@@ -69,17 +69,16 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
 
 /// Builds keepalive, and executes it in place of xtask.
 pub fn run(arguments: &[String]) -> Result<ExitCode> {
-    let binary = release()?;
     let needs_root = arguments
         .first()
-        .is_some_and(|command| command == "trace" || command == "doctor");
+        .is_some_and(|command| command == "trace" || command == "top");
     if needs_root && !packages::is_root() {
         bail!(
-            "tracing needs root: run `sudo {} {}`",
-            binary.display(),
+            "tracing needs root: run `cargo xtask build`, then `sudo target/release/keepalive {}`",
             arguments.join(" ")
         );
     }
+    let binary = release()?;
     Err(Command::new(&binary).args(arguments).exec())
         .with_context(|| format!("cannot run {}", binary.display()))
 }

@@ -11,7 +11,7 @@ pub struct Doctor {
     pub json: bool,
     #[command(flatten)]
     pub loading: Loading,
-    /// Show the verifier's log where a program is refused
+    /// List every kernel field, and show the verifier's log where a program is refused
     #[arg(short, long)]
     pub verbose: bool,
 }

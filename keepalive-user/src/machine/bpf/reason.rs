@@ -12,7 +12,11 @@ pub fn reason(error: &anyhow::Error) -> String {
     for cause in error.chain() {
         let text = match cause.downcast_ref() {
             Some(ProgramError::LoadError { verifier_log, .. }) => {
-                log::debug!("verifier log: {verifier_log}");
+                let log = verifier_log.to_string();
+                // Empty if the program did not reach the verifier.
+                if !log.is_empty() {
+                    log::debug!("verifier log: {log}");
+                }
                 "BPF_PROG_LOAD".to_owned()
             }
             _ => cause.to_string(),

@@ -20,7 +20,7 @@ use ratatui::{
     backend::CrosstermBackend,
     crossterm::{
         execute,
-        terminal::{EnterAlternateScreen, disable_raw_mode, enable_raw_mode},
+        terminal::{Clear, ClearType, EnterAlternateScreen, disable_raw_mode, enable_raw_mode},
     },
 };
 
@@ -55,7 +55,8 @@ impl Screen {
         *FRAMES.lock().unwrap_or_else(PoisonError::into_inner) = Some(frames.watcher());
         terminal::remember();
         let terminal = enable_raw_mode()
-            .and_then(|()| execute!(frames, EnterAlternateScreen))
+            // A terminal without an alternate screen still shows what was printed before.
+            .and_then(|()| execute!(frames, EnterAlternateScreen, Clear(ClearType::All)))
             .and_then(|()| Terminal::new(CrosstermBackend::new(frames.clone())));
         let terminal = terminal.inspect_err(|_| terminal::restore());
         let terminal = terminal.context("cannot draw on this terminal")?;

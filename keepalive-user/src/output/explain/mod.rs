@@ -279,10 +279,9 @@ fn owner_closes(closes: &OwnerCloses, socket: Option<&ListedSocket>) -> String {
         ),
         _ => String::new(),
     };
-    let idle = if idle.least == idle.most {
-        millis(idle.least)
-    } else {
-        format!("{} to {}", millis(idle.least), millis(idle.most))
+    let idle = match [idle.least, idle.most].map(millis) {
+        [least, most] if least == most => least,
+        [least, most] => format!("{least} to {most}"),
     };
     format!(
         "Watched for {watched}: the owner closed {} first, {idle} after the last data was \
