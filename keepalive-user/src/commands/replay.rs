@@ -68,7 +68,7 @@ pub fn report(arguments: &Report) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Replays, and warns if the last file is truncated.
+/// Replays, and warns if the recording is incomplete.
 fn replay(
     recordings: Vec<Recording<Box<dyn Read>>>,
     wanted: Wanted,
@@ -80,6 +80,9 @@ fn replay(
     });
     progress.clear();
     let stats = outcome?;
+    if let Some(name) = &stats.continued {
+        log::warn!("{name} continues an earlier file of the trace: its events are not replayed");
+    }
     if let Some(cut) = &stats.cut {
         log::warn!("{cut}; replayed up to there");
     }
@@ -107,7 +110,11 @@ fn print(stats: &ReplayStats) -> io::Result<()> {
         "{} records in {} bytes, {}",
         stats.records,
         stats.bytes,
-        stats.cut.as_deref().unwrap_or("whole")
+        match (&stats.cut, &stats.continued) {
+            (Some(cut), _) => cut.clone(),
+            (None, Some(name)) => format!("{name} continues an earlier file"),
+            (None, None) => "whole".to_owned(),
+        }
     )
 }
 

@@ -31,6 +31,8 @@ pub struct Recording<R> {
 pub struct ReplayStats {
     pub records: u64,
     pub bytes: u64,
+    /// The first file, if the trace began in earlier ones.
+    pub continued: Option<String>,
     /// Where a file ended, if that was neither the end of the trace nor where the next one begins.
     pub cut: Option<String>,
 }
@@ -49,20 +51,29 @@ pub fn play<R: Read>(
         return Ok(ReplayStats::default());
     };
     let Header {
-        start, pid, count, ..
+        start,
+        pid,
+        count,
+        sequence,
+        ..
     } = first.reader.header.clone();
+    let continued = (sequence > 0).then(|| first.name.clone());
     let wanted = Wanted {
         pid: own.pid.or(pid),
         count: own.count.or(count),
         ..own
     };
     let mut player = Player {
-        stats: ReplayStats::default(),
+        stats: ReplayStats {
+            continued,
+            ..ReplayStats::default()
+        },
         last: start.when.monotonic_ns,
         frames: 0,
         undecoded: 0,
         pipeline: Pipeline::start(start, Recorded::default(), wanted, outputs, None)?,
         filtered: own.filter != Filter::default(),
+        is_shortened: own.count.is_some(),
     };
     let mut damage = Ok(());
     let last = recordings.len().saturating_sub(1);
@@ -87,6 +98,8 @@ struct Player {
     /// Frames that could not be decoded since the last report of them.
     undecoded: u64,
     filtered: bool,
+    /// The number of events to replay is not that of the trace.
+    is_shortened: bool,
 }
 
 impl Player {
@@ -98,7 +111,8 @@ impl Player {
     ) -> Result<()> {
         let clock = self.pipeline.clock();
         let reader = &mut recording.reader;
-        while !self.pipeline.is_done() {
+        // A trace that ended by its own count has the time of its end behind the last event.
+        while !(self.is_shortened && self.pipeline.is_done()) {
             let Some(frame) = reader.frame().with_context(|| recording.name.clone())? else {
                 break;
             };
