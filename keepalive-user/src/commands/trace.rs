@@ -35,8 +35,7 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
     request.needs = needs(arguments);
     let recording = arguments.record.destination();
     // First, so that a bad path fails before anything is attached.
-    check_files(arguments)?;
-    recording.as_ref().map_or(Ok(()), Destination::check)?;
+    check_files(arguments, recording.as_ref())?;
     let mut outputs = vec![outputs::live(arguments.json, arguments.output.as_deref())?];
     if let Some(path) = &arguments.report {
         outputs.push(outputs::report(path, None, arguments.record.force)?);
@@ -65,17 +64,17 @@ pub fn run(arguments: &Trace) -> Result<Exit> {
     }
 }
 
-/// Checks that every file can be written, and none twice.
-fn check_files(arguments: &Trace) -> Result<()> {
-    let others: Vec<_> = [&arguments.record.record, &arguments.report]
-        .into_iter()
-        .flatten()
-        .cloned()
-        .collect();
+/// Checks that every file can be written, and none twice: not the files that a recording is rotated to either.
+fn check_files(arguments: &Trace, recording: Option<&Destination>) -> Result<()> {
+    let mut others: Vec<_> = recording.into_iter().flat_map(Destination::names).collect();
+    if let Some(report) = &arguments.report {
+        files::refuse_same(report, &others)?;
+        others.push(report.clone());
+    }
     if let Some(output) = &arguments.output {
         files::check_output(output, &others)?;
     }
-    Ok(())
+    recording.map_or(Ok(()), Destination::check)
 }
 
 /// Findings of the audit when the trace begins.

@@ -64,7 +64,7 @@ impl Destination {
     }
 
     /// The names that the recording will use.
-    fn names(&self) -> impl Iterator<Item = PathBuf> {
+    pub fn names(&self) -> impl Iterator<Item = PathBuf> {
         let files = self.limits.size.map_or(1, |_| self.limits.files as usize);
         (0..files).map(|number| numbered(&self.path, number))
     }
