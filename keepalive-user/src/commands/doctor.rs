@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     cli::Doctor,
@@ -31,7 +31,7 @@ pub fn run(arguments: &Doctor) -> Result<Exit> {
         .enter(&Needs::printing());
     match print(&report, arguments) {
         Err(error) if is_broken_pipe(&error) => Ok(exit),
-        printed => printed.map(|()| exit),
+        printed => printed.context("cannot write").map(|()| exit),
     }
 }
 

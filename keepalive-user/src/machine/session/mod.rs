@@ -8,7 +8,7 @@ mod seed;
 
 use std::{
     collections::BTreeMap,
-    os::fd::BorrowedFd,
+    os::{fd::BorrowedFd, unix::net::UnixStream},
     time::{Duration, Instant},
 };
 
@@ -363,6 +363,11 @@ impl Session {
 /// # Errors
 /// If the runtime cannot be started, and those of the command.
 pub fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
+    // tokio panics if it finds no descriptors for its handling of signals, beside the three of its loop.
+    let spare = [UnixStream::pair(), UnixStream::pair(), UnixStream::pair()];
+    for pair in spare {
+        pair.context("cannot start an event loop")?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
