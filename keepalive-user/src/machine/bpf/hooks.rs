@@ -49,6 +49,18 @@ const fn hook(program: &'static str, at: At, need: HookNeed) -> Hook {
 /// The program that reports the process that accepts a connection.
 pub const ACCEPTED: &str = "accepted";
 
+const FENTRY_STATE_CHANGE: Hook = hook(
+    "state_change",
+    At::TypedTracepoint("inet_sock_set_state"),
+    HookNeed::Required,
+);
+
+const TRACEPOINT_STATE_CHANGE: Hook = hook(
+    "tp_state_change",
+    At::RawTracepoint("inet_sock_set_state"),
+    HookNeed::Required,
+);
+
 /// No measured kernel inlines or splits any of these functions.
 const FENTRY: &[Hook] = &[
     hook(
@@ -66,11 +78,7 @@ const FENTRY: &[Hook] = &[
         At::Exit("tcp_write_wakeup"),
         HookNeed::Required,
     ),
-    hook(
-        "state_change",
-        At::TypedTracepoint("inet_sock_set_state"),
-        HookNeed::Required,
-    ),
+    FENTRY_STATE_CHANGE,
     hook(
         "write_timer_enter",
         At::Entry("tcp_write_timer_handler"),
@@ -113,11 +121,7 @@ const TRACEPOINT: &[Hook] = &[
         At::RawTracepoint("timer_expire_exit"),
         HookNeed::Required,
     ),
-    hook(
-        "tp_state_change",
-        At::RawTracepoint("inet_sock_set_state"),
-        HookNeed::Required,
-    ),
+    TRACEPOINT_STATE_CHANGE,
     hook(
         "tp_timer_start",
         At::RawTracepoint("timer_start"),
@@ -143,8 +147,8 @@ impl Backend {
     /// The hook whose program also reads the socket of the self-test.
     pub fn state_change(self) -> Hook {
         match self {
-            Self::Fentry => FENTRY[3],
-            Self::Tracepoint => TRACEPOINT[2],
+            Self::Fentry => FENTRY_STATE_CHANGE,
+            Self::Tracepoint => TRACEPOINT_STATE_CHANGE,
         }
     }
 
