@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use syn::{
-    Attribute, File, ItemMod, ItemUse, Macro, UseTree,
+    Attribute, File, ItemImpl, ItemMod, ItemUse, Macro, Type, UseTree,
     buffer::{Cursor, TokenBuffer},
     visit::{self, Visit},
 };
@@ -98,11 +98,11 @@ pub fn breaches(source: &Path) -> Result<Vec<String>> {
             let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
             let file = syn::parse_file(&text).with_context(|| path.display().to_string())?;
             let module = module_of(&below);
-            for import in imports(&file, &module).into_iter().collect::<BTreeSet<_>>() {
-                breaches.extend(
-                    breach(layer, &import).map(|breach| format!("{}: {breach}", below.display())),
-                );
-                let (from, to) = (room(&module), room(&import));
+            let imports = imports(&file, &module);
+            let found = breaches_of(layer, &imports);
+            breaches.extend(found.map(|breach| format!("{}: {breach}", below.display())));
+            for import in &imports.found {
+                let (from, to) = (room(&module), room(import));
                 if import.first().is_some_and(|first| first == "crate") && from != to {
                     arrows.entry(from).or_default().insert(to);
                 }
@@ -138,6 +138,26 @@ fn room(path: &[String]) -> String {
     parts.join("/")
 }
 
+/// All violations in a file of this layer.
+fn breaches_of(layer: &Layer, imports: &Imports) -> impl Iterator<Item = String> {
+    // Whoever has a value of the type could call these methods, without an import.
+    let foreign = imports.found.iter().filter(|import| {
+        let is_another = |to: &String| to != layer.name && import[0] == "crate";
+        import.get(1).is_some_and(is_another)
+            && import
+                .last()
+                .is_some_and(|name| imports.extended.contains(name))
+    });
+    let foreign = foreign.map(|import| {
+        let path = import.join("::");
+        format!("{} must not implement methods of {path}", layer.name)
+    });
+    let paths = imports.found.iter();
+    paths
+        .filter_map(|import| breach(layer, import))
+        .chain(foreign)
+}
+
 /// The violation if this layer imports this path.
 fn breach(layer: &Layer, import: &[String]) -> Option<String> {
     let path = import.join("::");
@@ -157,18 +177,21 @@ fn breach(layer: &Layer, import: &[String]) -> Option<String> {
 }
 
 /// Every path that a file imports or names from its root, absolute.
-fn imports(file: &File, module: &[String]) -> Vec<Vec<String>> {
+fn imports(file: &File, module: &[String]) -> Imports {
     let mut imports = Imports {
         module: module.to_vec(),
-        found: Vec::new(),
+        found: BTreeSet::new(),
+        extended: BTreeSet::new(),
     };
     imports.visit_file(file);
-    imports.found
+    imports
 }
 
 struct Imports {
     module: Vec<String>,
-    found: Vec<Vec<String>>,
+    found: BTreeSet<Vec<String>>,
+    /// The types with methods in this file, by name.
+    extended: BTreeSet<String>,
 }
 
 impl Imports {
@@ -182,7 +205,7 @@ impl Imports {
             }
             _ => path.to_vec(),
         };
-        self.found.push(absolute);
+        self.found.insert(absolute);
     }
 
     /// The paths in the arguments of a macro, which are tokens only.
@@ -225,6 +248,15 @@ impl<'ast> Visit<'ast> for Imports {
         if !is_for_tests(&item.attrs) {
             visit::visit_item_mod(self, item);
         }
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
+        if let (None, Type::Path(of)) = (&item.trait_, &*item.self_ty) {
+            let name = of.path.segments.last();
+            self.extended
+                .extend(name.map(|name| name.ident.to_string()));
+        }
+        visit::visit_item_impl(self, item);
     }
 
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
@@ -308,10 +340,7 @@ mod tests {
         let layer = LAYERS.iter().find(|it| it.name == layer).unwrap();
         let file = syn::parse_file(text).unwrap();
         let module = module_of(Path::new(module));
-        imports(&file, &module)
-            .iter()
-            .filter_map(|import| breach(layer, import))
-            .collect()
+        breaches_of(layer, &imports(&file, &module)).collect()
     }
 
     #[test]
@@ -323,6 +352,9 @@ mod tests {
         assert_eq!(found("machine", "machine/audit.rs", inline).len(), 2);
         let root = "use crate::{event::Event, fuzzing, *}; fn f() { crate::run(); }";
         assert_eq!(found("core", "core/format.rs", root).len(), 4);
+        let methods = "use crate::core::event::Backend; struct Own; impl Own {} impl Backend {}";
+        assert_eq!(found("machine", "machine/bpf/hooks.rs", methods).len(), 1);
+        assert_eq!(found("core", "core/filter.rs", methods), [""; 0]);
         let system = "use std::{fmt, fs}; fn now() { libc::time(); }";
         assert_eq!(found("core", "core/format.rs", system).len(), 2);
         let macros =

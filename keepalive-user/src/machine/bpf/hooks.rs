@@ -136,28 +136,27 @@ pub const SELF_TEST: Hook = hook(
     HookNeed::Required,
 );
 
-impl Backend {
-    pub fn hooks(self) -> &'static [Hook] {
-        match self {
-            Self::Fentry => FENTRY,
-            Self::Tracepoint => TRACEPOINT,
-        }
+/// The hooks of a backend.
+pub fn hooks_of(backend: Backend) -> &'static [Hook] {
+    match backend {
+        Backend::Fentry => FENTRY,
+        Backend::Tracepoint => TRACEPOINT,
     }
+}
 
-    /// The hook whose program also reads the socket of the self-test.
-    pub fn state_change(self) -> Hook {
-        match self {
-            Self::Fentry => FENTRY_STATE_CHANGE,
-            Self::Tracepoint => TRACEPOINT_STATE_CHANGE,
-        }
+/// The hook whose program also reads the socket of the self-test.
+pub fn state_change_of(backend: Backend) -> Hook {
+    match backend {
+        Backend::Fentry => FENTRY_STATE_CHANGE,
+        Backend::Tracepoint => TRACEPOINT_STATE_CHANGE,
     }
+}
 
-    /// The value of `flags` in every record of this backend.
-    pub fn record_flags(self) -> RecordFlags {
-        match self {
-            Self::Fentry => RecordFlags::WAKEUP_WATCHED,
-            Self::Tracepoint => RecordFlags::empty(),
-        }
+/// The value of `flags` in every record of a backend.
+pub fn record_flags_of(backend: Backend) -> RecordFlags {
+    match backend {
+        Backend::Fentry => RecordFlags::WAKEUP_WATCHED,
+        Backend::Tracepoint => RecordFlags::empty(),
     }
 }
 

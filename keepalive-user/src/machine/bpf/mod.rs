@@ -35,7 +35,7 @@ pub use keepalive_ebpf::Polled;
 
 use self::{
     cost::{Cost, Measuring},
-    hooks::{Hook, HookNeed},
+    hooks::{Hook, HookNeed, hooks_of, record_flags_of, state_change_of},
     reason::reason,
     self_test::{Depth, Learned},
 };
@@ -160,9 +160,9 @@ impl Source {
         load_poll(&mut ebpf)?;
         set_timer_functions(&mut ebpf, learned.functions)?;
         let mut missing = Vec::new();
-        for hook in backend.hooks() {
+        for hook in hooks_of(backend) {
             stop::check()?;
-            if hook.program == backend.state_change().program {
+            if hook.program == state_change_of(backend).program {
                 continue;
             }
             if hook.need == HookNeed::LiveAnswers && !options.live_answers {
@@ -199,7 +199,7 @@ impl Source {
     /// Whether the programs report the process that accepts a connection.
     pub fn sees_accept(&self) -> bool {
         let is_accept = |hook: &Hook| hook.program == hooks::ACCEPTED;
-        self.backend.hooks().iter().any(is_accept)
+        hooks_of(self.backend).iter().any(is_accept)
             && !self.missing.iter().any(|missing| is_accept(&missing.hook))
     }
 
@@ -257,7 +257,7 @@ impl Source {
 }
 
 fn load(backend: Backend, kernel: &Kernel, options: &Options) -> Result<Ebpf> {
-    let flags = backend.record_flags();
+    let flags = record_flags_of(backend);
     let verbose = u32::from(options.verbose);
     EbpfLoader::new()
         .btf(kernel.btf.as_ref())
@@ -273,7 +273,7 @@ fn load(backend: Backend, kernel: &Kernel, options: &Options) -> Result<Ebpf> {
 /// Attaches the two programs of the self-test and runs it; then detaches the one that only the test needs.
 fn prove(backend: Backend, ebpf: &mut Ebpf, kernel: &Kernel, depth: Depth) -> Result<Learned> {
     let btf = kernel.btf.as_ref();
-    let state_change = backend.state_change();
+    let state_change = state_change_of(backend);
     state_change
         .attach(ebpf, btf)
         .with_context(|| state_change.at.describe())?;

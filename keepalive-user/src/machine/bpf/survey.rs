@@ -5,7 +5,7 @@
 
 use super::{
     Kernel, Options,
-    hooks::Hook,
+    hooks::{Hook, hooks_of, state_change_of},
     load, prove, reason,
     self_test::{Depth, Learned},
 };
@@ -39,9 +39,8 @@ impl Survey {
         };
         let self_test =
             prove(backend, &mut ebpf, kernel, Depth::FirstProbe).map_err(|error| reason(&error));
-        let proved = backend.state_change().program;
-        let hooks = backend
-            .hooks()
+        let proved = state_change_of(backend).program;
+        let hooks = hooks_of(backend)
             .iter()
             .map(|hook| {
                 let attached = hook.program == proved && self_test.is_ok();

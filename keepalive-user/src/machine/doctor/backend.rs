@@ -58,10 +58,13 @@ mod tests {
     use keepalive_ebpf::TimerFunctions;
 
     use super::*;
-    use crate::{core::event::Backend, machine::bpf::self_test::Learned};
+    use crate::{
+        core::event::Backend,
+        machine::bpf::{hooks::hooks_of, self_test::Learned},
+    };
 
     fn survey(is_refused: impl Fn(HookNeed) -> bool, self_test: Result<Learned, String>) -> Survey {
-        let hooks = Backend::Fentry.hooks().iter().map(|hook| {
+        let hooks = hooks_of(Backend::Fentry).iter().map(|hook| {
             let refused = is_refused(hook.need).then(|| "not in this kernel".to_owned());
             (*hook, refused)
         });

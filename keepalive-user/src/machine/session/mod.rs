@@ -18,7 +18,11 @@ use keepalive_ebpf::{ABI_VERSION, Record};
 pub use self::live::{Live, Pace, Turn};
 use self::seed::Seeding;
 use super::{
-    bpf::{Kernel, Options, Polled, Source, hooks::HookNeed, self_test::is_of_a_self_test},
+    bpf::{
+        Kernel, Options, Polled, Source,
+        hooks::{HookNeed, hooks_of},
+        self_test::is_of_a_self_test,
+    },
     clock::{self, monotonic_ns},
     diagnostics, files,
     owners::LiveOwners,
@@ -426,9 +430,7 @@ fn warn_of_blind_spots(source: &Source, options: &Options) {
             );
         }
     }
-    let offers_live = source
-        .backend
-        .hooks()
+    let offers_live = hooks_of(source.backend)
         .iter()
         .any(|hook| hook.need == HookNeed::LiveAnswers);
     if options.live_answers && !offers_live {
