@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use crate::{
     cli::{Audit, FailOn},
     core::{
-        event::Finding,
+        event::{Finding, IncompletePart},
         exit::{Exit, is_broken_pipe},
         rules::{Middlebox, Named},
     },
@@ -36,7 +36,10 @@ pub fn run(arguments: &Audit) -> Result<Exit> {
     let failed = findings
         .iter()
         .any(|finding| fails(arguments.fail_on.as_ref(), finding));
-    let unseen = end.incomplete.iter().any(|it| it.what == "namespace");
+    let unseen = end
+        .incomplete
+        .iter()
+        .any(|it| it.what == IncompletePart::Namespace);
     let is_blind = arguments.fail_on.is_some() && (end.not_judged > 0 || unseen);
     let writer = BufWriter::new(anstream::stdout().lock());
     let mut output = AuditOutput::new(arguments.json, writer);

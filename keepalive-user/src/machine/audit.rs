@@ -14,7 +14,7 @@ use super::{
     privileges,
 };
 use crate::core::{
-    event::{AuditEnd, Finding, Incomplete},
+    event::{AuditEnd, Finding, Incomplete, IncompletePart},
     filter,
     rules::{AuditScope, Judge, Middlebox},
 };
@@ -45,7 +45,7 @@ pub fn audit(
     // The comparison needs the sysctls of the host, which may not be readable.
     match namespace::host() {
         None => listing.incomplete.push(Incomplete {
-            what: "sysctls".to_owned(),
+            what: IncompletePart::Sysctls,
             count: 1,
             reason: format!("those of the host are not readable{}", privileges::hint()),
         }),

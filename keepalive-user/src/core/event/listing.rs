@@ -218,10 +218,21 @@ impl Sysctls {
     }
 }
 
+/// The part of a listing that is incomplete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, IntoStaticStr)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum IncompletePart {
+    Owner,
+    Settings,
+    Namespace,
+    Sockets,
+    Sysctls,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Incomplete {
-    /// `owner`, `settings`, `namespace`, `sockets`, `sysctls`.
-    pub what: String,
+    pub what: IncompletePart,
     /// Of how many.
     pub count: u64,
     pub reason: String,

@@ -35,8 +35,8 @@ pub use self::explanation::{
     PlannedEnd, PlannedRun, PlannedSettings, Span,
 };
 pub use self::listing::{
-    Blocker, Incomplete, ListEnd, ListLine, ListSource, ListedDeath, ListedNamespace, ListedSocket,
-    NextProbe, RefusedSource, RunningTimer, Sysctls, TimerKind,
+    Blocker, Incomplete, IncompletePart, ListEnd, ListLine, ListSource, ListedDeath,
+    ListedNamespace, ListedSocket, NextProbe, RefusedSource, RunningTimer, Sysctls, TimerKind,
 };
 pub use self::losses::{Losses, Lost, LostWhere, Missed, MissedCounts, MissedWhere};
 pub use self::session::{Backend, End, EventCounts, Refused, SCHEMA_VERSION, Start};

@@ -7,7 +7,7 @@ use super::{Lister, Listing};
 use crate::{
     core::{
         clock::Clock,
-        event::{Incomplete, ListedSocket, Sysctls},
+        event::{Incomplete, IncompletePart, ListedSocket, Sysctls},
         filter,
         kernel::state,
         target::Target,
@@ -143,9 +143,9 @@ fn no_match(
     } else {
         "in this network namespace (--all-netns looks in all)"
     };
-    let unresolved = incomplete
-        .iter()
-        .find(|incomplete| incomplete.what == "owner" && matches!(target, Target::Pid(_)));
+    let unresolved = incomplete.iter().find(|incomplete| {
+        incomplete.what == IncompletePart::Owner && matches!(target, Target::Pid(_))
+    });
     format!(
         "no TCP socket matches, among {sockets} {place}; `keepalive list` shows them{}",
         unresolved.map_or_else(String::new, |incomplete| format!(
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn unresolved_owners_may_hide_the_socket_of_a_process_only() {
         let incomplete = [Incomplete {
-            what: "owner".to_owned(),
+            what: IncompletePart::Owner,
             count: 3,
             reason: "run as root".to_owned(),
         }];

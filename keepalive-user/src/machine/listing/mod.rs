@@ -23,7 +23,7 @@ pub use self::{
 };
 use crate::{
     core::{
-        event::{Incomplete, ListSource, RefusedSource},
+        event::{Incomplete, IncompletePart, ListSource, RefusedSource},
         exit::{Exit, Refusal},
     },
     machine::{
@@ -142,7 +142,7 @@ fn merged(reasons: impl Iterator<Item = String>) -> Vec<Incomplete> {
         *counts.entry(reason).or_default() += 1;
     }
     let incomplete = counts.into_iter().map(|(reason, count)| Incomplete {
-        what: "namespace".to_owned(),
+        what: IncompletePart::Namespace,
         count,
         reason,
     });
@@ -159,7 +159,7 @@ fn without_owner(sockets: &[Snapshot], owners: &Holders, with_owners: bool) -> O
         0
     };
     (count > 0).then(|| Incomplete {
-        what: "owner".to_owned(),
+        what: IncompletePart::Owner,
         count,
         reason: unknown_owners(owners.denied),
     })

@@ -23,7 +23,7 @@ use rustix::{
 
 pub use self::proc::{may_have_tcp, sysctls};
 use crate::{
-    core::event::{Incomplete, Sysctls},
+    core::event::{Incomplete, IncompletePart, Sysctls},
     machine::{privileges, syscall},
 };
 
@@ -193,7 +193,7 @@ impl Missed {
 
     fn incomplete(self) -> Vec<Incomplete> {
         let denied = (self.denied > 0).then(|| Incomplete {
-            what: "namespace".to_owned(),
+            what: IncompletePart::Namespace,
             count: self.denied,
             reason: format!(
                 "the network namespaces of this many threads are not readable{}",
@@ -201,7 +201,7 @@ impl Missed {
             ),
         });
         let unopened = self.error.map(|error| Incomplete {
-            what: "namespace".to_owned(),
+            what: IncompletePart::Namespace,
             count: self.unopened,
             reason: format!("cannot be opened: {error}"),
         });

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::core::event::{
-    Blocker, Endpoint, Family, Incomplete, Keepalive, ListedNamespace, NextProbe, Origin, Process,
-    RefusedSource, RunningTimer, Socket, Sysctls, TcpState, TimerKind, When,
+    Blocker, Endpoint, Family, Incomplete, IncompletePart, Keepalive, ListedNamespace, NextProbe,
+    Origin, Process, RefusedSource, RunningTimer, Socket, Sysctls, TcpState, TimerKind, When,
 };
 
 fn endpoint_of(address: &str, port: u16) -> Endpoint {
@@ -103,7 +103,7 @@ fn end() -> ListEnd {
             }),
         }],
         incomplete: vec![Incomplete {
-            what: "owner".to_owned(),
+            what: IncompletePart::Owner,
             count: 1,
             reason: "/proc is hidden".to_owned(),
         }],

@@ -6,7 +6,7 @@ use strum::IntoEnumIterator;
 
 use crate::core::{
     event::{Incomplete, Losses, LostWhere, MissedCounts, MissedWhere},
-    format::plural_grouped,
+    format::{name, plural_grouped},
 };
 
 /// The lines of what a listing or an audit could not read.
@@ -15,7 +15,9 @@ pub fn unknown(incomplete: &[Incomplete], writer: &mut impl Write) -> io::Result
         writeln!(
             writer,
             "unknown: {} ({}): {}",
-            part.what, part.count, part.reason
+            name(part.what),
+            part.count,
+            part.reason
         )?;
     }
     Ok(())

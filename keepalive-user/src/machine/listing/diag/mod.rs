@@ -9,7 +9,7 @@ use keepalive_ebpf::Snapshot;
 
 use super::{Holders, Listing, each_namespace, found::Found, without_owner};
 use crate::{
-    core::event::{Incomplete, ListSource},
+    core::event::{Incomplete, IncompletePart, ListSource},
     machine::{
         namespace::{self, Namespace},
         privileges,
@@ -44,22 +44,26 @@ pub fn list(
         Holders::default()
     };
     let unknown = settings::read(&mut found.sockets, &owners, &found.sysctls);
-    let incomplete = |what: &str, count: u64, reason: String| {
-        (count > 0).then(|| Incomplete {
-            what: what.to_owned(),
+    let incomplete = |what: IncompletePart, count: u64, reason: String| {
+        (count > 0).then_some(Incomplete {
+            what,
             count,
             reason,
         })
     };
     let incomplete = [
         incomplete(
-            "sockets",
+            IncompletePart::Sockets,
             unsound,
             "the list of sockets changed while it was read, in this many namespaces".to_owned(),
         ),
-        incomplete("settings", unknown.settings, unknown_settings(with_owners)),
         incomplete(
-            "settings",
+            IncompletePart::Settings,
+            unknown.settings,
+            unknown_settings(with_owners),
+        ),
+        incomplete(
+            IncompletePart::Settings,
             unknown.too_many_files,
             "too many open files (ulimit -n) to copy a socket and read its settings".to_owned(),
         ),
