@@ -2,7 +2,10 @@
 //! the socket's address and are independent of the backend that calls them.
 
 use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id};
-use keepalive_ebpf::{Kind, Loss, Polled, Record, RecordFlags, Within};
+use keepalive_ebpf::{
+    Kind, Loss, Polled, Record, RecordFlags, Within,
+    kernel::{AF_INET, AF_INET6, IPPROTO_TCP, pending, state},
+};
 
 use crate::{
     maps::{
@@ -13,26 +16,6 @@ use crate::{
     self_test,
     socket::{self, Copy, Direct, Socket as _, Timer, is_v4, peek},
 };
-
-/// `include/net/tcp_states.h`, the same in every kernel.
-const TCP_ESTABLISHED: i32 = 1;
-const TCP_SYN_SENT: i32 = 2;
-const TCP_SYN_RECV: u8 = 3;
-const TCP_FIN_WAIT1: i32 = 4;
-const TCP_CLOSE: i32 = 7;
-const TCP_LAST_ACK: i32 = 9;
-const TCP_LISTEN: u8 = 10;
-
-/// `include/uapi/linux/in.h`.
-const IPPROTO_TCP: u16 = 6;
-
-/// `include/linux/socket.h`.
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
-
-/// `icsk_pending`, `include/net/inet_connection_sock.h`.
-const ICSK_TIME_RETRANS: u8 = 1;
-const ICSK_TIME_PROBE0: u8 = 3;
 
 /// Diagnostics through aya-log, removed by the verifier unless `-v`.
 macro_rules! verbose {
@@ -75,8 +58,8 @@ pub fn keepalive_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
 pub fn write_timer_enter(sk: u64) {
     let pending: u8 = peek(sk + u64::from(layout!(icsk_pending)));
     match pending {
-        ICSK_TIME_RETRANS => note_entry(IN_WRITE_TIMER, sk, pending, None),
-        ICSK_TIME_PROBE0 => note_entry(IN_WRITE_TIMER, sk, pending, Some(Timer::Write)),
+        pending::RETRANS => note_entry(IN_WRITE_TIMER, sk, pending, None),
+        pending::PROBE0 => note_entry(IN_WRITE_TIMER, sk, pending, Some(Timer::Write)),
         _ => {}
     }
 }
@@ -87,7 +70,7 @@ pub fn write_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
     let Some(noted) = take(IN_WRITE_TIMER, sk) else {
         return;
     };
-    if noted.pending != ICSK_TIME_PROBE0 {
+    if noted.pending != pending::PROBE0 {
         return;
     }
     // A run that only found its deadline moved changes nothing.
@@ -124,27 +107,28 @@ pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
     if peek::<u16>(sk + u64::from(layout!(sk_protocol))) != IPPROTO_TCP {
         return;
     }
-    if to == TCP_SYN_SENT || from == TCP_ESTABLISHED {
+    let (from, to) = (from as u8, to as u8);
+    if to == state::SYN_SENT || from == state::ESTABLISHED {
         self_test::state_change(sk);
     }
     match to {
-        TCP_ESTABLISHED if flags(sk) & layout!(flag_keepopen) != 0 => {
-            if from == TCP_SYN_SENT {
+        state::ESTABLISHED if flags(sk) & layout!(flag_keepopen) != 0 => {
+            if from == state::SYN_SENT {
                 note_entry(IN_CONNECT, sk, 0, None);
             }
             report(sk, Timer::Keepalive, Kind::Established, |record| {
-                record.from_state = from as u8;
-                record.id.state = to as u8;
+                record.from_state = from;
+                record.id.state = to;
             });
         }
         // `tcp_v4_connect`: in the context of the connecting process; the port may be chosen later.
-        TCP_SYN_SENT if flags(sk) & layout!(flag_keepopen) != 0 => {
+        state::SYN_SENT if flags(sk) & layout!(flag_keepopen) != 0 => {
             report_process(sk, Kind::Owner, RecordFlags::empty());
         }
-        TCP_FIN_WAIT1 | TCP_LAST_ACK if flags(sk) & layout!(flag_keepopen) != 0 => {
+        state::FIN_WAIT1 | state::LAST_ACK if flags(sk) & layout!(flag_keepopen) != 0 => {
             report_process(sk, Kind::Closing, RecordFlags::empty());
         }
-        TCP_CLOSE => closed(ctx, sk, from as u8),
+        state::CLOSE => closed(ctx, sk, from),
         _ => {}
     }
 }
@@ -154,7 +138,7 @@ fn closed<C: EbpfContext>(ctx: &C, sk: u64, from: u8) {
     // Removed even if the filter rejects it: the next socket at this address is another one.
     let reported = REPORTED.remove(sk).is_ok();
     // A listener only passes SO_KEEPALIVE on to the sockets it accepts.
-    if from == TCP_LISTEN {
+    if from == state::LISTEN {
         return;
     }
     let within = within(sk);
@@ -165,7 +149,7 @@ fn closed<C: EbpfContext>(ctx: &C, sk: u64, from: u8) {
     verbose!(ctx, "closed from state {} within {}", from, within as u8);
     report(sk, Timer::Keepalive, Kind::Close, |record| {
         record.from_state = from;
-        record.id.state = TCP_CLOSE as u8;
+        record.id.state = state::CLOSE;
         record.within = within;
         if is_closing(record) {
             name_process(record);
@@ -229,7 +213,7 @@ pub fn keepalive_timer_start(sk: u64) {
     let state = state(sk);
     // Accept arms in SYN_RECV, before the change to ESTABLISHED that reports it; an orphan's
     // timer is for FIN_WAIT2.
-    if state == TCP_SYN_RECV || is_unarmed(state) || flags & layout!(flag_dead) != 0 {
+    if state == state::SYN_RECV || is_unarmed(state) || flags & layout!(flag_dead) != 0 {
         return;
     }
     let was_on = flags & layout!(flag_keepopen) != 0;
@@ -307,7 +291,7 @@ fn within(sk: u64) -> Within {
         return Within::KeepaliveTimer;
     }
     match find(IN_WRITE_TIMER, sk) {
-        Some(noted) if noted.pending == ICSK_TIME_PROBE0 => Within::ProbeTimer,
+        Some(noted) if noted.pending == pending::PROBE0 => Within::ProbeTimer,
         Some(_) => Within::RetransmitTimer,
         None => Within::Nothing,
     }
@@ -461,5 +445,5 @@ fn state(sk: u64) -> u8 {
 /// States in which setting SO_KEEPALIVE arms no timer.
 #[inline(always)]
 fn is_unarmed(state: u8) -> bool {
-    state == TCP_CLOSE as u8 || state == TCP_LISTEN
+    state == state::CLOSE || state == state::LISTEN
 }

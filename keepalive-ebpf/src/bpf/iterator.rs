@@ -10,23 +10,15 @@ use aya_ebpf::{
     bindings::seq_file,
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_seq_write, bpf_skc_to_tcp_sock},
 };
-use keepalive_ebpf::{ABSENT, Known, Mptcp, OpenSocket, Snapshot, SnapshotKind};
+use keepalive_ebpf::{
+    ABSENT, Known, Mptcp, OpenSocket, Snapshot, SnapshotKind,
+    kernel::{ICSK_ACK_TIMER, S_IFMT, S_IFSOCK, state},
+};
 
 use crate::{
     maps::layout,
     socket::{Copy, Socket, Timer, clear, peek, place},
 };
-
-/// `include/net/tcp_states.h`, the same in every kernel.
-const TCP_SYN_RECV: u8 = 3;
-const TCP_TIME_WAIT: u8 = 6;
-const TCP_LISTEN: u8 = 10;
-const TCP_NEW_SYN_RECV: u8 = 12;
-/// `icsk_ack.pending`, `include/net/inet_connection_sock.h`.
-const ICSK_ACK_TIMER: u8 = 2;
-/// `include/uapi/linux/stat.h`.
-const S_IFMT: u16 = 0o170_000;
-const S_IFSOCK: u16 = 0o140_000;
 
 /// `struct bpf_iter_meta`.
 #[repr(C)]
@@ -118,7 +110,7 @@ extern "C" fn list_tcp(ctx: *const TcpContext) -> i32 {
     let snapshot: &mut Snapshot = clear(&mut slot);
     snapshot.uid = uid;
     let state = load::<u8>(sk, layout!(skc_state));
-    if state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV {
+    if state == state::TIME_WAIT || state == state::NEW_SYN_RECV {
         let Some(copy) = Copy::of(sk as u64, layout!(mini_copy_len)) else {
             return 0;
         };
@@ -164,7 +156,7 @@ fn full(tcp: &Typed, sk: u64, out: &mut Snapshot) {
     out.write_expires = tcp.at(layout!(write_expires));
     out.delack_expires = tcp.at(layout!(delack_expires));
     out.delack_pending = tcp.at::<u8>(layout!(icsk_ack_pending)) & ICSK_ACK_TIMER != 0;
-    (out.receive_queue, out.send_queue) = if out.id.state == TCP_LISTEN {
+    (out.receive_queue, out.send_queue) = if out.id.state == state::LISTEN {
         (
             tcp.at(layout!(sk_ack_backlog)),
             tcp.at(layout!(sk_max_ack_backlog)),
@@ -195,14 +187,14 @@ fn small(copy: &Copy, sk: u64, state: u8, out: &mut Snapshot) {
     // SAFETY: no arguments, no side effects.
     out.sample.jiffies = unsafe { bpf_jiffies64() };
     out.sample.timer_pending = true;
-    if state == TCP_TIME_WAIT {
+    if state == state::TIME_WAIT {
         out.kind = SnapshotKind::TimeWait;
         out.id.state = copy.at(layout!(tw_substate));
         out.sample.expires = copy.at(layout!(tw_expires));
     } else {
         out.kind = SnapshotKind::Request;
         // NEW_SYN_RECV is internal: `ss` and `netstat` show SYN_RECV.
-        out.id.state = TCP_SYN_RECV;
+        out.id.state = state::SYN_RECV;
         out.sample.expires = copy.at(layout!(rsk_expires));
         out.sample.retransmits = copy.at(layout!(rsk_num_retrans));
     }

@@ -1,29 +1,23 @@
 //! The current task's process, in hooks where it is the one that acts on the socket.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task};
-use keepalive_ebpf::{Record, RecordFlags};
+use keepalive_ebpf::{
+    Record, RecordFlags,
+    kernel::{PF_KTHREAD, SHUTDOWN_MASK, state},
+};
 
 use crate::{maps::layout, socket::peek};
-
-/// `include/linux/sched.h`, the same in every kernel.
-const PF_KTHREAD: u32 = 0x0020_0000;
-
-/// `include/net/tcp_states.h`, the same in every kernel.
-const TCP_ESTABLISHED: u8 = 1;
-const TCP_SYN_SENT: u8 = 2;
-const TCP_CLOSE_WAIT: u8 = 8;
 
 /// Whether the change to CLOSE comes from `tcp_close` discarding unread data or with a linger time of 0:
 /// it has shut down both directions before, and no other path leaves these states with both shut down. So
 /// the current task closes the last descriptor; with `ss -K` (`tcp_abort`) it does not own the socket.
 #[inline(always)]
 pub fn is_closing(record: &Record) -> bool {
-    const BOTH: u8 = 3;
     record.after.owned
-        && record.id.shutdown == BOTH
+        && record.id.shutdown == SHUTDOWN_MASK
         && matches!(
             record.from_state,
-            TCP_ESTABLISHED | TCP_SYN_SENT | TCP_CLOSE_WAIT
+            state::ESTABLISHED | state::SYN_SENT | state::CLOSE_WAIT
         )
 }
 

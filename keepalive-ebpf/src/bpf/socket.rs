@@ -10,11 +10,12 @@ use aya_ebpf::helpers::{
     bpf_jiffies64, bpf_ktime_get_ns, bpf_probe_read_kernel,
     generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
 };
-use keepalive_ebpf::{ABSENT, Identity, Loss, Mptcp, Record, SOCK_COPY_MAX, Settings, TcpSample};
+use keepalive_ebpf::{
+    ABSENT, Identity, Loss, Mptcp, Record, SOCK_COPY_MAX, Settings, TcpSample, kernel::AF_INET,
+};
 
 use crate::maps::{SCRATCH, Scratch, count_loss, layout};
 
-const AF_INET: u16 = 2;
 /// Bytes 8..12 of `::ffff:0:0/96` as they lie in memory (the target is little-endian).
 const V4_MAPPED: u32 = u32::from_le_bytes([0, 0, 0xff, 0xff]);
 

@@ -15,7 +15,6 @@ pub mod event;
 pub mod exit;
 pub mod filter;
 pub mod format;
-pub mod kernel;
 pub mod ledger;
 pub mod order;
 pub mod outlook;
@@ -29,3 +28,5 @@ pub mod sample;
 pub mod target;
 pub mod tracker;
 pub mod wire;
+
+pub use keepalive_ebpf::kernel;

@@ -18,17 +18,13 @@ use super::{
 };
 use crate::core::{
     arithmetic::{Effective, millis_to_jiffies},
-    kernel::{pending, rto_min, state},
+    kernel::{PF_KTHREAD, SEND_SHUTDOWN, pending, rto_min, state},
     wire,
 };
 
 /// How long setting the options and exchanging two bytes may take, seconds: much longer than a loaded
 /// machine stalls, and a small part of the idle time.
 const SET_UP: u32 = 60;
-/// `SEND_SHUTDOWN`, which `shutdown` sets before it changes the state.
-const SEND_SHUTDOWN: u8 = 2;
-/// `include/linux/sched.h`, the same in every kernel.
-const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// Addresses of the kernel are in the upper half on all 64-bit machines with BPF trampolines.
 const KERNEL_HALF: u64 = 1 << 63;

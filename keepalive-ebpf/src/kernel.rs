@@ -1,6 +1,6 @@
 //! # Constants of the kernel
 //!
-//! Those that user space computes with, each with its name and file there.
+//! The same in every kernel; each with its name and file there.
 
 /// `include/net/tcp_states.h`.
 pub mod state {
@@ -27,6 +27,23 @@ pub mod pending {
     pub const LOSS_PROBE: u8 = 5;
     pub const REO_TIMEOUT: u8 = 6;
 }
+
+/// `icsk_ack.pending`, `include/net/inet_connection_sock.h`.
+pub const ICSK_ACK_TIMER: u8 = 2;
+/// `include/net/sock.h`: `shutdown` sets it before it changes the state.
+pub const SEND_SHUTDOWN: u8 = 2;
+/// Both directions, `include/net/sock.h`.
+pub const SHUTDOWN_MASK: u8 = 3;
+/// `include/uapi/linux/in.h`.
+pub const IPPROTO_TCP: u16 = 6;
+/// `include/linux/socket.h`.
+pub const AF_INET: u16 = 2;
+pub const AF_INET6: u16 = 10;
+/// `include/uapi/linux/stat.h`.
+pub const S_IFMT: u16 = 0o170_000;
+pub const S_IFSOCK: u16 = 0o140_000;
+/// `include/linux/sched.h`.
+pub const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// `TCP_RTO_MIN`, `include/net/tcp.h`: a fifth of a second, in jiffies.
 pub fn rto_min(hz: u32) -> u32 {
