@@ -6,6 +6,7 @@
 use std::{cell::RefCell, io, path::Path, rc::Rc};
 
 use anyhow::Result;
+use jiff::tz::TimeZone;
 use keepalive_ebpf::{Known, Settings};
 
 use crate::{
@@ -66,7 +67,7 @@ impl io::Write for Kept {
 }
 
 fn lines(json: bool, writer: impl io::Write + 'static) -> Vec<Box<dyn Output>> {
-    let format = Format::of(json, false);
+    let format = Format::of(json, false, TimeZone::UTC);
     vec![Box::new(Lines { format, writer })]
 }
 
@@ -133,7 +134,7 @@ pub fn report(bytes: &[u8]) -> Result<()> {
         Ok(())
     };
     let format = Report::format(Path::new("report.html"))?;
-    let report = Report::begin(format, None, Box::new(save));
+    let report = Report::begin(format, None, TimeZone::UTC, Box::new(save));
     fold_into(bytes, vec![Box::new(Checked { report, page })]).map(drop)
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use keepalive_ebpf::Filter;
 
@@ -12,7 +12,7 @@ use crate::{
         exit::{Exit, Refusal},
         filter::Prefix,
     },
-    machine::{namespace::Namespace, owners::cgroup2_root},
+    machine::{namespace::Namespace, owners::cgroup_id},
 };
 
 /// Which sockets.
@@ -129,17 +129,4 @@ fn netns(text: &str) -> Result<String> {
 /// A number is not checked: the namespace need not exist yet, or be visible from here.
 fn netns_inode(text: &str) -> Result<u32> {
     text.parse().or_else(|_| Ok(Namespace::named(text)?.inode))
-}
-
-fn cgroup_id(path: &std::path::Path) -> Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    let root = cgroup2_root()
-        .context("no cgroup2 is mounted here, sockets cannot be filtered by cgroup")?;
-    let below = root.join(path.strip_prefix("/").unwrap_or(path));
-    let metadata = std::fs::metadata(path)
-        .ok()
-        .filter(|_| path.starts_with(&root))
-        .map_or_else(|| std::fs::metadata(&below), Ok)
-        .with_context(|| format!("no cgroup {}", below.display()))?;
-    Ok(metadata.ino())
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use jiff::tz::TimeZone;
 use keepalive_ebpf::{Filter, Snapshot};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -103,7 +104,7 @@ pub fn run(arguments: &List) -> Result<Exit> {
             None => Writer::Direct(BufWriter::with_capacity(1 << 16, io::stdout().lock())),
             Some(_) => Writer::Live {
                 gathered: Vec::new(),
-                queued: Queued::stdout(Box::new(Format::of(false, false)))?,
+                queued: Queued::stdout(Box::new(Format::of(false, false, TimeZone::system())))?,
             },
         },
         filter,

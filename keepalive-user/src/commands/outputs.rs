@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use jiff::tz::TimeZone;
 
 use crate::{
     core::{pipeline::Output, target::Target},
@@ -17,7 +18,7 @@ use crate::{
 /// If the file cannot be written to.
 pub fn live(json: bool, path: Option<&Path>) -> Result<Box<dyn Output>> {
     let colour = path.is_none() && terminal::wants_colour();
-    let format = Box::new(Format::of(json, colour));
+    let format = Box::new(Format::of(json, colour, TimeZone::system()));
     Ok(Box::new(match path {
         None => Queued::stdout(format)?,
         Some(path) => Queued::file(format, path)?,
@@ -33,5 +34,10 @@ pub fn report(path: &Path, socket: Option<Target>, force: bool) -> Result<Box<dy
     let format = Report::format(path)?;
     let file = NewFile::plan(path, force)?;
     let save = Box::new(move |contents: &[u8]| file.write(contents));
-    Ok(Box::new(Report::begin(format, socket, save)))
+    Ok(Box::new(Report::begin(
+        format,
+        socket,
+        TimeZone::system(),
+        save,
+    )))
 }

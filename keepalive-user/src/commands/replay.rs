@@ -1,13 +1,13 @@
 //! `keepalive replay` and `keepalive report`: a recording, replayed on any machine and without root.
 
 use std::{
-    fs::File,
     io::{self, BufWriter, IsTerminal, Read, Write},
     path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use jiff::tz::TimeZone;
 
 use super::outputs;
 use crate::{
@@ -93,13 +93,10 @@ fn replay(
 fn lines(json: bool, path: Option<&Path>) -> Result<Box<dyn Output>> {
     let (sink, colour): (Box<dyn Write>, bool) = match path {
         None => (Box::new(io::stdout()), terminal::wants_colour()),
-        Some(path) => {
-            let file = File::create(path).with_context(|| files::cannot_write(path))?;
-            (Box::new(file), false)
-        }
+        Some(path) => (Box::new(files::overwrite(path)?), false),
     };
     Ok(Box::new(Lines {
-        format: Format::of(json, colour),
+        format: Format::of(json, colour, TimeZone::system()),
         writer: BufWriter::with_capacity(1 << 16, sink),
     }))
 }

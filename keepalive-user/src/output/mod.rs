@@ -19,6 +19,7 @@ pub mod words;
 use std::io::Write;
 
 use anyhow::{Context, Result};
+use jiff::tz::TimeZone;
 
 use self::json::json_line;
 pub use self::{
@@ -36,16 +37,21 @@ pub enum Format {
     /// One object per line.
     Json,
     /// One line of text per event, and a table at the end.
-    Text { colour: bool, summary: Box<Summary> },
+    Text {
+        colour: bool,
+        zone: TimeZone,
+        summary: Box<Summary>,
+    },
 }
 
 impl Format {
-    pub fn of(json: bool, colour: bool) -> Self {
+    pub fn of(json: bool, colour: bool, zone: TimeZone) -> Self {
         if json {
             return Self::Json;
         }
         Self::Text {
             colour,
+            zone,
             summary: Box::default(),
         }
     }
@@ -57,9 +63,13 @@ impl Format {
     pub fn event(&mut self, event: &Event, writer: &mut impl Write) -> Result<()> {
         match self {
             Self::Json => json_line(event, writer),
-            Self::Text { colour, summary } => {
+            Self::Text {
+                colour,
+                zone,
+                summary,
+            } => {
                 summary.add(event);
-                pretty::line(event, *colour, writer)?;
+                pretty::line(event, *colour, zone, writer)?;
                 match event {
                     Event::End(end) => summary.table(end, writer),
                     Event::Start(_)

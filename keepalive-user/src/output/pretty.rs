@@ -16,17 +16,7 @@ use crate::core::{
 };
 
 /// Writes the line of one event. `end` has no line: the summary reports it.
-pub fn line(event: &Event, colour: bool, writer: &mut impl Write) -> Result<()> {
-    line_in(event, colour, &TimeZone::system(), writer)
-}
-
-/// As [`line()`], in a given time zone.
-pub fn line_in(
-    event: &Event,
-    colour: bool,
-    zone: &TimeZone,
-    writer: &mut impl Write,
-) -> Result<()> {
+pub fn line(event: &Event, colour: bool, zone: &TimeZone, writer: &mut impl Write) -> Result<()> {
     let head = match event {
         Event::Lost(lost) => format!("{}  ", clock_ms(lost.when.timestamp, zone)),
         Event::Missed(missed) => format!("{}  ", clock_ms(missed.when.timestamp, zone)),

@@ -111,7 +111,7 @@ pub fn events(records: &[Record]) -> Vec<Event> {
 fn pretty(events: &[Event], colour: bool) -> String {
     let mut text = Vec::new();
     for event in events {
-        pretty::line_in(event, colour, &TimeZone::UTC, &mut text).unwrap();
+        pretty::line(event, colour, &TimeZone::UTC, &mut text).unwrap();
     }
     String::from_utf8(text).unwrap()
 }

@@ -26,12 +26,14 @@ struct Layer {
     forbidden: &'static [&'static str],
 }
 
-/// Modules that use the operating system.
+/// Modules and functions that use the operating system.
 const SYSTEM: &[&str] = &[
+    "TimeZone::system",
     "aya",
     "aya_log",
     "aya_obj",
     "caps",
+    "jiff::tz::TimeZone::system",
     "landlock",
     "libc",
     "rustix",
@@ -66,12 +68,12 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "cli",
         below: &["core", "machine", "output"],
-        forbidden: &["aya", "libc", "rustix", "tokio"],
+        forbidden: &["aya", "libc", "rustix", "std::fs", "std::os", "tokio"],
     },
     Layer {
         name: "commands",
         below: &["core", "machine", "output", "cli"],
-        forbidden: &["aya", "libc"],
+        forbidden: &["aya", "libc", "std::fs", "std::os"],
     },
 ];
 
@@ -352,6 +354,8 @@ mod tests {
         assert_eq!(found("machine", "machine/audit.rs", inline).len(), 2);
         let root = "use crate::{event::Event, fuzzing, *}; fn f() { crate::run(); }";
         assert_eq!(found("core", "core/format.rs", root).len(), 4);
+        let zone = "use jiff::tz::TimeZone; fn f() { TimeZone::system(); }";
+        assert_eq!(found("output", "output/pretty.rs", zone).len(), 1);
         let methods = "use crate::core::event::Backend; struct Own; impl Own {} impl Backend {}";
         assert_eq!(found("machine", "machine/bpf/hooks.rs", methods).len(), 1);
         assert_eq!(found("core", "core/filter.rs", methods), [""; 0]);

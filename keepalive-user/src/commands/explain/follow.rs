@@ -3,6 +3,7 @@
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use anyhow::{Result, bail};
+use jiff::tz::TimeZone;
 
 use super::{explanation, request};
 use crate::{
@@ -30,7 +31,7 @@ pub fn follow(
     confinement: Confinement,
 ) -> Result<Exit> {
     stop::install()?;
-    let format = Format::of(false, terminal::wants_colour());
+    let format = Format::of(false, terminal::wants_colour(), TimeZone::system());
     let page = Rc::new(RefCell::new(Page {
         lines: Queued::stdout(Box::new(format))?,
         owner: found.row.process.clone(),
@@ -69,6 +70,7 @@ async fn watch_one(
         page.borrow_mut().explain(&explanation(&found))?;
         bail!("the socket ended while it was being explained, before it could be followed");
     };
+    let zone = TimeZone::system();
     let mut shown = explanation(&found);
     page.borrow_mut().explain(&shown)?;
     let pipeline = &mut live.session.pipeline;
@@ -91,7 +93,8 @@ async fn watch_one(
                 page.owner.clone_from(&now.row.process);
                 let later = explanation(&now);
                 if explain::differs(&shown, &later) {
-                    page.lines.text(|line| explain::changes(&later, line))?;
+                    page.lines
+                        .text(|line| explain::changes(&later, &zone, line))?;
                 }
                 (found, shown) = (now, later);
                 was_missing = false;

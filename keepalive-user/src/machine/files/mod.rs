@@ -283,6 +283,11 @@ fn place(path: &Path) -> Option<(Id, &OsStr)> {
     Some((Id::from(&metadata), path.file_name()?))
 }
 
+/// Opens a file whose contents are replaced.
+pub fn overwrite(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| cannot_write(path))
+}
+
 pub fn cannot_write(path: &Path) -> String {
     format!("cannot write to {}", path.display())
 }

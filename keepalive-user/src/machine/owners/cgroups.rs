@@ -11,6 +11,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use anyhow::{Context, Result};
 use rustc_hash::FxHashSet;
 use rustix::io::Errno;
 
@@ -24,6 +25,19 @@ pub fn cgroup2_root() -> Option<PathBuf> {
         kind.starts_with("cgroup2 ")
             .then(|| mount.split(' ').nth(4).map(PathBuf::from))?
     })
+}
+
+/// The id of the cgroup with this path, absolute or below the mount.
+pub fn cgroup_id(path: &Path) -> Result<u64> {
+    let root = cgroup2_root()
+        .context("no cgroup2 is mounted here, sockets cannot be filtered by cgroup")?;
+    let below = root.join(path.strip_prefix("/").unwrap_or(path));
+    let metadata = fs::metadata(path)
+        .ok()
+        .filter(|_| path.starts_with(&root))
+        .map_or_else(|| fs::metadata(&below), Ok)
+        .with_context(|| format!("no cgroup {}", below.display()))?;
+    Ok(metadata.ino())
 }
 
 /// cgroupfs, to resolve single cgroups.

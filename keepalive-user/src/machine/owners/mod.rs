@@ -42,7 +42,7 @@ use self::{
     resolver::{Resolver, Subject, Want},
 };
 
-pub use self::cgroups::cgroup2_root;
+pub use self::cgroups::{cgroup_id, cgroup2_root};
 
 /// The owner of a new incoming connection is requested after this time, when it is most likely accepted.
 const ACCEPT_AFTER: Nanoseconds = 250_000_000;

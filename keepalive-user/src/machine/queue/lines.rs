@@ -47,7 +47,7 @@ impl Queued {
     /// # Errors
     /// If the file cannot be written to.
     pub fn file(render: Box<dyn Render>, path: &Path) -> Result<Self> {
-        let file = File::create(path).with_context(|| files::cannot_write(path))?;
+        let file = files::overwrite(path)?;
         Ok(Self::new(render, file, path.display().to_string()))
     }
 

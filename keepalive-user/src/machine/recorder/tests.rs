@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use jiff::tz::TimeZone;
 use keepalive_ebpf::{ABI_VERSION, Identity, Kind, Record};
 
 use super::*;
@@ -59,7 +60,7 @@ struct SharedBytes(Arc<Mutex<Vec<u8>>>);
 
 impl SharedBytes {
     fn output(&self) -> Vec<Box<dyn Output>> {
-        let format = Format::of(true, false);
+        let format = Format::of(true, false, TimeZone::UTC);
         let writer = self.clone();
         vec![Box::new(Lines { format, writer })]
     }

@@ -6,6 +6,7 @@ mod plan;
 use std::io::Write;
 
 use anyhow::{Context, Result};
+use jiff::tz::TimeZone;
 
 pub use self::plan::if_silent;
 use self::{outlook::why, plan::stuck};
@@ -67,11 +68,11 @@ pub fn differs(before: &Explanation, now: &Explanation) -> bool {
 }
 
 /// Prints the sentences that changed, for `--follow`.
-pub fn changes(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
+pub fn changes(explanation: &Explanation, zone: &TimeZone, writer: &mut impl Write) -> Result<()> {
     let Some(socket) = &explanation.socket else {
         return Ok(());
     };
-    let time = clock(socket.when.timestamp, &jiff::tz::TimeZone::system());
+    let time = clock(socket.when.timestamp, zone);
     for sentence in future(explanation) {
         writeln!(writer, "{time} {sentence}").context("cannot write")?;
     }

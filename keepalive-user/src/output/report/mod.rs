@@ -69,12 +69,12 @@ impl Report {
     }
 
     /// Begins a report, which is saved at the end.
-    pub fn begin(format: Format, socket: Option<Target>, save: Save) -> Self {
+    pub fn begin(format: Format, socket: Option<Target>, zone: TimeZone, save: Save) -> Self {
         Self {
             save,
             format,
             socket,
-            model: Model::new(TimeZone::system()),
+            model: Model::new(zone),
         }
     }
 

@@ -356,7 +356,7 @@ fn open(path: &Path, force: bool) -> Result<Report> {
     let format = Report::format(path)?;
     let file = crate::machine::files::NewFile::plan(path, force)?;
     let save = Box::new(move |contents: &[u8]| file.write(contents));
-    Ok(Report::begin(format, None, save))
+    Ok(Report::begin(format, None, TimeZone::UTC, save))
 }
 
 /// The file is written at the end, completely, and no other file is left.
