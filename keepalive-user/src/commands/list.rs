@@ -3,7 +3,7 @@
 //! One snapshot of all TCP sockets, once or repeated.
 
 use std::{
-    io::{self, BufWriter, Write},
+    io::Write,
     ops::Range,
     time::{Duration, Instant},
 };
@@ -22,7 +22,6 @@ use crate::{
         clock::Clock,
         exit::{Exit, is_broken_pipe, worst},
         filter,
-        pipeline::Output,
     },
     machine::{
         bpf::Options,
@@ -31,7 +30,7 @@ use crate::{
         namespace::Namespace,
         owners::Cgroups,
         parallel,
-        queue::{PATIENCE, Queued},
+        queue::Listings,
         sandbox::Needs,
         session, stop, terminal,
     },
@@ -43,49 +42,6 @@ use crate::{
 
 /// The number of rows that determine the column widths; longer values in later rows exceed them.
 const FITTED: usize = 1000;
-
-/// The destination of the lines.
-enum Writer {
-    /// One listing: a slow reader delays it.
-    Direct(BufWriter<io::StdoutLock<'static>>),
-    /// Repeated listings: a slow reader misses whole ones, and delays none.
-    Live { gathered: Vec<u8>, queued: Queued },
-}
-
-impl Writer {
-    /// Waits until the reader has taken the last listing, but not for long.
-    fn finish(&mut self) -> Result<()> {
-        match self {
-            Self::Direct(_) => Ok(()),
-            Self::Live { queued, .. } => queued.finish(PATIENCE),
-        }
-    }
-}
-
-impl Write for Writer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Direct(writer) => writer.write(bytes),
-            Self::Live { gathered, .. } => gathered.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Direct(writer) => writer.flush(),
-            Self::Live { gathered, queued } => {
-                let listing = std::mem::take(gathered);
-                let taken = queued.text(|line| {
-                    line.extend(&listing);
-                    Ok(())
-                });
-                taken
-                    .and_then(|()| queued.flush())
-                    .map_err(io::Error::other)
-            }
-        }
-    }
-}
 
 /// Runs the command.
 pub fn run(arguments: &List) -> Result<Exit> {
@@ -101,11 +57,11 @@ pub fn run(arguments: &List) -> Result<Exit> {
         cgroups: Cgroups::open(),
         colour: terminal::wants_colour(),
         writer: match arguments.watch {
-            None => Writer::Direct(BufWriter::with_capacity(1 << 16, io::stdout().lock())),
-            Some(_) => Writer::Live {
-                gathered: Vec::new(),
-                queued: Queued::stdout(Box::new(Format::of(false, false, TimeZone::system())))?,
-            },
+            None => Listings::once(),
+            Some(_) => {
+                let format = Format::of(arguments.json, false, TimeZone::system());
+                Listings::repeated(Box::new(format))?
+            }
         },
         filter,
         arguments,
@@ -137,7 +93,7 @@ struct Command<'a> {
     lister: Lister,
     cgroups: Cgroups,
     colour: bool,
-    writer: Writer,
+    writer: Listings,
 }
 
 impl Command<'_> {

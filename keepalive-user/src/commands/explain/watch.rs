@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use super::request;
 use crate::{
     core::{
-        event::{Cause, Event, OwnerCloses, Span},
+        event::{Event, OwnerCloses},
         exit::Interrupted,
         pipeline::Output,
     },
@@ -32,11 +32,7 @@ pub fn watch(
     stop::install()?;
     let mut request = request(found, false, options, confinement)?;
     request.needs = finder.needs(found)?;
-    let closes = Rc::new(RefCell::new(OwnerCloses {
-        watched_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
-        closed: 0,
-        idle_ms: None,
-    }));
+    let closes = Rc::new(RefCell::new(OwnerCloses::within(time)));
     let is_whole = session::block_on(async {
         let outputs: Vec<Box<dyn Output>> = vec![Box::new(Closes(Rc::clone(&closes)))];
         let session = match Session::open(&request, None, outputs) {
@@ -78,23 +74,12 @@ impl Output for Closes {
                 "{} events were missed: connections that were closed then may not be counted",
                 missed.count
             ),
-            Event::Closed(closed) if closed.what.cause == Cause::LocalClose => {
-                let mut closes = self.0.borrow_mut();
-                closes.closed += 1;
-                if let Some(ms) = closed.what.last_data_ms {
-                    let span = closes.idle_ms.unwrap_or(Span::exactly(ms));
-                    closes.idle_ms = Some(Span {
-                        least: span.least.min(ms),
-                        most: span.most.max(ms),
-                    });
-                }
-            }
+            Event::Closed(closed) => self.0.borrow_mut().add(&closed.what),
             Event::Start(_)
             | Event::Armed(_)
             | Event::Timer(_)
             | Event::WindowProbe(_)
             | Event::Answer(_)
-            | Event::Closed(_)
             | Event::Finding(_)
             | Event::End(_) => {}
         }

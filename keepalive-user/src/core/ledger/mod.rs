@@ -3,6 +3,7 @@
 //! State over time, folded from events: of a trace, and of one socket. Every output that counts
 //! or follows sockets uses it.
 
+mod closes;
 mod counts;
 mod history;
 mod seen;

@@ -1,13 +1,13 @@
 //! Histories of one socket, event by event.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
 use super::*;
 use crate::core::event::{
-    Answer, BeforeAfter, Cause, Closed, Decision, Endpoint, Event, Family, Keepalive, ProbeKind,
-    Process, Socket, SocketEvent, TcpState, TimerRun, Totals, When,
+    Answer, BeforeAfter, Cause, Closed, Decision, Endpoint, Event, Family, Keepalive, OwnerCloses,
+    ProbeKind, Process, Socket, SocketEvent, Span, TcpState, TimerRun, Totals, When,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -181,4 +181,31 @@ fn the_owner_is_the_last_that_was_resolved() {
     }));
     let process = history(&[first, answer(2, None)]).process;
     assert_eq!(process.map(|process| process.pid), Some(7));
+}
+
+#[test]
+fn only_what_this_side_closed_is_counted() {
+    let mut closes = OwnerCloses::within(Duration::from_secs(9));
+    for (cause, last_data_ms) in [
+        (Cause::LocalClose, None),
+        (Cause::LocalClose, Some(70)),
+        (Cause::PeerReset, Some(5)),
+        (Cause::LocalClose, Some(20)),
+        (Cause::LocalClose, Some(50)),
+    ] {
+        let Event::Closed(mut event) = closed(1, cause) else {
+            unreachable!();
+        };
+        event.what.last_data_ms = last_data_ms;
+        closes.add(&event.what);
+    }
+    let expected = OwnerCloses {
+        watched_ms: 9000,
+        closed: 4,
+        idle_ms: Some(Span {
+            least: 20,
+            most: 70,
+        }),
+    };
+    assert_eq!(closes, expected);
 }

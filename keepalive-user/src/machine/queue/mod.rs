@@ -6,6 +6,7 @@
 //! whole lines are dropped and counted, or the caller waits, depending on the [`Policy`].
 
 mod lines;
+mod listings;
 
 use std::{
     collections::VecDeque,
@@ -19,7 +20,10 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-pub use self::lines::{PATIENCE, Queued};
+pub use self::{
+    lines::{PATIENCE, Queued},
+    listings::Listings,
+};
 use super::stop;
 use crate::core::pipeline::MissedLines;
 
