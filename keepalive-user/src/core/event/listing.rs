@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use strum::{EnumIter, IntoStaticStr};
+use strum::{EnumIter, IntoEnumIterator, IntoStaticStr};
 
 use super::{Cause, Cgroup, Keepalive, Process, Socket, When};
 
@@ -191,30 +191,33 @@ pub struct Sysctls {
     pub retries2: u32,
 }
 
+/// A sysctl of [`Sysctls`], by its name in `net.ipv4`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum Sysctl {
+    TcpKeepaliveTime,
+    TcpKeepaliveIntvl,
+    TcpKeepaliveProbes,
+    TcpRetries2,
+}
+
 impl Sysctls {
-    /// Sysctls that differ, as one would read them: their name, the value here and the value there.
-    pub fn differences(&self, there: &Self) -> Vec<(&'static str, u64, u64)> {
-        let seconds = |ms: u64| ms / 1000;
-        let mut all = vec![
-            (
-                "tcp_keepalive_time",
-                seconds(self.time_ms),
-                seconds(there.time_ms),
-            ),
-            (
-                "tcp_keepalive_intvl",
-                seconds(self.interval_ms),
-                seconds(there.interval_ms),
-            ),
-            (
-                "tcp_keepalive_probes",
-                self.probes.into(),
-                there.probes.into(),
-            ),
-            ("tcp_retries2", self.retries2.into(), there.retries2.into()),
-        ];
-        all.retain(|(_, here, there)| here != there);
-        all
+    /// The value as /proc/sys shows it: durations in seconds.
+    pub fn of(&self, sysctl: Sysctl) -> u64 {
+        match sysctl {
+            Sysctl::TcpKeepaliveTime => self.time_ms / 1000,
+            Sysctl::TcpKeepaliveIntvl => self.interval_ms / 1000,
+            Sysctl::TcpKeepaliveProbes => self.probes.into(),
+            Sysctl::TcpRetries2 => self.retries2.into(),
+        }
+    }
+
+    /// Sysctls that differ: the value here and the value there.
+    pub fn differences(&self, there: &Self) -> Vec<(Sysctl, u64, u64)> {
+        Sysctl::iter()
+            .map(|sysctl| (sysctl, self.of(sysctl), there.of(sysctl)))
+            .filter(|(_, here, there)| here != there)
+            .collect()
     }
 }
 

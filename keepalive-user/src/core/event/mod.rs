@@ -36,7 +36,8 @@ pub use self::explanation::{
 };
 pub use self::listing::{
     Blocker, Incomplete, IncompletePart, ListEnd, ListLine, ListSource, ListedDeath,
-    ListedNamespace, ListedSocket, NextProbe, RefusedSource, RunningTimer, Sysctls, TimerKind,
+    ListedNamespace, ListedSocket, NextProbe, RefusedSource, RunningTimer, Sysctl, Sysctls,
+    TimerKind,
 };
 pub use self::losses::{Losses, Lost, LostWhere, Missed, MissedCounts, MissedWhere};
 pub use self::session::{Backend, End, EventCounts, Refused, SCHEMA_VERSION, Start};

@@ -15,8 +15,8 @@ pub use self::{
 use super::{
     arithmetic,
     event::{
-        Cause, Keepalive, ListedSocket, Plan, PlannedSettings, Severity, Span, Sysctls, TcpState,
-        TimerKind,
+        Cause, Keepalive, ListedSocket, Plan, PlannedSettings, Severity, Span, Sysctl, Sysctls,
+        TcpState, TimerKind,
     },
     format::{millis, name, plural},
 };
@@ -226,7 +226,7 @@ fn late_for_middlebox(case: &Case<'_>) -> Option<Violation> {
         remedy: remedy::option(
             case.socket,
             "TCP_KEEPIDLE",
-            "tcp_keepalive_time",
+            Sysctl::TcpKeepaliveTime,
             idle,
             keepalive.time_origin,
         ),
@@ -375,7 +375,7 @@ fn interval_above_idle(case: &Case<'_>) -> Option<Violation> {
         remedy: remedy::option(
             case.socket,
             "TCP_KEEPINTVL",
-            "tcp_keepalive_intvl",
+            Sysctl::TcpKeepaliveIntvl,
             (keepalive.time_ms / 6000).max(1),
             keepalive.interval_origin,
         ),
@@ -399,11 +399,11 @@ pub fn namespace_sysctls(here: &Sysctls, host: &Sysctls) -> Option<Violation> {
     let differences = here.differences(host);
     let settings: Vec<String> = differences
         .iter()
-        .map(|(name, _, host)| format!("net.ipv4.{name}={host}"))
+        .map(|(sysctl, _, host)| format!("net.ipv4.{}={host}", name(*sysctl)))
         .collect();
     let differences: Vec<String> = differences
         .into_iter()
-        .map(|(name, here, host)| format!("{name} is {here}, the host's is {host}"))
+        .map(|(sysctl, here, host)| format!("{} is {here}, the host's is {host}", name(sysctl)))
         .collect();
     (!differences.is_empty()).then(|| Violation {
         evidence: differences.join("; "),

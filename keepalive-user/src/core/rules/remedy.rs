@@ -2,7 +2,8 @@
 //! setting of the program.
 
 use crate::core::{
-    event::{ListedSocket, Origin},
+    event::{ListedSocket, Origin, Sysctl},
+    format::name,
     kernel::KEEPALIVE_MAX_S,
 };
 
@@ -123,15 +124,16 @@ const SERVICES: &[(u16, &str)] = &[(
 pub fn option(
     socket: &ListedSocket,
     option: &str,
-    sysctl: &str,
+    sysctl: Sysctl,
     value: u64,
     origin: Option<Origin>,
 ) -> String {
     match origin {
         Some(Origin::Socket) => format!("setsockopt {option} = {value} (the program sets it now)"),
         Some(Origin::Sysctl) | None => format!(
-            "setsockopt {option} = {value}, or sysctl -w net.ipv4.{sysctl}={value} in network \
+            "setsockopt {option} = {value}, or sysctl -w net.ipv4.{}={value} in network \
              namespace {}",
+            name(sysctl),
             socket.socket.netns
         ),
     }

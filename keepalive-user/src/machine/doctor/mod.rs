@@ -8,6 +8,7 @@ mod layout;
 mod sandbox;
 
 use keepalive_ebpf::Snapshot;
+use strum::IntoEnumIterator;
 
 use super::{
     bpf::{Kernel, Options, survey::Survey},
@@ -17,16 +18,10 @@ use super::{
     privileges,
 };
 use crate::core::{
-    event::{Backend, BackendReport, Diagnosis, ListReport, ListSource, Status},
+    event::{Backend, BackendReport, Diagnosis, ListReport, ListSource, Status, Sysctl},
     exit::Exit,
+    format::name,
 };
-
-const SYSCTLS: [&str; 4] = [
-    "tcp_keepalive_time",
-    "tcp_keepalive_intvl",
-    "tcp_keepalive_probes",
-    "tcp_retries2",
-];
 
 /// Runs all checks; the exit code is 0 if `trace` works.
 pub fn examine(options: &Options) -> (Diagnosis, Exit) {
@@ -57,9 +52,9 @@ pub fn examine(options: &Options) -> (Diagnosis, Exit) {
         layout: layout::report(&kernel),
         backends,
         list,
-        sysctls: SYSCTLS
-            .iter()
-            .map(|&name| (name, read_line(&format!("/proc/sys/net/ipv4/{name}"))))
+        sysctls: Sysctl::iter()
+            .map(name)
+            .map(|name| (name, read_line(&format!("/proc/sys/net/ipv4/{name}"))))
             .collect(),
         ring_bytes: options.ring_bytes,
     };

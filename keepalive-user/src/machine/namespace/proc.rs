@@ -2,7 +2,13 @@
 
 use std::{fs, io};
 
-use crate::{core::event::Sysctls, machine::files};
+use crate::{
+    core::{
+        event::{Sysctl, Sysctls},
+        format::name,
+    },
+    machine::files,
+};
 
 /// Whether the calling thread's namespace may have TCP sockets. It saves a walk: the walk over the sockets
 /// of one namespace visits those of all.
@@ -45,15 +51,15 @@ fn counts(line: &str, protocol: &str, name: &str) -> Option<u64> {
 /// The keepalive sysctls of the calling thread's namespace; `None` where /proc/sys does not show
 /// them.
 pub fn sysctls() -> Option<Sysctls> {
-    let read = |name: &str| -> Option<u64> {
-        let text = files::read_kernel(&format!("/proc/sys/net/ipv4/{name}")).ok()?;
+    let read = |sysctl: Sysctl| -> Option<u64> {
+        let text = files::read_kernel(&format!("/proc/sys/net/ipv4/{}", name(sysctl))).ok()?;
         text.trim().parse().ok()
     };
     Some(Sysctls {
-        time_ms: read("tcp_keepalive_time")? * 1000,
-        interval_ms: read("tcp_keepalive_intvl")? * 1000,
-        probes: read("tcp_keepalive_probes")?.try_into().ok()?,
-        retries2: read("tcp_retries2")?.try_into().ok()?,
+        time_ms: read(Sysctl::TcpKeepaliveTime)? * 1000,
+        interval_ms: read(Sysctl::TcpKeepaliveIntvl)? * 1000,
+        probes: read(Sysctl::TcpKeepaliveProbes)?.try_into().ok()?,
+        retries2: read(Sysctl::TcpRetries2)?.try_into().ok()?,
     })
 }
 

@@ -17,7 +17,7 @@ use super::{
 use crate::core::{
     event::{
         Cause, Explanation, Keepalive, LastAction, LastRun, ListedSocket, Origin, Outlook,
-        OwnerCloses, TcpState, TimerKind,
+        OwnerCloses, Sysctl, TcpState, TimerKind,
     },
     format::{millis, name, plural},
 };
@@ -160,17 +160,19 @@ pub fn settings(keepalive: &Keepalive) -> String {
 fn elsewhere(socket: &ListedSocket, explanation: &Explanation) -> Option<String> {
     let keepalive = socket.keepalive?;
     let (here, host) = explanation.sysctl.zip(explanation.host_sysctl)?;
-    let by_sysctl = |name| match name {
-        "tcp_keepalive_time" => keepalive.time_origin == Some(Origin::Sysctl),
-        "tcp_keepalive_intvl" => keepalive.interval_origin == Some(Origin::Sysctl),
-        "tcp_keepalive_probes" => keepalive.probes_origin == Some(Origin::Sysctl),
-        _ => true,
+    let by_sysctl = |sysctl| match sysctl {
+        Sysctl::TcpKeepaliveTime => keepalive.time_origin == Some(Origin::Sysctl),
+        Sysctl::TcpKeepaliveIntvl => keepalive.interval_origin == Some(Origin::Sysctl),
+        Sysctl::TcpKeepaliveProbes => keepalive.probes_origin == Some(Origin::Sysctl),
+        Sysctl::TcpRetries2 => true,
     };
     let differences: Vec<String> = here
         .differences(&host)
         .into_iter()
-        .filter(|(name, ..)| by_sysctl(name))
-        .map(|(name, here, host)| format!("{name} is {here} here and {host} on the host"))
+        .filter(|(sysctl, ..)| by_sysctl(*sysctl))
+        .map(|(sysctl, here, host)| {
+            format!("{} is {here} here and {host} on the host", name(sysctl))
+        })
         .collect();
     (!differences.is_empty()).then(|| {
         format!(

@@ -6,13 +6,14 @@ mod line;
 use std::io::Write;
 
 use anyhow::{Context, Result};
+use strum::IntoEnumIterator;
 
 use self::cells::{brief, keepalive, next_probe, owner, place, state, timers};
 pub use self::line::Text;
 use super::{json_line, words::unknown};
 use crate::core::{
-    event::{ListEnd, ListLine, ListSource, ListedSocket},
-    format::plural,
+    event::{ListEnd, ListLine, ListSource, ListedSocket, Sysctl},
+    format::{name, plural},
 };
 
 /// How a socket is shown.
@@ -235,14 +236,12 @@ fn footer(end: &ListEnd, writer: &mut impl Write) -> std::io::Result<()> {
             plural(namespace.sockets, "socket")
         )?;
         match &namespace.sysctl {
-            Some(sysctl) => writeln!(
-                writer,
-                ", tcp_keepalive_time {}, tcp_keepalive_intvl {}, tcp_keepalive_probes {}, tcp_retries2 {}",
-                sysctl.time_ms / 1000,
-                sysctl.interval_ms / 1000,
-                sysctl.probes,
-                sysctl.retries2
-            )?,
+            Some(sysctls) => {
+                for sysctl in Sysctl::iter() {
+                    write!(writer, ", {} {}", name(sysctl), sysctls.of(sysctl))?;
+                }
+                writeln!(writer)?;
+            }
             None => writeln!(writer, ", sysctls not shown here")?,
         }
     }
