@@ -7,13 +7,15 @@ use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+use strum::IntoEnumIterator;
 
 use super::{Sandbox, Selection, Trace, values::duration};
 use crate::{
     core::{
         event::Severity,
         exit::{Exit, Refusal},
-        rules::{AuditScope, Ignore, Named, RULES, middlebox_help, rule_names},
+        format::name,
+        rules::{AuditScope, Ignore, Named, middlebox_help, rule_names, summaries},
     },
     machine::files,
 };
@@ -39,11 +41,10 @@ const SILENT: Duration = Duration::from_hours(1);
 /// The rules and the middleboxes, from their tables.
 fn after_help() -> String {
     let mut text = String::from("Rules:\n");
-    for rule in RULES {
-        text += &format!("  {:27} {}\n", rule.name, rule.summary);
+    for (name, summary) in summaries() {
+        text += &format!("  {name:27} {summary}\n");
     }
-    text += "  namespace_sysctls           a namespace's defaults are not the host's\n\n";
-    text + &middlebox_help() + "\n\n" + EXAMPLES
+    text + "\n" + &middlebox_help() + "\n\n" + EXAMPLES
 }
 
 #[derive(Args, Debug)]
@@ -93,7 +94,7 @@ fn rules() -> PossibleValuesParser {
 }
 
 fn rules_or_severities() -> impl TypedValueParser<Value = FailOn> {
-    let severities = ["info", "warning", "critical"];
+    let severities = Severity::iter().map(name);
     PossibleValuesParser::new(rule_names().chain(severities)).map(|name| fail_on(&name))
 }
 
@@ -114,13 +115,9 @@ pub enum FailOn {
     Rule(String),
 }
 
-fn fail_on(name: &str) -> FailOn {
-    match name {
-        "info" => FailOn::Severity(Severity::Info),
-        "warning" => FailOn::Severity(Severity::Warning),
-        "critical" => FailOn::Severity(Severity::Critical),
-        rule => FailOn::Rule(rule.to_owned()),
-    }
+fn fail_on(text: &str) -> FailOn {
+    let severity = Severity::iter().find(|severity| name(*severity) == text);
+    severity.map_or_else(|| FailOn::Rule(text.to_owned()), FailOn::Severity)
 }
 
 impl Audit {

@@ -102,10 +102,14 @@ pub const RULES: &[Rule] = &[
 /// The rule about a namespace: it can be selected and ignored by name, like the rules above.
 pub const NAMESPACE_RULE: &str = "namespace_sysctls";
 
-/// The names of all rules.
+/// The names of all rules, with their summaries.
+pub fn summaries() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let rules = RULES.iter().map(|rule| (rule.name, rule.summary));
+    rules.chain([(NAMESPACE_RULE, "a namespace's defaults are not the host's")])
+}
+
 pub fn rule_names() -> impl Iterator<Item = &'static str> {
-    let rules = RULES.iter().map(|rule| rule.name);
-    rules.chain([NAMESPACE_RULE])
+    summaries().map(|(name, _)| name)
 }
 
 impl Case<'_> {
