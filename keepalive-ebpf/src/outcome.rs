@@ -35,7 +35,7 @@ losses! {
 /// Result of the program `poll_socket`.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, Immutable, KnownLayout)]
-pub enum Polled {
+pub enum PollResult {
     /// The socket's record is in the ring.
     Reported = 0,
     /// The socket no longer exists.

@@ -174,7 +174,7 @@ pub struct Settings {
     pub reserved: u32,
 }
 
-/// The kernel's numbers at one instant. 88 bytes.
+/// The kernel's values at one instant. 88 bytes.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromZeros, IntoBytes, Immutable, KnownLayout,

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id};
 use keepalive_ebpf::{
-    Kind, Loss, Polled, Record, RecordFlags, Within,
+    Kind, Loss, PollResult, Record, RecordFlags, Within,
     kernel::{AF_INET, AF_INET6, IPPROTO_TCP, pending, state},
 };
 
@@ -254,17 +254,17 @@ pub fn ack_exit(sk: u64) {
 /// (SLAB_TYPESAFE_BY_RCU), so the address contains a socket, this one or a later one, or it is free;
 /// user space compares the identity.
 #[inline(always)]
-pub fn poll_socket(sk: u64) -> Polled {
+pub fn poll_socket(sk: u64) -> PollResult {
     let family: u16 = peek(sk + u64::from(layout!(skc_family)));
     let protocol: u16 = peek(sk + u64::from(layout!(sk_protocol)));
     let is_tcp = (family == AF_INET || family == AF_INET6) && protocol == IPPROTO_TCP;
     if !is_tcp || !is_wanted(sk) {
-        return Polled::Gone;
+        return PollResult::Gone;
     }
     if report(sk, Timer::Keepalive, Kind::Polled, |_| {}) {
-        Polled::Reported
+        PollResult::Reported
     } else {
-        Polled::RingFull
+        PollResult::RingFull
     }
 }
 

@@ -102,7 +102,7 @@ fn middlebox(name: &str) -> Result<Named> {
     Named::of(name).with_context(|| {
         let known: Vec<&str> = Named::names().collect();
         format!(
-            "known are {}; for others give --idle-timeout",
+            "expected one of {}; for others give --idle-timeout",
             known.join(", ")
         )
     })

@@ -35,7 +35,7 @@ pub struct Explain {
     /// root)
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "target", conflicts_with = "follow")]
     pub watch: Option<Duration>,
-    /// Look in all network namespaces (needs root)
+    /// Search all network namespaces (needs root)
     #[arg(long)]
     pub all_netns: bool,
     /// Print one JSON object (`keepalive schema explain` describes it)

@@ -73,7 +73,7 @@ impl Selection {
         })
     }
 
-    /// The network namespaces to look in, and those that cannot be seen: all, the named one, or this
+    /// The network namespaces to search, and those that cannot be seen: all, the named one, or this
     /// process's.
     ///
     /// # Errors

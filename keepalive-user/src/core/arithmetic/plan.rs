@@ -6,8 +6,8 @@
 use super::{retransmission::model_timeout, wheel};
 use crate::core::{
     event::{
-        Cause, DeadLetter, ListedSocket, Plan, PlannedAction, PlannedEnd, PlannedRun,
-        PlannedSettings, Span,
+        Cause, ListedSocket, Plan, PlannedAction, PlannedEnd, PlannedRun, PlannedSettings, Span,
+        UnexpectedEffect,
     },
     kernel::{RTO_MAX_MS, RTO_MIN_MS},
 };
@@ -41,14 +41,14 @@ pub fn plan(settings: PlannedSettings, hz: Option<u32>) -> Plan {
     } else {
         course.probes_until(user_timeout_ms)
     };
-    let mut dead_letters = Vec::new();
+    let mut unexpected = Vec::new();
     if user_timeout_ms != 0 {
-        dead_letters.push(DeadLetter::ProbesIgnored);
+        unexpected.push(UnexpectedEffect::ProbesIgnored);
         if user_timeout_ms <= time_ms {
-            dead_letters.push(DeadLetter::UserTimeoutBelowTime);
+            unexpected.push(UnexpectedEffect::UserTimeoutBelowTime);
         }
         if sent.most > u8::MAX.into() {
-            dead_letters.push(DeadLetter::ProbesWrap);
+            unexpected.push(UnexpectedEffect::ProbesWrap);
         }
     }
     Plan {
@@ -62,7 +62,7 @@ pub fn plan(settings: PlannedSettings, hz: Option<u32>) -> Plan {
             Cause::KeepaliveUserTimeout
         },
         schedule: course.schedule(sent.most),
-        dead_letters,
+        unexpected,
         unacknowledged_data: unacknowledged(&settings, hz),
     }
 }
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!((plan.probes.least, plan.probes.most), (9, 9));
         assert_eq!(plan.dead_after_ms.least, 7_875_000);
         assert_eq!(plan.rule, Cause::KeepaliveProbes);
-        assert!(plan.dead_letters.is_empty());
+        assert!(plan.unexpected.is_empty());
         // Documentation/networking/ip-sysctl: "hypothetical timeout of 924.6 seconds".
         assert_eq!(plan.unacknowledged_data.after_ms.least, 924_600);
     }
@@ -221,7 +221,7 @@ mod tests {
         let plan = planned(15, 15, 9, 20_000);
         assert_eq!((plan.probes.least, plan.probes.most), (1, 1));
         assert_eq!(plan.dead_after_ms.least, 30_000);
-        assert_eq!(plan.dead_letters, [DeadLetter::ProbesIgnored]);
+        assert_eq!(plan.unexpected, [UnexpectedEffect::ProbesIgnored]);
         assert_eq!(plan.unacknowledged_data.after_ms.least, 20_000);
     }
 
@@ -230,8 +230,8 @@ mod tests {
         let plan = planned(60, 10, 9, 5_000);
         assert_eq!(plan.dead_after_ms.least, 70_000);
         assert!(
-            plan.dead_letters
-                .contains(&DeadLetter::UserTimeoutBelowTime)
+            plan.unexpected
+                .contains(&UnexpectedEffect::UserTimeoutBelowTime)
         );
     }
 

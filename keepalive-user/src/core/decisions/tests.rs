@@ -15,11 +15,11 @@ fn run() -> Record {
     record.settings.interval = 2 * HZ;
     record.settings.probes = 3;
     record.id.state = state::ESTABLISHED;
-    for numbers in [&mut record.before, &mut record.after] {
-        numbers.jiffies = NOW;
-        numbers.rcv_tstamp = (NOW as u32).wrapping_sub(2 * HZ);
-        numbers.state = state::ESTABLISHED;
-        numbers.keepopen = true;
+    for sample in [&mut record.before, &mut record.after] {
+        sample.jiffies = NOW;
+        sample.rcv_tstamp = (NOW as u32).wrapping_sub(2 * HZ);
+        sample.state = state::ESTABLISHED;
+        sample.keepopen = true;
     }
     record.after.timer_pending = true;
     record.after.expires = NOW + u64::from(2 * HZ);

@@ -130,7 +130,8 @@ pub struct Plan {
     /// The runs of the timer, if none is late; the first 16.
     pub schedule: Vec<PlannedRun>,
     /// Settings that have no effect, or a different one than expected.
-    pub dead_letters: Vec<DeadLetter>,
+    #[serde(rename = "dead_letters")]
+    pub unexpected: Vec<UnexpectedEffect>,
     /// The end if, instead, data is not acknowledged; from its first retransmission.
     pub unacknowledged_data: PlannedEnd,
 }
@@ -162,7 +163,7 @@ pub struct PlannedEnd {
 /// A setting that has no effect, or a different one than expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum DeadLetter {
+pub enum UnexpectedEffect {
     /// With TCP_USER_TIMEOUT set the kernel ignores TCP_KEEPCNT.
     ProbesIgnored,
     /// A TCP_USER_TIMEOUT of at most the idle time is checked only after the first probe.

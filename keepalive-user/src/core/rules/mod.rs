@@ -22,7 +22,7 @@ use super::{
 };
 
 /// One row of the table.
-pub struct Rule {
+pub struct AuditRule {
     pub name: &'static str,
     pub severity: Severity,
     /// For `--help`.
@@ -48,50 +48,50 @@ pub struct Violation {
     pub remedy: String,
 }
 
-pub const RULES: &[Rule] = &[
-    Rule {
+pub const RULES: &[AuditRule] = &[
+    AuditRule {
         name: "zombie_suspect",
         severity: Severity::Critical,
         summary: "silent for long, and a dead peer is never detected",
         check: zombie_suspect,
     },
-    Rule {
+    AuditRule {
         name: "late_for_middlebox",
         severity: Severity::Warning,
         summary: "a middlebox drops the connection before the first probe",
         check: late_for_middlebox,
     },
-    Rule {
+    AuditRule {
         name: "suppressed",
         severity: Severity::Warning,
         summary: "data is retransmitted without an answer, so keepalive does not run",
         check: suppressed,
     },
-    Rule {
+    AuditRule {
         name: "count_ignored",
         severity: Severity::Warning,
         summary: "TCP_USER_TIMEOUT ends the connection, not TCP_KEEPCNT probes",
         check: count_ignored,
     },
-    Rule {
+    AuditRule {
         name: "no_keepalive",
         severity: Severity::Warning,
         summary: "idle, without keepalive",
         check: no_keepalive,
     },
-    Rule {
+    AuditRule {
         name: "user_timeout_late",
         severity: Severity::Info,
         summary: "an idle connection with a dead peer lasts longer than TCP_USER_TIMEOUT",
         check: user_timeout_late,
     },
-    Rule {
+    AuditRule {
         name: "interval_above_idle",
         severity: Severity::Info,
         summary: "the interval between probes is longer than the idle time before them",
         check: interval_above_idle,
     },
-    Rule {
+    AuditRule {
         name: "listener_without_keepalive",
         severity: Severity::Info,
         summary: "accepted connections inherit keepalive off",

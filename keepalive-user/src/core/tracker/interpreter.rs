@@ -285,8 +285,8 @@ impl Interpreter {
     }
 
     /// Silence of the peer, milliseconds.
-    fn idle(self, numbers: &TcpSample) -> Option<u64> {
-        silence(numbers).map(|jiffies| self.millis(jiffies.into()))
+    fn idle(self, sample: &TcpSample) -> Option<u64> {
+        silence(sample).map(|jiffies| self.millis(jiffies.into()))
     }
 
     fn millis(self, jiffies: u64) -> u64 {

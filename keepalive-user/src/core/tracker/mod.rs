@@ -115,7 +115,7 @@ impl Tracker {
         let interpreter = self.interpreter;
         self.now = self.now.max((record.after.time, record.after.jiffies));
         if kind == Kind::Polled {
-            self.looked(record, events);
+            self.polled(record, events);
             return;
         }
         if let Some(old) = self.sockets.get(key)
@@ -185,7 +185,7 @@ impl Tracker {
     /// Remembers a socket that is older than the tracer. It is reported at its first event. Its owner and
     /// its cookie are stored now, because it may lose them until then. With a sample, unseen actions are
     /// detected from now on, too.
-    pub fn seed(&mut self, id: &Identity, time: u64, numbers: Option<&TcpSample>) {
+    pub fn seed(&mut self, id: &Identity, time: u64, sample: Option<&TcpSample>) {
         // Its records may have arrived first.
         if let Some(known) = self.sockets.get(id.sk)
             && !known.is_seed
@@ -193,13 +193,13 @@ impl Tracker {
         {
             return;
         }
-        if let Some(numbers) = numbers {
-            self.now = self.now.max((numbers.time, numbers.jiffies));
+        if let Some(sample) = sample {
+            self.now = self.now.max((sample.time, sample.jiffies));
         }
         let mut socket = Socket::new(0, id, time);
         socket.learn(id, time);
         socket.is_seed = true;
-        socket.continuity = numbers.map(Continuity::of);
+        socket.continuity = sample.map(Continuity::of);
         self.sockets.remove(id.sk);
         self.make_room();
         self.sockets.insert(id.sk, socket);
@@ -240,7 +240,7 @@ impl Tracker {
     }
 
     /// The present state of a socket that was overdue.
-    fn looked(&mut self, record: &Record, events: &mut Vec<Observation>) {
+    fn polled(&mut self, record: &Record, events: &mut Vec<Observation>) {
         let key = record.id.sk;
         let Some(socket) = self.sockets.get(key).filter(|socket| socket.end.is_none()) else {
             return;

@@ -66,10 +66,10 @@ impl Outstanding {
 
     /// Whether this later sample shows an answer. The count alone is not sufficient: it is a byte,
     /// and 256 unanswered probes wrap it.
-    pub fn is_answered(&self, numbers: &TcpSample) -> bool {
-        numbers.probes_out == 0
-            && numbers.rcv_tstamp != 0
-            && is_since(self.sent_jiffies, numbers.rcv_tstamp)
+    pub fn is_answered(&self, sample: &TcpSample) -> bool {
+        sample.probes_out == 0
+            && sample.rcv_tstamp != 0
+            && is_since(self.sent_jiffies, sample.rcv_tstamp)
     }
 
     /// The answer, from a sample that shows one.
@@ -78,19 +78,19 @@ impl Outstanding {
     /// be of that segment, and the time of the answer is unknown. A changed window may come from a window
     /// update or from the answer itself: within the retransmission timeout, in which the kernel itself
     /// expects an answer, it is attributed to the answer.
-    pub fn answered(&self, numbers: &TcpSample, hz: u32) -> Answered {
+    pub fn answered(&self, sample: &TcpSample, hz: u32) -> Answered {
         let jiffy = 1_000_000_000 / u64::from(hz.max(1));
-        let age = u64::from((numbers.jiffies as u32).wrapping_sub(numbers.rcv_tstamp));
-        let time = numbers
+        let age = u64::from((sample.jiffies as u32).wrapping_sub(sample.rcv_tstamp));
+        let time = sample
             .time
             .saturating_sub(age.saturating_mul(jiffy))
             .max(self.sent);
-        let data = numbers.lrcvtime != 0 && is_since(self.sent_jiffies, numbers.lrcvtime);
+        let data = sample.lrcvtime != 0 && is_since(self.sent_jiffies, sample.lrcvtime);
         let late = time.saturating_sub(self.sent) > u64::from(self.rto).saturating_mul(jiffy);
         let traffic = data
-            || numbers.snd_una != self.snd_una
-            || (numbers.snd_wnd != self.snd_wnd && late)
-            || numbers.state != self.state;
+            || sample.snd_una != self.snd_una
+            || (sample.snd_wnd != self.snd_wnd && late)
+            || sample.state != self.state;
         if traffic {
             return Answered {
                 rtt: None,
@@ -98,12 +98,12 @@ impl Outstanding {
             };
         }
         // No segment was sent since either: `clock_cache` is still the time of the answer.
-        let clock_age = numbers.time.saturating_sub(numbers.clock_cache) / jiffy;
-        let exact = numbers.segs_out == self.segs_out
+        let clock_age = sample.time.saturating_sub(sample.clock_cache) / jiffy;
+        let exact = sample.segs_out == self.segs_out
             && clock_age.abs_diff(age) <= 1
-            && numbers.clock_cache >= self.sent;
+            && sample.clock_cache >= self.sent;
         if exact {
-            return self.answered_at(numbers.clock_cache);
+            return self.answered_at(sample.clock_cache);
         }
         let answered = self.answered_at(time);
         Answered {

@@ -31,11 +31,11 @@ fn probe(sk: u64, ms: u64) -> Record {
     record.settings.time = 10;
     record.settings.interval = 10;
     record.settings.probes = 5;
-    for numbers in [&mut record.before, &mut record.after] {
-        numbers.time = ms * 1_000_000;
-        numbers.jiffies = ms;
-        numbers.rcv_tstamp = 1;
-        numbers.state = 1;
+    for sample in [&mut record.before, &mut record.after] {
+        sample.time = ms * 1_000_000;
+        sample.jiffies = ms;
+        sample.rcv_tstamp = 1;
+        sample.state = 1;
     }
     record.after.timer_pending = true;
     record.after.expires = ms + 10;

@@ -31,7 +31,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use zerocopy::{FromBytes, IntoBytes, TryFromBytes};
 
 pub use self::kernel::Kernel;
-pub use keepalive_ebpf::Polled;
+pub use keepalive_ebpf::PollResult;
 
 use self::{
     cost::{Cost, Measuring},
@@ -216,7 +216,7 @@ impl Source {
     ///
     /// # Errors
     /// If the kernel does not run the program.
-    pub fn poll(&self, sk: u64) -> Result<Polled> {
+    pub fn poll(&self, sk: u64) -> Result<PollResult> {
         let program = self
             .ebpf
             .program(POLL)
@@ -225,7 +225,7 @@ impl Source {
         let mut options = RawTracePointRunOptions::new();
         options.args[0] = sk;
         let result = program.test_run(options).context("BPF_PROG_TEST_RUN")?;
-        let polled = Polled::try_read_from_bytes(result.return_value.as_bytes());
+        let polled = PollResult::try_read_from_bytes(result.return_value.as_bytes());
         polled.map_err(|_| anyhow::anyhow!("unknown result {} of {POLL}", result.return_value))
     }
 

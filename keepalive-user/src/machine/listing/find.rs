@@ -141,7 +141,7 @@ fn no_match(
     let place = if everywhere {
         "on this machine"
     } else {
-        "in this network namespace (--all-netns looks in all)"
+        "in this network namespace (--all-netns searches all)"
     };
     let unresolved = incomplete.iter().find(|incomplete| {
         incomplete.what == IncompletePart::Owner && matches!(target, Target::Pid(_))

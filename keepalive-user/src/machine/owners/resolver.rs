@@ -21,7 +21,7 @@ use crate::machine::{
 use super::{
     budget::{Budget, Nanoseconds},
     cgroups::{self, Walked},
-    snapshot::Snapshot,
+    snapshot::DescriptorSnapshot,
 };
 
 const MILLISECOND: Nanoseconds = 1_000_000;
@@ -71,7 +71,7 @@ pub struct Scan {
 /// The results since they were last taken.
 #[derive(Default)]
 pub struct Answers {
-    pub snapshot: Option<Arc<Snapshot>>,
+    pub snapshot: Option<Arc<DescriptorSnapshot>>,
     pub scans: Vec<Scan>,
     pub walks: Vec<Walked>,
 }
@@ -320,9 +320,9 @@ impl Worker {
 
     /// A pass answers every request that is due, whether the socket is found or not.
     fn pass(&mut self, start: Nanoseconds) {
-        let mut snapshot = Snapshot::begin(start);
+        let mut snapshot = DescriptorSnapshot::begin(start);
         if !self.walk_kernel(&mut snapshot) {
-            snapshot = Snapshot::begin(start);
+            snapshot = DescriptorSnapshot::begin(start);
             let stopped = &self.shared.stop;
             descriptors::pass_until(stopped, |_, descriptor| snapshot.add(descriptor));
         }
@@ -338,7 +338,7 @@ impl Worker {
     }
 
     /// Runs the pass by the kernel's iterator; false if that is not possible.
-    fn walk_kernel(&mut self, snapshot: &mut Snapshot) -> bool {
+    fn walk_kernel(&mut self, snapshot: &mut DescriptorSnapshot) -> bool {
         let Some(iterators) = &self.iterators else {
             return false;
         };

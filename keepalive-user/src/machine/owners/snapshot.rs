@@ -12,7 +12,7 @@ const MOST: usize = 1 << 21;
 const _: () = assert!(size_of::<Descriptor>() == size_of::<OpenSocket>());
 
 #[derive(Debug, Default)]
-pub struct Snapshot {
+pub struct DescriptorSnapshot {
     /// When the pass began, CLOCK_MONOTONIC.
     pub started: Nanoseconds,
     /// Ascending.
@@ -21,7 +21,7 @@ pub struct Snapshot {
     is_cut: bool,
 }
 
-impl Snapshot {
+impl DescriptorSnapshot {
     pub fn begin(started: Nanoseconds) -> Self {
         Self {
             started,
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn finds_a_holder_of_several() {
-        let mut snapshot = Snapshot::begin(7);
+        let mut snapshot = DescriptorSnapshot::begin(7);
         for descriptor in [
             held(5, 30, 3),
             held(4, 1, 9),
@@ -98,6 +98,6 @@ mod tests {
         assert_eq!(snapshot.holder(5, [Some(1), None]), Some(held(5, 20, 4)));
         assert_eq!(snapshot.holder(4, [None, None]), Some(held(4, 1, 9)));
         assert_eq!(snapshot.holder(7, [Some(20), None]), None);
-        assert_eq!(Snapshot::default().holder(7, [None, None]), None);
+        assert_eq!(DescriptorSnapshot::default().holder(7, [None, None]), None);
     }
 }

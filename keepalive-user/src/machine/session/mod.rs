@@ -19,7 +19,7 @@ pub use self::live::{Live, Pace, Turn};
 use self::seed::Seeding;
 use super::{
     bpf::{
-        Kernel, Options, Polled, Source,
+        Kernel, Options, PollResult, Source,
         hooks::{HookNeed, hooks_of},
         self_test::is_of_a_self_test,
     },
@@ -300,9 +300,9 @@ impl Session {
     fn poll(&mut self, sockets: &[u64]) -> Result<usize> {
         for (done, &sk) in sockets.iter().enumerate() {
             match self.source.poll(sk) {
-                Ok(Polled::Reported) => {}
-                Ok(Polled::Gone) => self.pipeline.gone(sk),
-                Ok(Polled::RingFull) => return Ok(done),
+                Ok(PollResult::Reported) => {}
+                Ok(PollResult::Gone) => self.pipeline.gone(sk),
+                Ok(PollResult::RingFull) => return Ok(done),
                 Err(error) => {
                     log::debug!("cannot read a socket: {error:#}");
                     return Ok(done);

@@ -2,7 +2,7 @@
 
 use crate::{
     core::{
-        event::{DeadLetter, Plan, PlannedAction, PlannedSettings, Span},
+        event::{Plan, PlannedAction, PlannedSettings, Span, UnexpectedEffect},
         format::{millis, plural, seconds},
     },
     output::words::{RuleValues, rule},
@@ -34,17 +34,17 @@ pub fn if_silent(plan: &Plan) -> Vec<String> {
         span(plan.dead_after_ms)
     ));
     lines.extend(schedule(plan));
-    lines.extend(plan.dead_letters.iter().map(|letter| match letter {
-        DeadLetter::ProbesIgnored => format!(
+    lines.extend(plan.unexpected.iter().map(|effect| match effect {
+        UnexpectedEffect::ProbesIgnored => format!(
             "TCP_KEEPCNT {} has no effect: with TCP_USER_TIMEOUT set the kernel ignores it.",
             settings.probes
         ),
-        DeadLetter::UserTimeoutBelowTime => format!(
+        UnexpectedEffect::UserTimeoutBelowTime => format!(
             "TCP_USER_TIMEOUT {timeout} takes effect late: the keepalive timer first runs after \
              TCP_KEEPIDLE {}, and ends the connection one interval later.",
             millis(settings.time_ms)
         ),
-        DeadLetter::ProbesWrap => "The kernel counts unanswered probes in one byte \
+        UnexpectedEffect::ProbesWrap => "The kernel counts unanswered probes in one byte \
                                    (icsk_probes_out): the count wraps at 256."
             .to_owned(),
     }));

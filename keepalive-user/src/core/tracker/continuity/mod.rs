@@ -92,16 +92,16 @@ impl Continuity {
     }
 
     /// From a sample that is about the keepalive timer.
-    pub fn of(numbers: &TcpSample) -> Self {
-        let jiffies = numbers.jiffies as u32;
+    pub fn of(sample: &TcpSample) -> Self {
+        let jiffies = sample.jiffies as u32;
         Self {
             jiffies,
-            heard: silence(numbers).map_or(0, |silence| jiffies.wrapping_sub(silence)),
-            expires: numbers.expires as u32,
-            segs_out: numbers.segs_out,
-            traffic: traffic(numbers),
-            probes_out: numbers.probes_out,
-            deadline: if numbers.timer_pending {
+            heard: silence(sample).map_or(0, |silence| jiffies.wrapping_sub(silence)),
+            expires: sample.expires as u32,
+            segs_out: sample.segs_out,
+            traffic: traffic(sample),
+            probes_out: sample.probes_out,
+            deadline: if sample.timer_pending {
                 Deadline::Exact
             } else {
                 Deadline::None
@@ -225,8 +225,8 @@ fn is_armed_next(record: &Record) -> bool {
     }
 }
 
-fn traffic(numbers: &TcpSample) -> u32 {
-    numbers.snd_una ^ numbers.write_seq.rotate_left(11) ^ numbers.lrcvtime.rotate_left(22)
+fn traffic(sample: &TcpSample) -> u32 {
+    sample.snd_una ^ sample.write_seq.rotate_left(11) ^ sample.lrcvtime.rotate_left(22)
 }
 
 /// Whether `stamp` is at or after `start`, both low 32 bits of jiffies.

@@ -28,7 +28,7 @@ enum Peer {
 
 /// One socket of `tcp_keepalive_timer`.
 struct Kernel {
-    numbers: TcpSample,
+    sample: TcpSample,
     probes: u64,
     is_closed: bool,
 }
@@ -37,7 +37,7 @@ impl Kernel {
     fn new() -> Self {
         let start = 1 << 20;
         let mut kernel = Self {
-            numbers: TcpSample {
+            sample: TcpSample {
                 expires: start + u64::from(IDLE),
                 rcv_tstamp: start as u32,
                 lrcvtime: start as u32,
@@ -58,14 +58,14 @@ impl Kernel {
     }
 
     fn at(&mut self, jiffies: u64) {
-        self.numbers.jiffies = jiffies;
-        self.numbers.time = jiffies * JIFFY;
+        self.sample.jiffies = jiffies;
+        self.sample.time = jiffies * JIFFY;
     }
 
     fn record(&self, kind: Kind, before: TcpSample) -> Record {
         let mut record = Record {
             before,
-            after: self.numbers,
+            after: self.sample,
             settings: Settings {
                 time: IDLE,
                 interval: INTERVAL,
@@ -75,7 +75,7 @@ impl Kernel {
             id: Identity {
                 sk: 1,
                 cookie: 1,
-                state: self.numbers.state,
+                state: self.sample.state,
                 keepopen: true,
                 ..Identity::default()
             },
@@ -90,33 +90,33 @@ impl Kernel {
 
     /// The timer runs, slightly late; returns the records of the run, in order.
     fn run(&mut self, late: u64, peer: Peer) -> Vec<Record> {
-        self.at(self.numbers.expires + late);
-        self.numbers.timer_pending = false;
-        let before = self.numbers;
+        self.at(self.sample.expires + late);
+        self.sample.timer_pending = false;
+        let before = self.sample;
         let now = before.jiffies;
         let idle = silence(&before).unwrap_or(0);
         if idle >= IDLE && before.probes_out >= COUNT {
-            self.numbers.state = state::CLOSE;
+            self.sample.state = state::CLOSE;
             self.is_closed = true;
             let closed = self.record(Kind::Close, TcpSample::default());
             return vec![closed, self.record(Kind::KeepaliveTimer, before)];
         }
         let next = if idle >= IDLE {
             self.probes += 1;
-            self.numbers.probes_out += 1;
-            self.numbers.segs_out += 1;
+            self.sample.probes_out += 1;
+            self.sample.segs_out += 1;
             INTERVAL
         } else {
             IDLE - idle
         };
-        self.numbers.expires = now + u64::from(next);
-        self.numbers.timer_pending = true;
+        self.sample.expires = now + u64::from(next);
+        self.sample.timer_pending = true;
         let record = self.record(Kind::KeepaliveTimer, before);
         if idle >= IDLE && !matches!(peer, Peer::Silent) {
-            self.numbers.probes_out = 0;
-            self.numbers.rcv_tstamp = now as u32 + 1;
+            self.sample.probes_out = 0;
+            self.sample.rcv_tstamp = now as u32 + 1;
             if matches!(peer, Peer::Talks) {
-                self.numbers.lrcvtime = now as u32 + 2;
+                self.sample.lrcvtime = now as u32 + 2;
             }
         }
         vec![record]
@@ -142,7 +142,7 @@ fn watch(runs: &[(u64, Peer, bool)]) -> (u64, u64, MissedCounts, bool) {
             }
         }
     }
-    kernel.at(kernel.numbers.jiffies + 3);
+    kernel.at(kernel.sample.jiffies + 3);
     tracker.observe(
         &kernel.record(Kind::Polled, TcpSample::default()),
         &mut seen,
@@ -230,7 +230,7 @@ fn a_run_that_is_not_over_is_not_missed() {
     let mut within = kernel.record(Kind::Polled, TcpSample::default());
     within.after.timer_pending = false;
     tracker.observe(&within, &mut seen);
-    kernel.at(kernel.numbers.jiffies + 1);
+    kernel.at(kernel.sample.jiffies + 1);
     tracker.observe(
         &kernel.record(Kind::Polled, TcpSample::default()),
         &mut seen,
@@ -238,7 +238,7 @@ fn a_run_that_is_not_over_is_not_missed() {
     for record in &run {
         tracker.observe(record, &mut seen);
     }
-    kernel.at(kernel.numbers.jiffies + 9);
+    kernel.at(kernel.sample.jiffies + 9);
     tracker.observe(
         &kernel.record(Kind::Polled, TcpSample::default()),
         &mut seen,
@@ -249,17 +249,17 @@ fn a_run_that_is_not_over_is_not_missed() {
 #[test]
 fn a_deadline_that_passed_is_overdue_less_and_less_often() {
     let mut kernel = Kernel::new();
-    let due = kernel.numbers.expires as u32;
-    let mut continuity = Continuity::of(&kernel.numbers);
+    let due = kernel.sample.expires as u32;
+    let mut continuity = Continuity::of(&kernel.sample);
     let rounding = IDLE / 8;
     assert!(!continuity.is_overdue(due + HZ + rounding, HZ));
     assert!(continuity.is_overdue(due + HZ + rounding + 1, HZ));
     assert!(continuity.is_due(due + 1) && !continuity.is_due(due));
     // Read without a change, four seconds late.
     kernel.at(u64::from(due + 4 * HZ));
-    continuity = Continuity::of(&kernel.numbers);
+    continuity = Continuity::of(&kernel.sample);
     assert!(!continuity.is_overdue(due + 9 * HZ, HZ));
     assert!(continuity.is_overdue(due + 9 * HZ + 1, HZ));
-    kernel.numbers.timer_pending = false;
-    assert!(!Continuity::of(&kernel.numbers).is_overdue(due + 99 * HZ, HZ));
+    kernel.sample.timer_pending = false;
+    assert!(!Continuity::of(&kernel.sample).is_overdue(due + 99 * HZ, HZ));
 }

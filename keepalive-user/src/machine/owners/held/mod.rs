@@ -14,7 +14,7 @@ use crate::{
 use super::{
     budget::{Nanoseconds, Tokens},
     resolver::{Scan, Want},
-    snapshot::Snapshot,
+    snapshot::DescriptorSnapshot,
 };
 
 const SECOND: Nanoseconds = 1_000_000_000;
@@ -78,7 +78,7 @@ pub struct Held {
     tokens: Tokens,
     /// The requested process (`-p`): if it is a holder, it is the owner.
     preferred: Option<u32>,
-    snapshot: Arc<Snapshot>,
+    snapshot: Arc<DescriptorSnapshot>,
 }
 
 impl Held {
@@ -102,7 +102,7 @@ impl Held {
         self.sockets.remove(&inode);
     }
 
-    pub fn take_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+    pub fn take_snapshot(&mut self, snapshot: Arc<DescriptorSnapshot>) {
         self.snapshot = snapshot;
     }
 

@@ -42,8 +42,8 @@ fn held(pid: u32, fd: RawFd) -> Descriptor {
     Descriptor { inode, pid, fd }
 }
 
-fn pass(started: Nanoseconds, descriptors: &[Descriptor]) -> Arc<Snapshot> {
-    let mut snapshot = Snapshot::begin(started);
+fn pass(started: Nanoseconds, descriptors: &[Descriptor]) -> Arc<DescriptorSnapshot> {
+    let mut snapshot = DescriptorSnapshot::begin(started);
     descriptors.iter().for_each(|found| snapshot.add(*found));
     Arc::new(snapshot.finish())
 }
