@@ -182,10 +182,57 @@ fn a_trace_records_to_a_new_file_only() {
         let twice = ["trace", output, other, "-o", "./a.html"];
         directory.refuses(2, &twice, &["same file", "a.html"]);
     }
+    for options in [&["--force"][..], &["--record-size", "1M"]] {
+        let replaced = ["trace", "--record", "a.html", "--report", "./a.html"];
+        let arguments = [&replaced[..], options].concat();
+        directory.refuses(2, &arguments, &["same file", "a.html"]);
+    }
+    let rotated = ["trace", "--record", "a", "--record-size", "1M", "-o", "a.1"];
+    directory.refuses(2, &rotated, &["same file", "a.1"]);
     directory.refuses(1, &["trace", "-o", "x.kar"], &["is a recording"]);
+    // A trace that is refused leaves the contents of the file that it would have replaced.
+    fs::write(directory.path("old.txt"), "old").unwrap();
+    let refused = directory.run(&["trace", "-o", "old.txt", "--btf", "/dev/null"]);
+    assert_ne!(refused.status.code(), Some(0));
+    assert_eq!(fs::read(directory.path("old.txt")).unwrap(), b"old");
+    fs::remove_file(directory.path("old.txt")).unwrap();
     assert_eq!(fs::read(directory.path("x.kar")).unwrap(), RECORDING);
     let kept = ["fifo", "link", "new.kar.2", "r.html", "x.kar"];
     assert_eq!(directory.names(), kept);
+}
+
+/// What a recording lacks is not hidden: other files behind its end, earlier files of the same trace.
+#[test]
+fn an_incomplete_recording_is_not_whole() {
+    let directory = Directory::new("incomplete");
+    fs::write(directory.path("two.kar"), [RECORDING, RECORDING].concat()).unwrap();
+    let bytes = format!("ends at byte {}", RECORDING.len());
+    for command in [&["replay", "--check"][..], &["report", "-o", "two.html"]] {
+        let arguments = [command, &["two.kar"]].concat();
+        directory.refuses(1, &arguments, &["two.kar", &bytes, "not replayed"]);
+    }
+    let mut later = RECORDING.to_vec();
+    renumber(&mut later, 3);
+    fs::write(directory.path("later.kar"), later).unwrap();
+    let output = directory.run(&["replay", "--check", "later.kar"]);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(!stdout.contains("whole"), "{stdout}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains("later.kar continues an earlier file"),
+        "{stderr}"
+    );
+}
+
+/// Makes a recording the file of this number of its trace.
+fn renumber(recording: &mut [u8], sequence: u8) {
+    let length = u32::from_le_bytes(*recording[12..].first_chunk().unwrap()) as usize;
+    let header = &mut recording[20..20 + length];
+    let name = b"\"sequence\":";
+    let at = header.windows(name.len()).position(|bytes| bytes == name);
+    header[at.unwrap() + name.len()] = b'0' + sequence;
+    let checksum = crc32fast::hash(header).to_le_bytes();
+    recording[16..20].copy_from_slice(&checksum);
 }
 
 #[test]

@@ -288,6 +288,13 @@ pub fn overwrite(path: &Path) -> Result<File> {
     File::create(path).with_context(|| cannot_write(path))
 }
 
+/// Opens a file for writing, and leaves its contents.
+pub fn open_to_write(path: &Path) -> Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false);
+    options.open(path).with_context(|| cannot_write(path))
+}
+
 pub fn cannot_write(path: &Path) -> String {
     format!("cannot write to {}", path.display())
 }

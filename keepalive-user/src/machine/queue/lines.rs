@@ -30,6 +30,8 @@ pub struct Queued {
     /// The name of the file in messages.
     name: String,
     line: Vec<u8>,
+    /// The file whose contents the first line replaces: until then the command may be refused.
+    replaces: Option<File>,
 }
 
 impl Queued {
@@ -42,13 +44,17 @@ impl Queued {
         Ok(Self::new(render, file, "standard output".to_owned()))
     }
 
-    /// Lines in a file, whose contents they replace.
+    /// Lines in a file, whose contents the first of them replaces.
     ///
     /// # Errors
     /// If the file cannot be written to.
     pub fn file(render: Box<dyn Render>, path: &Path) -> Result<Self> {
-        let file = files::overwrite(path)?;
-        Ok(Self::new(render, file, path.display().to_string()))
+        let file = files::open_to_write(path)?;
+        let replaces = file.metadata()?.is_file().then(|| file.try_clone());
+        Ok(Self {
+            replaces: replaces.transpose()?,
+            ..Self::new(render, file, path.display().to_string())
+        })
     }
 
     fn new(render: Box<dyn Render>, file: File, name: String) -> Self {
@@ -58,6 +64,7 @@ impl Queued {
             queue: Queue::new(file, policy),
             name,
             line: Vec::new(),
+            replaces: None,
         }
     }
 
@@ -82,6 +89,9 @@ impl Queued {
     fn offer(&mut self, probes: u64) -> Result<()> {
         if self.line.is_empty() {
             return Ok(());
+        }
+        if let Some(file) = self.replaces.take() {
+            self.written(file.set_len(0))?;
         }
         let offered = self.queue.offer_probes(&self.line, probes);
         self.written(offered)
