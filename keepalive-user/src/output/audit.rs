@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 
 use super::{
-    json_line,
+    json::json_line,
     words::{owner, unknown},
 };
 use crate::core::{

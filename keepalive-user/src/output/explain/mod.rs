@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 pub use self::plan::if_silent;
 use self::{outlook::why, plan::stuck};
 use super::{
-    json_line,
+    json::json_line,
     words::{RuleValues, clock, owner, rule, unless},
 };
 use crate::core::{

@@ -10,7 +10,7 @@ use strum::IntoEnumIterator;
 
 use self::cells::{brief, keepalive, next_probe, owner, place, state, timers};
 pub use self::line::Text;
-use super::{json_line, words::unknown};
+use super::{json::json_line, words::unknown};
 use crate::core::{
     event::{ListEnd, ListLine, ListSource, ListedSocket, Sysctl},
     format::{name, plural},
