@@ -79,7 +79,7 @@ pub fn play<R: Read>(
     let last = recordings.len().saturating_sub(1);
     for (number, recording) in recordings.into_iter().enumerate() {
         damage = player.file(recording, number == last, progress);
-        if damage.is_err() || player.pipeline.is_done() {
+        if damage.is_err() || player.has_enough() {
             break;
         }
     }
@@ -112,7 +112,7 @@ impl Player {
         let clock = self.pipeline.clock();
         let reader = &mut recording.reader;
         // A trace that ended by its own count has the time of its end behind the last event.
-        while !(self.is_shortened && self.pipeline.is_done()) {
+        while !self.has_enough() {
             let Some(frame) = reader.frame().with_context(|| recording.name.clone())? else {
                 break;
             };
@@ -123,8 +123,12 @@ impl Player {
             }
         }
         self.stats.bytes += reader.position();
+        if recording.length.is_some() && !self.has_enough() {
+            let checked = reader.nothing_follows();
+            checked.with_context(|| recording.name.clone())?;
+        }
         let cut = match reader.end() {
-            _ if self.pipeline.is_done() => None,
+            _ if self.has_enough() => None,
             FileEnd::Whole => None,
             FileEnd::Continued if !is_last => None,
             FileEnd::Continued => Some(format!("{} continues in another file", recording.name)),
@@ -133,6 +137,11 @@ impl Player {
         // One in the middle is not made good by the files after it.
         self.stats.cut = self.stats.cut.take().or(cut);
         Ok(())
+    }
+
+    /// Whether all events to replay were replayed, and the rest of the recording is of no interest.
+    fn has_enough(&self) -> bool {
+        self.is_shortened && self.pipeline.is_done()
     }
 
     fn frame(&mut self, frame: Frame<'_>, clock: Clock) -> Result<()> {

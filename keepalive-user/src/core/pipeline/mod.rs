@@ -179,12 +179,12 @@ impl<O: Owners> Pipeline<O> {
             return Ok(());
         }
         // Not the time of the events: an answer is reported at the next timer.
-        self.report_unread(when)?;
+        let mut outcome = self.report_unread(when);
         for observation in observations {
-            self.emit(observation)?;
-            self.forget(observation)?;
+            let shown = self.emit(observation);
+            outcome = worst([outcome, shown, self.forget(observation)]);
         }
-        Ok(())
+        outcome
     }
 
     /// Outputs one event, unless `-p` selects another process.
@@ -249,6 +249,7 @@ impl<O: Owners> Pipeline<O> {
         let lost = self.lost.probes;
         let mut unseen = self.tracker.unseen().clone();
         self.tracker.unseen().reported();
+        let mut outcome = Ok(());
         for place in MissedWhere::iter() {
             let counted_as_lost = match place {
                 MissedWhere::Probe => lost,
@@ -261,15 +262,16 @@ impl<O: Owners> Pipeline<O> {
             let count = unseen.counts.at(place).saturating_sub(before);
             if count > 0 {
                 let since = unseen.since(place).unwrap_or(when.monotonic_ns);
-                self.missed(Missed {
+                let missed = Missed {
                     when,
                     count,
                     since: self.clock.at(since),
                     place,
-                })?;
+                };
+                outcome = worst([outcome, self.missed(missed)]);
             }
         }
-        Ok(())
+        outcome
     }
 
     /// Counts sockets that were due at the end and could not be read again.
@@ -412,18 +414,10 @@ impl<O: Owners> Pipeline<O> {
     }
 }
 
-/// Writes to the recording, if there is one. It ends at its first failure, and the outputs go on: what it
-/// lacks is nothing that they lost.
+/// Writes to the recording, if there is one.
 fn to_recording(
     recorder: &mut Option<Recorder>,
     write: impl FnOnce(&mut Recorder) -> Result<()>,
 ) -> Result<()> {
-    let Some(writing) = recorder else {
-        return Ok(());
-    };
-    let written = write(writing);
-    if written.is_err() {
-        *recorder = None;
-    }
-    written
+    recorder.as_mut().map_or(Ok(()), write)
 }

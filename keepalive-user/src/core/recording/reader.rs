@@ -100,14 +100,9 @@ impl<R: Read> Reader<R> {
     /// The next frame; `None` at the end, for which [`Reader::end`] gives the reason.
     ///
     /// # Errors
-    /// If the file is damaged, or something follows its end; the error contains the byte offset. Nothing
-    /// can be read after that.
+    /// If the file is damaged; the error contains the byte offset. Nothing can be read after that.
     pub fn frame(&mut self) -> Result<Option<Frame<'_>>> {
-        if self.end.is_some() {
-            self.nothing_follows()?;
-            return Ok(None);
-        }
-        if self.taken >= self.plain.len() && !self.read_block()? {
+        if self.end.is_some() || (self.taken >= self.plain.len() && !self.read_block()?) {
             return Ok(None);
         }
         let mut rest = &self.plain[self.taken..];
@@ -136,8 +131,11 @@ impl<R: Read> Reader<R> {
         Ok(Some(frame))
     }
 
-    /// Checks that the file ends where its recording does.
-    fn nothing_follows(&mut self) -> Result<()> {
+    /// Checks that a file ends where its recording does. A pipe may stay open.
+    ///
+    /// # Errors
+    /// If more bytes follow, or cannot be read.
+    pub fn nothing_follows(&mut self) -> Result<()> {
         let at = self.position;
         let is_end = self.taken >= self.plain.len() && read_full(&mut self.inner, &mut [0])? == 0;
         ensure!(

@@ -39,13 +39,14 @@ pub trait Storage {
 /// A recording being written. Owners are written once: once there are more owners or cgroups than a
 /// replay remembers, all of them are written again.
 ///
-/// It is not usable after an error: what is behind a torn block cannot be read, and nothing is expected
-/// behind [`Frame::Continued`].
+/// It ends at its first failure, which is reported once: what is behind a torn block cannot be read, and
+/// nothing is expected behind [`Frame::Continued`]. Later frames are dropped.
 pub struct Recorder {
     storage: Box<dyn Storage>,
     limits: Limits,
     header: Header,
-    writer: Writer<Box<dyn Write>>,
+    /// The present file; `None` after a failure.
+    writer: Option<Writer<Box<dyn Write>>>,
     /// The owners and cgroup paths written to the file so far.
     processes: FxHashMap<u64, Arc<Process>>,
     cgroups: FxHashMap<u64, String>,
@@ -65,7 +66,7 @@ impl Recorder {
             storage,
             limits,
             header,
-            writer,
+            writer: Some(writer),
             processes: FxHashMap::default(),
             cgroups: FxHashMap::default(),
             second: (0, 0),
@@ -176,8 +177,8 @@ impl Recorder {
 
     /// Writes the buffered frames, and continues in a new file if this one is full.
     pub fn flush(&mut self) -> Result<()> {
-        self.flushed()?;
-        let length = self.writer.length();
+        self.write(Writer::flush)?;
+        let length = self.writer.as_ref().map_or(0, Writer::length);
         let is_full = self.limits.size.is_some_and(|size| length >= size);
         if is_full { self.rotate() } else { Ok(()) }
     }
@@ -185,25 +186,31 @@ impl Recorder {
     /// The end of the trace.
     pub fn finish(&mut self, time: u64) -> Result<()> {
         self.frame(&Frame::End { time })?;
-        self.flushed()
+        self.write(Writer::flush)
     }
 
     fn frame(&mut self, frame: &Frame<'_>) -> Result<()> {
-        let written = self.writer.frame(frame);
-        written.with_context(|| self.storage.failure())
+        self.write(|writer| writer.frame(frame))
     }
 
-    fn flushed(&mut self) -> Result<()> {
-        let flushed = self.writer.flush();
-        flushed.with_context(|| self.storage.failure())
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut Writer<Box<dyn Write>>) -> Result<()>,
+    ) -> Result<()> {
+        let written = self.writer.as_mut().map_or(Ok(()), write);
+        if written.is_err() {
+            self.writer = None;
+        }
+        written.with_context(|| self.storage.failure())
     }
 
     /// Continues in another file.
     fn rotate(&mut self) -> Result<()> {
         self.frame(&Frame::Continued)?;
-        self.flushed()?;
+        self.write(Writer::flush)?;
+        self.writer = None;
         self.header.sequence += 1;
-        self.writer = begin(&mut *self.storage, &self.limits, &self.header)?;
+        self.writer = Some(begin(&mut *self.storage, &self.limits, &self.header)?);
         // Each file can be read on its own.
         self.processes.clear();
         self.cgroups.clear();

@@ -150,7 +150,7 @@ fn no_match(
     format!(
         "no TCP socket matches, among {sockets} {place}; `keepalive list` shows them{}",
         unresolved.map_or_else(String::new, |incomplete| format!(
-            ". {} without a resolved owner: {}",
+            ". The owners of {} are unresolved: {}",
             plural(incomplete.count, "socket"),
             incomplete.reason
         ))
@@ -191,7 +191,7 @@ mod tests {
         };
         let of_process = text("4711", true);
         assert!(of_process.starts_with("no TCP socket matches, among 5 on this machine;"));
-        assert!(of_process.ends_with("3 sockets without a resolved owner: run as root"));
+        assert!(of_process.ends_with("The owners of 3 sockets are unresolved: run as root"));
         let of_port = text(":22", false);
         assert!(of_port.contains("--all-netns") && of_port.ends_with("shows them"));
     }

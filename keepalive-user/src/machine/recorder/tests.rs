@@ -343,6 +343,51 @@ fn records_above_the_rate_are_counted() {
     assert_eq!(recorder.take_dropped(), 0);
 }
 
+/// A trace that ended by its own count (`-n`) is replayed to its end, also if that is in another file.
+#[test]
+fn a_replay_ends_as_the_trace_did() {
+    let directory = Directory::new("count");
+    for (name, size) in [("one.kar", None), ("some.kar", Some(1))] {
+        let path = directory.file(name);
+        let limits = Limits {
+            size,
+            files: 20,
+            ..ANY
+        };
+        let count = Some(2);
+        let header = Header { count, ..header() };
+        let start = header.start.clone();
+        let recorder = destination(&path, limits, false).begin(header).unwrap();
+        let shown = SharedBytes::default();
+        let wanted = Wanted {
+            count,
+            ..Wanted::default()
+        };
+        let (owners, outputs) = (Recorded::default(), shown.output());
+        let mut pipeline = Pipeline::start(start, owners, wanted, outputs, Some(recorder)).unwrap();
+        for record in story() {
+            if !pipeline.is_done() {
+                pipeline.record(&record).unwrap();
+                pipeline.flush().unwrap();
+            }
+        }
+        let when = CLOCK.at(START + 9_000_000_000);
+        pipeline.unread(3, when).unwrap();
+        pipeline.finish(when).unwrap();
+        let others = (1..20).map(|number| directory.file(&format!("{name}.{number}")));
+        let all: Vec<_> = others.filter(|path| path.exists()).chain([path]).collect();
+        assert_eq!(all.len() > 1, size.is_some(), "{all:?}");
+        let again = SharedBytes::default();
+        let recordings = open_all(&all).unwrap();
+        let stats = play(recordings, Wanted::default(), again.output(), &mut |_| {}).unwrap();
+        assert_eq!((again.text(), stats.cut), (shown.text(), None));
+        // Without its last file it is not whole.
+        let cut = open_all(&all[..all.len() - 1]).unwrap();
+        let stats = play(cut, Wanted::default(), Vec::new(), &mut |_| {}).unwrap();
+        assert_eq!(stats.cut.is_some(), size.is_some());
+    }
+}
+
 /// If the end of a socket is left out, a replay still holds its owner: the recording then contains that
 /// another socket with the same inode has none.
 #[test]

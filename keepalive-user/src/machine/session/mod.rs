@@ -173,6 +173,15 @@ impl Session {
         Ok(!self.pipeline.is_done())
     }
 
+    /// As [`Session::take`]; an output that fails is closed, and the others go on.
+    fn take_at_the_end(&mut self, record: Result<Record>) -> Result<()> {
+        let taken = self.take(record);
+        if taken.is_err() {
+            self.pipeline.close_failed();
+        }
+        taken
+    }
+
     fn take(&mut self, record: Result<Record>) -> Result<()> {
         match record {
             // Of this or another instance. A socket that was reported before is still reported: any
@@ -208,11 +217,7 @@ impl Session {
                 left += 1;
                 probes += u64::from(record.is_ok_and(|record| is_counted_probe(&record)));
             } else {
-                let shown = self.take(record);
-                if shown.is_err() {
-                    self.pipeline.close_failed();
-                }
-                outcome = worst([outcome, shown]);
+                outcome = worst([outcome, self.take_at_the_end(record)]);
                 taken += 1;
             }
         }
@@ -239,6 +244,7 @@ impl Session {
         let reported = self.pipeline.losses();
         let evicted = self.pipeline.evicted() + kernel.reported;
         let probes = kernel.ring_probes.saturating_sub(reported.probes);
+        let mut outcome = Ok(());
         for (place, now, before, probes) in [
             (LostWhere::Ring, kernel.ring, reported.ring, probes),
             (LostWhere::Scratch, kernel.scratch, reported.scratch, 0),
@@ -256,11 +262,12 @@ impl Session {
             ),
             (LostWhere::Tracker, evicted, reported.tracker, 0),
         ] {
-            self.report_lost(place, now.saturating_sub(before), probes)?;
+            let counted = self.report_lost(place, now.saturating_sub(before), probes);
+            outcome = worst([outcome, counted]);
         }
         let dropped = self.pipeline.recorder.as_mut().map(Recorder::take_dropped);
-        self.report_lost(LostWhere::Recording, dropped.unwrap_or(0), 0)?;
-        self.pipeline.report_missed(self.now())
+        let unrecorded = self.report_lost(LostWhere::Recording, dropped.unwrap_or(0), 0);
+        worst([outcome, unrecorded, self.pipeline.report_missed(self.now())])
     }
 
     /// Reads sockets for which no record came although an event must have happened.
@@ -281,19 +288,19 @@ impl Session {
         }
         let deadline = Instant::now() + LAST_POLL;
         let due: Vec<u64> = self.pipeline.overdue(monotonic_ns(), None).collect();
-        let mut unread = due.len();
+        let (mut unread, mut outcome) = (due.len(), Ok(()));
         for some in due.chunks(POLLED_AT_ONCE) {
             unread -= self.poll(some)?;
             while Instant::now() < deadline
                 && let Some(record) = self.source.next()
             {
-                self.take(record)?;
+                outcome = worst([outcome, self.take_at_the_end(record)]);
             }
             if Instant::now() >= deadline {
                 break;
             }
         }
-        self.pipeline.unread(unread as u64, self.now())
+        worst([outcome, self.pipeline.unread(unread as u64, self.now())])
     }
 
     /// Has the kernel report these sockets; returns how many it reported.
