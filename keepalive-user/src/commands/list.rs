@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use jiff::tz::TimeZone;
 use keepalive_ebpf::{Filter, Snapshot};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -58,10 +57,8 @@ pub fn run(arguments: &List) -> Result<Exit> {
         colour: terminal::wants_colour(),
         writer: match arguments.watch {
             None => Listings::once(),
-            Some(_) => {
-                let format = Format::of(arguments.json, false, TimeZone::system());
-                Listings::repeated(Box::new(format))?
-            }
+            // It formats events, of which a listing has none.
+            Some(_) => Listings::repeated(Box::new(Format::Json))?,
         },
         filter,
         arguments,

@@ -64,7 +64,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     request.options.live_answers = arguments.live_answers;
     request.older = Older::Reported;
     request.needs = Needs::screen(OwnerLookup::Proc);
-    let model = Top::new(terminal::wants_colour(), TimeZone::system());
+    let zone = TimeZone::system();
+    let model = Top::new(terminal::wants_colour(), zone.clone());
     let top = Rc::new(RefCell::new(model));
     let outputs: Vec<Box<dyn Output>> = vec![Box::new(SharedTop(Rc::clone(&top)))];
     stop::install()?;
@@ -73,6 +74,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
         let running = Running {
             live: Live::new(session, PACE)?,
             top,
+            zone,
             screen: Screen::open()?,
             file: None,
             drawn: None,
@@ -102,6 +104,8 @@ struct Running {
     screen: Screen,
     live: Live,
     top: Rc<RefCell<Top>>,
+    /// The zone of the times in the names of recordings.
+    zone: TimeZone,
     /// The running recording.
     file: Option<PathBuf>,
     /// The time of the last frame.
@@ -188,7 +192,7 @@ impl Running {
                 saved(&path)
             }
             None => {
-                let path = file_of(now.timestamp, &TimeZone::system());
+                let path = file_of(now.timestamp, &self.zone);
                 let mut header = self.live.session.header.clone();
                 header.start.when = now;
                 let destination = Destination {

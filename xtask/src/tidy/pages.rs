@@ -68,6 +68,7 @@ mod tests {
         let text = "`core/` and `a.rs`, `src/*.rs`, `target/x`, `/proc`, `cargo xtask a/b`, `tidy`, c/d.rs";
         assert!(paths(text).eq(["core/", "a.rs"]));
     }
+
     #[test]
     fn a_path_is_that_of_one_entry() {
         let there = [

@@ -31,7 +31,8 @@ pub fn follow(
     confinement: Confinement,
 ) -> Result<Exit> {
     stop::install()?;
-    let format = Format::of(false, terminal::wants_colour(), TimeZone::system());
+    let zone = TimeZone::system();
+    let format = Format::of(false, terminal::wants_colour(), zone.clone());
     let page = Rc::new(RefCell::new(Page {
         lines: Queued::stdout(Box::new(format))?,
         owner: found.row.process.clone(),
@@ -51,7 +52,7 @@ pub fn follow(
             }
         };
         let mut live = Live::new(session, Pace::LINES)?;
-        let followed = watch_one(&mut live, &page, finder, found).await;
+        let followed = watch_one(&mut live, &page, finder, found, &zone).await;
         live.session.finish(followed)
     });
     let finished = page.borrow_mut().lines.finish(PATIENCE);
@@ -64,13 +65,13 @@ async fn watch_one(
     page: &RefCell<Page>,
     finder: &mut Finder,
     found: Located,
+    zone: &TimeZone,
 ) -> Result<()> {
     // It may have ended before the session started.
     let Some(mut found) = finder.again(&found)? else {
         page.borrow_mut().explain(&explanation(&found))?;
         bail!("the socket ended while it was being explained, before it could be followed");
     };
-    let zone = TimeZone::system();
     let mut shown = explanation(&found);
     page.borrow_mut().explain(&shown)?;
     let pipeline = &mut live.session.pipeline;
@@ -94,7 +95,7 @@ async fn watch_one(
                 let later = explanation(&now);
                 if explain::differs(&shown, &later) {
                     page.lines
-                        .text(|line| explain::changes(&later, &zone, line))?;
+                        .text(|line| explain::changes(&later, zone, line))?;
                 }
                 (found, shown) = (now, later);
                 was_missing = false;
