@@ -24,8 +24,8 @@ pub struct Filter {
     pub peer_port: u16,
     /// 4 or 6: the family of the *addresses*, so an IPv4-mapped peer is 4.
     pub ip_version: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 = report every end of a connection, also without keepalive.
+    pub all_ends: u32,
 }
 
 /// The data that the self-test exchanges with user space, the only element of the map `SELF_TEST`.

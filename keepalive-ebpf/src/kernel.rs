@@ -28,6 +28,13 @@ pub mod pending {
     pub const REO_TIMEOUT: u8 = 6;
 }
 
+/// `include/uapi/asm-generic/errno*.h`.
+pub mod errno {
+    pub const EPIPE: u32 = 32;
+    pub const ECONNABORTED: u32 = 103;
+    pub const ECONNRESET: u32 = 104;
+}
+
 /// `icsk_ack.pending`, `include/net/inet_connection_sock.h`.
 pub const ICSK_ACK_TIMER: u8 = 2;
 /// `include/net/sock.h`: `shutdown` sets it before it changes the state.
@@ -44,6 +51,10 @@ pub const S_IFMT: u16 = 0o170_000;
 pub const S_IFSOCK: u16 = 0o140_000;
 /// `include/linux/sched.h`.
 pub const PF_KTHREAD: u32 = 0x0020_0000;
+/// `include/linux/sched.h`: the task is in `do_exit`.
+pub const PF_EXITING: u32 = 0x0000_0004;
+/// `include/uapi/linux/if.h`.
+pub const IFF_UP: u32 = 1;
 
 /// `TCP_RTO_MIN`, `include/net/tcp.h`: a fifth of a second, in jiffies.
 pub fn rto_min(hz: u32) -> u32 {

@@ -16,8 +16,9 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, TryFromB
 /// Recordings contain it. Incremented whenever something in [`Record`] *changes*: a field moves, or a value
 /// gets another meaning. Additions do not increment it: a field at the end of [`Record`] or in
 /// place of a reserved one, for which zero means "not recorded"; a new [`Kind`], [`Within`] or flag,
-/// which an older program counts as undecodable.
-pub const ABI_VERSION: u32 = 1;
+/// which an older program counts as undecodable. Records of version 1 stay readable: they have no
+/// [`Route`], no `exit_code`, and fewer fields in [`Settings`] and [`TcpSample`].
+pub const ABI_VERSION: u32 = 2;
 
 /// What was observed. Numbers are never reused.
 #[repr(u8)]
@@ -100,7 +101,42 @@ bitflags! {
         const SWITCHING_ON = 1 << 3;
         /// SO_KEEPALIVE is being switched off by this very call.
         const SWITCHING_OFF = 1 << 4;
+        /// The acting task is exiting (`PF_EXITING`), and `exit_code` is valid: the kernel closes its files.
+        const EXITING = 1 << 5;
     }
+}
+
+/// What [`Route`] contains.
+#[repr(transparent)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct RouteFlags(u8);
+
+bitflags! {
+    impl RouteFlags: u8 {
+        /// The route was read.
+        const READ = 1 << 0;
+        /// The socket has a route (`sk_dst_cache`). A send without one has just failed to find one.
+        const CACHED = 1 << 1;
+        /// The device of the route is up (`IFF_UP`).
+        const UP = 1 << 2;
+        /// The device has a carrier (no `__LINK_STATE_NOCARRIER`).
+        const CARRIER = 1 << 3;
+    }
+}
+
+/// The route that the socket sends by. 8 bytes; all zero if it was not recorded.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Route {
+    /// `ifindex` of its device, 0 without a route.
+    pub device: u32,
+    pub flags: RouteFlags,
+    /// Zero.
+    pub reserved: [u8; 3],
 }
 
 /// The identity of the socket. 88 bytes.
@@ -146,7 +182,7 @@ pub struct Identity {
     pub error_soft: u32,
 }
 
-/// The keepalive settings the kernel uses for this socket. 40 bytes.
+/// The settings the kernel uses for this socket. 48 bytes.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -170,11 +206,15 @@ pub struct Settings {
     pub sysctl_retries2: u32,
     /// Maximum RTO (`icsk_rto_max`), jiffies; 0 where the kernel has no such field (120 s).
     pub rto_max: u32,
+    /// `net.ipv4.tcp_orphan_retries` of the socket's namespace, plus 1; 0 = not recorded.
+    pub sysctl_orphan_retries: u32,
+    /// TCP_SYNCNT (`icsk_syn_retries`), else `net.ipv4.tcp_syn_retries` of the namespace; 0 = not recorded.
+    pub syn_retries: u32,
     /// Zero.
     pub reserved: u32,
 }
 
-/// The kernel's values at one instant. 88 bytes.
+/// The kernel's values at one instant. 104 bytes.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromZeros, IntoBytes, Immutable, KnownLayout,
@@ -208,6 +248,16 @@ pub struct TcpSample {
     pub segs_out: u32,
     /// `icsk_rto`, jiffies.
     pub rto: u32,
+    /// `tp->segs_in`: segments received so far, those outside the window included; 0 = not recorded.
+    pub segs_in: u32,
+    /// `tp->data_segs_in`: those of them with data.
+    pub data_segs_in: u32,
+    /// `tp->last_oow_ack_time`: when an empty segment outside the window was last answered, low 32 bits of
+    /// jiffies, 0 = never. The peer's keepalive probe is one (`tcp_validate_incoming`).
+    pub last_oow_ack_time: u32,
+    /// `tp->retrans_stamp`: when the segment that is being retransmitted was first sent (in SYN_SENT: the
+    /// first SYN), CLOCK_MONOTONIC milliseconds, low 32 bits, 0 = nothing is being retransmitted.
+    pub retrans_stamp: u32,
     /// `icsk_probes_out`: unanswered probes, keepalive and zero-window alike.
     pub probes_out: u8,
     /// `icsk_backoff`.
@@ -230,7 +280,7 @@ pub struct TcpSample {
     pub reserved: [u8; 7],
 }
 
-/// One observation. 336 bytes, on the ring buffer and in recordings.
+/// One observation. 392 bytes, on the ring buffer and in recordings.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Record {
@@ -249,6 +299,12 @@ pub struct Record {
     /// Name of its process (`/proc/PID/comm`), NUL-terminated, untrusted; valid with
     /// [`RecordFlags::PROCESS_CONTEXT`].
     pub comm: [u8; 16],
+    pub route: Route,
+    /// `task_struct.exit_code` of the acting task, valid with [`RecordFlags::EXITING`]: as `wait(2)` reports
+    /// it, so bits 0 to 6 are the signal that killed it, 0 if it exited.
+    pub exit_code: u32,
+    /// Zero.
+    pub reserved: u32,
     pub id: Identity,
     pub settings: Settings,
     /// At the beginning of what was observed; zero if it has no beginning.
@@ -272,6 +328,9 @@ impl Record {
             cpu: 0,
             tgid: 0,
             comm: [0; 16],
+            route: Route::default(),
+            exit_code: 0,
+            reserved: 0,
             id: Identity::default(),
             settings: Settings::default(),
             before: TcpSample::default(),
@@ -282,9 +341,9 @@ impl Record {
 
 const _: () = {
     assert!(size_of::<Identity>() == 88);
-    assert!(size_of::<Settings>() == 40);
-    assert!(size_of::<TcpSample>() == 88);
-    assert!(size_of::<Record>() == 336);
+    assert!(size_of::<Settings>() == 48);
+    assert!(size_of::<TcpSample>() == 104);
+    assert!(size_of::<Record>() == 392);
     assert!(size_of::<RawRecord>() == size_of::<Record>());
     assert!(align_of::<RawRecord>() == align_of::<Record>());
 };

@@ -40,7 +40,7 @@ bitflags! {
     }
 }
 
-/// One socket of a listing. 248 bytes.
+/// One socket of a listing. 272 bytes.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromZeros, IntoBytes, Immutable, KnownLayout,
@@ -94,6 +94,6 @@ pub struct OpenSocket {
 }
 
 const _: () = {
-    assert!(size_of::<Snapshot>() == 248);
+    assert!(size_of::<Snapshot>() == 272);
     assert!(size_of::<OpenSocket>() == 16);
 };

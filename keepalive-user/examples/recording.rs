@@ -3,17 +3,17 @@
 //!
 //! ```text
 //! cd keepalive-user
-//! cargo run --example recording tests/recordings/v2.kar fuzz/corpus/frames
-//! cargo run -- replay --json tests/recordings/v2.kar > tests/recordings/v2.jsonl
+//! cargo run --example recording tests/recordings/v3.kar fuzz/corpus/frames
+//! cargo run -- replay --json tests/recordings/v3.kar > tests/recordings/v3.jsonl
 //! ```
 
 use std::{env, fs, path::Path};
 
 use anyhow::{Context, Result};
-use keepalive_ebpf::{Kind, Record};
+use keepalive_ebpf::{ABI_VERSION, Kind, Record};
 use keepalive_user::{
     event::{LostWhere, MissedWhere},
-    recording::{Frame, Reader, VERSION, Writer},
+    recording::{Frame, Header, Reader, VERSION, Writer},
 };
 
 const OLDEST: &[u8] = include_bytes!("../tests/recordings/v1.kar");
@@ -41,7 +41,11 @@ fn main() -> Result<()> {
 fn recording() -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
     let mut oldest = Reader::new(OLDEST)?;
     let mut bytes = Vec::new();
-    let mut writer = Writer::new(&mut bytes, &oldest.header, false)?;
+    let header = Header {
+        abi_version: ABI_VERSION,
+        ..oldest.header.clone()
+    };
+    let mut writer = Writer::new(&mut bytes, &header, false)?;
     let mut ends = vec![writer.length()];
     let mut frames = 0_u32;
     let mut write = |frame: &Frame<'_>| -> Result<()> {

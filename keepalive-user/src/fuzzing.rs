@@ -28,25 +28,19 @@ use crate::{
 
 /// Bytes as the contents of a block after a valid header: a recording of each version.
 pub fn as_recordings(block: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-    const SOUND: &[u8] = include_bytes!("../tests/recordings/v1.kar");
+    const SOUND: [&[u8]; VERSION as usize] = [
+        include_bytes!("../tests/recordings/v1.kar"),
+        include_bytes!("../tests/recordings/v2.kar"),
+        include_bytes!("../tests/recordings/v3.kar"),
+    ];
     // Magic, version, length and checksum.
-    const MAGIC: usize = 8;
     const PREFIX: usize = 20;
-    let header = SOUND[12..16].first_chunk().copied().map(u32::from_le_bytes);
-    let header = &SOUND[MAGIC + 4..PREFIX + header.unwrap_or_default() as usize];
     let length = (block.len() as u32).to_le_bytes();
     let checksum = crc32fast::hash(block).to_le_bytes();
-    (1..=VERSION).map(move |version| {
-        let version = version.to_le_bytes();
-        let parts: [&[u8]; 7] = [
-            &SOUND[..MAGIC],
-            &version,
-            header,
-            &length,
-            &length,
-            &checksum,
-            block,
-        ];
+    SOUND.into_iter().map(move |sound| {
+        let header = sound[12..16].first_chunk().copied().map(u32::from_le_bytes);
+        let header = &sound[..PREFIX + header.unwrap_or_default() as usize];
+        let parts: [&[u8]; 5] = [header, &length, &length, &checksum, block];
         parts.concat()
     })
 }

@@ -8,11 +8,12 @@ use keepalive_ebpf::{
 };
 
 use crate::{
+    end,
     maps::{
         BACKEND_FLAGS, EVENTS, IN_ACK, IN_CONNECT, IN_FLIGHT, IN_KEEPALIVE_TIMER, IN_WRITE_TIMER,
-        InFlight, REPORTED, TIMER_FUNCTIONS, VERBOSE, count_loss, filter, layout,
+        InFlight, REPORTED, TIMER_FUNCTIONS, count_loss, filter, layout,
     },
-    process::{is_closing, name_process},
+    process::name_process,
     self_test,
     socket::{self, Copy, Direct, Socket as _, Timer, is_v4, peek},
 };
@@ -20,11 +21,13 @@ use crate::{
 /// Diagnostics through aya-log, removed by the verifier unless `-v`.
 macro_rules! verbose {
     ($ctx:expr, $($arg:tt)*) => {
-        if VERBOSE.load() != 0 {
+        if $crate::maps::VERBOSE.load() != 0 {
             aya_log_ebpf::debug!($ctx, $($arg)*);
         }
     };
 }
+
+pub(crate) use verbose;
 
 /// Entry of `tcp_keepalive_timer`, before the socket lock is taken.
 #[inline(always)]
@@ -125,36 +128,14 @@ pub fn state_change<C: EbpfContext>(ctx: &C, sk: u64, from: i32, to: i32) {
         state::SYN_SENT if flags(sk) & layout!(flag_keepopen) != 0 => {
             report_process(sk, Kind::Owner, RecordFlags::empty());
         }
-        state::FIN_WAIT1 | state::LAST_ACK if flags(sk) & layout!(flag_keepopen) != 0 => {
+        state::FIN_WAIT1 | state::LAST_ACK
+            if filter!(all_ends) != 0 || flags(sk) & layout!(flag_keepopen) != 0 =>
+        {
             report_process(sk, Kind::Closing, RecordFlags::empty());
         }
-        state::CLOSE => closed(ctx, sk, from),
+        state::CLOSE => end::closed(ctx, sk, from),
         _ => {}
     }
-}
-
-#[inline(always)]
-fn closed<C: EbpfContext>(ctx: &C, sk: u64, from: u8) {
-    // Removed even if the filter rejects it: the next socket at this address is another one.
-    let reported = REPORTED.remove(sk).is_ok();
-    // A listener only passes SO_KEEPALIVE on to the sockets it accepts.
-    if from == state::LISTEN {
-        return;
-    }
-    let within = within(sk);
-    let keepopen = flags(sk) & layout!(flag_keepopen) != 0;
-    if !(keepopen || reported || matches!(within, Within::KeepaliveTimer | Within::ProbeTimer)) {
-        return;
-    }
-    verbose!(ctx, "closed from state {} within {}", from, within as u8);
-    report(sk, Timer::Keepalive, Kind::Close, |record| {
-        record.from_state = from;
-        record.id.state = state::CLOSE;
-        record.within = within;
-        if is_closing(record) {
-            name_process(record);
-        }
-    });
 }
 
 /// Exit of `inet_accept`: the new socket has its file, and the accepting process is its first owner.
@@ -286,7 +267,7 @@ pub fn is_write_timer(function: u64) -> bool {
 
 /// What the kernel is doing with this socket on this CPU.
 #[inline(always)]
-fn within(sk: u64) -> Within {
+pub fn within(sk: u64) -> Within {
     if find(IN_KEEPALIVE_TIMER, sk).is_some() {
         return Within::KeepaliveTimer;
     }
@@ -324,7 +305,7 @@ fn note_entry(index: u32, sk: u64, pending: u8, sample: Option<Timer>) {
 
 /// The note about `sk` on this CPU, if there is one.
 #[inline(always)]
-fn find(index: u32, sk: u64) -> Option<&'static mut InFlight> {
+pub fn find(index: u32, sk: u64) -> Option<&'static mut InFlight> {
     let noted = IN_FLIGHT.get_ptr_mut(index)?;
     // SAFETY: this CPU's map value, which lives as long as the program.
     let noted = unsafe { &mut *noted };
@@ -365,7 +346,7 @@ fn report_process(sk: u64, kind: Kind, flags: RecordFlags) {
 /// Sends one record, if the filter admits the socket; `fill` sets what the hook knows. False if the
 /// record was lost because the ring is full.
 #[inline(always)]
-fn report(sk: u64, timer: Timer, kind: Kind, fill: impl FnOnce(&mut Record)) -> bool {
+pub fn report(sk: u64, timer: Timer, kind: Kind, fill: impl FnOnce(&mut Record)) -> bool {
     // Before a slot is reserved: a filtered record must not take space in the ring, nor count as lost.
     if !is_wanted(sk) {
         return true;
@@ -381,8 +362,8 @@ fn report(sk: u64, timer: Timer, kind: Kind, fill: impl FnOnce(&mut Record)) -> 
         entry.discard(0);
         return true;
     }
-    // SAFETY: the slot is ours until it is submitted. `read` has set `id`, `settings` and `after`, the
-    // rest is set here, and only then is it used as a record.
+    // SAFETY: the slot is ours until it is submitted. `read` has set `id`, `settings`, `after` and `route`,
+    // the rest is set here, and only then is it used as a record.
     let record = unsafe {
         (*slot).kind = kind;
         (*slot).flags = BACKEND_FLAGS.load();
@@ -392,6 +373,8 @@ fn report(sk: u64, timer: Timer, kind: Kind, fill: impl FnOnce(&mut Record)) -> 
         (*slot).cpu = bpf_get_smp_processor_id();
         (*slot).tgid = 0;
         (*slot).comm = [0; 16];
+        (*slot).exit_code = 0;
+        (*slot).reserved = 0;
         socket::clear(socket::place(&raw mut (*slot).before));
         &mut *slot
     };
@@ -433,7 +416,7 @@ fn remember_reported(sk: u64) {
 }
 
 #[inline(always)]
-fn flags(sk: u64) -> u32 {
+pub fn flags(sk: u64) -> u32 {
     peek(sk + u64::from(layout!(skc_flags)))
 }
 

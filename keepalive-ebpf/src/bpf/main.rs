@@ -6,6 +6,7 @@
 //! has all shared state. User space loads the programs of one backend only, or the iterator.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+mod end;
 mod fentry;
 mod hooks;
 mod iterator;

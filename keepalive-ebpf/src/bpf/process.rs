@@ -3,23 +3,10 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task};
 use keepalive_ebpf::{
     Record, RecordFlags,
-    kernel::{PF_KTHREAD, SHUTDOWN_MASK, state},
+    kernel::{PF_EXITING, PF_KTHREAD},
 };
 
 use crate::{maps::layout, socket::peek};
-
-/// Whether the change to CLOSE comes from `tcp_close` discarding unread data or with a linger time of 0:
-/// it has shut down both directions before, and no other path leaves these states with both shut down. So
-/// the current task closes the last descriptor; with `ss -K` (`tcp_abort`) it does not own the socket.
-#[inline(always)]
-pub fn is_closing(record: &Record) -> bool {
-    record.after.owned
-        && record.id.shutdown == SHUTDOWN_MASK
-        && matches!(
-            record.from_state,
-            state::ESTABLISHED | state::SYN_SENT | state::CLOSE_WAIT
-        )
-}
 
 /// Records the current task's process, unless it is a kernel thread. The name is that of the thread group
 /// leader, as in /proc/PID/comm: a thread may have its own name.
@@ -27,10 +14,16 @@ pub fn is_closing(record: &Record) -> bool {
 pub fn name_process(record: &mut Record) {
     // SAFETY: no arguments, no side effects.
     let task = unsafe { bpf_get_current_task() };
-    if peek::<u32>(task + u64::from(layout!(task_flags))) & PF_KTHREAD != 0 {
+    let flags: u32 = peek(task + u64::from(layout!(task_flags)));
+    if flags & PF_KTHREAD != 0 {
         return;
     }
     record.flags |= RecordFlags::PROCESS_CONTEXT;
+    // `do_exit` stores the code before it closes the files (`exit_files`, `exit_task_work`).
+    if flags & PF_EXITING != 0 {
+        record.flags |= RecordFlags::EXITING;
+        record.exit_code = peek(task + u64::from(layout!(task_exit_code)));
+    }
     record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     record.comm = process_name(task);
 }

@@ -11,7 +11,8 @@ use aya_ebpf::helpers::{
     generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
 };
 use keepalive_ebpf::{
-    ABSENT, Identity, Loss, Mptcp, Record, SOCK_COPY_MAX, Settings, TcpSample, kernel::AF_INET,
+    ABSENT, Identity, Loss, Mptcp, Record, Route, RouteFlags, SOCK_COPY_MAX, Settings, TcpSample,
+    kernel::{AF_INET, IFF_UP},
 };
 
 use crate::maps::{SCRATCH, Scratch, count_loss, layout};
@@ -102,6 +103,10 @@ pub trait Socket {
             snd_wnd: self.at(layout!(snd_wnd)),
             segs_out: self.at(layout!(segs_out)),
             rto: self.at(layout!(icsk_rto)),
+            segs_in: self.at(layout!(segs_in)),
+            data_segs_in: self.at(layout!(data_segs_in)),
+            last_oow_ack_time: self.at(layout!(last_oow_ack_time)),
+            retrans_stamp: self.at(layout!(retrans_stamp)),
             probes_out: self.at(layout!(icsk_probes_out)),
             backoff: self.at(layout!(icsk_backoff)),
             retransmits: self.at(layout!(icsk_retransmits)),
@@ -202,7 +207,43 @@ pub trait Socket {
                 self.at(layout!(icsk_rto_max))
             }
         );
+        let orphan_retries = self.net_at::<u8>(layout!(sysctl_orphan_retries));
+        set!(out.sysctl_orphan_retries = u32::from(orphan_retries) + 1);
+        let own: u8 = self.at(layout!(icsk_syn_retries));
+        let syn_retries = if own == 0 {
+            self.net_at(layout!(sysctl_syn_retries))
+        } else {
+            own
+        };
+        set!(out.syn_retries = u32::from(syn_retries));
         set!(out.reserved = 0);
+    }
+
+    /// The route that the socket sends by. The device and its state are read without a lock: each is a
+    /// word.
+    #[inline(always)]
+    fn route(&self) -> Route {
+        let route: u64 = self.word(layout!(sk_dst_cache));
+        if route == 0 {
+            return Route {
+                flags: RouteFlags::READ,
+                ..Route::default()
+            };
+        }
+        let device: u64 = peek(route + u64::from(layout!(dst_dev)));
+        let mut flags = RouteFlags::READ | RouteFlags::CACHED;
+        if peek::<u32>(device + u64::from(layout!(dev_flags))) & IFF_UP != 0 {
+            flags |= RouteFlags::UP;
+        }
+        let state: u64 = peek(device + u64::from(layout!(dev_state)));
+        if state & u64::from(layout!(flag_no_carrier)) == 0 {
+            flags |= RouteFlags::CARRIER;
+        }
+        Route {
+            device: peek(device + u64::from(layout!(dev_ifindex))),
+            flags,
+            reserved: [0; 3],
+        }
     }
 
     /// Inode number of the socket file; 0 without a file (orphans, not yet accepted).
@@ -338,7 +379,7 @@ impl Socket for Copy {
     }
 }
 
-/// Reads the socket at `sk` into `id`, `settings` and `after` of `record`, which need not be a valid
+/// Reads the socket at `sk` into `id`, `settings`, `after` and `route` of `record`, which need not be a valid
 /// record yet. Retries if another program took over the scratch memory; if that fails it counts a loss
 /// and returns false.
 #[inline(never)]
@@ -352,6 +393,7 @@ pub fn read(sk: u64, timer: Timer, record: *mut Record) -> bool {
             copy.identity(sk, place(&raw mut (*record).id));
             copy.settings(place(&raw mut (*record).settings));
             (*record).after = copy.sample(timer);
+            (*record).route = copy.route();
         }
         if copy.is_intact() {
             return true;

@@ -175,4 +175,28 @@ layout! {
         Compared("the inode of our cgroup, where cgroup2 is mounted");
     kn_id: Other, ["kernfs_node.id"], 8, Optional("cgroups of sockets"),
         Compared("the inode of our cgroup, where cgroup2 is mounted");
+
+    segs_in: Socket, ["tcp_sock.segs_in"], 4, Required, Compared("TCP_INFO tcpi_segs_in");
+    data_segs_in: Socket, ["tcp_sock.data_segs_in"], 4, Required,
+        Compared("TCP_INFO tcpi_data_segs_in");
+    last_oow_ack_time: Socket, ["tcp_sock.last_oow_ack_time"], 4, Required,
+        AsZero("the peer sent nothing outside the window");
+    retrans_stamp: Socket, ["tcp_sock.retrans_stamp"], 4, Required,
+        AsZero("nothing is being retransmitted");
+    icsk_syn_retries: Socket, ["inet_connection_sock.icsk_syn_retries"], 1, Required,
+        AsZero("the socket has no TCP_SYNCNT");
+    sysctl_syn_retries: Other, ["net.ipv4.sysctl_tcp_syn_retries"], 1, Required,
+        Compared("/proc/sys");
+    sysctl_orphan_retries: Other, ["net.ipv4.sysctl_tcp_orphan_retries"], 1, Required,
+        Compared("/proc/sys");
+    /// The route of the socket.
+    sk_dst_cache: Socket, ["sock.sk_dst_cache"], 8, Required, Compared("the index of lo");
+    dst_dev: Other, ["dst_entry.dev"], 8, Required, Compared("the index of lo");
+    dev_ifindex: Other, ["net_device.ifindex"], 4, Required, Compared("the index of lo");
+    dev_flags: Other, ["net_device.flags"], 4, Required, Compared("lo is up");
+    dev_state: Other, ["net_device.state"], 8, Required, Compared("lo has a carrier");
+    /// For the word at `dev_state`.
+    flag_no_carrier: Flag, ["__LINK_STATE_NOCARRIER"], ANY, Required, Compared("lo has a carrier");
+    task_exit_code: Other, ["task_struct.exit_code"], 4, Required,
+        NotCompared("the process of the self-test is not exiting");
 }

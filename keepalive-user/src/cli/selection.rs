@@ -69,7 +69,7 @@ impl Selection {
                 (_, true) => 6,
                 _ => 0,
             },
-            reserved: 0,
+            all_ends: 0,
         })
     }
 

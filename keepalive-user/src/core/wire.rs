@@ -105,7 +105,9 @@ fn unknown_in_record(bytes: &[u8]) -> Option<Unknown> {
             before: unknown_in_sample,
             after: unknown_in_sample,
         ],
-        plain: [flags, from_state, wakeup_result, cpu, tgid, comm, settings],
+        plain: [
+            flags, from_state, wakeup_result, cpu, tgid, comm, route, exit_code, reserved, settings,
+        ],
     })
 }
 
@@ -133,8 +135,9 @@ fn unknown_in_sample(bytes: &[u8]) -> Option<Unknown> {
         nested: [],
         plain: [
             time, jiffies, expires, clock_cache, rcv_tstamp, lrcvtime, probes_tstamp, packets_out,
-            write_seq, snd_nxt, snd_una, snd_wnd, segs_out, rto, probes_out, backoff, retransmits,
-            pending, state, reserved,
+            write_seq, snd_nxt, snd_una, snd_wnd, segs_out, rto, segs_in, data_segs_in,
+            last_oow_ack_time, retrans_stamp, probes_out, backoff, retransmits, pending, state,
+            reserved,
         ],
     })
 }
@@ -199,7 +202,7 @@ pub mod tests {
         for within in 0..=3 {
             assert_eq!(with(WITHIN, within), Ok(()), "{within}");
         }
-        for flags in 0..32 {
+        for flags in 0..64 {
             assert_eq!(with(FLAGS, flags), Ok(()), "{flags}");
         }
         for mptcp in [0, 1, 255] {
@@ -218,7 +221,7 @@ pub mod tests {
         assert_eq!(error(KIND, 10), "unknown record kind 10");
         assert_eq!(error(KIND, 255), "unknown record kind 255");
         assert_eq!(error(WITHIN, 4), "unknown enclosing timer 4");
-        assert_eq!(error(FLAGS, 0x21), "unknown record flags 32");
+        assert_eq!(error(FLAGS, 0x41), "unknown record flags 64");
         assert_eq!(error(MPTCP, 2), "unknown mptcp 2");
         for (at, value, expected) in [
             (ID + offset_of!(Identity, keepopen), 2, "keepopen"),
@@ -245,14 +248,14 @@ pub mod tests {
             for value in 0..=255 {
                 if let Err(unknown) = with(at, value) {
                     assert_ne!(unknown.field, "record", "byte {at}: {value}");
-                    let bits = if at == FLAGS { value & !31 } else { value };
+                    let bits = if at == FLAGS { value & !63 } else { value };
                     assert_eq!(unknown.value, bits, "byte {at}");
                     refused += 1;
                 }
             }
         }
         // Kinds, timers, flags, mptcp, and ten booleans.
-        assert_eq!(refused, 246 + 252 + 224 + 253 + 10 * 254);
+        assert_eq!(refused, 246 + 252 + 192 + 253 + 10 * 254);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use keepalive_ebpf::{Identity, RawRecord, Record, TcpSample};
 use zerocopy::TryFromBytes;
 
 use super::{
+    abi1,
     bytes::{
         COMM_MAX, FINDING_MAX, PATH_MAX, read_optional, read_text, read_words, take,
         take_added_u64, take_some, take_u16, take_u32, take_u64, write_optional, write_text,
@@ -94,7 +95,7 @@ enum FrameKind {
 }
 
 /// 32-bit words of a record.
-pub const RECORD_WORDS: usize = size_of::<Record>() / 4;
+const RECORD_WORDS: usize = size_of::<Record>() / 4;
 /// The positions of `before` and `after`, in words, and their length, independent of later fields.
 const BEFORE: usize = std::mem::offset_of!(Record, before) / 4;
 const AFTER: usize = std::mem::offset_of!(Record, after) / 4;
@@ -192,11 +193,37 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// If the block ends within it, or a mandatory field is missing or damaged.
     pub fn read(block: &mut &'a [u8], place: &'a mut RawRecord) -> Result<Self> {
+        Self::read_with(block, place, |from, place| {
+            let words: &mut [u32; RECORD_WORDS] = zerocopy::transmute_mut!(place);
+            read_words(words, from)?;
+            exclusive_or(words);
+            Ok(wire::record(place).map_or_else(Self::Undecodable, Self::Record))
+        })
+    }
+
+    /// As [`Frame::read`], with a record of ABI 1.
+    ///
+    /// # Errors
+    /// As those of [`Frame::read`].
+    pub fn read_abi1(block: &mut &'a [u8], place: &'a mut RawRecord) -> Result<Self> {
+        Self::read_with(block, place, |from, place| {
+            let mut then = [0; abi1::WORDS];
+            read_words(&mut then, from)?;
+            Ok(abi1::record(&mut then, place).map_or_else(Self::Undecodable, Self::Record))
+        })
+    }
+
+    #[inline]
+    fn read_with(
+        block: &mut &'a [u8],
+        place: &'a mut RawRecord,
+        record: impl FnOnce(&mut &'a [u8], &'a mut RawRecord) -> Result<Self>,
+    ) -> Result<Self> {
         let [kind] = take(block)?;
         let length = take_u16(block)?;
         let mut contents = take_some(length.into(), block)?;
         match FrameKind::try_read_from_bytes(&[kind]) {
-            Ok(kind) => Self::read_contents(kind, &mut contents, place),
+            Ok(kind) => Self::read_contents(kind, &mut contents, place, record),
             Err(_) => Ok(Self::Undecodable(Unknown {
                 field: "frame kind",
                 value: kind,
@@ -209,14 +236,10 @@ impl<'a> Frame<'a> {
         kind: FrameKind,
         from: &mut &'a [u8],
         place: &'a mut RawRecord,
+        record: impl FnOnce(&mut &'a [u8], &'a mut RawRecord) -> Result<Self>,
     ) -> Result<Self> {
         Ok(match kind {
-            FrameKind::Record => {
-                let words: &mut [u32; RECORD_WORDS] = zerocopy::transmute_mut!(place);
-                read_words(words, from)?;
-                exclusive_or(words);
-                wire::record(place).map_or_else(Self::Undecodable, Self::Record)
-            }
+            FrameKind::Record => record(from, place)?,
             FrameKind::Seed => {
                 let mut words: RawIdentity = [0; _];
                 read_words(&mut words, from)?;
@@ -268,7 +291,7 @@ impl<'a> Frame<'a> {
 }
 
 /// XORs `before` into `after`; a second call reverts it.
-pub fn exclusive_or(words: &mut [u32; RECORD_WORDS]) {
+fn exclusive_or(words: &mut [u32; RECORD_WORDS]) {
     for index in 0..SAMPLE {
         words[BEFORE + index] ^= words[AFTER + index];
     }

@@ -7,13 +7,15 @@
 //! file   = MAGIC, version u32, length u32, crc32 u32, header (JSON)
 //!          block*
 //! block  = stored length u32 (bit 31: zstd), plain length u32, crc32 u32 of what is stored, frames
-//! frame  = kind u8, length u16, contents (see `frame`; `v1` for files of version 1)
+//! frame  = kind u8, length u16, contents (see `frame`; `v1` for files of version 1, `abi1` for records of
+//!          versions 1 and 2)
 //! ```
 //!
 //! All numbers are little endian. A file is only ever appended to, a whole block at a time, so that
 //! a truncated file is readable up to its last whole block. This module does not depend on the
 //! kernel, and the contents of a file are untrusted: every length is checked before it is used.
 
+mod abi1;
 mod bytes;
 mod frame;
 mod places;
@@ -42,13 +44,25 @@ const MAGIC: [u8; 8] = *b"\x7fKEEPAL\n";
 #[expect(dead_code, reason = "made of bytes, not by name")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
 enum Version {
-    /// Frames without a length.
+    /// Frames without a length, and records of ABI 1.
     One = 1,
+    /// Records of ABI 1.
     Two = 2,
+    Three = 3,
+}
+
+impl Version {
+    /// The [`keepalive_ebpf::ABI_VERSION`] of its records.
+    fn abi(self) -> u32 {
+        match self {
+            Self::One | Self::Two => 1,
+            Self::Three => 2,
+        }
+    }
 }
 
 /// The version that is written. Older ones stay readable.
-pub const VERSION: u32 = Version::Two as u32;
+pub const VERSION: u32 = Version::Three as u32;
 /// Magic, version, length and checksum of the header.
 const PREFIX: usize = 20;
 /// Longest header, bytes.
@@ -63,7 +77,7 @@ const COMPRESSED: u32 = 1 << 31;
 /// The information needed to decode the rest of a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
-    /// `keepalive_ebpf::ABI_VERSION` of the records.
+    /// `keepalive_ebpf::ABI_VERSION` of the records, which the version of the format determines.
     pub abi_version: u32,
     /// Number of this file among those of one trace, from 0.
     pub sequence: u32,
@@ -78,13 +92,13 @@ pub struct Header {
 }
 
 impl Header {
-    fn parse(bytes: &[u8]) -> Result<Self> {
+    fn parse(bytes: &[u8], version: Version) -> Result<Self> {
         let header: Self = serde_json::from_slice(bytes).context("invalid header")?;
         ensure!(
-            header.abi_version == keepalive_ebpf::ABI_VERSION,
-            "the records have version {}, this keepalive reads version {}",
+            header.abi_version == version.abi(),
+            "the records have version {}, those of this format have version {}",
             header.abi_version,
-            keepalive_ebpf::ABI_VERSION
+            version.abi()
         );
         ensure!(
             (1..=100_000).contains(&header.start.hz),

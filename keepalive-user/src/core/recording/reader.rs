@@ -84,7 +84,7 @@ impl<R: Read> Reader<R> {
         let position = (PREFIX + length) as u64;
         Ok(Self {
             inner,
-            header: Header::parse(&header)?,
+            header: Header::parse(&header, version)?,
             version,
             position,
             block_start: position,
@@ -109,7 +109,8 @@ impl<R: Read> Reader<R> {
         let before = rest.len();
         let read = match self.version {
             Version::One => v1::read(&mut rest, &mut self.record),
-            Version::Two => Frame::read(&mut rest, &mut self.record),
+            Version::Two => Frame::read_abi1(&mut rest, &mut self.record),
+            Version::Three => Frame::read(&mut rest, &mut self.record),
         };
         let frame = read.with_context(|| {
             let (block, frame) = (self.block_start, self.taken);

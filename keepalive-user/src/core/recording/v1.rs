@@ -5,10 +5,11 @@ use anyhow::{Result, bail, ensure};
 use keepalive_ebpf::RawRecord;
 
 use super::{
+    abi1,
     bytes::{
         mask_bytes, read_masked, read_optional, read_text, take, take_some, take_u32, take_u64,
     },
-    frame::{Frame, RECORD_WORDS, exclusive_or},
+    frame::Frame,
     places::Numbered,
 };
 use crate::core::wire::{self, RawIdentity};
@@ -25,8 +26,7 @@ const END: u8 = 8;
 const LOST_PROBES: u8 = 9;
 const MISSED: u8 = 10;
 
-/// 32-bit words of a record, and of a seed, in version 1.
-const RECORD_WORDS_THEN: usize = 84;
+/// 32-bit words of a seed in version 1.
 const SEED_WORDS_THEN: usize = 22;
 /// Longest texts in version 1, bytes.
 const COMM_MAX: usize = 64;
@@ -38,10 +38,9 @@ pub fn read<'a>(block: &mut &'a [u8], place: &'a mut RawRecord) -> Result<Frame<
     let [kind] = take(block)?;
     Ok(match kind {
         RECORD => {
-            let words: &mut [u32; RECORD_WORDS] = zerocopy::transmute_mut!(place);
-            read_words::<RECORD_WORDS_THEN>(words, block)?;
-            exclusive_or(words);
-            wire::record(place).map_or_else(Frame::Undecodable, Frame::Record)
+            let mut then = [0; abi1::WORDS];
+            read_words::<{ abi1::WORDS }>(&mut then, block)?;
+            abi1::record(&mut then, place).map_or_else(Frame::Undecodable, Frame::Record)
         }
         SEED => {
             let mut words: RawIdentity = [0; _];

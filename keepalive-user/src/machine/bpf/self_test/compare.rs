@@ -8,13 +8,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use keepalive_ebpf::{
-    ABSENT, Identity, KernelLayout, Mptcp, SelfTest, Settings, TcpSample, TimerFunctions,
+    ABSENT, Identity, KernelLayout, Mptcp, Route, RouteFlags, SelfTest, Settings, TcpSample,
+    TimerFunctions,
 };
 use rustix::net::AddressFamily;
 
 use super::{
     IDLE_SECONDS, INTERVAL_SECONDS, Learned, PROBES, USER_TIMEOUT_MS,
-    truth::{After, Truth},
+    truth::{After, SysctlValues, Truth},
 };
 use crate::core::{
     arithmetic::{Effective, millis_to_jiffies},
@@ -63,6 +64,7 @@ pub fn test(
     let hz = socket(truth, after, layout, &reading)?;
     same("sk_shutdown", record.id.shutdown, SEND_SHUTDOWN)?;
     same("sk_lock.owned", record.after.owned, true)?;
+    route(record.route)?;
     ensure!(
         test.socket_sk == record.id.sk,
         "wrong kernel layout: socket.sk behind sk_socket is not the socket itself"
@@ -163,9 +165,17 @@ fn settings(truth: &Truth, layout: &KernelLayout, settings: &Settings, hz: u32) 
             settings.rto_max
         );
     }
-    let Some([time, interval, probes, retries2]) = truth.sysctls else {
+    let Some(sysctls) = &truth.sysctls else {
         return Ok(());
     };
+    let &SysctlValues {
+        time,
+        interval,
+        probes,
+        retries2,
+        syn_retries,
+        orphan_retries,
+    } = sysctls;
     let ticks = |seconds: u32| u64::from(seconds) * u64::from(hz);
     same(
         "sysctl_tcp_keepalive_time",
@@ -179,7 +189,21 @@ fn settings(truth: &Truth, layout: &KernelLayout, settings: &Settings, hz: u32) 
         settings.sysctl_probes,
         probes,
     )?;
-    same("sysctl_tcp_retries2", settings.sysctl_retries2, retries2)
+    same("sysctl_tcp_retries2", settings.sysctl_retries2, retries2)?;
+    // The socket has no TCP_SYNCNT.
+    same("sysctl_tcp_syn_retries", settings.syn_retries, syn_retries)?;
+    same(
+        "sysctl_tcp_orphan_retries",
+        settings.sysctl_orphan_retries,
+        orphan_retries + 1,
+    )
+}
+
+/// The route of a connection over loopback: its device has the index 1 in every namespace.
+fn route(route: Route) -> Result<()> {
+    same("sk_dst_cache (the index of lo)", route.device, 1_u8)?;
+    let expected = RouteFlags::READ | RouteFlags::CACHED | RouteFlags::UP | RouteFlags::CARRIER;
+    same("the state of lo", route.flags.bits(), expected.bits())
 }
 
 /// No segment was sent since TCP_INFO was read, so these values have not changed.
@@ -205,13 +229,35 @@ fn counters(truth: &Truth, after: &After, sample: &TcpSample, hz: u32) -> Result
         sample.write_seq
     );
     same("snd_wnd", sample.snd_wnd, info.tcpi_snd_wnd)?;
-    // An ACK that was delayed may have been sent meanwhile.
-    let (before, after) = (info.tcpi_segs_out, after.info.tcpi_segs_out);
-    ensure!(
-        sample.segs_out.wrapping_sub(before) <= after.wrapping_sub(before),
-        "wrong kernel layout: segs_out reads {}, but it went from {before} to {after}",
-        sample.segs_out
-    );
+    // An ACK that was delayed may have been sent meanwhile, or received.
+    let then = &after.info;
+    for (field, read, before, after) in [
+        (
+            "segs_out",
+            sample.segs_out,
+            info.tcpi_segs_out,
+            then.tcpi_segs_out,
+        ),
+        (
+            "data_segs_in",
+            sample.data_segs_in,
+            info.tcpi_data_segs_in,
+            then.tcpi_data_segs_in,
+        ),
+        (
+            "segs_in",
+            sample.segs_in,
+            info.tcpi_segs_in,
+            then.tcpi_segs_in,
+        ),
+    ] {
+        ensure!(
+            read.wrapping_sub(before) <= after.wrapping_sub(before),
+            "wrong kernel layout: {field} reads {read}, but it went from {before} to {after}"
+        );
+    }
+    same("last_oow_ack_time", sample.last_oow_ack_time, 0_u8)?;
+    same("retrans_stamp", sample.retrans_stamp, 0_u8)?;
     // TCP_INFO reports whole ticks in microseconds, rounded where a tick is not a whole number of them.
     let rto = (u64::from(info.tcpi_rto) * u64::from(hz)).div_ceil(1_000_000);
     ensure!(

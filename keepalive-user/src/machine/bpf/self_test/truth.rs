@@ -28,7 +28,7 @@ pub struct Truth {
     /// `None` where cgroup2 is not mounted, or not from its root.
     pub cgroup: Option<u64>,
     /// `None` where /proc/sys does not show them.
-    pub sysctls: Option<[u32; 4]>,
+    pub sysctls: Option<SysctlValues>,
     /// Flags of the calling thread; `None` where /proc does not show them.
     pub task_flags: Option<u32>,
     /// `None` where the kernel has no such option (before 6.15).
@@ -62,7 +62,7 @@ impl Truth {
             netns,
             inode: inode.context("/proc/thread-self/fd")?.ino(),
             cgroup: own_cgroup(),
-            sysctls: sysctls(),
+            sysctls: SysctlValues::read(),
             task_flags: task_flags(),
             rto_max_ms: syscall::tcp_rto_max(fd).ok(),
             info: syscall::tcp_info(fd).context("TCP_INFO")?,
@@ -112,18 +112,32 @@ fn task_flags() -> Option<u32> {
     fields.split_whitespace().nth(6)?.parse().ok()
 }
 
-/// `net.ipv4` of the calling thread's network namespace.
-fn sysctls() -> Option<[u32; 4]> {
-    let read = |name: &str| {
-        let text = files::read_kernel(&format!("/proc/sys/net/ipv4/{name}")).ok()?;
-        text.trim().parse().ok()
-    };
-    Some([
-        read("tcp_keepalive_time")?,
-        read("tcp_keepalive_intvl")?,
-        read("tcp_keepalive_probes")?,
-        read("tcp_retries2")?,
-    ])
+/// `net.ipv4.tcp_*` of a network namespace, as /proc/sys shows them.
+pub struct SysctlValues {
+    pub time: u32,
+    pub interval: u32,
+    pub probes: u32,
+    pub retries2: u32,
+    pub syn_retries: u32,
+    pub orphan_retries: u32,
+}
+
+impl SysctlValues {
+    /// Those of the calling thread's network namespace.
+    fn read() -> Option<Self> {
+        let read = |name: &str| {
+            let text = files::read_kernel(&format!("/proc/sys/net/ipv4/tcp_{name}")).ok()?;
+            text.trim().parse().ok()
+        };
+        Some(Self {
+            time: read("keepalive_time")?,
+            interval: read("keepalive_intvl")?,
+            probes: read("keepalive_probes")?,
+            retries2: read("retries2")?,
+            syn_retries: read("syn_retries")?,
+            orphan_retries: read("orphan_retries")?,
+        })
+    }
 }
 
 /// Id of the calling thread's cgroup. Its path resolves only below a mount of the root of cgroup2.

@@ -26,7 +26,14 @@ fn connection(depth: Option<Depth>) -> (Truth, After) {
     let mut after = connection.shut_down().unwrap();
     let mut truth = connection.truth;
     truth.cgroup = Some(42);
-    truth.sysctls = Some([7200, 75, 9, 15]);
+    truth.sysctls = Some(SysctlValues {
+        time: 7200,
+        interval: 75,
+        probes: 9,
+        retries2: 15,
+        syn_retries: 6,
+        orphan_retries: 0,
+    });
     truth.info.tcpi_rto = 200_000;
     truth.rto_max_ms = Some(98_768);
     (truth.task_flags, after.task_flags) = (Some(0x0040_0100), Some(0x0040_0140));
@@ -92,6 +99,8 @@ fn record(truth: &Truth) -> Record {
             sysctl_probes: 9,
             sysctl_retries2: 15,
             rto_max: 24_692,
+            sysctl_orphan_retries: 1,
+            syn_retries: 6,
             ..Settings::default()
         },
         after: TcpSample {
@@ -106,6 +115,8 @@ fn record(truth: &Truth) -> Record {
             snd_una: 7,
             snd_wnd: truth.info.tcpi_snd_wnd,
             segs_out: truth.info.tcpi_segs_out,
+            segs_in: truth.info.tcpi_segs_in,
+            data_segs_in: truth.info.tcpi_data_segs_in,
             rto: HZ / 5,
             probes_out: truth.info.tcpi_probes,
             backoff: truth.info.tcpi_backoff,
@@ -113,7 +124,16 @@ fn record(truth: &Truth) -> Record {
             owned: true,
             ..TcpSample::default()
         },
+        route: over_lo(),
         ..Record::new(Kind::Polled)
+    }
+}
+
+fn over_lo() -> Route {
+    Route {
+        device: 1,
+        flags: RouteFlags::all(),
+        reserved: [0; 3],
     }
 }
 
@@ -144,7 +164,7 @@ fn right(truth: &Truth) -> Read {
 type Spoil = fn(&mut Read);
 
 /// The rows of the layout that may be wrong, a word of the error, and the wrong reading.
-const WRONG: [(&[&str], &str, Spoil); 45] = [
+const WRONG: [(&[&str], &str, Spoil); 51] = [
     (&["sk_protocol"], "sk_protocol", |it| it.state_changes = 0),
     (&["skc_family"], "skc_family", |it| it.record.id.family = 10),
     (&["skc_state"], "skc_state", |it| it.record.id.state = 4),
@@ -263,6 +283,26 @@ const WRONG: [(&[&str], &str, Spoil); 45] = [
     (&["segs_out"], "segs_out", |it| {
         it.record.after.segs_out += 9;
     }),
+    (&["segs_in"], "segs_in", |it| it.record.after.segs_in += 9),
+    (&["data_segs_in"], "data_segs_in", |it| {
+        it.record.after.data_segs_in += 9;
+    }),
+    (&["last_oow_ack_time"], "last_oow_ack_time", |it| {
+        it.record.after.last_oow_ack_time = 1;
+    }),
+    (&["retrans_stamp"], "retrans_stamp", |it| {
+        it.record.after.retrans_stamp = 1;
+    }),
+    (
+        &["icsk_syn_retries", "sysctl_syn_retries"],
+        "sysctl_tcp_syn_retries",
+        |it| it.record.settings.syn_retries = 5,
+    ),
+    (
+        &["sysctl_orphan_retries"],
+        "sysctl_tcp_orphan_retries",
+        |it| it.record.settings.sysctl_orphan_retries = 0,
+    ),
     (
         &["rcv_tstamp", "icsk_ack_lrcvtime", "tcp_clock_cache"],
         "tcp_clock_cache",
@@ -283,8 +323,18 @@ const WRONG: [(&[&str], &str, Spoil); 45] = [
     (&["write_expires"], "write timer", |it| it.write_expires = 0),
 ];
 
-/// Wrong readings outside the record.
-const WRONG_ELSEWHERE: [(&[&str], &str, Spoil); 8] = [
+/// Wrong readings outside the values of the socket.
+const WRONG_ELSEWHERE: [(&[&str], &str, Spoil); 10] = [
+    (
+        &["sk_dst_cache", "dst_dev", "dev_ifindex"],
+        "sk_dst_cache",
+        |it| it.record.route.device = 2,
+    ),
+    (
+        &["dev_flags", "dev_state", "flag_no_carrier"],
+        "state of lo",
+        |it| it.record.route.flags.remove(RouteFlags::CARRIER),
+    ),
     (&["rcv_tstamp"], "rcv_tstamp", |it| {
         it.record.after.rcv_tstamp = 1 << 20;
     }),
