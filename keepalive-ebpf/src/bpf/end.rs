@@ -10,7 +10,7 @@ use crate::{
     hooks::{flags, report, verbose, within},
     maps::{REPORTED, filter, layout},
     process::name_process,
-    socket::{Timer, peek},
+    socket::{Direct, Socket as _, Timer, peek},
 };
 
 /// A socket is about to reach CLOSE. Reported if it has SO_KEEPALIVE, if it was reported before, if a timer
@@ -54,9 +54,11 @@ fn is_remarkable(sk: u64, from: u8) -> bool {
         state::ESTABLISHED | state::CLOSE_WAIT => {
             match peek::<u32>(sk + u64::from(layout!(sk_err))) {
                 0 => false,
-                // `tcp_reset` (tcp_input.c). A reset that answers data: user space checks the silence before.
+                // `tcp_reset` (tcp_input.c), which purges the queues before. A reset while data was not
+                // acknowledged: user space checks the silence before it.
                 errno::ECONNRESET | errno::EPIPE => {
-                    peek::<u32>(sk + u64::from(layout!(packets_out))) > 0
+                    let socket = Direct(sk);
+                    socket.at::<u32>(layout!(write_seq)) != socket.at::<u32>(layout!(snd_una))
                 }
                 _ => true,
             }

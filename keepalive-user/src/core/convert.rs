@@ -35,6 +35,12 @@ pub fn socket(id: u64, cookie: u64, identity: &Identity) -> Socket {
     }
 }
 
+/// The name of a process (`task_struct.comm`), NUL-terminated, as valid UTF-8.
+pub fn comm(bytes: &[u8; 16]) -> String {
+    let name = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
+}
+
 /// The local and the peer end.
 pub fn endpoints(identity: &Identity) -> (Endpoint, Endpoint) {
     let local = Endpoint {

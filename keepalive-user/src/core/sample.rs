@@ -35,6 +35,21 @@ pub fn rearmed(after: &TcpSample) -> Option<u64> {
         .then(|| after.expires.saturating_sub(after.jiffies))
 }
 
+/// Since the segment that is being retransmitted was first sent (in SYN_SENT: the first SYN), milliseconds;
+/// `None` = none is, or that was not recorded.
+pub fn retransmitting(sample: &TcpSample) -> Option<u64> {
+    // `tcp_time_stamp_ms`: the monotonic clock.
+    let now = (sample.time / 1_000_000) as u32;
+    (sample.retrans_stamp != 0).then(|| now.wrapping_sub(sample.retrans_stamp).into())
+}
+
+/// Whether data waits although the peer's window has room for it: `tcp_write_wakeup` sends it then, and no
+/// probe (`tcp_wnd_end`).
+pub fn may_send(sample: &TcpSample) -> bool {
+    let end = sample.snd_una.wrapping_add(sample.snd_wnd);
+    unsent(sample) > 0 && end.wrapping_sub(sample.snd_nxt).cast_signed() > 0
+}
+
 /// Bytes written and not sent.
 pub fn unsent(sample: &TcpSample) -> u32 {
     sample.write_seq.wrapping_sub(sample.snd_nxt)

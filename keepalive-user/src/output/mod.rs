@@ -76,6 +76,7 @@ impl Format {
                     | Event::Armed(_)
                     | Event::Timer(_)
                     | Event::WindowProbe(_)
+                    | Event::SendRetry(_)
                     | Event::Answer(_)
                     | Event::Closed(_)
                     | Event::Finding(_)

@@ -10,7 +10,8 @@ use super::words::{certificate, clock_ms, lost_words, missed_words, moment, owne
 use crate::core::{
     event::{
         About, Answer, Armed, ArmedCause, Death, Decision, Event, Lost, LostWhere, Meaning, Missed,
-        MissedWhere, Precision, ProbeKind, Rule, SocketEvent, Start, TimerRun, WindowProbe,
+        MissedWhere, Precision, ProbeKind, Rule, SendRetry, SocketEvent, Start, TimerRun,
+        WindowProbe,
     },
     format::{escape, micros, millis, plural},
 };
@@ -27,6 +28,7 @@ pub fn line(event: &Event, colour: bool, zone: &TimeZone, writer: &mut impl Writ
         | Event::Armed(_)
         | Event::Timer(_)
         | Event::WindowProbe(_)
+        | Event::SendRetry(_)
         | Event::Answer(_)
         | Event::Closed(_)
         | Event::End(_) => event.about().map_or(String::new(), |it| head(it, zone)),
@@ -50,6 +52,10 @@ pub fn sentence(event: &Event, zone: &TimeZone) -> Option<(String, Style)> {
         Event::Timer(event) => (timer(event, zone), timer_style(&event.what)),
         Event::WindowProbe(event) => (
             window_probe(&event.what, event.when.timestamp, zone),
+            plain(AnsiColor::Yellow),
+        ),
+        Event::SendRetry(event) => (
+            send_retry(&event.what, event.when.timestamp, zone),
             plain(AnsiColor::Yellow),
         ),
         Event::Answer(event) => (answer(&event.what), plain(AnsiColor::Green)),
@@ -217,6 +223,26 @@ fn window_probe(probe: &WindowProbe, now: Timestamp, zone: &TimeZone) -> String 
     )
 }
 
+fn send_retry(retry: &SendRetry, now: Timestamp, zone: &TimeZone) -> String {
+    let bytes = plural(retry.unsent_bytes.into(), "byte");
+    let Some(next) = retry.next_ms.map(millis) else {
+        return format!("{bytes} that this host had not sent: sent now");
+    };
+    let why = match (&retry.send_error, retry.sent) {
+        (Some(error), _) => format!(" ({error})"),
+        (None, Some(false)) => " (dropped by the queue)".to_owned(),
+        (None, _) => String::new(),
+    };
+    let end = retry.death.as_ref().map_or(String::new(), |death| {
+        format!(", dead at {} unless sent", moment(death.at, now, zone))
+    });
+    format!(
+        "{bytes} cannot be sent from this host{why}, although the peer's window is open; retried {}, next in \
+         {next}{end}",
+        plural(retry.retries.after.into(), "time")
+    )
+}
+
 fn answer(answer: &Answer) -> String {
     let probe = match answer.probe {
         ProbeKind::Keepalive => "probe",
@@ -234,7 +260,8 @@ fn dead(death: Option<&Death>, now: Timestamp, zone: &TimeZone) -> String {
     death.map_or(String::new(), |death| {
         let rule = match death.rule.rule() {
             Some(Rule::UserTimeout) => " (TCP_USER_TIMEOUT)",
-            Some(Rule::KeepCount | Rule::Retries2 | Rule::SynRetries) | None => "",
+            Some(Rule::KeepCount | Rule::Retries2 | Rule::SynRetries | Rule::OrphanRetries)
+            | None => "",
         };
         format!(
             ", dead at {} unless answered{rule}",

@@ -145,19 +145,25 @@ fn totals(end: &End, writer: &mut impl Write) -> std::io::Result<()> {
     let EventCounts {
         timer,
         window_probe,
+        send_retry,
         answer,
         closed,
         ..
     } = end.events;
+    let retries = match send_retry {
+        0 => String::new(),
+        count => format!(", {}", plural(count, "retried send")),
+    };
     writeln!(
         writer,
-        "\n{} in {}: {} ({}), {}, {}, {closed} closed ({})",
+        "\n{} in {}: {} ({}), {}, {}{}, {closed} closed ({})",
         plural(end.sockets, "socket"),
         millis(end.duration_ms),
         plural(timer, "timer run"),
         list(&end.decisions),
         plural(window_probe, "zero-window probe"),
         plural(answer, "answer"),
+        retries,
         list(&end.causes),
     )?;
     match losses_text(&end.lost, &end.missed) {

@@ -125,7 +125,7 @@ fn prints_the_story() {
 00:00:02.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 1/2 sent, no segment from the peer for 960 ms, next in 1 s, dead at 00:00:04 unless answered
 00:00:03.000 ? 10.0.0.1:22 → 10.0.0.9:51514  probe 2/2 sent, no segment from the peer for 1.9 s, next in 1 s, dead at 00:00:04 unless answered
 00:00:04.000 ? 10.0.0.1:22 → 10.0.0.9:51514  timer ended the connection, no segment from the peer for 2.9 s
-00:00:04.000 ? 10.0.0.1:22 → 10.0.0.9:51514  no answer to 2 probes over 1.9 s; last segment from the peer at 00:00:01, 2.9 s ago; killed by keepalive
+00:00:04.000 ? 10.0.0.1:22 → 10.0.0.9:51514  no answer to 2 probes over 2 s; last segment from the peer at 00:00:01, 2.9 s ago; killed by keepalive; the application got ETIMEDOUT (connection timed out)
 ";
     assert_eq!(pretty(&events(&story()), false), expected);
 }
@@ -178,6 +178,7 @@ fn prints_the_summary() {
             armed: 1,
             timer: 4,
             window_probe: 0,
+            send_retry: 0,
             answer: 1,
             closed: 1
         }

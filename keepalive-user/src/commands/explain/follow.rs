@@ -134,7 +134,11 @@ impl Output for SharedPage {
         match event {
             Event::Start(_) | Event::Finding(_) | Event::End(_) => return Ok(()),
             Event::Lost(_) | Event::Missed(_) => return page.lines.event(event),
-            Event::Armed(_) | Event::Timer(_) | Event::WindowProbe(_) | Event::Answer(_) => {}
+            Event::Armed(_)
+            | Event::Timer(_)
+            | Event::WindowProbe(_)
+            | Event::SendRetry(_)
+            | Event::Answer(_) => {}
             Event::Closed(_) => page.has_ended = true,
         }
         page.events += 1;

@@ -79,6 +79,7 @@ impl Output for Closes {
             | Event::Armed(_)
             | Event::Timer(_)
             | Event::WindowProbe(_)
+            | Event::SendRetry(_)
             | Event::Answer(_)
             | Event::Finding(_)
             | Event::End(_) => {}

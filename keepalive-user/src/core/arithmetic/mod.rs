@@ -16,7 +16,7 @@ pub use self::{
     keepalive::{earliest_probe, idle_end, keepalive_end},
     plan::{plan, plan_of},
     retransmission::retransmit_end,
-    window_probe::window_end,
+    window_probe::{send_end, window_end},
 };
 
 use crate::core::{event::Cause, kernel::RTO_MAX_MS};

@@ -46,6 +46,17 @@ pub fn window_end(effective: &Effective, sample: &TcpSample, next: u64) -> Optio
     Some(ConnectionEnd { after, rule })
 }
 
+/// As [`window_end`], while the window is open and this host cannot send: the same timer and counters.
+pub fn send_end(effective: &Effective, sample: &TcpSample, next: u64) -> Option<ConnectionEnd> {
+    let end = window_end(effective, sample, next)?;
+    let rule = if end.rule == Cause::WindowProbeUserTimeout {
+        Cause::SendUserTimeout
+    } else {
+        Cause::SendTimeout
+    };
+    Some(ConnectionEnd { rule, ..end })
+}
+
 /// `tcp_probe0_when` (include/net/tcp.h), without its floor for timeouts below the minimum RTO.
 fn probe0_when(rto: u32, backoff: u32, rto_max: u32) -> u64 {
     // `ilog2(TCP_RTO_MAX / TCP_RTO_MIN) + 1` bounds the shift in the kernel; the cap does here.

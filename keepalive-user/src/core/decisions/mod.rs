@@ -3,12 +3,13 @@
 //! Infers the kernel's decision from its actions: pure functions of one record. Each rule names its
 //! kernel function (in `net/ipv4/tcp_timer.c` unless another file is named).
 
-use keepalive_ebpf::{Kind, Record, RecordFlags, Within};
-use linux_raw_sys::errno;
+mod cause;
+
+use keepalive_ebpf::{Kind, Record, RecordFlags};
 
 use crate::core::{
     arithmetic::Effective,
-    event::{Cause, Decision},
+    event::Decision,
     kernel::state,
     sample::{rearmed, silence, unsent},
 };
@@ -122,80 +123,7 @@ pub fn is_counted_probe(record: &Record) -> bool {
         && record.after.probes_out == record.before.probes_out.wrapping_add(1)
 }
 
-/// Why a socket reached CLOSE.
-pub fn cause(record: &Record, hz: u32) -> Cause {
-    // Read only after the end: what the kernel was doing is unknown.
-    if record.kind == Kind::Polled {
-        return Cause::Unknown;
-    }
-    let orphan = record.id.orphan;
-    match record.within {
-        Within::KeepaliveTimer if record.from_state == state::FIN_WAIT2 && orphan => {
-            Cause::LocalClose
-        }
-        // `tcp_keepalive_timer`: with TCP_USER_TIMEOUT set the count is not checked.
-        Within::KeepaliveTimer if record.settings.user_timeout != 0 => Cause::KeepaliveUserTimeout,
-        Within::KeepaliveTimer => Cause::KeepaliveProbes,
-        // An orphan was closed before: the retries of its last segments were exhausted.
-        Within::RetransmitTimer | Within::ProbeTimer if orphan => closed_by(record.from_state),
-        Within::RetransmitTimer => retransmit(record),
-        Within::ProbeTimer => window_probe(record, hz),
-        Within::Nothing => outside_timers(record, hz),
-    }
-}
-
-/// Ends outside any timer of this CPU, by the error that the kernel set before.
-fn outside_timers(record: &Record, hz: u32) -> Cause {
-    let orphan = record.id.orphan;
-    match record.id.error {
-        0 => closed_by(record.from_state),
-        // `tcp_reset` (tcp_input.c): EPIPE in CLOSE_WAIT, ECONNREFUSED in SYN_SENT.
-        errno::ECONNRESET | errno::EPIPE | errno::ECONNREFUSED => Cause::PeerReset,
-        // `tcp_abort` (tcp.c): `ss -K`.
-        errno::ECONNABORTED => Cause::LocalAbort,
-        // A write timer deferred to `release_sock`, which the tracepoint backend does not observe.
-        errno::ETIMEDOUT if orphan => closed_by(record.from_state),
-        errno::ETIMEDOUT if record.after.retransmits > 0 => retransmit(record),
-        errno::ETIMEDOUT => window_probe(record, hz),
-        _ => Cause::NetworkError,
-    }
-}
-
-/// `tcp_write_timeout`: with TCP_USER_TIMEOUT set `tcp_retries2` is not checked. A SYN has its
-/// own count, which is checked as well.
-fn retransmit(record: &Record) -> Cause {
-    match (record.from_state, record.settings.user_timeout) {
-        (state::SYN_SENT | state::SYN_RECV, _) => Cause::ConnectTimeout,
-        (_, 0) => Cause::RetransmitTimeout,
-        _ => Cause::RetransmitUserTimeout,
-    }
-}
-
-/// `tcp_probe_timer`: the user timeout first, counted from `icsk_probes_tstamp`, then the count.
-fn window_probe(record: &Record, hz: u32) -> Cause {
-    let timeout = Effective::of(record, hz).user_timeout;
-    let since = (record.after.jiffies as u32).wrapping_sub(record.after.probes_tstamp);
-    if timeout != 0 && record.after.probes_tstamp != 0 && since >= timeout {
-        Cause::WindowProbeUserTimeout
-    } else {
-        Cause::WindowProbeTimeout
-    }
-}
-
-/// Which side closed, by the state that the socket left. From a state with both directions open it was
-/// aborted: `tcp_disconnect`, or `close` with unread data.
-fn closed_by(from: u8) -> Cause {
-    match from {
-        state::LAST_ACK => Cause::PeerFin,
-        state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSING | state::TIME_WAIT => {
-            Cause::LocalClose
-        }
-        state::ESTABLISHED | state::CLOSE_WAIT | state::SYN_SENT | state::SYN_RECV => {
-            Cause::LocalAbort
-        }
-        _ => Cause::Unknown,
-    }
-}
+pub use self::cause::{cause, fatal_signal};
 
 #[cfg(test)]
 mod tests;

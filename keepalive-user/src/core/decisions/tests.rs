@@ -1,6 +1,10 @@
 //! Every way out of `tcp_keepalive_timer`, and every cause of death.
 
+use keepalive_ebpf::Within;
+use linux_raw_sys::errno;
+
 use super::*;
+use crate::core::event::Cause;
 
 const HZ: u32 = 250;
 const NOW: u64 = 0x1_0000_1000;
@@ -185,7 +189,7 @@ fn end(within: Within, from: u8, error: u32) -> Record {
 }
 
 fn cause_of(record: &Record) -> Cause {
-    cause(record, HZ)
+    cause(record, None, HZ)
 }
 
 #[test]
@@ -234,18 +238,27 @@ fn killed_by_a_deferred_timer() {
     assert_eq!(cause_of(&record), Cause::RetransmitTimeout);
 }
 
-/// `tcp_retries2` does not apply to a connection that was never established, and neither does
-/// TCP_USER_TIMEOUT alone.
+/// `tcp_retries2` does not apply to a connection that was never established. TCP_USER_TIMEOUT and the
+/// count of SYNs both do.
 #[test]
 fn a_connection_that_was_never_established() {
     for within in [Within::RetransmitTimer, Within::Nothing] {
-        for user_timeout in [0, 60_000] {
+        for (retransmits, user_timeout, expected) in [
+            (6, 0, Cause::ConnectTimeout),
+            (6, 60_000, Cause::ConnectTimeout),
+            (4, 20_000, Cause::ConnectUserTimeout),
+        ] {
             let mut record = end(within, state::SYN_SENT, errno::ETIMEDOUT);
-            record.after.retransmits = 6;
+            record.after.retransmits = retransmits;
+            record.settings.syn_retries = 6;
             record.settings.user_timeout = user_timeout;
-            assert_eq!(cause_of(&record), Cause::ConnectTimeout);
+            assert_eq!(cause_of(&record), expected);
         }
     }
+    let mut record = end(Within::Nothing, state::SYN_SENT, 0);
+    assert_eq!(cause_of(&record), Cause::LocalAbort);
+    record.after.retransmits = 2;
+    assert_eq!(cause_of(&record), Cause::ConnectAbandoned);
 }
 
 #[test]
@@ -258,7 +271,7 @@ fn closed_by_either_side() {
         (state::CLOSE_WAIT, 0, Cause::LocalAbort),
         (state::ESTABLISHED, errno::ECONNRESET, Cause::PeerReset),
         (state::CLOSE_WAIT, errno::EPIPE, Cause::PeerReset),
-        (state::ESTABLISHED, errno::ECONNABORTED, Cause::LocalAbort),
+        (state::ESTABLISHED, errno::ECONNABORTED, Cause::OutsideAbort),
         (state::ESTABLISHED, errno::EHOSTUNREACH, Cause::NetworkError),
         (200, 0, Cause::Unknown),
     ] {
@@ -270,24 +283,47 @@ fn closed_by_either_side() {
     }
 }
 
+/// `tcp_write_err` ends an orphan with an error, `tcp_out_of_resources` without one.
 #[test]
-fn an_orphan_was_closed_before_its_timer_ended_it() {
-    let orphan = |within, from| {
-        let mut record = end(within, from, errno::ETIMEDOUT);
+fn an_orphan_is_given_up() {
+    let orphan = |within, error, user_timeout| {
+        let mut record = end(within, state::FIN_WAIT1, error);
         record.id.orphan = true;
+        record.settings.user_timeout = user_timeout;
         cause_of(&record)
     };
-    assert_eq!(
-        orphan(Within::RetransmitTimer, state::FIN_WAIT1),
-        Cause::LocalClose
-    );
-    assert_eq!(
-        orphan(Within::RetransmitTimer, state::LAST_ACK),
-        Cause::PeerFin
-    );
-    assert_eq!(
-        orphan(Within::KeepaliveTimer, state::FIN_WAIT2),
-        Cause::LocalClose
-    );
-    assert_eq!(orphan(Within::Nothing, state::FIN_WAIT1), Cause::LocalClose);
+    for within in [Within::RetransmitTimer, Within::Nothing] {
+        let timed_out = |user_timeout| orphan(within, errno::ETIMEDOUT, user_timeout);
+        assert_eq!(timed_out(0), Cause::OrphanTimeout);
+        assert_eq!(timed_out(60_000), Cause::OrphanUserTimeout);
+    }
+    // The user timeout had not passed since the first zero-window probe.
+    let probed = orphan(Within::ProbeTimer, errno::ETIMEDOUT, 60_000);
+    assert_eq!(probed, Cause::OrphanTimeout);
+    let dropped = orphan(Within::RetransmitTimer, 0, 0);
+    assert_eq!(dropped, Cause::OutOfResources);
+}
+
+#[test]
+fn an_orphan_in_fin_wait2_was_closed_before() {
+    let mut record = end(Within::KeepaliveTimer, state::FIN_WAIT2, 0);
+    record.id.orphan = true;
+    assert_eq!(cause_of(&record), Cause::LocalClose);
+}
+
+#[test]
+fn an_owner_that_was_killed() {
+    let mut record = end(Within::Nothing, state::FIN_WAIT2, 0);
+    assert_eq!(cause(&record, Some(9), HZ), Cause::OwnerKilled);
+    record.from_state = state::LAST_ACK;
+    assert_eq!(cause(&record, Some(9), HZ), Cause::PeerFin);
+    for (exit_code, flags, expected) in [
+        (9, RecordFlags::EXITING, Some(9)),
+        (0x8b, RecordFlags::EXITING, Some(11)),
+        (1 << 8, RecordFlags::EXITING, None),
+        (9, RecordFlags::empty(), None),
+    ] {
+        (record.exit_code, record.flags) = (exit_code, flags);
+        assert_eq!(fatal_signal(&record), expected);
+    }
 }

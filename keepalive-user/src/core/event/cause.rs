@@ -30,21 +30,41 @@ pub enum Cause {
     RetransmitTimeout,
     /// TCP_USER_TIMEOUT, checked by the retransmission timer.
     RetransmitUserTimeout,
-    /// It never connected: no answer to its SYN (`tcp_syn_retries` or TCP_SYNCNT, or
-    /// TCP_USER_TIMEOUT if that is shorter).
+    /// It never connected: no answer to its SYN (`tcp_syn_retries` or TCP_SYNCNT).
     ConnectTimeout,
+    /// It never connected: no answer to its SYN until TCP_USER_TIMEOUT.
+    ConnectUserTimeout,
+    /// It never connected: no answer to its SYN, and the application gave up.
+    ConnectAbandoned,
     /// Zero-window probes ran out.
     WindowProbeTimeout,
     /// TCP_USER_TIMEOUT, checked by the zero-window probe timer.
     WindowProbeUserTimeout,
-    /// The peer sent a RST.
+    /// Its data could not be sent on this host (no route, firewall), and the retries ran out
+    /// (`tcp_retries2`).
+    SendTimeout,
+    /// As `send_timeout`, by TCP_USER_TIMEOUT.
+    SendUserTimeout,
+    /// No process held it any more, and its last data or FIN was not acknowledged
+    /// (`tcp_orphan_retries`).
+    OrphanTimeout,
+    /// As `orphan_timeout`, by TCP_USER_TIMEOUT.
+    OrphanUserTimeout,
+    /// The kernel dropped an orphan that was not acknowledged, to save memory (`tcp_max_orphans`,
+    /// `tcp_mem`).
+    OutOfResources,
+    /// A RST arrived in the peer's name: from the peer, or from a middlebox.
     PeerReset,
     /// The peer closed first.
     PeerFin,
     /// This side closed first.
     LocalClose,
-    /// This side aborted: close with unread data or SO_LINGER 0, or `ss -K`.
+    /// Its owner aborted it: close with unread data or SO_LINGER 0, or `connect` to AF_UNSPEC.
     LocalAbort,
+    /// Its owner was killed by a signal, and the kernel closed the socket.
+    OwnerKilled,
+    /// Another process had the kernel abort it (`ss -K`, SOCK_DESTROY).
+    OutsideAbort,
     /// An ICMP or local error that the kernel treats as final.
     NetworkError,
     Unknown,
@@ -72,9 +92,20 @@ impl Cause {
             | Self::RetransmitTimeout
             | Self::RetransmitUserTimeout
             | Self::ConnectTimeout
+            | Self::ConnectUserTimeout
+            | Self::OrphanTimeout
+            | Self::OrphanUserTimeout
+            | Self::SendTimeout
+            | Self::SendUserTimeout
             | Self::WindowProbeTimeout
             | Self::WindowProbeUserTimeout => Meaning::TimedOut,
-            Self::PeerReset | Self::LocalAbort | Self::NetworkError => Meaning::ResetOrAborted,
+            Self::PeerReset
+            | Self::LocalAbort
+            | Self::ConnectAbandoned
+            | Self::OutOfResources
+            | Self::OwnerKilled
+            | Self::OutsideAbort
+            | Self::NetworkError => Meaning::ResetOrAborted,
             Self::PeerFin | Self::LocalClose => Meaning::Orderly,
             Self::Unknown => Meaning::Unknown,
         }
@@ -90,8 +121,10 @@ pub enum Rule {
     UserTimeout,
     /// `net.ipv4.tcp_retries2`.
     Retries2,
-    /// `net.ipv4.tcp_syn_retries`.
+    /// TCP_SYNCNT, else `net.ipv4.tcp_syn_retries`.
     SynRetries,
+    /// `net.ipv4.tcp_orphan_retries`; 0 counts as 8 while the peer may be alive (`tcp_orphan_retries()`).
+    OrphanRetries,
 }
 
 impl Cause {
@@ -101,10 +134,20 @@ impl Cause {
             Self::KeepaliveProbes => Some(Rule::KeepCount),
             Self::KeepaliveUserTimeout
             | Self::RetransmitUserTimeout
+            | Self::ConnectUserTimeout
+            | Self::OrphanUserTimeout
+            | Self::SendUserTimeout
             | Self::WindowProbeUserTimeout => Some(Rule::UserTimeout),
-            Self::RetransmitTimeout | Self::WindowProbeTimeout => Some(Rule::Retries2),
+            Self::RetransmitTimeout | Self::SendTimeout | Self::WindowProbeTimeout => {
+                Some(Rule::Retries2)
+            }
             Self::ConnectTimeout => Some(Rule::SynRetries),
-            Self::PeerReset
+            Self::OrphanTimeout => Some(Rule::OrphanRetries),
+            Self::ConnectAbandoned
+            | Self::OutOfResources
+            | Self::OwnerKilled
+            | Self::OutsideAbort
+            | Self::PeerReset
             | Self::PeerFin
             | Self::LocalClose
             | Self::LocalAbort

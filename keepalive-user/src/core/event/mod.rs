@@ -57,6 +57,8 @@ pub enum Event {
     Timer(SocketEvent<TimerRun>),
     /// A zero-window probe (`tcp_send_probe0`, RFC 9293 section 3.8.6.1).
     WindowProbe(SocketEvent<WindowProbe>),
+    /// The persist timer retried data that could not be sent on this host: no probe, the window is open.
+    SendRetry(SocketEvent<SendRetry>),
     /// An outstanding probe was answered.
     Answer(SocketEvent<Answer>),
     /// A tracked socket ended: its death certificate.
@@ -124,6 +126,7 @@ impl Event {
             Self::Armed(event) => event.when,
             Self::Timer(event) => event.when,
             Self::WindowProbe(event) => event.when,
+            Self::SendRetry(event) => event.when,
             Self::Answer(event) => event.when,
             Self::Closed(event) => event.when,
             Self::Finding(finding) => finding.when,
@@ -139,6 +142,7 @@ impl Event {
             Self::Armed(event) => Some(event.about()),
             Self::Timer(event) => Some(event.about()),
             Self::WindowProbe(event) => Some(event.about()),
+            Self::SendRetry(event) => Some(event.about()),
             Self::Answer(event) => Some(event.about()),
             Self::Closed(event) => Some(event.about()),
             Self::Start(_) | Self::Finding(_) | Self::Lost(_) | Self::Missed(_) | Self::End(_) => {
@@ -158,6 +162,7 @@ impl Event {
             Self::Armed(event) => Some(event.owner()),
             Self::Timer(event) => Some(event.owner()),
             Self::WindowProbe(event) => Some(event.owner()),
+            Self::SendRetry(event) => Some(event.owner()),
             Self::Answer(event) => Some(event.owner()),
             Self::Closed(event) => Some(event.owner()),
             Self::Start(_) | Self::Finding(_) | Self::Lost(_) | Self::Missed(_) | Self::End(_) => {
@@ -247,15 +252,37 @@ pub struct WindowProbe {
     pub death: Option<Death>,
 }
 
+/// One retry of data that this host did not send: the route, the firewall or the queue refused it. The kernel
+/// uses the timer and the counters of zero-window probes for it (`tcp_write_wakeup`).
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct SendRetry {
+    /// `icsk_probes_out`: failed retries.
+    pub retries: BeforeAfter,
+    /// Bytes waiting to be sent.
+    pub unsent_bytes: u32,
+    /// As for `timer`, and so `send_error`.
+    pub sent: Option<bool>,
+    pub send_error: Option<Errno>,
+    /// Until the next retry, milliseconds; null if it was sent, or the connection was ended.
+    pub next_ms: Option<u64>,
+    /// The end, unless it can be sent.
+    pub death: Option<Death>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Answer {
     pub probe: ProbeKind,
-    /// Which of the unanswered probes in a row was answered, from 1.
+    /// The last of the unanswered probes in a row when the answer arrived, from 1.
     pub attempt: u32,
-    /// From the probe to its answer, microseconds; null if it was answered but later traffic hides
-    /// the time, and `timestamp` is then the latest possible time of the answer.
+    /// Earlier probes in that row that left this host: the answer may be theirs, too late, or they were lost.
+    pub earlier: u32,
+    /// From the probe to its answer, microseconds; null if it is ambiguous which probe was answered (`earlier`
+    /// is not 0), or later traffic hides the time; `timestamp` is then the latest possible time of the answer.
     pub rtt_us: Option<u64>,
     pub precision: Option<Precision>,
+    /// How long after its arrival the answer was read from the socket, milliseconds: later events may have
+    /// been reported before.
+    pub reported_after_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -282,6 +309,20 @@ pub struct Closed {
     pub error: Option<Errno>,
     /// TCP state before CLOSE.
     pub from_state: TcpState,
+    /// Whether no process held the socket any more: it was closed before, and existed only to deliver its
+    /// last data.
+    pub orphan: bool,
+    /// The process that closed or aborted it; null if none did, or if that was not observed.
+    pub closed_by: Option<ClosedBy>,
+    /// Bytes that the application wrote and the peer did not acknowledge.
+    pub undelivered_bytes: u32,
+    /// Since the segment that was being retransmitted was first sent, milliseconds; null if none was. For
+    /// a connection that was never established: since its first SYN.
+    pub retransmitting_ms: Option<u64>,
+    /// Since the first and since the last of the unanswered probes was sent, milliseconds; null if none was
+    /// outstanding.
+    pub probing_ms: Option<u64>,
+    pub last_probe_ms: Option<u64>,
     /// Silence of the peer at the end, milliseconds; null if nothing was ever received.
     pub idle_ms: Option<u64>,
     /// How long no data had been received when a process of this side closed it, milliseconds; null if
@@ -301,6 +342,18 @@ pub struct Closed {
     pub totals: Totals,
 }
 
+/// The process that closed or aborted a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ClosedBy {
+    pub pid: u32,
+    /// Untrusted: arbitrary bytes chosen by the process, converted to valid UTF-8.
+    pub comm: String,
+    /// Whether it was exiting, so that the kernel closed its files.
+    pub exiting: bool,
+    /// The signal that killed it (9 = SIGKILL); null if none did.
+    pub signal: Option<u32>,
+}
+
 /// What one socket did while it was traced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Totals {
@@ -314,6 +367,8 @@ pub struct Totals {
     pub window_probes: u64,
     /// Of these, answered.
     pub window_answers: u64,
+    /// Probes of either kind that were followed by another probe before an answer: answered late, or lost.
+    pub unresolved_probes: u64,
     /// Slowest answer, microseconds.
     pub worst_rtt_us: Option<u64>,
 }

@@ -95,6 +95,7 @@ pub struct EventCounts {
     pub armed: u64,
     pub timer: u64,
     pub window_probe: u64,
+    pub send_retry: u64,
     pub answer: u64,
     pub closed: u64,
 }

@@ -80,6 +80,25 @@ impl Errno {
             _ => return None,
         })
     }
+
+    /// What strerror(3) says of an error that ends a connection.
+    pub fn meaning(self) -> Option<&'static str> {
+        Some(match self.0 {
+            errno::EPERM => "operation not permitted",
+            errno::EPIPE => "broken pipe",
+            errno::EACCES => "permission denied",
+            errno::ENETDOWN => "network is down",
+            errno::ENETUNREACH => "network is unreachable",
+            errno::ECONNABORTED => "software caused connection abort",
+            errno::ECONNRESET => "connection reset by peer",
+            errno::ETIMEDOUT => "connection timed out",
+            errno::ECONNREFUSED => "connection refused",
+            errno::EHOSTDOWN => "host is down",
+            errno::EHOSTUNREACH => "no route to host",
+            errno::EPROTO => "protocol error",
+            _ => return None,
+        })
+    }
 }
 
 /// `E` and the number for an errno without a name here.

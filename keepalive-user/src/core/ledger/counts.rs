@@ -29,6 +29,7 @@ impl Counts {
                 *self.decisions.entry(event.what.decision).or_default() += 1;
             }
             Event::WindowProbe(_) => self.events.window_probe += 1,
+            Event::SendRetry(_) => self.events.send_retry += 1,
             Event::Answer(_) => self.events.answer += 1,
             Event::Closed(event) => {
                 self.events.closed += 1;

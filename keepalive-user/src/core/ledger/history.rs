@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc};
 use crate::core::{
     event::{
         About, Answer, Armed, ArmedCause, Cause, Cgroup, Closed, Death, Decision, Event, Keepalive,
-        ProbeKind, Process, Socket, TimerRun, Totals, When, WindowProbe,
+        ProbeKind, Process, SendRetry, Socket, TimerRun, Totals, When, WindowProbe,
     },
     format::name,
 };
@@ -103,6 +103,7 @@ pub enum Last {
     SwitchedOff,
     Timer(Decision),
     WindowProbe,
+    SendRetry,
     Answered,
     Closed(Cause),
 }
@@ -121,6 +122,7 @@ impl Last {
             Self::SwitchedOff => "switched_off",
             Self::Timer(decision) => name(decision),
             Self::WindowProbe => "window_probe",
+            Self::SendRetry => "send_retry",
             Self::Answered => "answered",
             Self::Closed(cause) => name(cause),
         }
@@ -165,6 +167,7 @@ impl History {
             Event::Armed(event) => self.armed(when, &event.what),
             Event::Timer(event) => self.timer_ran(when, &event.what),
             Event::WindowProbe(event) => self.window_probed(when, &event.what),
+            Event::SendRetry(event) => self.send_retried(when, &event.what),
             Event::Answer(event) => self.answered(when, &event.what),
             Event::Closed(event) => self.closed(when, &event.what),
             Event::Start(_)
@@ -252,6 +255,13 @@ impl History {
         self.last = Some(Last::WindowProbe);
         self.probed(ProbeKind::Window, probe.probes_out.after.max(1), None);
         self.set_death(when, probe.death);
+    }
+
+    /// Not a probe, and nothing to answer.
+    fn send_retried(&mut self, when: When, retry: &SendRetry) {
+        self.probes_out = retry.retries.after;
+        self.last = Some(Last::SendRetry);
+        self.set_death(when, retry.death);
     }
 
     fn answered(&mut self, when: When, answer: &Answer) {

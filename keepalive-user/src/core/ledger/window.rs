@@ -47,6 +47,7 @@ impl ZeroWindows {
             Event::Closed(_) => self.settle(at),
             Event::Start(_)
             | Event::Armed(_)
+            | Event::SendRetry(_)
             | Event::Answer(_)
             | Event::Finding(_)
             | Event::Lost(_)

@@ -5,8 +5,8 @@ use keepalive_ebpf::{Kind, Record, RecordFlags, TcpSample};
 use super::{
     Acting, Observation,
     continuity::beginning,
-    probe::{Answered, Outstanding},
-    socket::Socket,
+    probe::{Answered, Outcome, Outstanding},
+    socket::{Closer, Socket},
 };
 use crate::core::{
     arithmetic::{self, Effective, jiffies_to_millis},
@@ -14,11 +14,11 @@ use crate::core::{
     convert,
     decisions::{self, Send, decision},
     event::{
-        Answer, Armed, ArmedCause, BeforeAfter, Closed, Death, Decision, Errno, Event, ProbeKind,
-        SocketEvent, TimerRun, WindowProbe,
+        Answer, Armed, ArmedCause, BeforeAfter, Cause, Closed, ClosedBy, Death, Decision, Errno,
+        Event, ProbeKind, SendRetry, SocketEvent, TimerRun, WindowProbe,
     },
     kernel::state,
-    sample::{rearmed, silence, unsent},
+    sample::{may_send, rearmed, retransmitting, silence, unsent},
 };
 
 /// The context for interpreting a record: the kernel's ticks per second, and the clock.
@@ -86,7 +86,9 @@ impl Interpreter {
         socket.tally.timers += 1;
         if let Some(attempt) = attempt {
             socket.tally.keepalive_probes += 1;
-            socket.outstanding = Some(Outstanding::new(record, ProbeKind::Keepalive, attempt));
+            let previous = socket.outstanding;
+            let probe = Outstanding::new(record, ProbeKind::Keepalive, attempt, previous);
+            socket.outstanding = Some(probe);
         }
         let what = TimerRun {
             decision,
@@ -105,15 +107,19 @@ impl Interpreter {
         events.push(socket.observation(record, Event::Timer(self.about(socket, record, what))));
         // The answer can arrive before the exit of the timer.
         if counted && after.probes_out == 0 {
-            let answered = socket.outstanding.take_if(|probe| probe.is_answered(after));
-            if let Some(probe) = answered {
-                self.report_answered(socket, record, probe.answered(after, self.hz), events);
-            }
+            self.resolve(socket, record, after, events);
         }
     }
 
     pub fn window_probe(self, socket: &mut Socket, record: &Record, events: &mut Vec<Observation>) {
         let after = &record.after;
+        if may_send(&record.before) {
+            // The first try, if it succeeds, is nothing special: the window was small.
+            if record.before.probes_out > 0 || after.packets_out == 0 {
+                self.send_retry(socket, record, events);
+            }
+            return;
+        }
         // The window opened in the meantime: `tcp_write_wakeup` sent data, and no probe was counted.
         if after.probes_out == 0 && after.packets_out > 0 {
             return;
@@ -125,7 +131,9 @@ impl Interpreter {
             .and_then(|next| self.death(record, arithmetic::window_end(&effective, after, next)?));
         let send = decisions::send(record);
         socket.tally.window_probes = socket.tally.window_probes.saturating_add(1);
-        socket.outstanding = Some(Outstanding::new(record, ProbeKind::Window, attempt));
+        let previous = socket.outstanding;
+        let probe = Outstanding::new(record, ProbeKind::Window, attempt, previous);
+        socket.outstanding = Some(probe);
         let what = WindowProbe {
             probes_out: probes_out(record),
             backoff: after.backoff.into(),
@@ -137,6 +145,25 @@ impl Interpreter {
         };
         events
             .push(socket.observation(record, Event::WindowProbe(self.about(socket, record, what))));
+    }
+
+    /// `tcp_write_wakeup` sends data if the peer's window has room for it.
+    fn send_retry(self, socket: &mut Socket, record: &Record, events: &mut Vec<Observation>) {
+        let after = &record.after;
+        let next = rearmed(after);
+        let effective = Effective::of(record, self.hz);
+        let death = next
+            .and_then(|next| self.death(record, arithmetic::send_end(&effective, after, next)?));
+        let send = decisions::send(record);
+        let what = SendRetry {
+            retries: probes_out(record),
+            unsent_bytes: unsent(&record.before),
+            sent: sent(send),
+            send_error: send_error(send),
+            next_ms: next.map(|jiffies| self.millis(jiffies)),
+            death,
+        };
+        events.push(socket.observation(record, Event::SendRetry(self.about(socket, record, what))));
     }
 
     pub fn setsockopt(self, socket: &Socket, record: &Record, events: &mut Vec<Observation>) {
@@ -176,29 +203,47 @@ impl Interpreter {
         events.push(socket.observation(record, Event::Armed(self.about(socket, record, what))));
     }
 
-    /// Reports an answer to the outstanding probe, if the record shows one.
+    /// Reports an answer to the outstanding probes, if the beginning of the record shows one. At the exit of
+    /// `tcp_ack` (`--live-answers`) its end does.
     pub fn report_answer(
         self,
         socket: &mut Socket,
-        kind: Kind,
         record: &Record,
+        events: &mut Vec<Observation>,
+    ) {
+        let seen = match record.kind {
+            Kind::Ack => &record.after,
+            Kind::KeepaliveTimer
+            | Kind::WindowProbe
+            | Kind::Setsockopt
+            | Kind::Established
+            | Kind::Close
+            | Kind::Closing
+            | Kind::Owner
+            | Kind::Polled
+            | Kind::Listed => beginning(record),
+        };
+        self.resolve(socket, record, seen, events);
+    }
+
+    /// Resolves the outstanding probes by a sample of the record.
+    fn resolve(
+        self,
+        socket: &mut Socket,
+        record: &Record,
+        seen: &TcpSample,
         events: &mut Vec<Observation>,
     ) {
         let Some(probe) = socket.outstanding else {
             return;
         };
-        let answered = if kind == Kind::Ack {
-            // Observed at the exit of `tcp_ack` (`--live-answers`).
-            Some(probe.answered_at(record.after.time))
-        } else {
-            let seen = beginning(record);
-            probe
-                .is_answered(seen)
-                .then(|| probe.answered(seen, self.hz))
-        };
-        if let Some(answered) = answered {
-            socket.outstanding = None;
-            self.report_answered(socket, record, answered, events);
+        match probe.outcome(seen, self.hz) {
+            Outcome::Outstanding => {}
+            Outcome::Heard => socket.outstanding = None,
+            Outcome::Answered(answered) => {
+                socket.outstanding = None;
+                self.report_answered(socket, record, answered, events);
+            }
         }
     }
 
@@ -220,9 +265,13 @@ impl Interpreter {
         if let Some(rtt_us) = rtt_us {
             socket.tally.answered_after(rtt_us);
         }
+        let unresolved = &mut socket.tally.unresolved;
+        *unresolved = unresolved.saturating_add(answered.earlier);
         let what = Answer {
             probe: answered.probe,
             attempt: answered.attempt,
+            earlier: answered.earlier,
+            reported_after_ms: record.after.time.saturating_sub(answered.time) / 1_000_000,
             rtt_us,
             precision: answered.rtt.map(|(_, precision)| precision),
         };
@@ -231,31 +280,49 @@ impl Interpreter {
         events.push(socket.observation(record, Event::Answer(event)));
     }
 
-    /// The death certificate.
+    /// The death certificate. It is not dated before the socket's last event.
     pub fn report_end(self, socket: &mut Socket, events: &mut Vec<Observation>) {
         let Some(record) = socket.end.take() else {
             return;
         };
-        let (record, closer) = (&*record, socket.closer.as_deref());
+        let record = &*record;
+        let acts = record.flags.contains(RecordFlags::PROCESS_CONTEXT);
+        let closer = match socket.closer.as_deref() {
+            _ if acts => Some(Closer::of(record)),
+            closer => closer.copied(),
+        };
+        let what = self.certificate(socket, record, closer);
+        // The process that aborts it from outside is not its owner.
+        let by_owner = what.cause != Cause::OutsideAbort;
+        let mut event = self.about(socket, record, what);
+        event.when = self.clock.at(record.after.time.max(socket.last_seen));
+        let mut observation = socket.observation(record, Event::Closed(event));
+        observation.acting = closer.and_then(|closer| closer.acting).filter(|_| by_owner);
+        events.push(observation);
+    }
+
+    fn certificate(self, socket: &Socket, record: &Record, closer: Option<Closer>) -> Closed {
         let since = |start: u64| record.after.time.saturating_sub(start) / 1_000_000;
-        let what = Closed {
-            cause: decisions::cause(record, self.hz),
+        let cause = decisions::cause(record, closer.and_then(|closer| closer.signal), self.hz);
+        let last_data = closer.and_then(|closer| closer.last_data);
+        Closed {
+            cause,
             error: (record.id.error != 0).then_some(Errno(record.id.error)),
             from_state: convert::tcp_state(record.from_state),
+            orphan: record.id.orphan,
+            closed_by: closer.and_then(closed_by),
+            undelivered_bytes: undelivered(record),
+            retransmitting_ms: retransmitting(&record.after),
+            probing_ms: socket.outstanding.map(|probe| since(probe.first_sent)),
+            last_probe_ms: socket.outstanding.map(|probe| since(probe.sent)),
             idle_ms: self.idle(&record.after),
             lifetime_ms: (socket.established != 0).then(|| since(socket.established)),
             watched_ms: since(socket.first_seen),
             probes_out: record.after.probes_out.into(),
             retransmits: record.after.retransmits.into(),
-            last_data_ms: closer
-                .and_then(|closer| closer.last_data)
-                .map(|jiffies| self.millis(jiffies.into())),
+            last_data_ms: last_data.map(|jiffies| self.millis(jiffies.into())),
             totals: socket.tally.into(),
-        };
-        let closed = Event::Closed(self.about(socket, record, what));
-        let mut observation = socket.observation(record, closed);
-        observation.acting = closer.and_then(|closer| closer.acting).or(acting(record));
-        events.push(observation);
+        }
     }
 
     /// An event of this socket; its owner is filled in later.
@@ -297,6 +364,26 @@ impl Interpreter {
 /// The process that acted, if the record is of an action of a process.
 pub fn acting(record: &Record) -> Option<Acting> {
     (record.flags.contains(RecordFlags::PROCESS_CONTEXT)).then_some((record.tgid, record.comm))
+}
+
+fn closed_by(closer: Closer) -> Option<ClosedBy> {
+    let (pid, comm) = closer.acting?;
+    Some(ClosedBy {
+        pid,
+        comm: convert::comm(&comm),
+        exiting: closer.exiting,
+        signal: closer.signal,
+    })
+}
+
+/// Bytes written and not acknowledged at the end. A FIN and a SYN count as one in sequence numbers.
+fn undelivered(record: &Record) -> u32 {
+    let sequence = record.after.write_seq.wrapping_sub(record.after.snd_una);
+    let flag = matches!(
+        record.from_state,
+        state::FIN_WAIT1 | state::CLOSING | state::LAST_ACK | state::SYN_SENT | state::SYN_RECV
+    );
+    sequence.saturating_sub(flag.into())
 }
 
 fn probes_out(record: &Record) -> BeforeAfter {

@@ -28,7 +28,7 @@ use crate::core::{
     clock::Clock,
     event::{Event, MissedCounts},
     kernel::state,
-    sample::{last_data, silence},
+    sample::silence,
 };
 
 /// The process that acts on a socket: its id and its name (`task_struct.comm`), NUL-terminated.
@@ -138,7 +138,7 @@ impl Tracker {
         };
         socket.advance(record, interpreter.hz);
         socket.learn(&record.id, record.after.time);
-        interpreter.report_answer(socket, kind, record, events);
+        interpreter.report_answer(socket, record, events);
         match kind {
             Kind::KeepaliveTimer => interpreter.timer(socket, record, events),
             Kind::WindowProbe => interpreter.window_probe(socket, record, events),
@@ -261,7 +261,7 @@ impl Tracker {
         let since = socket.last_seen;
         socket.advance(record, interpreter.hz);
         socket.learn(&record.id, record.after.time);
-        interpreter.report_answer(socket, Kind::Polled, record, events);
+        interpreter.report_answer(socket, record, events);
         if is_closed {
             self.unseen.add(CLOSE, since);
             socket.end = Some(Box::new(*record));
@@ -306,10 +306,7 @@ impl Tracker {
         if let Some(socket) = self.sockets.get(id.sk) {
             socket.advance(record, self.interpreter.hz);
             socket.learn(id, time);
-            socket.closer = Some(Box::new(Closer {
-                acting: acting(record),
-                last_data: last_data(&record.after),
-            }));
+            socket.closer = Some(Box::new(Closer::of(record)));
         }
     }
 

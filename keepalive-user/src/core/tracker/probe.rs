@@ -1,101 +1,161 @@
-//! An outstanding probe, and when it was answered.
+//! Outstanding probes, and when they were answered.
 //!
 //! `tcp_ack` (tcp_input.c) sets `icsk_probes_out` to 0 and `rcv_tstamp` to now for every acceptable
 //! ACK; the next record of the socket contains them. `tcp_clock_cache` then still has the nanosecond at
 //! which the socket last handled a packet: if no packet was sent or received since, that packet was the
 //! answer.
+//!
+//! An answer is a segment without data. If several probes are outstanding, it does not show which of them
+//! it answers: then its round-trip time is unknown (Karn's algorithm, RFC 6298 section 3).
 
-use keepalive_ebpf::{Record, TcpSample};
+use keepalive_ebpf::{Record, RouteFlags, TcpSample};
 
 use super::continuity::is_since;
-use crate::core::event::{Precision, ProbeKind};
+use crate::core::{
+    decisions::{Send, send},
+    event::{Precision, ProbeKind},
+};
 
-/// A probe that is not answered so far.
+/// The probes that are not answered so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Outstanding {
     kind: ProbeKind,
+    /// Number of the last one.
     attempt: u32,
-    /// When it was sent, CLOCK_MONOTONIC, nanoseconds.
-    sent: u64,
-    /// The same in jiffies, low 32 bits, or slightly earlier.
+    /// When the last one was sent, CLOCK_MONOTONIC, nanoseconds.
+    pub sent: u64,
+    /// As `sent`, the first one.
+    pub first_sent: u64,
+    /// `sent` in jiffies, low 32 bits, or slightly earlier.
     sent_jiffies: u32,
-    /// Segments built until then, including this one.
+    /// When the timer runs again, low 32 bits of jiffies: the next probe is sent then, seen or unseen.
+    next: u32,
+    /// Segments built until then, including this one, and segments received.
     segs_out: u32,
+    segs_in: u32,
+    data_segs_in: u32,
     /// Values that only other traffic changes: the next byte the peer must acknowledge, its window, and
     /// the TCP state.
     snd_una: u32,
     snd_wnd: u32,
     state: u8,
+    /// Whether the last one may have left this host.
+    may_have_left: bool,
+    /// How many earlier ones may have.
+    earlier: u8,
     /// `icsk_rto`, jiffies.
     rto: u32,
 }
 
-/// How it was answered.
+/// What a later sample shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The peer was not heard.
+    Outstanding,
+    /// The peer was heard, but not by an answer to these probes.
+    Heard,
+    Answered(Answered),
+}
+
+/// How they were answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answered {
     pub probe: ProbeKind,
+    /// Number of the last probe before the answer.
     pub attempt: u32,
+    /// Earlier probes that it may answer as well.
+    pub earlier: u32,
     /// CLOCK_MONOTONIC, nanoseconds.
     pub time: u64,
-    /// Microseconds, and their precision; `None` if later traffic hides it.
+    /// Microseconds, and their precision; `None` if it is not known which probe was answered, or later
+    /// traffic hides it.
     pub rtt: Option<(u64, Precision)>,
 }
 
 impl Outstanding {
-    /// The probe that the timer run of `record` made.
-    pub fn new(record: &Record, kind: ProbeKind, attempt: u32) -> Self {
+    /// The probe that the timer run of `record` made. `previous` are the outstanding ones until then.
+    pub fn new(record: &Record, kind: ProbeKind, attempt: u32, previous: Option<Self>) -> Self {
         // The socket reads the clock when it builds a segment, inside the run.
         let (entry, exit) = (record.before.time, record.after.time);
         let built = record.after.clock_cache;
+        let sent = if (entry..=exit).contains(&built) {
+            built
+        } else {
+            entry
+        };
+        let previous = previous.filter(|previous| previous.kind == kind && attempt > 1);
         Self {
             kind,
             attempt,
-            sent: if (entry..=exit).contains(&built) {
-                built
-            } else {
-                entry
-            },
+            sent,
+            first_sent: previous.map_or(sent, |previous| previous.first_sent),
             sent_jiffies: record.before.jiffies as u32,
+            next: record.after.expires as u32,
             segs_out: record.after.segs_out,
+            segs_in: record.before.segs_in,
+            data_segs_in: record.before.data_segs_in,
             snd_una: record.after.snd_una,
             snd_wnd: record.after.snd_wnd,
             state: record.after.state,
+            may_have_left: may_have_left(record),
+            earlier: previous.map_or(0, |previous| {
+                previous
+                    .earlier
+                    .saturating_add(previous.may_have_left.into())
+            }),
             rto: record.after.rto,
         }
     }
 
-    /// Whether this later sample shows an answer. The count alone is not sufficient: it is a byte,
-    /// and 256 unanswered probes wrap it.
-    pub fn is_answered(&self, sample: &TcpSample) -> bool {
-        sample.probes_out == 0
+    /// What this later sample shows.
+    pub fn outcome(&self, sample: &TcpSample, hz: u32) -> Outcome {
+        // The count alone is not sufficient: it is a byte, and 256 unanswered probes wrap it.
+        let is_heard = sample.probes_out == 0
             && sample.rcv_tstamp != 0
-            && is_since(self.sent_jiffies, sample.rcv_tstamp)
+            && is_since(self.sent_jiffies, sample.rcv_tstamp);
+        if !is_heard {
+            return Outcome::Outstanding;
+        }
+        let has_left = self.may_have_left || self.earlier > 0;
+        if !has_left || self.received(sample) == Some((0, true)) {
+            return Outcome::Heard;
+        }
+        Outcome::Answered(self.answered(sample, hz))
+    }
+
+    /// Segments without data received since, and whether any with data were, retransmissions included; `None`
+    /// if that was not recorded.
+    fn received(&self, sample: &TcpSample) -> Option<(u32, bool)> {
+        let with_data = sample.data_segs_in.wrapping_sub(self.data_segs_in);
+        let all = sample.segs_in.wrapping_sub(self.segs_in);
+        (sample.segs_in != 0).then_some((all.saturating_sub(with_data), with_data > 0))
     }
 
     /// The answer, from a sample that shows one.
     ///
     /// `rcv_tstamp` is of the *last* ACK. If data, an acknowledgement or a FIN was received since, it may
-    /// be of that segment, and the time of the answer is unknown. A changed window may come from a window
-    /// update or from the answer itself: within the retransmission timeout, in which the kernel itself
-    /// expects an answer, it is attributed to the answer.
-    pub fn answered(&self, sample: &TcpSample, hz: u32) -> Answered {
+    /// be of that segment, and the time of the answer is unknown; likewise if the timer must have run since.
+    /// A changed window may come from a window update or from the answer itself: within the retransmission
+    /// timeout, in which the kernel itself expects an answer, it is attributed to the answer.
+    fn answered(&self, sample: &TcpSample, hz: u32) -> Answered {
         let jiffy = 1_000_000_000 / u64::from(hz.max(1));
         let age = u64::from((sample.jiffies as u32).wrapping_sub(sample.rcv_tstamp));
         let time = sample
             .time
             .saturating_sub(age.saturating_mul(jiffy))
             .max(self.sent);
-        let data = sample.lrcvtime != 0 && is_since(self.sent_jiffies, sample.lrcvtime);
+        let data = (sample.lrcvtime != 0 && is_since(self.sent_jiffies, sample.lrcvtime))
+            || self.received(sample).is_some_and(|(_, data)| data);
         let late = time.saturating_sub(self.sent) > u64::from(self.rto).saturating_mul(jiffy);
-        let traffic = data
+        let is_hidden = self.earlier > 0
+            || !self.may_have_left
+            || data
             || sample.snd_una != self.snd_una
             || (sample.snd_wnd != self.snd_wnd && late)
-            || sample.state != self.state;
-        if traffic {
-            return Answered {
-                rtt: None,
-                ..self.answered_at(time)
-            };
+            || sample.state != self.state
+            || is_since(self.next, sample.rcv_tstamp);
+        if is_hidden {
+            return self.answered_at(time, None);
         }
         // No segment was sent since either: `clock_cache` is still the time of the answer.
         let clock_age = sample.time.saturating_sub(sample.clock_cache) / jiffy;
@@ -103,22 +163,29 @@ impl Outstanding {
             && clock_age.abs_diff(age) <= 1
             && sample.clock_cache >= self.sent;
         if exact {
-            return self.answered_at(sample.clock_cache);
-        }
-        let answered = self.answered_at(time);
-        Answered {
-            rtt: answered.rtt.map(|(rtt, _)| (rtt, Precision::Jiffy)),
-            ..answered
+            self.answered_at(sample.clock_cache, Some(Precision::Exact))
+        } else {
+            self.answered_at(time, Some(Precision::Jiffy))
         }
     }
 
-    /// The answer, at a known time.
-    pub fn answered_at(&self, time: u64) -> Answered {
+    fn answered_at(&self, time: u64, precision: Option<Precision>) -> Answered {
         Answered {
             probe: self.kind,
             attempt: self.attempt,
+            earlier: self.earlier.into(),
             time,
-            rtt: Some((time.saturating_sub(self.sent) / 1000, Precision::Exact)),
+            rtt: precision.map(|precision| (time.saturating_sub(self.sent) / 1000, precision)),
         }
+    }
+}
+
+/// Whether the probe may have left this host: where the result of the send is not observed, a socket without
+/// a route afterwards has just failed to find one (`ip_queue_xmit`).
+fn may_have_left(record: &Record) -> bool {
+    match send(record) {
+        Send::Sent => true,
+        Send::Failed(_) | Send::Dropped => false,
+        Send::Unknown => record.route.flags != RouteFlags::READ,
     }
 }

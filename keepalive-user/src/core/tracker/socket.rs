@@ -2,13 +2,15 @@
 
 use std::hash::BuildHasher;
 
-use keepalive_ebpf::{Identity, Kind, Record};
+use keepalive_ebpf::{Identity, Kind, Record, RecordFlags};
 use rustc_hash::FxBuildHasher;
 
-use super::{Acting, Observation, continuity::Continuity, probe::Outstanding};
+use super::{Acting, Observation, acting, continuity::Continuity, probe::Outstanding};
 use crate::core::{
+    decisions::fatal_signal,
     event::{Event, Totals},
     kernel::state,
+    sample::last_data,
 };
 
 /// One socket.
@@ -42,8 +44,24 @@ pub struct Socket {
 #[derive(Clone, Copy, Debug)]
 pub struct Closer {
     pub acting: Option<Acting>,
+    /// It is exiting.
+    pub exiting: bool,
+    /// The signal that killed it.
+    pub signal: Option<u32>,
     /// Time since data was last received, jiffies; `None` = never.
     pub last_data: Option<u32>,
+}
+
+impl Closer {
+    /// The process that acts in this record.
+    pub fn of(record: &Record) -> Self {
+        Self {
+            acting: acting(record),
+            exiting: record.flags.contains(RecordFlags::EXITING),
+            signal: fatal_signal(record),
+            last_data: last_data(&record.after),
+        }
+    }
 }
 
 // There may be a million sockets.
@@ -57,6 +75,8 @@ pub struct Tally {
     pub keepalive_answers: u32,
     pub window_probes: u16,
     pub window_answers: u16,
+    /// Probes of both kinds that a later answer may have answered.
+    pub unresolved: u32,
     /// Slowest answer, microseconds plus one; 0 = none.
     worst_rtt: u32,
 }
@@ -77,6 +97,7 @@ impl From<Tally> for Totals {
             keepalive_answers: tally.keepalive_answers.into(),
             window_probes: tally.window_probes.into(),
             window_answers: tally.window_answers.into(),
+            unresolved_probes: tally.unresolved.into(),
             worst_rtt_us: tally.worst_rtt.checked_sub(1).map(u64::from),
         }
     }

@@ -120,6 +120,7 @@ fn names(events: &[Event]) -> Vec<&'static str> {
             Event::Armed(_) => "armed",
             Event::Timer(_) => "timer",
             Event::WindowProbe(_) => "window_probe",
+            Event::SendRetry(_) => "send_retry",
             Event::Answer(_) => "answer",
             Event::Closed(_) => "closed",
             Event::Start(_)
@@ -211,6 +212,7 @@ fn a_live_answer_is_reported_once() {
     ack.kind = Kind::Ack;
     (ack.before.probes_out, ack.after.probes_out) = (1, 0);
     ack.after.rcv_tstamp = 25;
+    ack.after.clock_cache = ack.after.time;
     let mut next = probe(1, 40);
     next.before.rcv_tstamp = 25;
     let events = observe(&mut tracker(10), &[probe(1, 20), ack, next]);

@@ -104,6 +104,7 @@ impl LiveOwners {
             | Event::Armed(_)
             | Event::Timer(_)
             | Event::WindowProbe(_)
+            | Event::SendRetry(_)
             | Event::Answer(_)
             | Event::Finding(_)
             | Event::Lost(_)

@@ -131,6 +131,7 @@ impl Mark {
             Event::Timer(event) => Self::of_timer(&event.what),
             Event::WindowProbe(event) if event.what.sent == Some(false) => Self::NotSent,
             Event::WindowProbe(_) => Self::WindowProbe,
+            Event::SendRetry(_) => Self::NotSent,
             Event::Answer(_) => Self::Answer,
             Event::Closed(event) => Self::of_meaning(event.what.cause.meaning()),
             Event::Start(_)

@@ -95,7 +95,7 @@ impl Model {
                     self.rtt_us.add(rtt);
                 }
             }
-            Event::Armed(_) | Event::WindowProbe(_) | Event::Closed(_) => {}
+            Event::Armed(_) | Event::WindowProbe(_) | Event::SendRetry(_) | Event::Closed(_) => {}
             Event::Finding(finding) => self.found(finding),
             Event::Lost(lost) => self.reach(self.scale.since(lost.when.monotonic_ns)),
             Event::Missed(missed) => self.reach(self.scale.since(missed.when.monotonic_ns)),

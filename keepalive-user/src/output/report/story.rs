@@ -40,6 +40,7 @@ impl Moment {
             Event::Start(_)
             | Event::Armed(_)
             | Event::WindowProbe(_)
+            | Event::SendRetry(_)
             | Event::Finding(_)
             | Event::Lost(_)
             | Event::Missed(_)

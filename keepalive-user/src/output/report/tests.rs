@@ -154,7 +154,7 @@ fn the_worst_headline_comes_first() {
     assert_eq!(
         texts(&model(&all, 5)),
         [
-            "1 connection killed by keepalive: no answer to any probe",
+            "1 connection killed by keepalive: no answer to the last probes",
             "1 probe was answered, after 40 ms"
         ]
     );
@@ -176,7 +176,7 @@ fn pictures_contain_their_texts() {
     let worst_first = model.worst_first();
     let overview = words(&picture::overview(&model, &worst_first));
     for text in [
-        "1 connection killed by keepalive: no answer to any probe",
+        "1 connection killed by keepalive: no answer to the last probes",
         "db7  ·  Linux 6.1.0  ·  fentry  ·  2026-01-01 02:00:00 – 02:00:05 UTC+02:00",
         "10.0.0.1:22 → 10.0.0.9:51514",
         "killed: probes unanswered",

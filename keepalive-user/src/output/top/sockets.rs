@@ -55,6 +55,7 @@ impl Sockets {
             Event::Armed(_)
             | Event::Timer(_)
             | Event::WindowProbe(_)
+            | Event::SendRetry(_)
             | Event::Answer(_)
             | Event::Finding(_)
             | Event::End(_) => {}

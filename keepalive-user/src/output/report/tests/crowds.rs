@@ -20,6 +20,7 @@ fn crowd(number: u64, seconds: u64) -> Vec<Event> {
             other @ (Event::Start(_)
             | Event::Armed(_)
             | Event::WindowProbe(_)
+            | Event::SendRetry(_)
             | Event::Finding(_)
             | Event::Lost(_)
             | Event::Missed(_)

@@ -1,7 +1,7 @@
 //! The exact texts of death certificates.
 
 use super::*;
-use crate::core::event::{TcpState, Totals};
+use crate::core::event::{Closed, TcpState, Totals};
 
 /// Idle 60 s, interval 75 s, count 9, TCP_USER_TIMEOUT 20 s; the last segment is 735 s old.
 fn printed(cause: Cause, change: impl FnOnce(&mut Closed, &mut Keepalive)) -> String {
@@ -19,6 +19,12 @@ fn printed(cause: Cause, change: impl FnOnce(&mut Closed, &mut Keepalive)) -> St
         cause,
         error: None,
         from_state: TcpState::Established,
+        orphan: false,
+        closed_by: None,
+        undelivered_bytes: 0,
+        retransmitting_ms: None,
+        probing_ms: None,
+        last_probe_ms: None,
         idle_ms: Some(735_000),
         last_data_ms: None,
         lifetime_ms: None,
@@ -34,7 +40,9 @@ fn printed(cause: Cause, change: impl FnOnce(&mut Closed, &mut Keepalive)) -> St
 #[test]
 fn killed_by_keepalive() {
     assert_eq!(
-        printed(Cause::KeepaliveProbes, |closed, _| closed.probes_out = 9),
+        printed(Cause::KeepaliveProbes, |closed, _| {
+            (closed.probes_out, closed.probing_ms) = (9, Some(675_000));
+        }),
         "no answer to 9 probes over 675 s; last segment from the peer at 14:02:11, 12 min ago; \
          killed by keepalive"
     );
@@ -43,7 +51,7 @@ fn killed_by_keepalive() {
             closed.probes_out = 1;
             closed.idle_ms = Some(135_000);
         }),
-        "TCP_USER_TIMEOUT 20 s ended it after 1 of 9 probes; last segment from the peer at \
+        "TCP_USER_TIMEOUT 20 s ended it after 1 probe without an answer; last segment from the peer at \
          14:02:11, 135 s ago; killed by keepalive"
     );
 }
