@@ -48,8 +48,10 @@ pub fn keepalive_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
             conclude(record, noted);
         });
         if !reported {
+            let before = &noted.before;
             let probes_out: u8 = peek(sk + u64::from(layout!(icsk_probes_out)));
-            if probes_out == noted.before.probes_out.wrapping_add(1) {
+            let is_busy = before.packets_out > 0 || before.write_seq != before.snd_nxt;
+            if !is_busy && probes_out == before.probes_out.wrapping_add(1) {
                 count_loss(Loss::RingProbes);
             }
         }

@@ -5,7 +5,7 @@
 
 mod cause;
 
-use keepalive_ebpf::{Kind, Record, RecordFlags};
+use keepalive_ebpf::{Kind, Record, RecordFlags, TcpSample};
 
 use crate::core::{
     arithmetic::Effective,
@@ -92,6 +92,10 @@ fn probed(record: &Record, hz: u32) -> Option<Decision> {
         };
     }
     let (before, after) = (&record.before, &record.after);
+    if is_busy(before) && is_busy(after) {
+        // The zero-window timer, on another CPU, moves the same count.
+        return None;
+    }
     let counted = after.probes_out.wrapping_sub(before.probes_out);
     let killed = record.id.state == state::CLOSE;
     if counted == 1 && !killed {
@@ -110,16 +114,22 @@ fn probed(record: &Record, hz: u32) -> Option<Decision> {
     }
     // `TCP_RESOURCE_PROBE_INTERVAL`: HZ/2 until the next try.
     let idle = silence(before).is_some_and(|silence| silence >= effective.time);
-    let quiet = before.packets_out == 0 && unsent(before) == 0 && !before.owned;
+    let quiet = !is_busy(before) && !before.owned;
     let retry = rearmed(after).is_some_and(|length| length.abs_diff(u64::from(hz / 2)) <= 1);
     let built = after.segs_out != before.segs_out;
     (counted == 0 && idle && quiet && retry && built && !killed).then_some(Decision::ProbeFailed)
+}
+
+/// Whether data is in flight or waits to be sent: `tcp_keepalive_timer` sends no probe then.
+fn is_busy(sample: &TcpSample) -> bool {
+    sample.packets_out > 0 || unsent(sample) > 0
 }
 
 /// Whether the kernel counted a probe in this run of the keepalive timer: the probes among records that
 /// are lost undecided, by the rule of [`keepalive_ebpf::Loss::RingProbes`].
 pub fn is_counted_probe(record: &Record) -> bool {
     record.kind == Kind::KeepaliveTimer
+        && !is_busy(&record.before)
         && record.after.probes_out == record.before.probes_out.wrapping_add(1)
 }
 

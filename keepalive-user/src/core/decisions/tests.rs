@@ -84,6 +84,18 @@ fn a_probe_answered_before_the_exit_was_sent() {
     assert_eq!(answered, Decision::ProbeSent);
 }
 
+/// The zero-window timer ran on another CPU, and moved the count.
+#[test]
+fn a_run_with_data_before_and_after_sent_no_probe() {
+    let window = with(|record| {
+        record.flags = RecordFlags::empty();
+        (record.before.probes_out, record.after.probes_out) = (1, 2);
+        (record.before.write_seq, record.after.write_seq) = (42_000, 42_000);
+        record.after.expires = NOW + u64::from(HZ);
+    });
+    assert_eq!(window, Decision::DataUnsent);
+}
+
 #[test]
 fn suppressed() {
     let full = |record: &mut Record| record.after.expires = NOW + u64::from(HZ);

@@ -297,6 +297,26 @@ impl<O: Owners> Pipeline<O> {
         self.tracker.overdue(time, grace)
     }
 
+    /// As [`Tracker::expect_looks`].
+    pub fn expect_looks(&mut self) {
+        self.tracker.expect_looks();
+    }
+
+    /// As [`Tracker::next_look`].
+    pub fn next_look(&self) -> Option<u64> {
+        self.tracker.next_look()
+    }
+
+    /// As [`Tracker::looks`].
+    pub fn looks(&mut self, time: u64, most: usize) -> Vec<u64> {
+        self.tracker.looks(time, most)
+    }
+
+    /// As [`Tracker::is_redundant`].
+    pub fn is_redundant(&mut self, record: &Record) -> bool {
+        self.tracker.is_redundant(record)
+    }
+
     /// As [`Tracker::gone`].
     pub fn gone(&mut self, sk: u64) {
         self.tracker.gone(sk);

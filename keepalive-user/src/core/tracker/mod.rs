@@ -6,6 +6,7 @@
 
 mod continuity;
 mod interpreter;
+mod looks;
 mod probe;
 mod socket;
 mod table;
@@ -21,6 +22,8 @@ pub use self::unseen::Unseen;
 use self::{
     continuity::{Continuity, beginning, may_be_running, missed_probes},
     interpreter::Interpreter,
+    looks::Looks,
+    probe::Outcome,
     socket::{Closer, Socket},
     table::Table,
 };
@@ -77,6 +80,8 @@ pub struct Tracker {
     /// The time of the latest record, CLOCK_MONOTONIC, and the jiffies at that time.
     now: (u64, u64),
     unseen: Unseen,
+    /// Sockets to look at for an answer; `None` if nothing reads them (replay).
+    looks: Option<Looks>,
 }
 
 impl Tracker {
@@ -96,7 +101,49 @@ impl Tracker {
             start,
             now: (0, 0),
             unseen: Unseen::default(),
+            looks: None,
         }
+    }
+
+    /// From now on the sockets that [`Tracker::looks`] names are read, and the records observed.
+    pub fn expect_looks(&mut self) {
+        self.looks = Some(Looks::default());
+    }
+
+    /// When sockets have to be read next for the answers to their probes, CLOCK_MONOTONIC, nanoseconds.
+    pub fn next_look(&self) -> Option<u64> {
+        self.looks.as_ref().and_then(Looks::next)
+    }
+
+    /// Addresses of at most `most` sockets to read now. `time`: now, CLOCK_MONOTONIC.
+    pub fn looks(&mut self, time: u64, most: usize) -> Vec<u64> {
+        let Some(looks) = &mut self.looks else {
+            return Vec::new();
+        };
+        looks.take(time, most, |key, sent| {
+            let probe = self.sockets.get(key).and_then(|socket| socket.outstanding);
+            probe.is_some_and(|probe| probe.sent == sent)
+        })
+    }
+
+    /// Whether a reading of a socket shows nothing new: its probe is still unanswered, and its timer is not
+    /// due.
+    pub fn is_redundant(&mut self, record: &Record) -> bool {
+        let hz = self.interpreter.hz;
+        let Some(socket) = self.sockets.get(record.id.sk) else {
+            return false;
+        };
+        let is_due = socket
+            .continuity
+            .is_none_or(|continuity| continuity.is_due(record.after.jiffies as u32));
+        let is_unanswered = socket
+            .outstanding
+            .is_some_and(|probe| probe.outcome(&record.after, hz) == Outcome::Outstanding);
+        record.kind == Kind::Polled
+            && record.id.state != state::CLOSE
+            && !is_due
+            && is_unanswered
+            && !socket.is_another(record)
     }
 
     /// Sockets dropped from the full table so far.
@@ -139,6 +186,7 @@ impl Tracker {
         socket.advance(record, interpreter.hz);
         socket.learn(&record.id, record.after.time);
         interpreter.report_answer(socket, record, events);
+        let before = socket.outstanding.map(|probe| probe.sent);
         match kind {
             Kind::KeepaliveTimer => interpreter.timer(socket, record, events),
             Kind::WindowProbe => interpreter.window_probe(socket, record, events),
@@ -147,6 +195,8 @@ impl Tracker {
             Kind::Close => socket.end = Some(Box::new(*record)),
             Kind::Ack | Kind::Closing | Kind::Polled | Kind::Owner | Kind::Listed => {}
         }
+        let sent = socket.outstanding.map(|probe| probe.sent);
+        let probed = sent.filter(|_| sent != before);
         // An end within a timer run is reported after that run.
         let in_timer = kind == Kind::Close && record.within == Within::KeepaliveTimer;
         if socket.end.is_some() && !in_timer {
@@ -156,6 +206,9 @@ impl Tracker {
             let id = socket.id;
             self.ending.push_back((key, id));
             self.bound_endings(events);
+        }
+        if let (Some(looks), Some(sent)) = (&mut self.looks, probed) {
+            looks.probed(key, sent);
         }
     }
 
@@ -254,7 +307,11 @@ impl Tracker {
         if may_be_running(record, interpreter.hz) {
             return;
         }
-        self.compare(record);
+        // A zero-window probe may be under way: its record has not arrived yet.
+        let probes_window = socket.outstanding.is_some_and(|probe| probe.is_of_window());
+        if !probes_window {
+            self.compare(record);
+        }
         let Some(socket) = self.sockets.get(key) else {
             return;
         };

@@ -107,6 +107,10 @@ impl Outstanding {
         }
     }
 
+    pub fn is_of_window(&self) -> bool {
+        self.kind == ProbeKind::Window
+    }
+
     /// What this later sample shows.
     pub fn outcome(&self, sample: &TcpSample, hz: u32) -> Outcome {
         // The count alone is not sufficient: it is a byte, and 256 unanswered probes wrap it.

@@ -104,6 +104,7 @@ impl Live {
                 self.more = true;
                 return Ok(Turn::Tick);
             }
+            () = until(self.session.next_look()) => self.session.look(),
             older = self.session.seeding.next(), if seeding => {
                 match older {
                     Some(older) => self.session.seed(&older)?,

@@ -4,6 +4,7 @@
 //! into a pipeline, and reports losses. [`Live`] decides when to drain.
 
 mod live;
+mod looks;
 mod seed;
 
 use std::{
@@ -21,7 +22,6 @@ use super::{
     bpf::{
         Kernel, Options, PollResult, Source,
         hooks::{HookNeed, hooks_of},
-        self_test::is_of_a_self_test,
     },
     clock::{self, monotonic_ns},
     diagnostics, files,
@@ -84,6 +84,10 @@ pub struct Session {
     source: Source,
     seeding: Seeding,
     older: Older,
+    /// Every end of a connection is reported, also without keepalive.
+    all_ends: bool,
+    /// When sockets were last read for answers, CLOCK_MONOTONIC, nanoseconds.
+    looked: u64,
 }
 
 impl Session {
@@ -136,7 +140,10 @@ impl Session {
             source,
             seeding,
             older: request.older,
+            all_ends: options.filter.all_ends != 0,
+            looked: 0,
         };
+        session.pipeline.expect_looks();
         if options.verbose {
             session.spawn_logger()?;
         }
@@ -184,14 +191,7 @@ impl Session {
 
     fn take(&mut self, record: Result<Record>) -> Result<()> {
         match record {
-            // Of this or another instance. A socket that was reported before is still reported: any
-            // process may set these options.
-            Ok(record)
-                if is_of_a_self_test(&record.id, &record.settings)
-                    && !self.pipeline.knows(&record.id) =>
-            {
-                Ok(())
-            }
+            Ok(record) if self.is_of_no_interest(&record) => Ok(()),
             Ok(record) => self.pipeline.record(&record),
             Err(error) => {
                 log::warn!("cannot decode {error:#}");
@@ -286,6 +286,7 @@ impl Session {
         if self.pipeline.is_done() {
             return Ok(());
         }
+        self.look_at_all();
         let deadline = Instant::now() + LAST_POLL;
         let due: Vec<u64> = self.pipeline.overdue(monotonic_ns(), None).collect();
         let (mut unread, mut outcome) = (due.len(), Ok(()));

@@ -1,7 +1,7 @@
 //! A death certificate in words: what ended the connection, since when, and what the application saw.
 
 use crate::core::{
-    event::{Cause, Closed, ClosedBy, Errno, Keepalive, TcpState},
+    event::{Cause, Closed, ClosedBy, Errno, Keepalive, Rule, TcpState},
     format::{escape, millis, plural, tenths},
 };
 
@@ -21,68 +21,51 @@ pub fn certificate(closed: &Closed, keepalive: &Keepalive, heard: &str) -> Strin
 }
 
 fn sentence(closed: &Closed, keepalive: &Keepalive, heard: &str) -> String {
-    let timeout = millis(keepalive.user_timeout_ms);
-    let probes = plural(closed.probes_out.into(), "probe");
-    let window_probes = plural(closed.probes_out.into(), "zero-window probe");
-    let undelivered = plural(closed.undelivered_bytes.into(), "byte");
-    let retransmissions = retransmissions(closed);
     let heard = last_segment(closed, heard);
-    let never_ran = if keepalive.enabled && closed.totals.keepalive_probes == 0 {
-        "; keepalive never ran"
-    } else {
-        ""
-    };
     match closed.cause {
-        Cause::KeepaliveProbes => {
-            let over = probed_for(closed);
-            format!("no answer to {probes}{over}; {heard}; killed by keepalive")
-        }
-        Cause::KeepaliveUserTimeout => format!(
-            "TCP_USER_TIMEOUT {timeout} ended it after {probes} without an answer; {heard}; killed by \
-             keepalive"
-        ),
-        Cause::RetransmitTimeout => format!(
-            "{retransmissions} of unacknowledged data; {heard}; killed by retransmission{never_ran}"
-        ),
-        Cause::RetransmitUserTimeout => format!(
-            "TCP_USER_TIMEOUT {timeout} ended it after {retransmissions} of unacknowledged data; \
-             {heard}; killed by retransmission{never_ran}"
-        ),
-        Cause::ConnectTimeout => format!(
-            "never connected: no answer to the SYN and {retransmissions}, all that tcp_syn_retries or \
-             TCP_SYNCNT allow"
-        ),
-        Cause::ConnectUserTimeout => format!(
-            "never connected: TCP_USER_TIMEOUT {timeout} ended it after the SYN and {retransmissions} \
-             without an answer"
-        ),
-        Cause::ConnectAbandoned => format!(
-            "never connected: the application gave up, after the SYN and {retransmissions} without an \
-             answer"
-        ),
-        Cause::WindowProbeTimeout => {
-            format!("no answer to {window_probes}; {heard}; killed by zero-window probes")
-        }
-        Cause::WindowProbeUserTimeout => format!(
-            "TCP_USER_TIMEOUT {timeout} ended it: the peer's window stayed closed; {heard}; killed by \
-             zero-window probes"
-        ),
-        Cause::SendTimeout => format!(
-            "{undelivered} could not be sent from this host (no route, a firewall), {} times; killed by \
-             tcp_retries2",
-            closed.probes_out
-        ),
-        Cause::SendUserTimeout => format!(
-            "TCP_USER_TIMEOUT {timeout} ended it: {undelivered} could not be sent from this host (no route, a \
-             firewall)"
-        ),
-        Cause::OrphanTimeout => format!("{}; killed by tcp_orphan_retries", orphan(closed, &heard)),
-        Cause::OrphanUserTimeout => {
+        Cause::KeepaliveProbes | Cause::KeepaliveUserTimeout => {
             format!(
-                "{}; killed by TCP_USER_TIMEOUT {timeout}",
-                orphan(closed, &heard)
+                "{}; {heard}; killed by keepalive",
+                unanswered(closed, keepalive)
             )
         }
+        Cause::RetransmitTimeout | Cause::RetransmitUserTimeout => format!(
+            "{}{} of unacknowledged data; {heard}; killed by retransmission{}",
+            after_timeout(closed, keepalive),
+            retransmissions(closed),
+            never_ran(closed, keepalive)
+        ),
+        Cause::ConnectTimeout => format!(
+            "{}, all that tcp_syn_retries or TCP_SYNCNT allow",
+            unconnected(closed)
+        ),
+        Cause::ConnectUserTimeout => format!(
+            "{}; killed by TCP_USER_TIMEOUT {}",
+            unconnected(closed),
+            millis(keepalive.user_timeout_ms)
+        ),
+        Cause::ConnectAbandoned => format!("{}; the application gave up", unconnected(closed)),
+        Cause::WindowProbeTimeout => format!(
+            "no answer to {}; {heard}; killed by zero-window probes",
+            plural(closed.probes_out.into(), "zero-window probe")
+        ),
+        Cause::WindowProbeUserTimeout => format!(
+            "TCP_USER_TIMEOUT {} ended it: the peer's window stayed closed; {heard}; killed by \
+             zero-window probes",
+            millis(keepalive.user_timeout_ms)
+        ),
+        Cause::SendTimeout => format!("{}; killed by tcp_retries2", unsendable(closed)),
+        Cause::SendUserTimeout => format!(
+            "{}; killed by TCP_USER_TIMEOUT {}",
+            unsendable(closed),
+            millis(keepalive.user_timeout_ms)
+        ),
+        Cause::OrphanTimeout => format!("{}; killed by tcp_orphan_retries", orphan(closed, &heard)),
+        Cause::OrphanUserTimeout => format!(
+            "{}; killed by TCP_USER_TIMEOUT {}",
+            orphan(closed, &heard),
+            millis(keepalive.user_timeout_ms)
+        ),
         Cause::OutOfResources => format!(
             "{}; dropped by the kernel: too many orphans (tcp_max_orphans), or too little memory \
              (tcp_mem)",
@@ -97,6 +80,50 @@ fn sentence(closed: &Closed, keepalive: &Keepalive, heard: &str) -> String {
         Cause::NetworkError => "ended by a network error".to_owned(),
         Cause::Unknown => "ended, the cause was not seen".to_owned(),
     }
+}
+
+/// The probes that keepalive ended it after.
+fn unanswered(closed: &Closed, keepalive: &Keepalive) -> String {
+    let probes = plural(closed.probes_out.into(), "probe");
+    if closed.cause.rule() == Some(Rule::UserTimeout) {
+        let timeout = millis(keepalive.user_timeout_ms);
+        format!("TCP_USER_TIMEOUT {timeout} ended it after {probes} without an answer")
+    } else {
+        format!("no answer to {probes}{}", probed_for(closed))
+    }
+}
+
+fn after_timeout(closed: &Closed, keepalive: &Keepalive) -> String {
+    if closed.cause.rule() == Some(Rule::UserTimeout) {
+        let timeout = millis(keepalive.user_timeout_ms);
+        format!("TCP_USER_TIMEOUT {timeout} ended it after ")
+    } else {
+        String::new()
+    }
+}
+
+fn never_ran(closed: &Closed, keepalive: &Keepalive) -> &'static str {
+    if keepalive.enabled && closed.totals.keepalive_probes == 0 {
+        "; keepalive never ran"
+    } else {
+        ""
+    }
+}
+
+fn unconnected(closed: &Closed) -> String {
+    format!(
+        "never connected: no answer to the SYN and {}",
+        retransmissions(closed)
+    )
+}
+
+/// Data that the persist timer retried although the window was open.
+fn unsendable(closed: &Closed) -> String {
+    format!(
+        "{} could not be sent from this host (no route, a firewall), tried {} times",
+        plural(closed.undelivered_bytes.into(), "byte"),
+        closed.probes_out
+    )
 }
 
 /// What system calls on the socket returned then.
