@@ -42,7 +42,8 @@ pub enum Kind {
     /// moment at which the socket has an owner.
     Closing = 7,
     /// Only the owner of the socket: the acting task connects it (SYN_SENT) or has just
-    /// accepted it, and SO_KEEPALIVE is on. It produces no event, and recordings do not contain it.
+    /// accepted it, and SO_KEEPALIVE is on; or, without an acting task, the socket retransmits and may be ended
+    /// by a timer. It produces no event, and recordings do not contain it.
     Owner = 8,
     /// User space requested a sample of a socket without a record for too long; not read
     /// under the socket's lock.

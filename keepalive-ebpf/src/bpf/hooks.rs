@@ -18,6 +18,9 @@ use crate::{
     socket::{self, Copy, Direct, Socket as _, Timer, is_v4, peek},
 };
 
+/// The retransmission after which the owner of a socket is announced: fewer are ordinary losses.
+const ANNOUNCED: u8 = 3;
+
 /// Diagnostics through aya-log, removed by the verifier unless `-v`.
 macro_rules! verbose {
     ($ctx:expr, $($arg:tt)*) => {
@@ -75,7 +78,11 @@ pub fn write_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
     let Some(noted) = take(IN_WRITE_TIMER, sk) else {
         return;
     };
-    if noted.pending != pending::PROBE0 {
+    if noted.pending == pending::RETRANS {
+        // Once, long before the timer gives up, so that its owner can be found while it has one.
+        if peek::<u8>(sk + u64::from(layout!(icsk_retransmits))) == ANNOUNCED {
+            report(sk, Timer::Keepalive, Kind::Owner, |_| {});
+        }
         return;
     }
     // A run that only found its deadline moved changes nothing.

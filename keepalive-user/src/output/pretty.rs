@@ -6,12 +6,15 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
-use super::words::{certificate, clock_ms, lost_words, missed_words, moment, owner, settings};
+use super::words::{
+    certificate, clock_ms, lost_words, missed_words, moment, outage_words, owner, settings,
+    unless_briefly,
+};
 use crate::core::{
     event::{
-        About, Answer, Armed, ArmedCause, Death, Decision, Event, Lost, LostWhere, Meaning, Missed,
-        MissedWhere, Precision, ProbeKind, Rule, SendRetry, SocketEvent, Start, TimerRun,
-        WindowProbe,
+        About, Answer, Armed, ArmedCause, Death, Decision, Errno, Event, Lost, LostWhere, Meaning,
+        Missed, MissedWhere, Outage, Precision, ProbeKind, Rule, SendRetry, SocketEvent, Start,
+        TimerRun, WindowProbe,
     },
     format::{escape, micros, millis, plural},
 };
@@ -170,10 +173,7 @@ fn timer(event: &SocketEvent<TimerRun>, zone: &TimeZone) -> String {
                 (Some(attempt), Some(attempts)) => format!("probe {attempt}/{attempts}"),
                 (attempt, _) => format!("probe {}", attempt.unwrap_or_default()),
             };
-            let sent = match (run.sent, &run.send_error) {
-                (Some(false), Some(error)) => format!("counted, but not sent ({error})"),
-                _ => "sent".to_owned(),
-            };
+            let sent = sent(run.sent, run.send_error.as_ref(), run.outage);
             format!(
                 "{number} {sent}, {silent}, {next}{}",
                 dead(run.death.as_ref(), event.when.timestamp, zone)
@@ -207,11 +207,7 @@ fn timer(event: &SocketEvent<TimerRun>, zone: &TimeZone) -> String {
 }
 
 fn window_probe(probe: &WindowProbe, now: Timestamp, zone: &TimeZone) -> String {
-    let sent = match (probe.sent, &probe.send_error) {
-        (Some(false), Some(error)) => format!("counted, but not sent ({error})"),
-        (Some(false), None) => "dropped on this host".to_owned(),
-        _ => "sent".to_owned(),
-    };
+    let sent = sent(probe.sent, probe.send_error.as_ref(), probe.outage);
     let next = probe
         .next_ms
         .map_or("no next".to_owned(), |ms| format!("next in {}", millis(ms)));
@@ -223,19 +219,29 @@ fn window_probe(probe: &WindowProbe, now: Timestamp, zone: &TimeZone) -> String 
     )
 }
 
+/// The result of the send of a probe that the kernel counted.
+fn sent(sent: Option<bool>, error: Option<&Errno>, outage: Option<Outage>) -> String {
+    match (outage.map(outage_words), error, sent) {
+        (Some(why), _, _) => format!("counted, but not sent: {why}"),
+        (None, Some(error), _) => format!("counted, but not sent ({error})"),
+        (None, None, Some(false)) => "counted, but not sent".to_owned(),
+        (None, None, Some(true)) => "sent".to_owned(),
+        // The kernel built it; whether it left this host is not observed.
+        (None, None, None) => "made".to_owned(),
+    }
+}
+
 fn send_retry(retry: &SendRetry, now: Timestamp, zone: &TimeZone) -> String {
     let bytes = plural(retry.unsent_bytes.into(), "byte");
     let Some(next) = retry.next_ms.map(millis) else {
         return format!("{bytes} that this host had not sent: sent now");
     };
-    let why = match (&retry.send_error, retry.sent) {
-        (Some(error), _) => format!(" ({error})"),
-        (None, Some(false)) => " (dropped by the queue)".to_owned(),
-        (None, _) => String::new(),
+    let why = match (retry.outage.map(outage_words), &retry.send_error) {
+        (Some(why), _) => format!(" ({why})"),
+        (None, Some(error)) => format!(" ({error})"),
+        (None, None) => String::new(),
     };
-    let end = retry.death.as_ref().map_or(String::new(), |death| {
-        format!(", dead at {} unless sent", moment(death.at, now, zone))
-    });
+    let end = dead(retry.death.as_ref(), now, zone);
     format!(
         "{bytes} cannot be sent from this host{why}, although the peer's window is open; retried {}, next in \
          {next}{end}",
@@ -250,12 +256,22 @@ fn answer(answer: &Answer) -> String {
     };
     let rtt = match (answer.rtt_us, answer.precision) {
         (Some(rtt), Some(Precision::Exact)) => format!(" after {}", micros(rtt)),
+        // A tick of the slowest kernels.
+        (Some(..10_000), _) => " within 10 ms".to_owned(),
         (Some(rtt), _) => format!(" after about {}", micros(rtt)),
         (None, _) => String::new(),
     };
-    format!("{probe} {} answered{rtt}", answer.attempt)
+    match answer.earlier {
+        0 => format!("{probe} {} answered{rtt}", answer.attempt),
+        earlier => format!(
+            "one of {probe}s {} to {} answered",
+            answer.attempt.saturating_sub(earlier).max(1),
+            answer.attempt
+        ),
+    }
 }
 
+/// When the connection ends, unless what would prevent that.
 fn dead(death: Option<&Death>, now: Timestamp, zone: &TimeZone) -> String {
     death.map_or(String::new(), |death| {
         let rule = match death.rule.rule() {
@@ -264,8 +280,9 @@ fn dead(death: Option<&Death>, now: Timestamp, zone: &TimeZone) -> String {
             | None => "",
         };
         format!(
-            ", dead at {} unless answered{rule}",
-            moment(death.at, now, zone)
+            ", dead at {} {}{rule}",
+            moment(death.at, now, zone),
+            unless_briefly(death.rule)
         )
     })
 }

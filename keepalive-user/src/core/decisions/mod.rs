@@ -5,11 +5,12 @@
 
 mod cause;
 
-use keepalive_ebpf::{Kind, Record, RecordFlags, TcpSample};
+use keepalive_ebpf::{Kind, Record, RecordFlags, RouteFlags, TcpSample};
+use linux_raw_sys::errno;
 
 use crate::core::{
     arithmetic::Effective,
-    event::Decision,
+    event::{Decision, Outage},
     kernel::state,
     sample::{rearmed, silence, unsent},
 };
@@ -37,6 +38,31 @@ pub fn send(record: &Record) -> Send {
         (true, 0) => Send::Sent,
         (true, result @ ..0) => Send::Failed(result.unsigned_abs()),
         (true, _) => Send::Dropped,
+    }
+}
+
+/// Why a segment that the run built did not leave this host, or cannot have. After a failed search for a route
+/// the socket has none (`ip_queue_xmit`, `inet6_csk_xmit`).
+pub fn outage(record: &Record) -> Option<Outage> {
+    match send(record) {
+        Send::Failed(errno::EHOSTUNREACH | errno::ENETUNREACH) => Some(Outage::NoRoute),
+        Send::Failed(errno::EPERM | errno::EACCES) => Some(Outage::Firewall),
+        Send::Dropped => Some(of_device(record.route.flags).unwrap_or(Outage::Queue)),
+        Send::Failed(_) | Send::Sent => of_device(record.route.flags),
+        Send::Unknown if record.route.flags == RouteFlags::READ => Some(Outage::NoRoute),
+        Send::Unknown => of_device(record.route.flags),
+    }
+}
+
+fn of_device(route: RouteFlags) -> Option<Outage> {
+    if !route.contains(RouteFlags::READ | RouteFlags::CACHED) {
+        None
+    } else if !route.contains(RouteFlags::UP) {
+        Some(Outage::DeviceDown)
+    } else if !route.contains(RouteFlags::CARRIER) {
+        Some(Outage::NoCarrier)
+    } else {
+        None
     }
 }
 

@@ -43,7 +43,7 @@ pub use self::losses::{Losses, Lost, LostWhere, Missed, MissedCounts, MissedWher
 pub use self::session::{Backend, End, EventCounts, Refused, SCHEMA_VERSION, Start};
 pub use self::socket::{Cgroup, Endpoint, Family, Keepalive, Origin, Process, Socket, TcpState};
 pub use self::text::{Cookie, Errno};
-pub use self::timer::{Decision, TimerRun};
+pub use self::timer::{Decision, Outage, TimerRun};
 
 /// One line of output.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -243,9 +243,10 @@ pub struct WindowProbe {
     pub backoff: u32,
     /// Bytes waiting for the window to open.
     pub unsent_bytes: u32,
-    /// As for `timer`, and so `send_error`.
+    /// As for `timer`, and so `send_error` and `outage`.
     pub sent: Option<bool>,
     pub send_error: Option<Errno>,
+    pub outage: Option<Outage>,
     /// Until the next probe, milliseconds; null if the connection was ended or the window opened.
     pub next_ms: Option<u64>,
     /// The earliest end; null if unknown (count alone, with a growing interval: see `keepalive`).
@@ -260,9 +261,10 @@ pub struct SendRetry {
     pub retries: BeforeAfter,
     /// Bytes waiting to be sent.
     pub unsent_bytes: u32,
-    /// As for `timer`, and so `send_error`.
+    /// As for `timer`, and so `send_error` and `outage`.
     pub sent: Option<bool>,
     pub send_error: Option<Errno>,
+    pub outage: Option<Outage>,
     /// Until the next retry, milliseconds; null if it was sent, or the connection was ended.
     pub next_ms: Option<u64>,
     /// The end, unless it can be sent.
@@ -323,6 +325,8 @@ pub struct Closed {
     /// outstanding.
     pub probing_ms: Option<u64>,
     pub last_probe_ms: Option<u64>,
+    /// Why none of the unanswered probes left this host; null if one may have, or none was outstanding.
+    pub outage: Option<Outage>,
     /// Silence of the peer at the end, milliseconds; null if nothing was ever received.
     pub idle_ms: Option<u64>,
     /// How long no data had been received when a process of this side closed it, milliseconds; null if

@@ -31,9 +31,29 @@ pub struct TimerRun {
     pub sent: Option<bool>,
     /// Errno name of that failure (`EHOSTUNREACH`).
     pub send_error: Option<Errno>,
+    /// Why it did not leave this host, or cannot have; null if nothing is known to prevent it.
+    pub outage: Option<Outage>,
     /// Until the timer runs next, milliseconds; null if it stopped.
     pub next_ms: Option<u64>,
     pub death: Option<Death>,
+}
+
+/// Why a segment did not leave this host, or cannot have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, EnumIter, IntoStaticStr)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Outage {
+    /// No route from the local to the peer address: the route or the local address was removed, or the
+    /// device is down.
+    NoRoute,
+    /// The device of the route is down.
+    DeviceDown,
+    /// The device of the route has no carrier.
+    NoCarrier,
+    /// A firewall on this host refused it (EPERM, EACCES).
+    Firewall,
+    /// The queue of the device dropped it.
+    Queue,
 }
 
 /// Every way out of `tcp_keepalive_timer`.
@@ -78,7 +98,7 @@ impl TimerRun {
     /// Whether a probe was counted that did not leave this host.
     pub fn is_unsent(&self) -> bool {
         match self.decision {
-            Decision::ProbeSent => self.sent == Some(false),
+            Decision::ProbeSent => self.sent == Some(false) || self.outage.is_some(),
             Decision::ProbeFailed => true,
             Decision::DataInFlight
             | Decision::DataUnsent

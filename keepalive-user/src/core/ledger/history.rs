@@ -29,8 +29,10 @@ pub struct History {
     /// Keepalive and zero-window probes.
     pub probes: u64,
     pub answers: u64,
+    /// Probes that were followed by another one before an answer: answered late, or lost.
+    pub unresolved: u32,
     /// Probes that did not leave this host.
-    pub not_sent: u64,
+    pub not_sent: u32,
     /// Consecutive timer runs, up to the last one, that sent no probe because of data.
     pub suppressed: Option<Suppressed>,
     /// `icsk_probes_out`, as last seen.
@@ -142,6 +144,7 @@ impl History {
             timers: 0,
             probes: 0,
             answers: 0,
+            unresolved: 0,
             not_sent: 0,
             suppressed: None,
             probes_out: 0,
@@ -204,7 +207,7 @@ impl History {
 
     fn timer_ran(&mut self, when: When, run: &TimerRun) {
         self.timers += 1;
-        self.not_sent += u64::from(run.is_unsent());
+        self.not_sent += u32::from(run.is_unsent());
         self.probes_out = run.probes_out.after;
         self.suppress(run.decision);
         self.silent(run.idle_ms);
@@ -249,7 +252,7 @@ impl History {
     }
 
     fn window_probed(&mut self, when: When, probe: &WindowProbe) {
-        self.not_sent += u64::from(probe.sent == Some(false));
+        self.not_sent += u32::from(probe.sent == Some(false));
         self.probes_out = probe.probes_out.after;
         self.set_timer(when, probe.next_ms);
         self.last = Some(Last::WindowProbe);
@@ -266,6 +269,7 @@ impl History {
 
     fn answered(&mut self, when: When, answer: &Answer) {
         self.answers += 1;
+        self.unresolved = self.unresolved.saturating_add(answer.earlier);
         self.is_waiting = false;
         self.probes_out = 0;
         self.worst_rtt_us = self.worst_rtt_us.max(answer.rtt_us);
@@ -301,6 +305,7 @@ impl History {
         self.timers = totals.timers;
         self.probes = totals.keepalive_probes + totals.window_probes;
         self.answers = totals.keepalive_answers + totals.window_answers;
+        self.unresolved = totals.unresolved_probes.try_into().unwrap_or(u32::MAX);
         self.worst_rtt_us = totals.worst_rtt_us;
     }
 
@@ -347,11 +352,12 @@ impl History {
         });
     }
 
-    /// Probes without an answer, except the outstanding one of an open socket and the one that a
-    /// reset answered.
+    /// Probes without an answer, except the outstanding one of an open socket, the one that a reset answered,
+    /// and those before an answer that may be theirs.
     pub fn unanswered(&self) -> u64 {
         let waiting = u64::from(self.is_waiting);
-        self.probes.saturating_sub(self.answers + waiting)
+        self.probes
+            .saturating_sub(self.answers + u64::from(self.unresolved) + waiting)
     }
 
     /// Why it ended, if it has.

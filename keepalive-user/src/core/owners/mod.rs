@@ -27,6 +27,8 @@ pub trait Owners {
     fn acted(&mut self, inode: u64, acting: Acting, now: u64);
     /// A process closes a socket: its descriptor may be gone from now on.
     fn closing(&mut self, inode: u64, acting: Acting, now: u64);
+    /// The end of this socket may be reported soon: resolves its owner ahead.
+    fn expect(&mut self, inode: u64, now: u64);
     /// An event of a socket: resolves its owner as far as possible without waiting.
     fn observe(&mut self, observation: &Observation, now: u64);
     /// The owner of the socket with this inode number; `None` if unresolved.
@@ -87,6 +89,8 @@ impl Owners for Recorded {
     fn acted(&mut self, _: u64, _: Acting, _: u64) {}
 
     fn closing(&mut self, _: u64, _: Acting, _: u64) {}
+
+    fn expect(&mut self, _: u64, _: u64) {}
 
     // The recorder writes an owner again after it has dropped its entry.
     fn observe(&mut self, _: &Observation, _: u64) {}

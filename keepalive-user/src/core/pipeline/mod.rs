@@ -137,6 +137,9 @@ impl<O: Owners> Pipeline<O> {
         }
         // It produces no event, and a recording contains the owners themselves.
         if record.kind == Kind::Owner {
+            if tracker::acting(record).is_none() {
+                self.owners.expect(record.id.inode, time);
+            }
             return Ok(());
         }
         let mut observations = std::mem::take(&mut self.observations);

@@ -101,6 +101,7 @@ impl Interpreter {
             attempts: attempt.and((effective.user_timeout == 0).then_some(effective.probes)),
             sent: sent(send),
             send_error: send_error(send),
+            outage: attempt.and_then(|_| decisions::outage(record)),
             next_ms: next.map(|jiffies| self.millis(jiffies)),
             death,
         };
@@ -140,6 +141,7 @@ impl Interpreter {
             unsent_bytes: unsent(after),
             sent: sent(send),
             send_error: send_error(send),
+            outage: decisions::outage(record),
             next_ms: next.map(|jiffies| self.millis(jiffies)),
             death,
         };
@@ -160,6 +162,7 @@ impl Interpreter {
             unsent_bytes: unsent(&record.before),
             sent: sent(send),
             send_error: send_error(send),
+            outage: decisions::outage(record),
             next_ms: next.map(|jiffies| self.millis(jiffies)),
             death,
         };
@@ -315,6 +318,7 @@ impl Interpreter {
             retransmitting_ms: retransmitting(&record.after),
             probing_ms: socket.outstanding.map(|probe| since(probe.first_sent)),
             last_probe_ms: socket.outstanding.map(|probe| since(probe.sent)),
+            outage: socket.outstanding.and_then(|probe| probe.outage()),
             idle_ms: self.idle(&record.after),
             lifetime_ms: (socket.established != 0).then(|| since(socket.established)),
             watched_ms: since(socket.first_seen),

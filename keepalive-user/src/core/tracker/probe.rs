@@ -8,12 +8,12 @@
 //! An answer is a segment without data. If several probes are outstanding, it does not show which of them
 //! it answers: then its round-trip time is unknown (Karn's algorithm, RFC 6298 section 3).
 
-use keepalive_ebpf::{Record, RouteFlags, TcpSample};
+use keepalive_ebpf::{Record, TcpSample};
 
 use super::continuity::is_since;
 use crate::core::{
-    decisions::{Send, send},
-    event::{Precision, ProbeKind},
+    decisions::outage,
+    event::{Outage, Precision, ProbeKind},
 };
 
 /// The probes that are not answered so far.
@@ -39,8 +39,8 @@ pub struct Outstanding {
     snd_una: u32,
     snd_wnd: u32,
     state: u8,
-    /// Whether the last one may have left this host.
-    may_have_left: bool,
+    /// Why the last one did not leave this host, if it did not.
+    outage: Option<Outage>,
     /// How many earlier ones may have.
     earlier: u8,
     /// `icsk_rto`, jiffies.
@@ -97,14 +97,19 @@ impl Outstanding {
             snd_una: record.after.snd_una,
             snd_wnd: record.after.snd_wnd,
             state: record.after.state,
-            may_have_left: may_have_left(record),
+            outage: outage(record),
             earlier: previous.map_or(0, |previous| {
                 previous
                     .earlier
-                    .saturating_add(previous.may_have_left.into())
+                    .saturating_add(previous.outage.is_none().into())
             }),
             rto: record.after.rto,
         }
+    }
+
+    /// Why none of them left this host; `None` if one may have.
+    pub fn outage(&self) -> Option<Outage> {
+        self.outage.filter(|_| self.earlier == 0)
     }
 
     pub fn is_of_window(&self) -> bool {
@@ -120,8 +125,7 @@ impl Outstanding {
         if !is_heard {
             return Outcome::Outstanding;
         }
-        let has_left = self.may_have_left || self.earlier > 0;
-        if !has_left || self.received(sample) == Some((0, true)) {
+        if self.outage().is_some() || self.received(sample) == Some((0, true)) {
             return Outcome::Heard;
         }
         Outcome::Answered(self.answered(sample, hz))
@@ -152,7 +156,7 @@ impl Outstanding {
             || self.received(sample).is_some_and(|(_, data)| data);
         let late = time.saturating_sub(self.sent) > u64::from(self.rto).saturating_mul(jiffy);
         let is_hidden = self.earlier > 0
-            || !self.may_have_left
+            || self.outage.is_some()
             || data
             || sample.snd_una != self.snd_una
             || (sample.snd_wnd != self.snd_wnd && late)
@@ -181,15 +185,5 @@ impl Outstanding {
             time,
             rtt: precision.map(|precision| (time.saturating_sub(self.sent) / 1000, precision)),
         }
-    }
-}
-
-/// Whether the probe may have left this host: where the result of the send is not observed, a socket without
-/// a route afterwards has just failed to find one (`ip_queue_xmit`).
-fn may_have_left(record: &Record) -> bool {
-    match send(record) {
-        Send::Sent => true,
-        Send::Failed(_) | Send::Dropped => false,
-        Send::Unknown => record.route.flags != RouteFlags::READ,
     }
 }

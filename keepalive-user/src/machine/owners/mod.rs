@@ -161,6 +161,16 @@ impl Owners for LiveOwners {
         }
     }
 
+    fn expect(&mut self, inode: u64, now: u64) {
+        self.take_answers(now);
+        if inode == 0 || self.resolver.is_none() {
+            return;
+        }
+        if let Some(want) = self.held.resolve(inode, now, false, &mut Proc) {
+            self.ask(Subject::Inode(inode), want);
+        }
+    }
+
     fn observe(&mut self, observation: &Observation, now: u64) {
         self.take_answers(now);
         let inode = observation.inode;

@@ -156,7 +156,7 @@ impl Story {
             return Some((text, "open, with unanswered probes at the end"));
         }
         if history.not_sent > 0 {
-            let text = probes(history.not_sent, "not sent");
+            let text = probes(history.not_sent.into(), "not sent");
             return Some((text, "with probes that did not leave this host"));
         }
         if let Some(Suppressed { runs: 2.., by }) = history.suppressed {

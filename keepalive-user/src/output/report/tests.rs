@@ -307,6 +307,7 @@ fn zero_windows_are_phases() {
                 unsent_bytes: 1000,
                 sent: Some(true),
                 send_error: None,
+                outage: None,
                 next_ms,
                 death: None,
             },

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use jiff::{Timestamp, tz::TimeZone};
 
 pub use self::{
-    cause::{RuleValues, certificate, headline, rule, unless, verdict},
+    cause::{RuleValues, certificate, headline, rule, unless, unless_briefly, verdict},
     losses::{losses_text, lost_words, missed_words, unknown},
 };
 use crate::core::{
-    event::{Keepalive, Process},
+    event::{Keepalive, Outage, Process},
     format::{escape, millis},
 };
 
@@ -56,6 +56,17 @@ pub fn owner(process: Option<&Arc<Process>>) -> String {
         || "?".to_owned(),
         |process| format!("{}/{}", escape(&process.comm), process.pid),
     )
+}
+
+/// Why a segment did not leave this host, in a few words.
+pub fn outage_words(outage: Outage) -> &'static str {
+    match outage {
+        Outage::NoRoute => "no route (route or local address removed, or link down)",
+        Outage::DeviceDown => "the link is down",
+        Outage::NoCarrier => "the link has no carrier",
+        Outage::Firewall => "refused by a firewall on this host",
+        Outage::Queue => "dropped by the queue of the device",
+    }
 }
 
 /// The keepalive settings.

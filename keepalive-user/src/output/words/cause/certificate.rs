@@ -1,5 +1,6 @@
 //! A death certificate in words: what ended the connection, since when, and what the application saw.
 
+use super::super::outage_words;
 use crate::core::{
     event::{Cause, Closed, ClosedBy, Errno, Keepalive, Rule, TcpState},
     format::{escape, millis, plural, tenths},
@@ -24,10 +25,11 @@ fn sentence(closed: &Closed, keepalive: &Keepalive, heard: &str) -> String {
     let heard = last_segment(closed, heard);
     match closed.cause {
         Cause::KeepaliveProbes | Cause::KeepaliveUserTimeout => {
-            format!(
-                "{}; {heard}; killed by keepalive",
-                unanswered(closed, keepalive)
-            )
+            let outage = closed.outage.map_or_else(String::new, |outage| {
+                format!(": they did not leave this host, {}", outage_words(outage))
+            });
+            let probes = unanswered(closed, keepalive);
+            format!("{probes}{outage}; {heard}; killed by keepalive")
         }
         Cause::RetransmitTimeout | Cause::RetransmitUserTimeout => format!(
             "{}{} of unacknowledged data; {heard}; killed by retransmission{}",
@@ -159,10 +161,10 @@ fn orphan(closed: &Closed, heard: &str) -> String {
         0 => "its FIN was not acknowledged".to_owned(),
         bytes => format!("{} undelivered", plural(bytes.into(), "byte")),
     };
-    let tries = if closed.probes_out > 0 || closed.retransmits == 0 {
-        plural(closed.probes_out.into(), "unanswered zero-window probe")
-    } else {
-        plural(closed.retransmits.into(), "retransmission")
+    let tries = match (closed.probes_out, closed.retransmits) {
+        (0, 0) => "the peer's window stayed closed".to_owned(),
+        (0, retransmits) => plural(retransmits.into(), "retransmission"),
+        (probes, _) => plural(probes.into(), "unanswered zero-window probe"),
     };
     format!("given up after its owner had closed it: {what}, {tries}; {heard}")
 }
@@ -173,12 +175,13 @@ fn reset(closed: &Closed) -> String {
         return "never connected: refused in the peer's name".to_owned();
     }
     let after = match closed.last_probe_ms.filter(|&ms| ms <= PROMPT_MS) {
+        Some(0) => "reset in the peer's name right after a probe".to_owned(),
         Some(ms) => format!("reset in the peer's name, {} after a probe", millis(ms)),
         None => "reset in the peer's name".to_owned(),
     };
     match closed.idle_ms.filter(|&ms| ms > SILENT_MS) {
         Some(idle) => format!(
-            "{after} and {} of silence: the peer no longer has the connection, or a NAT, firewall or load \
+            "{after}, after {} of silence: the peer no longer has the connection, or a NAT, firewall or load \
              balancer forgot it",
             millis(idle)
         ),

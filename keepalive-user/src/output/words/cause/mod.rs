@@ -101,6 +101,33 @@ pub fn headline(cause: Cause) -> Option<&'static str> {
     }
 }
 
+/// As [`unless`], at the end of a line.
+pub fn unless_briefly(cause: Cause) -> &'static str {
+    match cause {
+        Cause::RetransmitTimeout
+        | Cause::RetransmitUserTimeout
+        | Cause::OrphanTimeout
+        | Cause::OrphanUserTimeout => "unless acknowledged",
+        Cause::WindowProbeUserTimeout => "unless the window opens",
+        Cause::SendTimeout | Cause::SendUserTimeout => "unless sent",
+        Cause::KeepaliveProbes
+        | Cause::KeepaliveUserTimeout
+        | Cause::WindowProbeTimeout
+        | Cause::ConnectTimeout
+        | Cause::ConnectUserTimeout
+        | Cause::ConnectAbandoned
+        | Cause::OutOfResources
+        | Cause::OutsideAbort
+        | Cause::OwnerKilled
+        | Cause::PeerReset
+        | Cause::PeerFin
+        | Cause::LocalClose
+        | Cause::LocalAbort
+        | Cause::NetworkError
+        | Cause::Unknown => "unless answered",
+    }
+}
+
 /// What prevents this end of an open connection.
 pub fn unless(cause: Cause) -> &'static str {
     match cause {

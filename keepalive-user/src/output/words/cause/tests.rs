@@ -25,6 +25,7 @@ fn printed(cause: Cause, change: impl FnOnce(&mut Closed, &mut Keepalive)) -> St
         retransmitting_ms: None,
         probing_ms: None,
         last_probe_ms: None,
+        outage: None,
         idle_ms: Some(735_000),
         last_data_ms: None,
         lifetime_ms: None,
