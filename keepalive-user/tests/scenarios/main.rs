@@ -37,6 +37,8 @@ const CONTENTS: Contents = Contents {
         trace::arming::SCENARIOS,
         trace::suppressed::SCENARIOS,
         trace::answered::SCENARIOS,
+        trace::answers::SCENARIOS,
+        trace::certificates::SCENARIOS,
         trace::families::SCENARIOS,
         trace::states::SCENARIOS,
         trace::cookies::SCENARIOS,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
 use linux_raw_sys::net::{AF_INET, IPPROTO_TCP};
-use linux_raw_sys::netlink::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE};
+use linux_raw_sys::netlink::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, netlink, recv, send};
 
 use crate::kit::sys;
@@ -22,6 +22,43 @@ pub struct Timer {
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+
+/// Has the kernel abort an IPv4 connection of the calling thread's namespace, as `ss -K` does; false if the
+/// kernel cannot (CONFIG_INET_DIAG_DESTROY).
+pub fn destroy(local: SocketAddr, peer: SocketAddr) -> Result<bool> {
+    let (SocketAddr::V4(local), SocketAddr::V4(peer)) = (local, peer) else {
+        bail!("{local} is not IPv4");
+    };
+    let socket = sys::socket(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        Some(netlink::SOCK_DIAG),
+    )?;
+    let mut request = [0_u8; 72];
+    request[..4].copy_from_slice(&72_u32.to_ne_bytes());
+    request[4..6].copy_from_slice(&SOCK_DESTROY.to_ne_bytes());
+    let flags = (NLM_F_REQUEST | NLM_F_ACK) as u16;
+    request[6..8].copy_from_slice(&flags.to_ne_bytes());
+    request[16] = AF_INET as u8;
+    request[17] = IPPROTO_TCP as u8;
+    request[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
+    // `struct inet_diag_sockid`: ports, addresses, interface, and any cookie.
+    request[24..26].copy_from_slice(&local.port().to_be_bytes());
+    request[26..28].copy_from_slice(&peer.port().to_be_bytes());
+    request[28..32].copy_from_slice(&local.ip().octets());
+    request[44..48].copy_from_slice(&peer.ip().octets());
+    request[64..72].copy_from_slice(&[0xff; 8]);
+    send(&socket, &request, SendFlags::empty()).context("SOCK_DESTROY")?;
+    let mut reply = [0_u8; 1024];
+    let (length, _) = recv(&socket, &mut reply, RecvFlags::empty()).context("SOCK_DESTROY")?;
+    ensure!(length >= 20, "SOCK_DESTROY: {length} bytes");
+    match word(&reply, 16).cast_signed() {
+        0 => Ok(true),
+        error if -error == libc::EOPNOTSUPP => Ok(false),
+        error => Err(std::io::Error::from_raw_os_error(-error)).context("SOCK_DESTROY"),
+    }
+}
 
 /// The timers of all TCP sockets of one address family, in the calling thread's namespace.
 pub fn timers(family: AddressFamily) -> Result<Vec<Timer>> {

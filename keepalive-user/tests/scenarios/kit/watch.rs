@@ -77,6 +77,8 @@ pub enum Owner {
     Us,
     /// No process has it open (no longer, or not yet): this process or null.
     UsOrUnknown,
+    /// It changes hands.
+    Any,
 }
 
 /// Events of one socket.
@@ -136,6 +138,11 @@ impl<'t> Watch<'t> {
     /// Events taken from now on need not name the owner.
     pub fn owner_may_be_unknown(&self) {
         self.owner.set(Owner::UsOrUnknown);
+    }
+
+    /// Events taken from now on may name any process, or none.
+    pub fn owner_may_be_any(&self) {
+        self.owner.set(Owner::Any);
     }
 
     pub fn owner_must_be_known(&self) {
@@ -264,8 +271,11 @@ impl<'t> Watch<'t> {
     }
 
     fn check_owner(&self, event: &Event) -> Result<()> {
-        if event.present("process")?.is_null() && self.owner.get() == Owner::UsOrUnknown {
-            return Ok(());
+        let is_null = event.present("process")?.is_null();
+        match self.owner.get() {
+            Owner::UsOrUnknown if is_null => return Ok(()),
+            Owner::Any => return Ok(()),
+            Owner::Us | Owner::UsOrUnknown => {}
         }
         let comm = std::fs::read_to_string("/proc/self/comm").context("own comm")?;
         event.expect("process.pid", std::process::id())?;

@@ -191,8 +191,11 @@ fn local_close_probes_outstanding(stage: &Stage<'_>) -> Result<()> {
     let out = u64::from(pair.client.info()?.tcpi_probes);
     ensure!(out >= 2, "the kernel counts only {out} unanswered probes");
     drop(pair.client);
-    let closed = watch.closed("local_close")?;
+    let closed = watch.closed("orphan_timeout")?;
     closed.expect("from_state", "fin_wait1")?;
+    closed.expect("orphan", true)?;
+    closed.expect("undelivered_bytes", 0)?;
+    closed.expect("closed_by.pid", std::process::id())?;
     closed.expect_within("probes_out", out..=out + 1)?;
     Ok(())
 }
@@ -249,7 +252,7 @@ fn retransmit_user_timeout(stage: &Stage<'_>) -> Result<()> {
     watch.never("a probe", is_probe)
 }
 
-/// The far end of the link goes down: every probe leaves the host, and none is answered.
+/// The far end of the link goes down: the near end has no carrier, and no probe arrives.
 fn link_down(stage: &Stage<'_>) -> Result<()> {
     let link = Link::create()?;
     let pair = over(&link)?;
@@ -288,6 +291,7 @@ fn unreachable_route(stage: &Stage<'_>) -> Result<()> {
         probe.expect("decision", "probe_sent")?;
         probe.expect("attempt", attempt)?;
         probe.expect("probes_out.after", attempt)?;
+        probe.expect("outage", "no_route")?;
         if stage.facts.fentry {
             probe.expect("sent", false)?;
             probe.expect("send_error", "EHOSTUNREACH")?;
@@ -298,5 +302,6 @@ fn unreachable_route(stage: &Stage<'_>) -> Result<()> {
     }
     expect_killed(stage, &watch, 2)?;
     let closed = watch.closed("keepalive_probes")?;
+    closed.expect("outage", "no_route")?;
     expect_same_error(&closed, &pair.client.failure()?, "ETIMEDOUT")
 }

@@ -3,8 +3,10 @@
 //! The life of one socket, and what the trace reports of it. Most scenarios share one tracer.
 
 pub mod answered;
+pub mod answers;
 pub mod arithmetic;
 pub mod arming;
+pub mod certificates;
 pub mod cgroups;
 pub mod classics;
 pub mod connecting;
