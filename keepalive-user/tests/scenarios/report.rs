@@ -332,7 +332,7 @@ fn opens_one(browser: &mut Browser) -> Result<()> {
     let words = text(browser, "#log")?;
     for part in [
         "has keepalive: idle 1 s",
-        "probe 2 sent",
+        "probe 2 ",
         "TCP_USER_TIMEOUT 3 s ended it",
     ] {
         ensure!(words.contains(part), "{part:?} is not in {words}");

@@ -240,7 +240,7 @@ fn keys(terminal: &Terminal, port: &str, dead: &str, alive: &str) -> Result<()> 
         "Dead in",
         "by TCP_KEEPCNT 60",
         "SO_KEEPALIVE is on: TCP_KEEPIDLE 1 s (set on the socket)",
-        "/60 sent, no segment from the peer for",
+        ", no segment from the peer for",
     ] {
         ensure!(
             explained.contains(sentence),

@@ -24,6 +24,15 @@ pub struct Bench {
 }
 
 impl Bench {
+    /// What the text says of a probe: only fentry sees that it left the host.
+    pub fn sent(&self) -> &'static str {
+        if self.backend == "fentry" {
+            "sent"
+        } else {
+            "made"
+        }
+    }
+
     /// A running `trace --json`.
     pub fn trace(&self, arguments: &[&str]) -> Result<Tracer> {
         Tracer::spawn(&self.keepalive, &self.backend, arguments)

@@ -105,7 +105,8 @@ fn recording(bench: &Bench) -> Result<()> {
         ensure!(run.stdout == live, "replayed {}\nlive {live}", run.stdout);
     }
     let text = plain.replay(bench, &[])?.stdout;
-    for part in ["probe 1/2 sent", "probe 1 answered", "WORST RTT"] {
+    let probe = format!("probe 1/2 {}", bench.sent());
+    for part in [&*probe, "probe 1 answered", "WORST RTT"] {
         ensure!(text.contains(part), "{part:?} is not in {text}");
     }
     // A filter on replay selects the same events as a filter in the BPF programs.
