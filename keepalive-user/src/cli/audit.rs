@@ -53,6 +53,9 @@ pub struct Audit {
     /// Idle timeout of the middlebox between the ends (NAT, load balancer, firewall)
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "middlebox")]
     pub idle_timeout: Option<Duration>,
+    /// Idle timeout of a proxy between the ends, which ends TCP itself and ignores keepalive probes
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with_all = ["middlebox", "idle_timeout"])]
+    pub proxy_timeout: Option<Duration>,
     /// Middlebox between the ends, by name
     #[arg(long, value_name = "NAME", value_parser = middlebox)]
     pub middlebox: Option<Named>,
@@ -102,7 +105,7 @@ fn middlebox(name: &str) -> Result<Named> {
     Named::of(name).with_context(|| {
         let known: Vec<&str> = Named::names().collect();
         format!(
-            "expected one of {}; for others give --idle-timeout",
+            "expected one of {}; for others give --idle-timeout or --proxy-timeout",
             known.join(", ")
         )
     })

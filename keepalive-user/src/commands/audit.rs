@@ -2,19 +2,20 @@
 
 use std::{collections::BTreeMap, io::BufWriter};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     cli::{Audit, FailOn},
     core::{
-        event::{Finding, IncompletePart},
-        exit::{Exit, is_broken_pipe},
-        rules::{Middlebox, Named},
+        event::{Finding, Incomplete, IncompletePart},
+        exit::{Exit, Refusal, is_broken_pipe},
+        rules::{Middlebox, Named, Tracking},
     },
     machine::{
-        audit::{audit, conntrack},
+        audit::{audit, tracking},
         bpf::Options,
         namespace::Namespace,
+        privileges,
         sandbox::Needs,
     },
     output::audit::AuditOutput,
@@ -25,13 +26,14 @@ pub fn run(arguments: &Audit) -> Result<Exit> {
     let filter = arguments.select.filter()?;
     let mut wanted = arguments.wanted()?;
     let (namespaces, unseen) = arguments.select.namespaces(arguments.all_netns)?;
-    wanted.middleboxes = middleboxes(arguments, &namespaces)?;
+    let (middleboxes, unread) = middleboxes(arguments, &namespaces)?;
+    wanted.middleboxes = middleboxes;
     let options = Options {
         btf: arguments.btf.clone(),
         ..Options::default()
     };
     let (findings, mut end) = audit(&wanted, &filter, &namespaces, &options)?;
-    end.incomplete.extend(unseen);
+    end.incomplete.extend(unseen.into_iter().chain(unread));
     arguments.sandbox.confinement().enter(&Needs::printing());
     let failed = findings
         .iter()
@@ -56,29 +58,62 @@ pub fn run(arguments: &Audit) -> Result<Exit> {
     }
 }
 
-/// The middleboxes between the ends, by network namespace.
-fn middleboxes(arguments: &Audit, namespaces: &[Namespace]) -> Result<BTreeMap<u32, Middlebox>> {
-    let inodes = namespaces.iter().map(|namespace| namespace.inode);
-    let everywhere =
-        |middlebox: Middlebox| inodes.map(|inode| (inode, middlebox.clone())).collect();
-    Ok(match (&arguments.middlebox, arguments.idle_timeout) {
-        (Some(Named::Preset(middlebox)), _) => everywhere(middlebox.clone()),
-        (Some(Named::Conntrack), _) => {
-            let mut found = BTreeMap::new();
-            for namespace in namespaces {
-                if let Some(conntrack) = namespace.within(|| Ok(conntrack()))? {
-                    found.insert(namespace.inode, conntrack);
-                }
-            }
-            ensure!(
-                !found.is_empty(),
-                "no connection tracking here (nf_conntrack is not loaded)"
-            );
-            found
-        }
-        (None, Some(timeout)) => everywhere(Middlebox::unnamed(timeout)),
-        (None, None) => BTreeMap::new(),
-    })
+type Middleboxes = BTreeMap<u32, Middlebox>;
+
+/// The middleboxes between the ends, by network namespace, and what could not be read.
+fn middleboxes(
+    arguments: &Audit,
+    namespaces: &[Namespace],
+) -> Result<(Middleboxes, Vec<Incomplete>)> {
+    let inodes: Vec<u32> = namespaces.iter().map(|namespace| namespace.inode).collect();
+    let everywhere = |middlebox: Middlebox| -> Middleboxes {
+        let inodes = inodes.iter();
+        inodes.map(|&inode| (inode, middlebox.clone())).collect()
+    };
+    let one = match (
+        &arguments.middlebox,
+        arguments.idle_timeout,
+        arguments.proxy_timeout,
+    ) {
+        (Some(Named::Conntrack(None)), _, _) => return conntrack(&inodes),
+        (Some(Named::Conntrack(Some(name))), _, _) => Some(conntrack_of(name)?),
+        (Some(Named::Preset(middlebox)), _, _) => Some(middlebox.clone()),
+        (None, Some(timeout), _) => Some(Middlebox::unnamed(timeout)),
+        (None, None, Some(timeout)) => Some(Middlebox::proxy(timeout)),
+        (None, None, None) => None,
+    };
+    Ok((one.map(everywhere).unwrap_or_default(), Vec::new()))
+}
+
+/// The connection tracking that the connections of these namespaces may pass.
+fn conntrack(namespaces: &[u32]) -> Result<(Middleboxes, Vec<Incomplete>)> {
+    let (all, unseen) = Namespace::all()?;
+    let tracking = tracking(all.values())?;
+    let found = Tracking::between(namespaces, &tracking);
+    let hint = if unseen.is_empty() {
+        ""
+    } else {
+        privileges::hint()
+    };
+    ensure!(
+        !found.is_empty(),
+        "no network namespace that tracks these connections is visible here: nf_conntrack_count is 0 \
+         in {} of {}, and not readable in the others; name one: --middlebox conntrack:NETNS{hint}",
+        tracking.iter().filter(|it| it.connections == 0).count(),
+        all.len(),
+    );
+    Ok((found, unseen))
+}
+
+/// The connection tracking of the namespace that the user names.
+fn conntrack_of(name: &str) -> Result<Middlebox> {
+    let usage = |error: anyhow::Error| Refusal::new(Exit::Usage, format!("{error:#}"));
+    let namespace = Namespace::named(name).map_err(usage)?;
+    let tracking = tracking([&namespace])?;
+    let one = tracking.first().with_context(|| {
+        format!("no connection tracking in network namespace {name} (its nf_conntrack sysctls are not readable)")
+    })?;
+    Ok(one.named())
 }
 
 fn fails(fail_on: Option<&FailOn>, finding: &Finding) -> bool {

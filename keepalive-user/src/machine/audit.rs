@@ -16,7 +16,8 @@ use super::{
 use crate::core::{
     event::{AuditEnd, Finding, Incomplete, IncompletePart},
     filter,
-    rules::{AuditScope, Judge, Middlebox},
+    kernel::state,
+    rules::{AuditScope, Judge, Surroundings, Tracking},
 };
 
 /// Checks the sockets of these network namespaces that the filter admits: the findings, worst first,
@@ -31,13 +32,17 @@ pub fn audit(
     options: &Options,
 ) -> Result<(Vec<Finding>, AuditEnd)> {
     let mut lister = Lister::open(None, options)?;
-    let mut listing = lister.list(namespaces, true, &|socket: &Snapshot| {
-        filter::admits(filter, &socket.id)
-    })?;
+    let admits = |socket: &Snapshot| filter::admits(filter, &socket.id);
+    // The listeners show which connections were accepted.
+    let wanted = |socket: &Snapshot| socket.id.state == state::LISTEN || admits(socket);
+    let mut listing = lister.list(namespaces, true, &wanted)?;
     let now = clock::now();
     let cgroups = RefCell::new(Cgroups::open());
-    let mut judge = Judge::new(scope, clock::when(now), clock::hz());
-    for (index, socket) in listing.sockets.iter().enumerate() {
+    let here = Namespace::current().ok().map(|namespace| namespace.inode);
+    let around = Surroundings::new(here, listing.sockets.iter().map(|socket| &socket.id));
+    let mut judge = Judge::new(scope, &around, clock::when(now), clock::hz());
+    let sockets = listing.sockets.iter().enumerate();
+    for (index, socket) in sockets.filter(|(_, socket)| admits(socket)) {
         let row = listing.row(socket, index as u64 + 1, &now);
         let place = || cgroups.borrow_mut().resolve(socket.id.cgroup);
         judge.socket(&row, || place()?.container_id);
@@ -71,13 +76,30 @@ pub fn audit(
     Ok((findings, end))
 }
 
-/// The connection tracking of the calling thread's network namespace, if it has one.
-pub fn conntrack() -> Option<Middlebox> {
-    const TIMEOUT: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
-    let seconds: u64 = files::read_kernel(TIMEOUT).ok()?.trim().parse().ok()?;
-    Some(Middlebox {
-        name: "connection tracking here".to_owned(),
-        timeout_ms: seconds * 1000,
-        source: Some("nf_conntrack_tcp_timeout_established"),
+/// The connection tracking of each of these network namespaces; none of those without it, or whose
+/// sysctls are not readable.
+///
+/// # Errors
+/// If a namespace cannot be entered.
+pub fn tracking<'a>(namespaces: impl IntoIterator<Item = &'a Namespace>) -> Result<Vec<Tracking>> {
+    let mut found = Vec::new();
+    for namespace in namespaces {
+        found.extend(namespace.within(|| Ok(tracking_here(namespace.inode)))?);
+    }
+    Ok(found)
+}
+
+/// That of the calling thread's namespace, whose inode number this is.
+fn tracking_here(netns: u32) -> Option<Tracking> {
+    let read = |name: &str| -> Option<u64> {
+        let text = files::read_kernel(&format!("/proc/sys/net/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    let forwards = |name: &str| read(name).is_some_and(|value| value != 0);
+    Some(Tracking {
+        netns,
+        timeout_ms: read("netfilter/nf_conntrack_tcp_timeout_established")? * 1000,
+        connections: read("netfilter/nf_conntrack_count")?,
+        forwards: forwards("ipv4/ip_forward") || forwards("ipv6/conf/all/forwarding"),
     })
 }

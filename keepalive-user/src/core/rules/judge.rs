@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Case, Middlebox, NAMESPACE_RULE, RULES, Violation, namespace_sysctls, rule_names};
+use super::{
+    Case, Middlebox, NAMESPACE_RULE, RULES, Surroundings, Violation, namespace_sysctls, rule_names,
+};
 use crate::core::{
     arithmetic,
     event::{Finding, ListedSocket, Severity, Sysctls, TcpState, When},
@@ -71,6 +73,7 @@ impl Ignore {
 /// Judges sockets and network namespaces, one after the other.
 pub struct Judge<'a> {
     scope: &'a AuditScope,
+    around: &'a Surroundings,
     when: When,
     /// The kernel's ticks per second, if known.
     hz: Option<u32>,
@@ -85,9 +88,15 @@ pub struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    pub fn new(scope: &'a AuditScope, when: When, hz: Option<u32>) -> Self {
+    pub fn new(
+        scope: &'a AuditScope,
+        around: &'a Surroundings,
+        when: When,
+        hz: Option<u32>,
+    ) -> Self {
         Self {
             scope,
+            around,
             when,
             hz,
             findings: Vec::new(),
@@ -115,6 +124,7 @@ impl<'a> Judge<'a> {
             plan: plan.as_ref(),
             middlebox: self.scope.middleboxes.get(&row.socket.netns),
             silent_ms: self.scope.silent_ms,
+            around: self.around,
         };
         for rule in RULES {
             if let Some(found) = (rule.check)(&case)

@@ -1,86 +1,48 @@
-//! Middleboxes between the ends of a connection, which drop its state after an idle timeout.
+//! Middleboxes between the ends of a connection: what they do to one that is idle for their timeout.
+
+mod presets;
+mod tracking;
 
 use std::time::Duration;
 
-use crate::core::format::millis;
+pub use self::{
+    presets::{Named, help},
+    tracking::Tracking,
+};
+use super::{
+    Case, Violation,
+    remedy::{Advice, gap_ms},
+};
+use crate::core::{
+    event::{Keepalive, ListedSocket, Span},
+    format::millis,
+};
 
 /// A middlebox with an idle timeout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Middlebox {
     pub name: String,
     pub timeout_ms: u64,
+    pub expiry: Expiry,
     /// The source of the timeout.
     pub source: Option<&'static str>,
 }
 
-/// The values of `--middlebox`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Named {
-    Preset(Middlebox),
-    /// This machine's own connection tracking, of each network namespace.
-    Conntrack,
-}
-
-/// A preset.
-struct Preset {
-    name: &'static str,
-    seconds: u64,
-    what: &'static str,
-    source: &'static str,
-}
-
-const PRESETS: &[Preset] = &[
-    Preset {
-        name: "aws-nlb",
-        seconds: 350,
-        what: "Network Load Balancer, TCP idle timeout (default; 60 to 6000 s)",
-        source: "docs.aws.amazon.com/elasticloadbalancing/latest/network/update-idle-timeout.html",
+/// What becomes of a connection that has been idle for the timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Its state is dropped, and later segments too.
+    Silent,
+    /// Its state is dropped; the next segment of either end is answered by RST.
+    ResetsNext,
+    /// Its state is dropped; what happens to later segments is not documented, or depends on rules.
+    Unspecified,
+    /// It is closed: by a proxy, which ends TCP itself. Its kernel answers keepalive probes, and the
+    /// proxy, which does not see them, counts data only.
+    Proxy {
+        /// The proxy's own setting.
+        setting: &'static str,
     },
-    Preset {
-        name: "aws-nat",
-        seconds: 350,
-        what: "NAT gateway, idle timeout",
-        source: "docs.aws.amazon.com/vpc/latest/userguide/nat-gateway-troubleshooting.html",
-    },
-    Preset {
-        name: "azure-lb",
-        seconds: 240,
-        what: "Load Balancer, idle timeout (default; 4 to 30 min, outbound to 100)",
-        source: "learn.microsoft.com/azure/load-balancer/load-balancer-tcp-idle-timeout",
-    },
-    Preset {
-        name: "gcp",
-        seconds: 600,
-        what: "VPC firewall, idle connection tracking",
-        source: "cloud.google.com/compute/docs/troubleshooting/general-tips",
-    },
-    Preset {
-        name: "ipvs",
-        seconds: 900,
-        what: "Linux IPVS (also Docker overlay networks), default of ipvsadm --set",
-        source: "tcp_timeouts in net/netfilter/ipvs/ip_vs_proto_tcp.c",
-    },
-];
-const CONNTRACK: &str = "conntrack";
-
-impl Named {
-    /// The names of all presets.
-    pub fn names() -> impl Iterator<Item = &'static str> {
-        PRESETS.iter().map(|preset| preset.name).chain([CONNTRACK])
-    }
-
-    /// The middlebox with this name.
-    pub fn of(name: &str) -> Option<Self> {
-        if name == CONNTRACK {
-            return Some(Self::Conntrack);
-        }
-        let preset = PRESETS.iter().find(|preset| preset.name == name)?;
-        Some(Self::Preset(Middlebox {
-            name: preset.name.to_owned(),
-            timeout_ms: preset.seconds * 1000,
-            source: Some(preset.source),
-        }))
-    }
 }
 
 impl Middlebox {
@@ -89,7 +51,36 @@ impl Middlebox {
         Self {
             name: "the middlebox".to_owned(),
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            expiry: Expiry::Unspecified,
             source: None,
+        }
+    }
+
+    /// A proxy of which only the timeout is known.
+    pub fn proxy(timeout: Duration) -> Self {
+        Self {
+            name: "the proxy".to_owned(),
+            expiry: Expiry::Proxy {
+                setting: "its idle timeout",
+            },
+            ..Self::unnamed(timeout)
+        }
+    }
+
+    pub fn is_proxy(&self) -> bool {
+        match self.expiry {
+            Expiry::Proxy { .. } => true,
+            Expiry::Silent | Expiry::ResetsNext | Expiry::Unspecified => false,
+        }
+    }
+
+    /// Values that send a probe before the timeout, if there are any.
+    pub fn advice(&self) -> Option<Advice> {
+        match self.expiry {
+            Expiry::Proxy { .. } => None,
+            Expiry::Silent | Expiry::ResetsNext | Expiry::Unspecified => {
+                Advice::within(self.timeout_ms)
+            }
         }
     }
 
@@ -98,43 +89,96 @@ impl Middlebox {
         let source = self
             .source
             .map_or_else(String::new, |source| format!(" ({source})"));
+        let what = if self.is_proxy() {
+            "closes connections without data"
+        } else {
+            "drops idle connections"
+        };
         format!(
-            "{} drops idle connections after {}{source}",
+            "{} {what} after {}{source}",
             self.name,
             millis(self.timeout_ms)
         )
     }
-}
 
-/// The presets with their sources, for `--help`.
-pub fn help() -> String {
-    let mut text = String::from("Middleboxes:\n");
-    for preset in PRESETS {
-        text += &format!(
-            "  {:9} {:4} s  {}\n                    {}\n",
-            preset.name, preset.seconds, preset.what, preset.source
-        );
+    /// What the ends notice of it.
+    pub fn then(&self) -> &'static str {
+        match self.expiry {
+            Expiry::Silent => "without notice to either end",
+            Expiry::ResetsNext => "and the next segment of either end is answered by RST",
+            Expiry::Unspecified => "what happens to later segments is not known",
+            Expiry::Proxy { .. } => "by the proxy",
+        }
     }
-    text + "  conntrack         each network namespace's own nf_conntrack_tcp_timeout_established"
+
+    /// The remedy with values that fit, or what helps where no value does.
+    pub fn remedy(&self, with: impl Fn(Advice) -> String) -> String {
+        self.advice().map_or_else(
+            || {
+                format!(
+                    "no keepalive setting is as short: the options count in seconds, and timers run \
+                     late; send application data more often than every {}",
+                    millis(self.timeout_ms)
+                )
+            },
+            with,
+        )
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A connection through a proxy. No keepalive setting helps it.
+pub fn behind_a_proxy(proxy: &Middlebox, setting: &str, socket: &ListedSocket) -> Violation {
+    let timeout = millis(proxy.timeout_ms);
+    let data = socket.last_data_ms.map_or_else(String::new, |ms| {
+        format!("; last data received {} ago", millis(ms))
+    });
+    Violation {
+        evidence: format!("{}{data}", proxy.forgets()),
+        consequence: format!(
+            "closed after {timeout} without data: keepalive probes end at the proxy, and do not count"
+        ),
+        remedy: format!(
+            "no keepalive setting helps: send application data (a heartbeat) more often than every \
+             {timeout}, close pooled connections that are idle for less than that, or raise {setting}"
+        ),
+    }
+}
 
-    #[test]
-    fn presets_have_names() {
-        let Some(Named::Preset(nlb)) = Named::of("aws-nlb") else {
-            panic!("a preset");
-        };
-        assert_eq!((nlb.name.as_str(), nlb.timeout_ms), ("aws-nlb", 350_000));
-        assert!(
-            nlb.forgets().contains("350 s (docs.aws"),
-            "{}",
-            nlb.forgets()
-        );
-        assert_eq!(Named::of("aws-nbl"), None);
-        assert!(Named::names().all(|name| Named::of(name).is_some()));
-        assert!(help().contains("azure-lb"), "{}", help());
+/// A connection whose probes may come after the timeout. `gap` is between two probes of a healthy idle
+/// connection: after an answered probe the timer is set for the interval (`tcp_keepalive_timer`).
+pub fn late(case: &Case<'_>, middlebox: &Middlebox, keepalive: &Keepalive, gap: Span) -> Violation {
+    let timeout = middlebox.timeout_ms;
+    let (idle, interval) = (keepalive.time_ms, keepalive.interval_ms);
+    // Whether the interval alone makes it late.
+    let is_soon_enough = gap_ms(idle, interval.min(idle)) < timeout;
+    let is_interval = interval > idle && is_soon_enough;
+    let least = if is_interval { interval } else { gap.least };
+    let after = |range: String| format!("{range} of silence, {}", middlebox.forgets());
+    let range = format!("after {} to {}", millis(least), millis(gap.most));
+    Violation {
+        evidence: if is_interval {
+            after(format!(
+                "first probe after {}, but the next one {range}",
+                millis(idle)
+            ))
+        } else {
+            after(format!("first probe {range}"))
+        },
+        consequence: match least.checked_sub(timeout) {
+            Some(early) => format!(
+                "dropped {} before the probe, {}",
+                millis(early),
+                middlebox.then()
+            ),
+            None => format!(
+                "dropped up to {} before the probe, if the timer runs late, {}",
+                millis(gap.most - timeout),
+                middlebox.then()
+            ),
+        },
+        remedy: middlebox.remedy(|advice| {
+            let idle = (!is_soon_enough).then_some(advice.idle);
+            case.patient().retime(keepalive, idle, None)
+        }),
     }
 }

@@ -6,19 +6,25 @@
 mod judge;
 mod middlebox;
 mod remedy;
+mod surroundings;
 
-use self::remedy::Advice;
 pub use self::{
     judge::{AuditScope, Ignore, Judge},
-    middlebox::{Middlebox, Named, help as middlebox_help},
+    middlebox::{Middlebox, Named, Tracking, help as middlebox_help},
+    surroundings::Surroundings,
+};
+use self::{
+    middlebox::Expiry,
+    remedy::{Advice, Patient},
 };
 use super::{
     arithmetic,
     event::{
-        Cause, Keepalive, ListedSocket, Plan, PlannedSettings, Severity, Span, Sysctl, Sysctls,
-        TcpState, TimerKind,
+        Cause, Keepalive, ListedSocket, Plan, PlannedSettings, Severity, Span, Sysctls, TcpState,
+        TimerKind,
     },
     format::{millis, name, plural},
+    kernel::KEEPALIVE_MAX_S,
 };
 
 /// One row of the table.
@@ -38,6 +44,7 @@ pub struct Case<'a> {
     pub middlebox: Option<&'a Middlebox>,
     /// Silence from which a connection without keepalive is a finding, milliseconds.
     pub silent_ms: u64,
+    pub around: &'a Surroundings,
 }
 
 /// A violation of a rule.
@@ -58,7 +65,7 @@ pub const RULES: &[AuditRule] = &[
     AuditRule {
         name: "late_for_middlebox",
         severity: Severity::Warning,
-        summary: "a middlebox drops the connection before the first probe",
+        summary: "a middlebox drops the connection before a probe, or ignores probes",
         check: late_for_middlebox,
     },
     AuditRule {
@@ -144,9 +151,20 @@ impl Case<'_> {
     }
 
     fn advice(&self) -> Advice {
-        self.middlebox.map_or(Advice::ORDINARY, |middlebox| {
-            Advice::within(middlebox.timeout_ms)
-        })
+        self.middlebox
+            .and_then(Middlebox::advice)
+            .unwrap_or(Advice::ORDINARY)
+    }
+
+    fn patient(&self) -> Patient<'_> {
+        Patient {
+            socket: self.socket,
+            around: self.around,
+        }
+    }
+
+    fn switch_on(&self) -> String {
+        self.patient().switch_on(self.advice())
     }
 
     fn is_off(&self) -> bool {
@@ -172,7 +190,7 @@ fn zombie_suspect(case: &Case<'_>) -> Option<Violation> {
             millis(silence)
         ),
         consequence: "if the peer is dead, that is never detected".to_owned(),
-        remedy: case.advice().switch_on(case.socket),
+        remedy: case.switch_on(),
     })
 }
 
@@ -183,11 +201,11 @@ fn no_keepalive(case: &Case<'_>) -> Option<Violation> {
     let silence = case
         .unguarded()
         .filter(|silence| (IDLE_MS..case.silent_ms).contains(silence))
-        .filter(|_| case.middlebox.is_none())?;
+        .filter(|_| case.middlebox.is_none_or(Middlebox::is_proxy))?;
     Some(Violation {
         evidence: format!("silent for {}, SO_KEEPALIVE off", millis(silence)),
         consequence: "a dead peer is detected only when data is sent".to_owned(),
-        remedy: case.advice().switch_on(case.socket),
+        remedy: case.switch_on(),
     })
 }
 
@@ -197,44 +215,23 @@ fn late_for_middlebox(case: &Case<'_>) -> Option<Violation> {
     if !case.lasts() || !case.leaves_the_host() {
         return None;
     }
+    if let Expiry::Proxy { setting } = middlebox.expiry {
+        return Some(middlebox::behind_a_proxy(middlebox, setting, case.socket));
+    }
     let timeout = middlebox.timeout_ms;
     if !keepalive.enabled {
         return Some(Violation {
             evidence: format!("SO_KEEPALIVE off, {}", middlebox.forgets()),
             consequence: format!(
-                "dropped after {} of silence, without notice to either end",
-                millis(timeout)
+                "dropped after {} of silence, {}",
+                millis(timeout),
+                middlebox.then()
             ),
-            remedy: case.advice().switch_on(case.socket),
+            remedy: middlebox.remedy(|advice| case.patient().switch_on(advice)),
         });
     }
-    let first = case.plan?.first_probe_ms;
-    if first.most < timeout {
-        return None;
-    }
-    let idle = case.advice().idle;
-    Some(Violation {
-        evidence: format!(
-            "first probe after {} to {} of silence, {}",
-            millis(first.least),
-            millis(first.most),
-            middlebox.forgets()
-        ),
-        consequence: match first.least.checked_sub(timeout) {
-            Some(early) => format!("dropped {} before the first probe", millis(early)),
-            None => format!(
-                "dropped up to {} before the first probe, if the timer runs late",
-                millis(first.most - timeout)
-            ),
-        },
-        remedy: remedy::option(
-            case.socket,
-            "TCP_KEEPIDLE",
-            Sysctl::TcpKeepaliveTime,
-            idle,
-            keepalive.time_origin,
-        ),
-    })
+    let gap = case.plan?.first_probe_ms;
+    (gap.most >= timeout).then(|| middlebox::late(case, middlebox, keepalive, gap))
 }
 
 fn suppressed(case: &Case<'_>) -> Option<Violation> {
@@ -297,24 +294,7 @@ fn count_ignored(case: &Case<'_>) -> Option<Violation> {
     } else {
         "already after"
     };
-    // The timeout at which the count alone would end the connection.
-    let timeout = keepalive.time_ms + keepalive.interval_ms * count;
-    let kept = arithmetic::plan(
-        PlannedSettings {
-            user_timeout_ms: timeout,
-            ..plan.settings
-        },
-        None,
-    );
-    let remedy = if kept.probes == Span::exactly(count) {
-        format!("setsockopt TCP_USER_TIMEOUT = {timeout} (idle + interval × count) keeps the count")
-    } else {
-        format!(
-            "setsockopt TCP_USER_TIMEOUT = 0: timers this long run too late for one that keeps the \
-             count ({timeout} needs {} to {} probes)",
-            kept.probes.least, kept.probes.most
-        )
-    };
+    let remedy = keep_the_count(plan, keepalive);
     Some(Violation {
         evidence: format!(
             "TCP_USER_TIMEOUT {}, TCP_KEEPCNT {count}",
@@ -332,6 +312,37 @@ fn count_ignored(case: &Case<'_>) -> Option<Violation> {
     })
 }
 
+/// The timeout at which the count alone would end the connection, or none.
+fn keep_the_count(plan: &Plan, keepalive: &Keepalive) -> String {
+    let count = u64::from(keepalive.probes);
+    let timeout = keepalive.time_ms + keepalive.interval_ms * count;
+    if timeout > USER_TIMEOUT_MAX_MS {
+        return format!(
+            "setsockopt TCP_USER_TIMEOUT = 0: idle + interval × count is above its maximum, \
+             {USER_TIMEOUT_MAX_MS} ms"
+        );
+    }
+    let kept = arithmetic::plan(
+        PlannedSettings {
+            user_timeout_ms: timeout,
+            ..plan.settings
+        },
+        None,
+    );
+    if kept.probes == Span::exactly(count) {
+        format!("setsockopt TCP_USER_TIMEOUT = {timeout} (idle + interval × count) keeps the count")
+    } else {
+        format!(
+            "setsockopt TCP_USER_TIMEOUT = 0: timers this long run too late for one that keeps the \
+             count ({timeout} needs {} to {} probes)",
+            kept.probes.least, kept.probes.most
+        )
+    }
+}
+
+/// `TCP_USER_TIMEOUT` is an int (`do_tcp_setsockopt`, net/ipv4/tcp.c), milliseconds.
+const USER_TIMEOUT_MAX_MS: u64 = 2_147_483_647;
+
 fn user_timeout_late(case: &Case<'_>) -> Option<Violation> {
     /// As a fraction of the timeout: smaller excesses come from late timers.
     const MARGIN: u64 = 8;
@@ -343,7 +354,8 @@ fn user_timeout_late(case: &Case<'_>) -> Option<Violation> {
         return None;
     }
     // The first run probes, the second can end the connection.
-    let (idle, interval) = (timeout * 2 / 3000, timeout / 3000);
+    let most = u64::from(KEEPALIVE_MAX_S);
+    let (idle, interval) = ((timeout * 2 / 3000).min(most), timeout / 3000);
     Some(Violation {
         evidence: format!(
             "TCP_USER_TIMEOUT {}, idle {}, interval {}",
@@ -358,10 +370,8 @@ fn user_timeout_late(case: &Case<'_>) -> Option<Violation> {
         remedy: if interval == 0 {
             "setsockopt TCP_USER_TIMEOUT of at least 3000: keepalive counts in seconds".to_owned()
         } else {
-            format!(
-                "setsockopt TCP_KEEPIDLE = {idle}, TCP_KEEPINTVL = {interval}: together at most \
-                 TCP_USER_TIMEOUT"
-            )
+            let remedy = case.patient().retime(keepalive, Some(idle), Some(interval));
+            format!("{remedy}: together at most TCP_USER_TIMEOUT")
         },
     })
 }
@@ -376,25 +386,33 @@ fn interval_above_idle(case: &Case<'_>) -> Option<Violation> {
             millis(keepalive.time_ms)
         ),
         consequence: format!("a dead peer is detected after {}", millis(dead)),
-        remedy: remedy::option(
-            case.socket,
-            "TCP_KEEPINTVL",
-            Sysctl::TcpKeepaliveIntvl,
-            (keepalive.time_ms / 6000).max(1),
-            keepalive.interval_origin,
-        ),
+        remedy: case
+            .patient()
+            .retime(keepalive, None, Some((keepalive.time_ms / 6000).max(1))),
     })
 }
 
 fn listener_without_keepalive(case: &Case<'_>) -> Option<Violation> {
-    (case.socket.socket.state == TcpState::Listen && case.is_off()).then(|| Violation {
+    if case.socket.socket.state != TcpState::Listen || !case.is_off() {
+        return None;
+    }
+    let (accepted, kept) = case.around.connections(case.socket);
+    let setting = case.patient().accepted_setting();
+    let inherits = setting.is_none_or(|(_, setting)| setting.on_listener);
+    // A program that sets it on each connection shows there what it does.
+    if kept > 0 || (accepted == 0 && !inherits) {
+        return None;
+    }
+    let remedy = case.switch_on();
+    Some(Violation {
         evidence: "listens with SO_KEEPALIVE off".to_owned(),
         consequence: "accepted connections have none unless the application sets it on each"
             .to_owned(),
-        remedy: format!(
-            "on the listener, to be inherited: {}",
-            case.advice().switch_on(case.socket)
-        ),
+        remedy: if setting.is_none() {
+            format!("on the listener, to be inherited: {remedy}")
+        } else {
+            remedy
+        },
     })
 }
 
@@ -413,8 +431,9 @@ pub fn namespace_sysctls(here: &Sysctls, host: &Sysctls) -> Option<Violation> {
         evidence: differences.join("; "),
         consequence: "the host's sysctls have no effect in this namespace".to_owned(),
         remedy: format!(
-            "in the namespace (nsenter --net=… sysctl -w {}), or by the pod's securityContext.sysctls",
-            settings.join(" ")
+            "in the namespace (nsenter --net=… sysctl -w {}), or by the pod's securityContext.sysctls; {}",
+            settings.join(" "),
+            remedy::NEW_ONLY
         ),
     })
 }

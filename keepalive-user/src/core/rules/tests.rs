@@ -10,7 +10,7 @@ use crate::core::{
 
 const HOUR: u64 = 3_600_000;
 
-fn keepalive() -> Keepalive {
+pub fn keepalive() -> Keepalive {
     Keepalive {
         enabled: true,
         time_ms: 60_000,
@@ -31,7 +31,7 @@ fn off() -> Option<Keepalive> {
 }
 
 /// A connection without a finding, silent for half a minute.
-fn socket() -> ListedSocket {
+pub fn socket() -> ListedSocket {
     let end = |number| Endpoint {
         address: IpAddr::from([10, 0, 0, number]),
         port: number.into(),
@@ -89,6 +89,7 @@ fn found(name: &str, socket: &ListedSocket, middlebox: Option<&Middlebox>) -> Op
         plan: plan.as_ref(),
         middlebox,
         silent_ms: HOUR,
+        around: &Surroundings::default(),
     };
     let rule = RULES.iter().find(|rule| rule.name == name).unwrap();
     (rule.check)(&case)
@@ -106,6 +107,7 @@ fn fired(socket: &ListedSocket, behind: bool) -> Vec<&'static str> {
     let middlebox = Middlebox {
         name: "aws-nlb".to_owned(),
         timeout_ms: 350_000,
+        expiry: Expiry::ResetsNext,
         source: None,
     };
     let case = Case {
@@ -113,6 +115,7 @@ fn fired(socket: &ListedSocket, behind: bool) -> Vec<&'static str> {
         plan: plan.as_ref(),
         middlebox: behind.then_some(&middlebox),
         silent_ms: HOUR,
+        around: &Surroundings::default(),
     };
     let fires = RULES.iter().filter(|rule| (rule.check)(&case).is_some());
     fires.map(|rule| rule.name).collect()
@@ -249,6 +252,7 @@ fn no_probe_for_the_middlebox_at_all() {
     let nlb = Middlebox {
         name: "aws-nlb".to_owned(),
         timeout_ms: 350_000,
+        expiry: Expiry::ResetsNext,
         source: Some("AWS"),
     };
     let postgres = ListedSocket {
@@ -284,6 +288,7 @@ fn a_remedy_follows_the_origin() {
     let middlebox = Middlebox {
         name: "it".to_owned(),
         timeout_ms: 350_000,
+        expiry: Expiry::ResetsNext,
         source: None,
     };
     let remedy = |origin| {
