@@ -70,7 +70,8 @@ impl Arguments {
 
 const BACKENDS: [&str; 2] = ["fentry", "tracepoint"];
 const LIVE: &str = "live";
-/// Programs of the distribution that scenarios use on the running kernel: servers, `ss`, a browser, a terminal.
+/// Programs of the distribution that scenarios use on the running kernel: servers and clients, `ss`, a browser,
+/// a terminal.
 const SERVERS: &[Tool] = &[
     Tool {
         path: "/usr/sbin/apache2",
@@ -83,6 +84,50 @@ const SERVERS: &[Tool] = &[
     Tool {
         path: "/usr/lib/postgresql/15/bin/postgres",
         package: "postgresql-15",
+    },
+    Tool {
+        path: "/usr/sbin/nginx",
+        package: "nginx",
+    },
+    Tool {
+        path: "/usr/lib/nginx/modules/ngx_stream_module.so",
+        package: "libnginx-mod-stream",
+    },
+    Tool {
+        path: "/usr/sbin/haproxy",
+        package: "haproxy",
+    },
+    Tool {
+        path: "/usr/sbin/sshd",
+        package: "openssh-server",
+    },
+    Tool {
+        path: "/usr/bin/ssh",
+        package: "openssh-client",
+    },
+    Tool {
+        path: "/usr/lib/postgresql/15/bin/psql",
+        package: "postgresql-client-15",
+    },
+    Tool {
+        path: "/usr/sbin/pgbouncer",
+        package: "pgbouncer",
+    },
+    Tool {
+        path: "/usr/sbin/mariadbd",
+        package: "mariadb-server",
+    },
+    Tool {
+        path: "/usr/bin/curl",
+        package: "curl",
+    },
+    Tool {
+        path: "/usr/bin/python3",
+        package: "python3",
+    },
+    Tool {
+        path: "/usr/bin/node",
+        package: "nodejs",
     },
     Tool {
         path: "/usr/bin/chromium",

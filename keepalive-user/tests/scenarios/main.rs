@@ -15,6 +15,7 @@ mod harness;
 mod kit;
 mod limits;
 mod list;
+mod remedies;
 mod report;
 mod top;
 mod trace;
@@ -68,6 +69,7 @@ const CONTENTS: Contents = Contents {
         list::sockets::CASES,
         list::namespaces::CASES,
         limits::sandbox::CASES,
+        remedies::CASES,
     ],
 };
 

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use crate::kit::browser::CHROMIUM;
 use crate::kit::expect::Facts;
 use crate::kit::socket::{LOCALHOST, Tcp};
+use crate::remedies::DISTRIBUTION;
 use crate::top::TMUX;
 use crate::trace::cgroups;
 use crate::trace::classics::{APACHE, POSTGRESQL, REDIS};
@@ -45,6 +46,11 @@ const EXCEPTIONS: &[Exception] = &[
     Exception {
         scenario: "classic_postgresql",
         applies: |_| !Path::new(POSTGRESQL).exists(),
+        reason: NO_SERVERS,
+    },
+    Exception {
+        scenario: "remedies",
+        applies: |_| !Path::new(DISTRIBUTION).exists(),
         reason: NO_SERVERS,
     },
     Exception {
