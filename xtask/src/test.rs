@@ -134,6 +134,10 @@ const SERVERS: &[Tool] = &[
         package: "chromium",
     },
     Tool {
+        path: "/usr/sbin/nft",
+        package: "nftables",
+    },
+    Tool {
         path: "ss",
         package: "iproute2",
     },

@@ -11,13 +11,22 @@ use anyhow::{Context, Result, ensure};
 use crate::harness::bench::{Bench, HardCase, Refused};
 use crate::kit::event::Event;
 use crate::kit::link::{FAR_ADDRESS, Link, NEAR_ADDRESS};
-use crate::kit::net::Namespace;
+use crate::kit::net::{Namespace, sysctl};
+use crate::kit::process::Running;
 use crate::kit::socket::{Keepalive, LOCALHOST, Pair, Tcp};
 
-pub const CASES: &[HardCase] = &[HardCase {
-    name: "audit",
-    run: audit,
-}];
+pub const CASES: &[HardCase] = &[
+    HardCase {
+        name: "audit",
+        run: audit,
+    },
+    HardCase {
+        name: "audit_conntrack",
+        run: conntrack,
+    },
+];
+
+const NFT: &str = "/usr/sbin/nft";
 
 const NOBODY: u32 = 65534;
 
@@ -62,6 +71,47 @@ fn audit(bench: &Bench) -> Result<()> {
     );
     codes(bench, &zombie, &guarded)?;
     unprivileged(bench)
+}
+
+/// The near namespace tracks nothing, whatever its sysctl; the far one tracks, and forwards.
+fn conntrack(bench: &Bench) -> Result<()> {
+    const TIMEOUT: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
+    const RULES: &str = "table ip t { chain c { type filter hook input priority 0; \
+                         ct state invalid drop; }; }";
+    let _namespace = Namespace::create()?;
+    let link = Link::create()?;
+    link.at_far(|| {
+        let output = Command::new(NFT).arg(RULES).output().context(NFT)?;
+        ensure!(output.status.success(), "{NFT}: {output:?}");
+        std::fs::write(TIMEOUT, "60").context(TIMEOUT)?;
+        sysctl("ip_forward", 1)
+    })?;
+    // Without a process in it the far namespace cannot be found.
+    let _process = link.at_far(|| Running::start(Command::new("sleep").arg("60")))?;
+    std::fs::write(TIMEOUT, "30").context(TIMEOUT)?;
+    let pair = across(&link)?;
+    pair.client.arm(Keepalive::after(300))?;
+    pair.client.send(b"tracked")?;
+    pair.server.receive(b"tracked".len())?;
+    let far = link.far.inode.to_string();
+    for middlebox in ["conntrack", &format!("conntrack:{far}")] {
+        let found = findings(bench, &["--middlebox", middlebox])?;
+        let late = found
+            .iter()
+            .find(|it| it.text("rule") == "late_for_middlebox");
+        let evidence = late.context("no finding")?.text("evidence");
+        for part in [&format!("network namespace {far}"), "after 60 s"] {
+            ensure!(evidence.contains(part), "{middlebox}: {evidence}");
+        }
+    }
+    let near = link.near.inode;
+    let run = Refused::from(command(
+        bench,
+        &["--middlebox", &format!("conntrack:{near}")],
+    ))?;
+    run.expect_code(0)?;
+    ensure!(run.stdout.contains("after 30 s"), "{}", run.stdout);
+    Ok(())
 }
 
 /// A connection to the far end of the link.

@@ -40,8 +40,8 @@ pub enum Expiry {
     /// It is closed: by a proxy, which ends TCP itself. Its kernel answers keepalive probes, and the
     /// proxy, which does not see them, counts data only.
     Proxy {
-        /// The proxy's own setting.
-        setting: &'static str,
+        /// The proxy's own setting, if it can be changed.
+        setting: Option<&'static str>,
     },
 }
 
@@ -61,7 +61,7 @@ impl Middlebox {
         Self {
             name: "the proxy".to_owned(),
             expiry: Expiry::Proxy {
-                setting: "its idle timeout",
+                setting: Some("its idle timeout"),
             },
             ..Self::unnamed(timeout)
         }
@@ -127,8 +127,13 @@ impl Middlebox {
 }
 
 /// A connection through a proxy. No keepalive setting helps it.
-pub fn behind_a_proxy(proxy: &Middlebox, setting: &str, socket: &ListedSocket) -> Violation {
+pub fn behind_a_proxy(
+    proxy: &Middlebox,
+    setting: Option<&str>,
+    socket: &ListedSocket,
+) -> Violation {
     let timeout = millis(proxy.timeout_ms);
+    let raise = setting.map_or_else(String::new, |setting| format!(", or raise {setting}"));
     let data = socket.last_data_ms.map_or_else(String::new, |ms| {
         format!("; last data received {} ago", millis(ms))
     });
@@ -139,7 +144,7 @@ pub fn behind_a_proxy(proxy: &Middlebox, setting: &str, socket: &ListedSocket) -
         ),
         remedy: format!(
             "no keepalive setting helps: send application data (a heartbeat) more often than every \
-             {timeout}, close pooled connections that are idle for less than that, or raise {setting}"
+             {timeout}, or close pooled connections sooner than after that{raise}"
         ),
     }
 }

@@ -34,6 +34,7 @@ fn programs() -> impl Iterator<Item = &'static Program> {
 
 /// All programs at once, each on its own thread and so in its own namespaces.
 fn remedies(bench: &Bench) -> Result<()> {
+    let _separation = servers::Separation::ensure()?;
     let failures: Vec<String> = thread::scope(|scope| {
         let threads: Vec<_> = programs()
             .map(|program| (program.name, scope.spawn(|| apply(bench, program))))

@@ -14,8 +14,28 @@ use crate::trace::classics::{POSTGRESQL, REDIS};
 
 const SSHD: &str = "/usr/sbin/sshd";
 const MARIADB: &str = "/usr/sbin/mariadbd";
-/// sshd separates privileges there; a distribution creates it when the service starts.
-const SSHD_EMPTY: &str = "/run/sshd";
+/// The directory in which sshd separates privileges; a distribution creates it when the service starts.
+pub struct Separation {
+    is_ours: bool,
+}
+
+impl Separation {
+    const PATH: &str = "/run/sshd";
+
+    pub fn ensure() -> Result<Self> {
+        let is_ours = !Path::new(Self::PATH).exists();
+        fs::create_dir_all(Self::PATH).context(Self::PATH)?;
+        Ok(Self { is_ours })
+    }
+}
+
+impl Drop for Separation {
+    fn drop(&mut self) {
+        if self.is_ours {
+            let _ = fs::remove_dir(Self::PATH);
+        }
+    }
+}
 
 pub const PROGRAMS: &[Program] = &[
     Program {
@@ -115,7 +135,6 @@ fn redis(place: &Place, values: &Values) -> (String, String) {
 }
 
 fn sshd_keys(place: &Place) -> Result<()> {
-    fs::create_dir_all(SSHD_EMPTY).context(SSHD_EMPTY)?;
     let key = place.path("key");
     succeed(command(
         "/usr/bin/ssh-keygen",

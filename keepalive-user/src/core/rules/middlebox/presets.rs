@@ -41,7 +41,7 @@ const PRESETS: &[Preset] = &[
         name: "aws-alb",
         seconds: 60,
         expiry: Expiry::Proxy {
-            setting: "idle_timeout.timeout_seconds of the load balancer",
+            setting: Some("idle_timeout.timeout_seconds of the load balancer"),
         },
         what: "Application Load Balancer, connection idle timeout (default)",
         source: "docs.aws.amazon.com/elasticloadbalancing/latest/application/edit-load-balancer-attributes.html",
@@ -50,7 +50,7 @@ const PRESETS: &[Preset] = &[
         name: "aws-clb",
         seconds: 60,
         expiry: Expiry::Proxy {
-            setting: "ConnectionSettings.IdleTimeout of the load balancer (at most 3600)",
+            setting: Some("ConnectionSettings.IdleTimeout of the load balancer (at most 3600)"),
         },
         what: "Classic Load Balancer (ELB), idle timeout (default; 1 to 3600 s)",
         source: "docs.aws.amazon.com/elasticloadbalancing/latest/classic/config-idle-timeout.html",
@@ -74,17 +74,15 @@ const PRESETS: &[Preset] = &[
     Preset {
         name: "gcp-alb",
         seconds: 600,
-        expiry: Expiry::Proxy {
-            setting: "nothing: towards backends this timeout is fixed",
-        },
-        what: "Application Load Balancer, HTTP keepalive to backends (clients: 610 s)",
+        expiry: Expiry::Proxy { setting: None },
+        what: "Application Load Balancer, HTTP keepalive to backends (fixed; clients: 610 s)",
         source: "cloud.google.com/load-balancing/docs/https/request-distribution",
     },
     Preset {
         name: "envoy",
         seconds: 3600,
         expiry: Expiry::Proxy {
-            setting: "idle_timeout",
+            setting: Some("idle_timeout"),
         },
         what: "Envoy (also Istio), idle_timeout of TCP and HTTP connections (default)",
         source: "envoyproxy.io/docs/envoy/latest/faq/configuration/timeouts",
@@ -93,7 +91,7 @@ const PRESETS: &[Preset] = &[
         name: "nginx",
         seconds: 600,
         expiry: Expiry::Proxy {
-            setting: "proxy_timeout",
+            setting: Some("proxy_timeout"),
         },
         what: "nginx as a TCP proxy, proxy_timeout (default; HTTP: keepalive_timeout 75 s)",
         source: "nginx.org/en/docs/stream/ngx_stream_proxy_module.html",

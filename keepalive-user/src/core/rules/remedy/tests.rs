@@ -1,6 +1,8 @@
 //! Remedies: of exactly the program, for its role, and such that the rule finds nothing afterwards.
 
-use std::{fmt::Write as _, fs, net::IpAddr, sync::Arc};
+mod page;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use keepalive_ebpf::Identity;
 
@@ -264,7 +266,7 @@ fn applied_remedies_leave_no_finding() {
                     user_timeout_ms,
                     ..keepalive()
                 });
-                let middlebox = Middlebox::unnamed(std::time::Duration::from_millis(timeout));
+                let middlebox = Middlebox::unnamed(Duration::from_millis(timeout));
                 let Some(violation) = found(rule, &socket, Some(&middlebox)) else {
                     continue;
                 };
@@ -290,9 +292,24 @@ fn applied_remedies_leave_no_finding() {
     assert!(applied > 1000, "{applied}");
 }
 
+/// Switched on with what a middlebox needs: in time for it.
+#[test]
+fn switched_on_for_a_middlebox() {
+    for seconds in (2..2000).chain([86_400, 432_000]) {
+        let middlebox = Middlebox::unnamed(Duration::from_secs(seconds));
+        let mut socket = off("worker");
+        let late = found("late_for_middlebox", &socket, Some(&middlebox)).unwrap();
+        apply(&late.remedy, socket.keepalive.as_mut().unwrap());
+        let rules = ["late_for_middlebox", "interval_above_idle"];
+        for rule in rules {
+            assert_eq!(found(rule, &socket, Some(&middlebox)), None, "{seconds} s");
+        }
+    }
+}
+
 #[test]
 fn no_value_is_short_enough() {
-    let middlebox = Middlebox::unnamed(std::time::Duration::from_secs(1));
+    let middlebox = Middlebox::unnamed(Duration::from_secs(1));
     let found = found("late_for_middlebox", &off("worker"), Some(&middlebox)).unwrap();
     assert!(
         found.remedy.starts_with("no keepalive setting is as short"),
@@ -302,7 +319,7 @@ fn no_value_is_short_enough() {
 
 #[test]
 fn a_proxy_ignores_keepalive() {
-    let proxy = Middlebox::proxy(std::time::Duration::from_mins(1));
+    let proxy = Middlebox::proxy(Duration::from_mins(1));
     for socket in [of("worker"), off("worker")] {
         let found = found("late_for_middlebox", &socket, Some(&proxy)).unwrap();
         assert!(
@@ -317,6 +334,15 @@ fn a_proxy_ignores_keepalive() {
             "{found:?}"
         );
     }
+    let fixed = Middlebox {
+        expiry: Expiry::Proxy { setting: None },
+        ..proxy.clone()
+    };
+    let raise = |proxy| {
+        let found = found("late_for_middlebox", &of("worker"), Some(proxy)).unwrap();
+        found.remedy.contains("or raise")
+    };
+    assert_eq!([raise(&proxy), raise(&fixed)], [true, false]);
     let idle = ListedSocket {
         silence_ms: Some(120_000),
         ..off("worker")
@@ -332,7 +358,7 @@ fn a_reset_is_notice() {
     let with = |expiry| {
         let middlebox = Middlebox {
             expiry,
-            ..Middlebox::unnamed(std::time::Duration::from_secs(350))
+            ..Middlebox::unnamed(Duration::from_secs(350))
         };
         found("late_for_middlebox", &off("worker"), Some(&middlebox))
             .unwrap()
@@ -353,7 +379,7 @@ fn a_late_interval() {
     let mut socket = socket();
     let keepalive = socket.keepalive.as_mut().unwrap();
     (keepalive.time_ms, keepalive.interval_ms) = (60_000, 400_000);
-    let middlebox = Middlebox::unnamed(std::time::Duration::from_secs(350));
+    let middlebox = Middlebox::unnamed(Duration::from_secs(350));
     let found = found("late_for_middlebox", &socket, Some(&middlebox)).unwrap();
     assert!(
         found.remedy.starts_with("setsockopt TCP_KEEPINTVL = 10 "),
@@ -414,71 +440,4 @@ fn listeners_of_programs_that_set_it_on_each_connection() {
             .contains("on the listener")
     );
     assert_eq!(finding("worker", &[false, true]), None);
-}
-
-/// `BLESS=1` writes the page.
-#[test]
-fn the_page_lists_the_rows() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/REMEDIES.md");
-    let page = page();
-    if std::env::var_os("BLESS").is_some() {
-        fs::write(path, &page).unwrap();
-    }
-    assert_eq!(
-        fs::read_to_string(path).unwrap_or_default(),
-        page,
-        "BLESS=1 writes docs/REMEDIES.md"
-    );
-}
-
-const INTRODUCTION: &str = "\
-# Remedies
-
-What `keepalive audit` advises for programs that it knows by their whole name (`/proc/PID/comm`), with the
-values of an ordinary finding. This page is the table in `core/rules/remedy/`; a test compares them, and
-`cargo xtask test --kernel live --scenario remedies` writes the remedies into the configuration of real
-programs and demands that the next audit finds nothing. Go programs have names of their own: they get the
-socket options, as every program without a row. \"Sysctls\": the setting has no values, so the program uses
-`net.ipv4.tcp_keepalive_time`, `_intvl` and `_probes` of its network namespace; a change of these affects new
-connections only: open connections keep the timer they have.
-
-";
-
-fn page() -> String {
-    let mut page = INTRODUCTION.to_owned();
-    for program in programs::all() {
-        let mut names: Vec<String> = program
-            .names
-            .iter()
-            .map(|name| format!("`{}`", name.replace('#', "*")))
-            .collect();
-        names.extend(program.port.map(|port| format!("port {port}")));
-        let _ = writeln!(page, "## {}\n\n{}.\n", program.label, names.join(", "));
-        for (end, setting) in [("Accepts", &program.accepted), ("Opens", &program.opened)] {
-            let text = setting
-                .as_ref()
-                .map_or_else(|| "no setting".to_owned(), described);
-            let _ = writeln!(page, "- {end}: {text}");
-        }
-        let _ = writeln!(page, "- Source: {}\n", program.source);
-    }
-    page.trim_end().to_owned() + "\n"
-}
-
-fn described(setting: &Setting) -> String {
-    let fill = |text: &str| Advice::ORDINARY.fill(text);
-    let lines: Vec<String> = setting
-        .lines
-        .iter()
-        .map(|line| format!("`{}`", fill(line)))
-        .collect();
-    let mut text = match setting.scope {
-        Scope::Values => format!("{}: {}", setting.place, lines.join(", ")),
-        Scope::Switch => format!("{}: {}; sysctls", setting.place, lines.join(", ")),
-        Scope::AlwaysOn => "always on; sysctls".to_owned(),
-    };
-    if let Some(note) = setting.note {
-        text += &format!("; {}", fill(note));
-    }
-    text
 }
