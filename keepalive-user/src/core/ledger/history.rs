@@ -80,6 +80,8 @@ pub enum ProbeResult {
     /// Answered after this many microseconds, if the time is known.
     Answered(Option<u64>),
     Unanswered,
+    /// Followed by another probe, and then by an answer that may be to either.
+    Unresolved,
 }
 
 /// Timer runs without a probe, and the reason of the last of them.
@@ -275,6 +277,12 @@ impl History {
         self.worst_rtt_us = self.worst_rtt_us.max(answer.rtt_us);
         self.heard = self.heard.max(Some(when.monotonic_ns));
         self.last = Some(Last::Answered);
+        let earlier = usize::try_from(answer.earlier).unwrap_or(usize::MAX);
+        for result in self.results.iter_mut().rev().take(earlier) {
+            if *result == ProbeResult::Unanswered {
+                *result = ProbeResult::Unresolved;
+            }
+        }
         self.remember(ProbeResult::Answered(answer.rtt_us));
         (self.probe, self.death) = (None, None);
     }
@@ -371,7 +379,7 @@ impl History {
         newest_first
             .filter_map(|result| match result {
                 ProbeResult::Answered(rtt) => *rtt,
-                ProbeResult::Unanswered => None,
+                ProbeResult::Unanswered | ProbeResult::Unresolved => None,
             })
             .next()
     }

@@ -159,6 +159,19 @@ fn the_timer_and_the_probe_are_the_present_ones() {
     assert_eq!(at(&[probe(1, 1), end]), (None, Some(1)));
 }
 
+/// The answer may be to either of the two probes before it: neither counts as unanswered.
+#[test]
+fn a_late_answer_does_not_make_a_probe_unanswered() {
+    let Event::Answer(mut late) = answer(2, None) else {
+        unreachable!();
+    };
+    (late.what.attempt, late.what.earlier) = (2, 1);
+    let history = history(&[probe(1, 1), probe(2, 2), Event::Answer(late)]);
+    assert_eq!((history.answers, history.unanswered()), (1, 0));
+    let results = [ProbeResult::Unresolved, ProbeResult::Answered(None)];
+    assert_eq!(history.results, results);
+}
+
 #[test]
 fn data_suppresses_probes_as_long_as_it_lasts() {
     let run = |decision| timer(1, decision, None);

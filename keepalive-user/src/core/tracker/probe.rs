@@ -187,3 +187,110 @@ impl Outstanding {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keepalive_ebpf::{Kind, RecordFlags, Route, RouteFlags};
+
+    use super::*;
+
+    const HZ: u32 = 250;
+    const MS: u64 = 1_000_000;
+
+    /// A probe sent at 1 s, the timer due again at 2 s.
+    fn probe() -> Record {
+        let mut record = Record::new(Kind::KeepaliveTimer);
+        record.route = Route {
+            device: 2,
+            flags: RouteFlags::all(),
+            ..Route::default()
+        };
+        for sample in [&mut record.before, &mut record.after] {
+            (sample.time, sample.jiffies) = (1000 * MS, u64::from(HZ));
+            (sample.clock_cache, sample.segs_in, sample.data_segs_in) = (1000 * MS, 5, 2);
+        }
+        record.after.expires = u64::from(2 * HZ);
+        record
+    }
+
+    /// Read at 1.4 s, after an answer at 1.04 s.
+    fn answered() -> TcpSample {
+        TcpSample {
+            time: 1400 * MS,
+            jiffies: u64::from(HZ * 14 / 10),
+            rcv_tstamp: HZ * 104 / 100,
+            clock_cache: 1040 * MS,
+            segs_in: 6,
+            ..probe().after
+        }
+    }
+
+    fn outcome(record: &Record, previous: Option<Outstanding>, sample: &TcpSample) -> Outcome {
+        let attempt = 1 + u32::from(previous.is_some());
+        Outstanding::new(record, ProbeKind::Keepalive, attempt, previous).outcome(sample, HZ)
+    }
+
+    fn rtt(outcome: Outcome) -> Option<(u64, Precision)> {
+        let Outcome::Answered(answered) = outcome else {
+            panic!("{outcome:?}");
+        };
+        answered.rtt
+    }
+
+    #[test]
+    fn one_probe_and_its_answer() {
+        let exact = Some((40_000, Precision::Exact));
+        assert_eq!(rtt(outcome(&probe(), None, &answered())), exact);
+        let silent = TcpSample {
+            rcv_tstamp: 0,
+            ..answered()
+        };
+        assert_eq!(outcome(&probe(), None, &silent), Outcome::Outstanding);
+    }
+
+    /// Karn: the answer may be to the first or to the second probe.
+    #[test]
+    fn an_answer_to_one_of_two_probes_is_ambiguous() {
+        let first = Outstanding::new(&probe(), ProbeKind::Keepalive, 1, None);
+        let second = outcome(&probe(), Some(first), &answered());
+        assert_eq!(rtt(second), None);
+        // The first did not leave this host.
+        let mut lost = probe();
+        lost.route.flags = RouteFlags::READ;
+        let first = Outstanding::new(&lost, ProbeKind::Keepalive, 1, None);
+        assert!(rtt(outcome(&probe(), Some(first), &answered())).is_some());
+    }
+
+    #[test]
+    fn a_probe_that_did_not_leave_has_no_answer() {
+        let mut refused = probe();
+        refused.flags = RecordFlags::WAKEUP_SEEN | RecordFlags::WAKEUP_WATCHED;
+        refused.wakeup_result = -1;
+        assert_eq!(outcome(&refused, None, &answered()), Outcome::Heard);
+    }
+
+    /// The only segment since carried data that was received before: the peer is alive, and did not answer.
+    #[test]
+    fn a_retransmission_of_the_peer_is_not_an_answer() {
+        let data = TcpSample {
+            data_segs_in: 3,
+            ..answered()
+        };
+        assert_eq!(outcome(&probe(), None, &data), Outcome::Heard);
+        let both = TcpSample { segs_in: 7, ..data };
+        assert_eq!(rtt(outcome(&probe(), None, &both)), None);
+    }
+
+    /// The timer must have sent another probe, which no record shows.
+    #[test]
+    fn an_answer_after_the_next_deadline_has_no_time() {
+        let late = TcpSample {
+            time: 2400 * MS,
+            jiffies: u64::from(HZ * 24 / 10),
+            rcv_tstamp: HZ * 204 / 100,
+            clock_cache: 2040 * MS,
+            ..answered()
+        };
+        assert_eq!(rtt(outcome(&probe(), None, &late)), None);
+    }
+}

@@ -12,7 +12,7 @@ use crate::{
     core::{
         event::{About, Event},
         format::plural,
-        ledger::{Data, History, Suppressed, ZeroWindows},
+        ledger::{Data, History, Last, Suppressed, ZeroWindows},
     },
     output::words::{certificate, owner, settings, verdict},
 };
@@ -150,6 +150,12 @@ impl Story {
         let probes = |number: u64, what: &str| format!("{} {what}", plural(number, "probe"));
         if self.windows.is_shut() {
             return Some(("zero window".to_owned(), "with a zero window"));
+        }
+        if history.last == Some(Last::SendRetry) {
+            return Some((
+                "data cannot be sent from this host".to_owned(),
+                "with data that this host cannot send",
+            ));
         }
         if history.probes_out > 1 {
             let text = probes(history.probes_out.into(), "unanswered");

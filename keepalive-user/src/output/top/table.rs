@@ -187,7 +187,7 @@ fn cell(row: &Row, show: Show, width: u16, now: u64, theme: Theme) -> Cell {
         Show::Results => {
             let style = match history.results.back() {
                 Some(ProbeResult::Unanswered) => mood,
-                Some(ProbeResult::Answered(_)) | None => theme.good(),
+                Some(ProbeResult::Answered(_) | ProbeResult::Unresolved) | None => theme.good(),
             };
             (spark(&history.results, width.into()), style)
         }
@@ -253,20 +253,22 @@ fn bar(done: u64, all: u64, width: usize) -> String {
     bar + &"░".repeat(width.saturating_sub(used))
 }
 
-/// The last probes: higher bars are slower, `·` is answered at an unknown time, `×` is not answered.
+/// The last probes: higher bars are slower, `·` is answered at an unknown time, `×` is not answered,
+/// `?` answered late or lost.
 fn spark(results: &VecDeque<ProbeResult>, width: usize) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let shown = || results.iter().skip(results.len().saturating_sub(width));
     let slowest = shown()
         .filter_map(|result| match result {
             ProbeResult::Answered(rtt) => *rtt,
-            ProbeResult::Unanswered => None,
+            ProbeResult::Unanswered | ProbeResult::Unresolved => None,
         })
         .max()
         .unwrap_or(0);
     shown()
         .map(|result| match result {
             ProbeResult::Unanswered => '×',
+            ProbeResult::Unresolved => '?',
             ProbeResult::Answered(None) => '·',
             ProbeResult::Answered(Some(rtt)) => {
                 let level = rtt.saturating_mul(7) / slowest.max(1);
