@@ -203,7 +203,7 @@ pub fn may_be_running(record: &Record, hz: u32) -> bool {
     let effective = Effective::of(record, hz);
     let just_armed = [effective.interval, effective.time]
         .iter()
-        .any(|&time| now.expires.saturating_add(UNDER_WAY) >= now.jiffies + u64::from(time));
+        .any(|&time| now.expires.abs_diff(now.jiffies + u64::from(time)) <= UNDER_WAY);
     now.state != state::CLOSE && (!now.timer_pending || just_armed)
 }
 
