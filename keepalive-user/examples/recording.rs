@@ -12,8 +12,9 @@ use std::{env, fs, path::Path};
 use anyhow::{Context, Result};
 use keepalive_ebpf::{ABI_VERSION, Kind, Record};
 use keepalive_user::{
-    event::{LostWhere, MissedWhere},
-    recording::{Frame, Header, Reader, VERSION, Writer},
+    clock::Offset,
+    event::{LostWhere, MissedWhere, Sysctl, UnaffectedSockets},
+    recording::{Frame, Header, HostFrame, Reader, VERSION, Writer},
 };
 
 const OLDEST: &[u8] = include_bytes!("../tests/recordings/v1.kar");
@@ -21,6 +22,8 @@ const OLDEST: &[u8] = include_bytes!("../tests/recordings/v1.kar");
 const BLOCK_PREFIX: usize = 12;
 /// Frames in a block.
 const FRAMES: u32 = 4;
+/// An hour less two seconds later than that of the header.
+const CLOCK_OFFSET_NS: i64 = (1_767_224_600 + 3598) * 1_000_000_000;
 const FINDING: &str = r#"{"timestamp":"2026-01-01T00:00:08Z","monotonic_ns":1008000000000,"rule":"suppressed","severity":"warning","socket":null,"process":null,"container_id":null,"netns":4026531840,"evidence":"e","consequence":"c","remedy":"r"}"#;
 
 fn main() -> Result<()> {
@@ -124,5 +127,40 @@ fn additions(last: Record, mut write: impl FnMut(&Frame<'_>) -> Result<()>) -> R
     ] {
         write(&frame)?;
     }
+    for frame in host(&last) {
+        write(&Frame::Host(frame))?;
+    }
     Ok(())
+}
+
+/// A suspend, a step of the wall clock, and a changed sysctl.
+fn host(last: &Record) -> [HostFrame; 4] {
+    let time = last.after.time;
+    [
+        HostFrame::Clock(Offset {
+            since: time,
+            offset_ns: CLOCK_OFFSET_NS,
+        }),
+        HostFrame::Suspend {
+            duration_ns: 3_600_000_000_000,
+            time,
+        },
+        HostFrame::ClockStep {
+            step_ns: -2_000_000_000,
+            time,
+        },
+        HostFrame::Sysctl {
+            time,
+            since: time - 1_000_000_000,
+            netns: last.id.netns,
+            name: Sysctl::TcpKeepaliveTime,
+            old: 7200,
+            new: 600,
+            sockets: UnaffectedSockets {
+                tracked: 3,
+                armed: 2,
+                own: 1,
+            },
+        },
+    ]
 }

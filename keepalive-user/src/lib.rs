@@ -29,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-pub use crate::core::{event, recording};
+pub use crate::core::{clock, event, recording};
 use crate::{
     cli::Cli,
     core::{exit, format::escape},

@@ -183,6 +183,7 @@ impl Running {
     /// Begins a recording, as if the trace began now, or ends it.
     fn record(&mut self) -> Result<()> {
         let now = self.live.session.now();
+        let clock = self.live.session.pipeline.clock().present();
         let recorder = &mut self.live.session.pipeline.recorder;
         let message = match self.file.take() {
             Some(path) => {
@@ -195,6 +196,7 @@ impl Running {
                 let path = file_of(now.timestamp, &self.zone);
                 let mut header = self.live.session.header.clone();
                 header.start.when = now;
+                header.start.clock_offset_ns = clock.offset_ns;
                 let destination = Destination {
                     path: path.clone(),
                     limits: LIMITS,

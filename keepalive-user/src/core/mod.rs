@@ -25,6 +25,7 @@ pub mod replay;
 pub mod rows;
 pub mod rules;
 pub mod sample;
+pub mod sysctls;
 pub mod target;
 pub mod tracker;
 pub mod wire;

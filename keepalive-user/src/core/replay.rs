@@ -8,11 +8,10 @@ use anyhow::{Context, Result};
 use keepalive_ebpf::Filter;
 
 use super::{
-    clock::Clock,
     event::{Lost, LostWhere, Missed, Process},
     owners::Recorded,
     pipeline::{Output, Pipeline, Wanted},
-    recording::{FileEnd, Frame, Header, Reader},
+    recording::{FileEnd, Frame, Header, HostFrame, Reader},
 };
 
 /// Frames between two progress reports.
@@ -109,14 +108,13 @@ impl Player {
         is_last: bool,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
-        let clock = self.pipeline.clock();
         let reader = &mut recording.reader;
         // A trace that ended by its own count has the time of its end behind the last event.
         while !self.has_enough() {
             let Some(frame) = reader.frame().with_context(|| recording.name.clone())? else {
                 break;
             };
-            self.frame(frame, clock)?;
+            self.frame(frame)?;
             self.frames += 1;
             if self.frames.is_multiple_of(FRAMES) {
                 progress(self.stats.bytes + reader.position());
@@ -144,7 +142,8 @@ impl Player {
         self.is_shortened && self.pipeline.is_done()
     }
 
-    fn frame(&mut self, frame: Frame<'_>, clock: Clock) -> Result<()> {
+    fn frame(&mut self, frame: Frame<'_>) -> Result<()> {
+        let clock = self.pipeline.clock();
         if !matches!(frame, Frame::Undecodable(_)) {
             self.report_undecoded()?;
         }
@@ -192,6 +191,7 @@ impl Player {
                     place,
                 })?;
             }
+            Frame::Host(host) => self.host(host)?,
             Frame::Finding(json) => self.finding(json)?,
             Frame::Undecodable(unknown) => {
                 log::debug!("a frame is skipped: {unknown}");
@@ -201,6 +201,11 @@ impl Player {
             Frame::End { time } => self.last = time,
         }
         Ok(())
+    }
+
+    fn host(&mut self, frame: HostFrame) -> Result<()> {
+        self.last = self.last.max(frame.time());
+        self.pipeline.host_frame(frame)
     }
 
     fn finding(&mut self, json: &str) -> Result<()> {

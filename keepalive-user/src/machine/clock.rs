@@ -4,14 +4,54 @@
 
 use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
-use crate::core::{clock::Clock, event::When};
+use crate::core::{
+    clock::{Clock, Reading},
+    event::When,
+};
 
 const SECOND: i64 = 1_000_000_000;
+/// Attempts of a reading: the thread may lose its CPU in the middle of one.
+const ATTEMPTS: usize = 8;
 
 /// The offset between the clocks now.
 pub fn now() -> Clock {
-    let offset_ns = read(ClockId::Realtime) - read(ClockId::Monotonic);
+    let offset_ns = reading().realtime_ns;
     Clock { offset_ns }
+}
+
+/// Reads the clocks several times; the narrowest reading counts.
+pub fn reading() -> Reading {
+    narrowest(ATTEMPTS, read)
+}
+
+/// Reads the clocks once: cheap, and `uncertainty_ns` shows if it was interrupted.
+pub fn glance() -> Reading {
+    narrowest(1, read)
+}
+
+/// Reads the other clocks between two readings of CLOCK_MONOTONIC, and takes their middle as the time of both.
+fn narrowest(attempts: usize, mut read: impl FnMut(ClockId) -> i64) -> Reading {
+    let mut attempt = || {
+        let before = read(ClockId::Monotonic);
+        let (realtime, boottime) = (read(ClockId::Realtime), read(ClockId::Boottime));
+        let width = positive(read(ClockId::Monotonic).saturating_sub(before));
+        let middle = before.saturating_add((width / 2).cast_signed());
+        Reading {
+            at: positive(middle),
+            realtime_ns: realtime.saturating_sub(middle),
+            boottime_ns: boottime.saturating_sub(middle),
+            uncertainty_ns: width,
+        }
+    };
+    let first = attempt();
+    (1..attempts).fold(first, |narrowest, _| {
+        let other = attempt();
+        if other.uncertainty_ns < narrowest.uncertainty_ns {
+            other
+        } else {
+            narrowest
+        }
+    })
 }
 
 /// The present moment, with this offset.
@@ -61,6 +101,36 @@ mod tests {
     fn the_tick_is_one_that_kernels_are_built_with() {
         let hz = hz().unwrap();
         assert!([100, 250, 300, 1000].contains(&hz), "{hz}");
+    }
+
+    /// A thread that loses its CPU for 4 ms in all attempts but one.
+    #[test]
+    fn an_interrupted_reading_does_not_count() {
+        let (mut now, mut calls) = (1000 * SECOND, 0);
+        let offset_ns = 77 * SECOND;
+        let found = narrowest(ATTEMPTS, |clock| {
+            calls += 1;
+            // In the third attempt nothing happens.
+            now += if (9..=12).contains(&calls) {
+                50
+            } else {
+                4_000_000
+            };
+            if clock == ClockId::Realtime {
+                now + offset_ns
+            } else {
+                now
+            }
+        });
+        assert_eq!((calls, found.uncertainty_ns), (4 * ATTEMPTS, 150));
+        assert!((found.realtime_ns - offset_ns).abs() <= 150, "{found:?}");
+        assert!(found.boottime_ns.abs() <= 150, "{found:?}");
+    }
+
+    #[test]
+    fn readings_of_this_machine_agree() {
+        let mut watch = crate::core::clock::ClockWatch::new(reading());
+        assert!(watch.agrees(&reading()) && watch.agrees(&glance()));
     }
 
     #[test]

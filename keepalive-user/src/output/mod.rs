@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod doctor;
 pub mod explain;
+mod host;
 mod json;
 pub mod list;
 mod pretty;
@@ -81,7 +82,10 @@ impl Format {
                     | Event::Closed(_)
                     | Event::Finding(_)
                     | Event::Lost(_)
-                    | Event::Missed(_) => Ok(()),
+                    | Event::Missed(_)
+                    | Event::Suspend(_)
+                    | Event::ClockStep(_)
+                    | Event::Sysctl(_) => Ok(()),
                 }
             }
         }

@@ -6,6 +6,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
+use super::host;
 use super::words::{
     certificate, clock_ms, lost_words, missed_words, moment, outage_words, owner, settings,
     unless_briefly,
@@ -22,8 +23,13 @@ use crate::core::{
 /// Writes the line of one event. `end` has no line: the summary reports it.
 pub fn line(event: &Event, colour: bool, zone: &TimeZone, writer: &mut impl Write) -> Result<()> {
     let head = match event {
-        Event::Lost(lost) => format!("{}  ", clock_ms(lost.when.timestamp, zone)),
-        Event::Missed(missed) => format!("{}  ", clock_ms(missed.when.timestamp, zone)),
+        Event::Lost(_)
+        | Event::Missed(_)
+        | Event::Suspend(_)
+        | Event::ClockStep(_)
+        | Event::Sysctl(_) => {
+            format!("{}  ", clock_ms(event.when().timestamp, zone))
+        }
         Event::Finding(finding) => {
             return super::audit::text(finding, colour, writer).context("cannot write");
         }
@@ -69,6 +75,9 @@ pub fn sentence(event: &Event, zone: &TimeZone) -> Option<(String, Style)> {
         }
         Event::Lost(lost) => (lost_text(lost), plain(AnsiColor::Red).bold()),
         Event::Missed(missed) => (missed_text(missed, zone), plain(AnsiColor::Red).bold()),
+        Event::Suspend(suspend) => (host::suspended(suspend), plain(AnsiColor::Cyan)),
+        Event::ClockStep(step) => (host::stepped(step), plain(AnsiColor::Cyan)),
+        Event::Sysctl(change) => (host::sysctl(change, zone), plain(AnsiColor::Cyan)),
         Event::Finding(_) | Event::End(_) => return None,
     })
 }

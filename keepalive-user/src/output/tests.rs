@@ -180,7 +180,10 @@ fn prints_the_summary() {
             window_probe: 0,
             send_retry: 0,
             answer: 1,
-            closed: 1
+            closed: 1,
+            suspend: 0,
+            clock_step: 0,
+            sysctl: 0,
         }
     );
     let mut text = Vec::new();

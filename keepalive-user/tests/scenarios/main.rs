@@ -58,6 +58,7 @@ const CONTENTS: Contents = Contents {
     alone: &[
         trace::answered::CASES,
         trace::filters::CASES,
+        trace::host::CASES,
         trace::cgroups::CASES,
         trace::owners::CASES,
         busy::in_step::CASES,

@@ -133,7 +133,11 @@ impl Output for SharedPage {
         let mut page = self.0.borrow_mut();
         match event {
             Event::Start(_) | Event::Finding(_) | Event::End(_) => return Ok(()),
-            Event::Lost(_) | Event::Missed(_) => return page.lines.event(event),
+            Event::Lost(_)
+            | Event::Missed(_)
+            | Event::Suspend(_)
+            | Event::ClockStep(_)
+            | Event::Sysctl(_) => return page.lines.event(event),
             Event::Armed(_)
             | Event::Timer(_)
             | Event::WindowProbe(_)

@@ -82,6 +82,9 @@ impl Output for Closes {
             | Event::SendRetry(_)
             | Event::Answer(_)
             | Event::Finding(_)
+            | Event::Suspend(_)
+            | Event::ClockStep(_)
+            | Event::Sysctl(_)
             | Event::End(_) => {}
         }
         Ok(())

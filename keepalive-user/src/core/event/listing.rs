@@ -192,7 +192,8 @@ pub struct Sysctls {
 }
 
 /// A sysctl of [`Sysctls`], by its name in `net.ipv4`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, EnumIter, IntoStaticStr)]
+#[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Sysctl {
     TcpKeepaliveTime,
@@ -210,6 +211,16 @@ impl Sysctls {
             Sysctl::TcpKeepaliveProbes => self.probes.into(),
             Sysctl::TcpRetries2 => self.retries2.into(),
         }
+    }
+
+    /// From the values as /proc/sys shows them; `None` if one is missing or out of range.
+    pub fn read(mut read: impl FnMut(Sysctl) -> Option<u64>) -> Option<Self> {
+        Some(Self {
+            time_ms: read(Sysctl::TcpKeepaliveTime)?.checked_mul(1000)?,
+            interval_ms: read(Sysctl::TcpKeepaliveIntvl)?.checked_mul(1000)?,
+            probes: read(Sysctl::TcpKeepaliveProbes)?.try_into().ok()?,
+            retries2: read(Sysctl::TcpRetries2)?.try_into().ok()?,
+        })
     }
 
     /// Sysctls that differ: the value here and the value there.

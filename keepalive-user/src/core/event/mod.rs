@@ -40,7 +40,10 @@ pub use self::listing::{
     TimerKind,
 };
 pub use self::losses::{Losses, Lost, LostWhere, Missed, MissedCounts, MissedWhere};
-pub use self::session::{Backend, End, EventCounts, Refused, SCHEMA_VERSION, Start};
+pub use self::session::{
+    Backend, ClockStep, End, EventCounts, Refused, SCHEMA_VERSION, Start, Suspend, SysctlChange,
+    UnaffectedSockets,
+};
 pub use self::socket::{Cgroup, Endpoint, Family, Keepalive, Origin, Process, Socket, TcpState};
 pub use self::text::{Cookie, Errno};
 pub use self::timer::{Decision, Outage, TimerRun};
@@ -69,6 +72,12 @@ pub enum Event {
     Lost(Lost),
     /// The kernel acted and no program saw it, since the last such line.
     Missed(Missed),
+    /// The host was suspended.
+    Suspend(Suspend),
+    /// The wall clock was set.
+    ClockStep(ClockStep),
+    /// A sysctl of a network namespace was changed.
+    Sysctl(SysctlChange),
     /// Last line: totals.
     End(End),
 }
@@ -132,6 +141,9 @@ impl Event {
             Self::Finding(finding) => finding.when,
             Self::Lost(lost) => lost.when,
             Self::Missed(missed) => missed.when,
+            Self::Suspend(suspend) => suspend.when,
+            Self::ClockStep(step) => step.when,
+            Self::Sysctl(change) => change.when,
             Self::End(end) => end.when,
         }
     }
@@ -145,9 +157,14 @@ impl Event {
             Self::SendRetry(event) => Some(event.about()),
             Self::Answer(event) => Some(event.about()),
             Self::Closed(event) => Some(event.about()),
-            Self::Start(_) | Self::Finding(_) | Self::Lost(_) | Self::Missed(_) | Self::End(_) => {
-                None
-            }
+            Self::Start(_)
+            | Self::Finding(_)
+            | Self::Lost(_)
+            | Self::Missed(_)
+            | Self::Suspend(_)
+            | Self::ClockStep(_)
+            | Self::Sysctl(_)
+            | Self::End(_) => None,
         }
     }
 
@@ -165,9 +182,14 @@ impl Event {
             Self::SendRetry(event) => Some(event.owner()),
             Self::Answer(event) => Some(event.owner()),
             Self::Closed(event) => Some(event.owner()),
-            Self::Start(_) | Self::Finding(_) | Self::Lost(_) | Self::Missed(_) | Self::End(_) => {
-                None
-            }
+            Self::Start(_)
+            | Self::Finding(_)
+            | Self::Lost(_)
+            | Self::Missed(_)
+            | Self::Suspend(_)
+            | Self::ClockStep(_)
+            | Self::Sysctl(_)
+            | Self::End(_) => None,
         }
     }
 }

@@ -6,10 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{EnumIter, IntoEnumIterator, IntoStaticStr};
 
-use super::{Losses, MissedCounts, When};
+use super::{Losses, MissedCounts, Sysctl, When};
 
 /// Version of the JSON form. The major number changes when a field changes meaning or goes away.
-pub const SCHEMA_VERSION: &str = "1.2";
+pub const SCHEMA_VERSION: &str = "1.3";
 
 /// First line of a trace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -30,7 +30,7 @@ pub struct Start {
     /// The kernel's tick, per second.
     pub hz: u32,
     /// CLOCK_REALTIME − CLOCK_MONOTONIC at the start, nanoseconds: added to `monotonic_ns` it gives
-    /// `timestamp`. It is constant during the trace, even if the wall clock is set.
+    /// `timestamp`. `suspend` and `clock_step` events have the offset that holds from then on.
     pub clock_offset_ns: i64,
     /// The field that contains the keepalive timer on this kernel.
     pub keepalive_timer: String,
@@ -98,4 +98,60 @@ pub struct EventCounts {
     pub send_retry: u64,
     pub answer: u64,
     pub closed: u64,
+    pub suspend: u64,
+    pub clock_step: u64,
+    pub sysctl: u64,
+}
+
+/// The host was suspended: CLOCK_MONOTONIC, the jiffies and all keepalive timers stood still.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Suspend {
+    /// When the trace noticed it, after the host had resumed.
+    #[serde(flatten)]
+    pub when: When,
+    /// How long CLOCK_MONOTONIC stood still (the growth of CLOCK_BOOTTIME − CLOCK_MONOTONIC), milliseconds.
+    pub duration_ms: u64,
+    /// CLOCK_REALTIME − CLOCK_MONOTONIC from now on, nanoseconds.
+    pub clock_offset_ns: i64,
+}
+
+/// The wall clock was set, or a leap second was inserted.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct ClockStep {
+    /// When the trace noticed it, in the new time.
+    #[serde(flatten)]
+    pub when: When,
+    /// By how much, microseconds; negative if it was set back.
+    pub step_us: i64,
+    /// CLOCK_REALTIME − CLOCK_MONOTONIC from now on, nanoseconds.
+    pub clock_offset_ns: i64,
+}
+
+/// A sysctl of a network namespace was changed. How open connections are affected is in `docs/EVENTS.md`.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct SysctlChange {
+    /// When the trace noticed it.
+    #[serde(flatten)]
+    pub when: When,
+    /// When the old value was last seen, at the latest: it was changed between then and now.
+    pub since: When,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// In `net.ipv4`.
+    pub name: Sysctl,
+    /// As /proc/sys shows it: durations in seconds.
+    pub old: u64,
+    pub new: u64,
+    pub sockets: UnaffectedSockets,
+}
+
+/// Tracked sockets of the namespace whose sysctl was changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct UnaffectedSockets {
+    pub tracked: u64,
+    /// Their keepalive timer is armed: its deadline stays.
+    pub armed: u64,
+    /// They have a value of their own that is used instead: TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, or
+    /// TCP_USER_TIMEOUT. Of a socket older than the trace it is known from its first event on.
+    pub own: u64,
 }

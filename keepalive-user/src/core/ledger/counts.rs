@@ -40,6 +40,9 @@ impl Counts {
             | Event::Lost(_)
             | Event::Missed(_)
             | Event::End(_) => {}
+            Event::Suspend(_) => self.events.suspend += 1,
+            Event::ClockStep(_) => self.events.clock_step += 1,
+            Event::Sysctl(_) => self.events.sysctl += 1,
         }
     }
 

@@ -179,6 +179,9 @@ impl History {
             | Event::Finding(_)
             | Event::Lost(_)
             | Event::Missed(_)
+            | Event::Suspend(_)
+            | Event::ClockStep(_)
+            | Event::Sysctl(_)
             | Event::End(_) => {}
         }
     }

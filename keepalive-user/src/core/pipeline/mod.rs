@@ -4,6 +4,7 @@
 //! kernel, `replay` from a recording; the recorder is attached between owner resolution and output, so
 //! that live trace and replay process the same input.
 
+mod host;
 mod output;
 
 use std::time::Duration;
@@ -14,7 +15,7 @@ use strum::IntoEnumIterator;
 
 pub use self::output::{MissedLines, Output, Render};
 use super::{
-    clock::Clock,
+    clock::{Clock, WallClock},
     event::{
         End, Event, Finding, Losses, Lost, LostWhere, Missed, MissedCounts, MissedWhere, Start,
         When,
@@ -24,6 +25,7 @@ use super::{
     ledger::Counts,
     owners::Owners,
     recording::Recorder,
+    sysctls::SysctlWatch,
     tracker::{self, Observation, Tracker},
 };
 
@@ -59,7 +61,8 @@ pub struct Pipeline<O> {
     pub recorder: Option<Recorder>,
     tracker: Tracker,
     outputs: Vec<Box<dyn Output>>,
-    clock: Clock,
+    clock: WallClock,
+    sysctls: SysctlWatch,
     wanted: Wanted,
     counts: Counts,
     /// Everything that was reported lost.
@@ -93,7 +96,8 @@ impl<O: Owners> Pipeline<O> {
             recorder,
             tracker: Tracker::new(start.hz, clock, CAPACITY, start.when.monotonic_ns),
             outputs,
-            clock,
+            clock: WallClock::new(clock),
+            sysctls: SysctlWatch::default(),
             wanted,
             counts: Counts::default(),
             lost: Losses::default(),
@@ -142,6 +146,8 @@ impl<O: Owners> Pipeline<O> {
             }
             return Ok(());
         }
+        // Before the tracker takes the record: it knows the socket since its listing or an earlier record.
+        self.compare_sysctls(record);
         let mut observations = std::mem::take(&mut self.observations);
         self.tracker.observe(record, &mut observations);
         self.attribute(&observations, time);
@@ -430,10 +436,6 @@ impl<O: Owners> Pipeline<O> {
     /// Sockets dropped from the tracker's full table so far.
     pub fn evicted(&self) -> u64 {
         self.tracker.evicted()
-    }
-
-    pub fn clock(&self) -> Clock {
-        self.clock
     }
 }
 

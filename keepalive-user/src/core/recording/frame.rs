@@ -25,6 +25,7 @@ use super::{
         take_added_u64, take_some, take_u16, take_u32, take_u64, write_optional, write_text,
         write_words,
     },
+    host::{self, HostFrame},
     places::Numbered,
 };
 use crate::core::{
@@ -68,6 +69,8 @@ pub enum Frame<'a> {
         /// CLOCK_MONOTONIC, nanoseconds.
         time: u64,
     },
+    /// An event of the host, or an offset of its clock.
+    Host(HostFrame),
     /// A finding of `audit`, JSON.
     Finding(&'a str),
     /// The recording continues in the next file.
@@ -82,7 +85,7 @@ pub enum Frame<'a> {
 /// The number of a kind of frame in a file. 9 was another form of `Lost` in version 1.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
-enum FrameKind {
+pub enum FrameKind {
     Record = 1,
     Seed = 2,
     Process = 3,
@@ -92,6 +95,10 @@ enum FrameKind {
     Continued = 7,
     End = 8,
     Missed = 10,
+    Clock = 11,
+    Suspend = 12,
+    ClockStep = 13,
+    Sysctl = 14,
 }
 
 /// 32-bit words of a record.
@@ -122,6 +129,7 @@ impl Frame<'_> {
             Self::Cgroup { .. } => FrameKind::Cgroup,
             Self::Lost { .. } => FrameKind::Lost,
             Self::Missed { .. } => FrameKind::Missed,
+            Self::Host(host) => host.kind(),
             Self::Finding(_) => FrameKind::Finding,
             Self::Continued => FrameKind::Continued,
             Self::End { .. } => FrameKind::End,
@@ -180,6 +188,7 @@ impl Frame<'_> {
                 block.push(place.number());
                 write_numbers([*count, *since, *time], block);
             }
+            Self::Host(host) => host.write(block),
             Self::Finding(json) => write_text(json, FINDING_MAX, block),
             Self::End { time } => write_numbers([*time], block),
             Self::Continued | Self::Undecodable(_) => {}
@@ -271,15 +280,12 @@ impl<'a> Frame<'a> {
                     time,
                 })
             }
-            FrameKind::Missed => {
-                let [place] = take(from)?;
-                let [count, since, time] = [take_u64(from)?, take_u64(from)?, take_u64(from)?];
-                Numbered::of_number(place).map_or_else(Self::Undecodable, |place| Self::Missed {
-                    place,
-                    count,
-                    since,
-                    time,
-                })
+            FrameKind::Missed => read_missed(from)?,
+            FrameKind::Clock => Self::Host(host::read_clock(from)?),
+            FrameKind::Suspend => Self::Host(host::read_suspend(from)?),
+            FrameKind::ClockStep => Self::Host(host::read_clock_step(from)?),
+            FrameKind::Sysctl => {
+                host::read_sysctl(from)?.map_or_else(Self::Undecodable, Self::Host)
             }
             FrameKind::Finding => Self::Finding(text(FINDING_MAX, from)?),
             FrameKind::Continued => Self::Continued,
@@ -288,6 +294,19 @@ impl<'a> Frame<'a> {
             },
         })
     }
+}
+
+fn read_missed<'a>(from: &mut &[u8]) -> Result<Frame<'a>> {
+    let [place] = take(from)?;
+    let [count, since, time] = [take_u64(from)?, take_u64(from)?, take_u64(from)?];
+    Ok(
+        Numbered::of_number(place).map_or_else(Frame::Undecodable, |place| Frame::Missed {
+            place,
+            count,
+            since,
+            time,
+        }),
+    )
 }
 
 /// XORs `before` into `after`; a second call reverts it.
@@ -305,7 +324,7 @@ fn is_present(from: &mut &[u8]) -> Result<bool> {
     read_optional(from)
 }
 
-fn write_numbers<const N: usize>(numbers: [u64; N], block: &mut Vec<u8>) {
+pub fn write_numbers<const N: usize>(numbers: [u64; N], block: &mut Vec<u8>) {
     for number in numbers {
         block.extend(number.to_le_bytes());
     }

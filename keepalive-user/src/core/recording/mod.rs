@@ -18,6 +18,7 @@
 mod abi1;
 mod bytes;
 mod frame;
+mod host;
 mod places;
 mod reader;
 mod recorder;
@@ -30,6 +31,7 @@ use zerocopy::TryFromBytes;
 
 pub use self::{
     frame::Frame,
+    host::HostFrame,
     reader::{FileEnd, Reader},
     recorder::{Limits, Recorder, Storage},
     writer::Writer,

@@ -1,8 +1,8 @@
-//! The numbers of loss kinds and of kinds of missed events in a file. A number is never
+//! The numbers of loss kinds, of kinds of missed events and of sysctls in a file. A number is never
 //! reused; a new variant does not compile until it has one.
 
 use crate::core::{
-    event::{LostWhere, MissedWhere},
+    event::{LostWhere, MissedWhere, Sysctl},
     wire::Unknown,
 };
 
@@ -55,4 +55,12 @@ numbered! {
     2 = Timer,
     3 = Close,
     4 = Unread,
+}
+
+numbered! {
+    Sysctl, "sysctl":
+    0 = TcpKeepaliveTime,
+    1 = TcpKeepaliveIntvl,
+    2 = TcpKeepaliveProbes,
+    3 = TcpRetries2,
 }

@@ -126,6 +126,7 @@ impl<R: Read> Reader<R> {
             | Frame::Cgroup { .. }
             | Frame::Lost { .. }
             | Frame::Missed { .. }
+            | Frame::Host(_)
             | Frame::Finding(_)
             | Frame::Undecodable(_) => {}
         }

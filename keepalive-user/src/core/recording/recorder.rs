@@ -1,13 +1,14 @@
 //! Writes the recording of a running trace: every record, and the owners resolved so far.
 
-use std::{io::Write, sync::Arc};
+use std::{collections::VecDeque, io::Write, sync::Arc};
 
 use anyhow::{Context, Result};
 use keepalive_ebpf::{Identity, Record};
 use rustc_hash::FxHashMap;
 
-use super::{Frame, Header, Writer, bytes::FINDING_MAX};
+use super::{Frame, Header, HostFrame, Writer, bytes::FINDING_MAX};
 use crate::core::{
+    clock::{Offset, REMEMBERED},
     event::{Finding, Lost, Missed, Process},
     owners::{CGROUPS, SOCKETS},
 };
@@ -50,6 +51,8 @@ pub struct Recorder {
     /// The owners and cgroup paths written to the file so far.
     processes: FxHashMap<u64, Arc<Process>>,
     cgroups: FxHashMap<u64, String>,
+    /// The offsets of the wall clock since the header's, latest last: as many as a replay remembers.
+    clocks: VecDeque<Offset>,
     /// The current second, CLOCK_MONOTONIC, and the number of its records.
     second: (u64, u64),
     dropped: u64,
@@ -69,6 +72,7 @@ impl Recorder {
             writer: Some(writer),
             processes: FxHashMap::default(),
             cgroups: FxHashMap::default(),
+            clocks: VecDeque::new(),
             second: (0, 0),
             dropped: 0,
         })
@@ -161,6 +165,16 @@ impl Recorder {
         })
     }
 
+    pub fn host(&mut self, frame: HostFrame) -> Result<()> {
+        if let HostFrame::Clock(offset) = frame {
+            if self.clocks.len() >= REMEMBERED {
+                self.clocks.pop_front();
+            }
+            self.clocks.push_back(offset);
+        }
+        self.frame(&Frame::Host(frame))
+    }
+
     pub fn finding(&mut self, finding: &Finding) -> Result<()> {
         let json = serde_json::to_string(finding)?;
         if json.len() > FINDING_MAX {
@@ -214,6 +228,9 @@ impl Recorder {
         // Each file can be read on its own.
         self.processes.clear();
         self.cgroups.clear();
+        for offset in self.clocks.clone() {
+            self.frame(&Frame::Host(HostFrame::Clock(offset)))?;
+        }
         Ok(())
     }
 }

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     core::{
-        event::{LostWhere, MissedWhere},
+        clock::Offset,
+        event::{LostWhere, MissedWhere, Sysctl, UnaffectedSockets},
         wire::{Unknown, tests::sound},
     },
     fuzzing::as_recordings,
@@ -57,13 +58,13 @@ fn framed(kind: u8, contents: &[u8]) -> Vec<u8> {
 #[test]
 fn frames_of_unknown_kinds_are_skipped_and_named() {
     let mut block = Vec::new();
-    for kind in [0, 9, 11, 255] {
+    for kind in [0, 9, 97, 255] {
         block.extend(framed(kind, b"whatever it is"));
         Frame::Continued.write(&mut block);
     }
     let frames = read(&block).unwrap();
     assert_eq!(frames.len(), 8);
-    for (unknown, kind) in frames.iter().step_by(2).zip([0, 9, 11, 255]) {
+    for (unknown, kind) in frames.iter().step_by(2).zip([0, 9, 97, 255]) {
         let field = "frame kind";
         let expected = Frame::Undecodable(Unknown { field, value: kind });
         assert_eq!(*unknown, format!("{expected:?}"));
@@ -129,6 +130,18 @@ proptest! {
             Frame::Lost { place: LostWhere::Recording, count: inode, probes: 0, time },
             Frame::Lost { place: LostWhere::Ring, count: inode, probes: inode, time },
             Frame::Missed { place: MissedWhere::Close, count: inode, since: time, time },
+            Frame::Host(HostFrame::Clock(Offset { since: time, offset_ns: -5 })),
+            Frame::Host(HostFrame::Suspend { duration_ns: inode, time }),
+            Frame::Host(HostFrame::ClockStep { step_ns: -1, time }),
+            Frame::Host(HostFrame::Sysctl {
+                time,
+                since: inode,
+                netns: pid,
+                name: Sysctl::TcpRetries2,
+                old: 15,
+                new: 8,
+                sockets: UnaffectedSockets { tracked: 3, armed: 2, own: 1 },
+            }),
             Frame::Finding(&comm),
             Frame::Continued,
             Frame::End { time },

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::core::{
     arithmetic::{self, Effective, jiffies_to_millis},
-    clock::Clock,
+    clock::WallClock,
     convert,
     decisions::{self, Send, decision},
     event::{
@@ -25,7 +25,7 @@ use crate::core::{
 #[derive(Clone, Copy)]
 pub struct Interpreter {
     pub hz: u32,
-    pub clock: Clock,
+    pub clock: WallClock,
 }
 
 impl Interpreter {

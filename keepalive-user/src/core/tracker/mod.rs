@@ -28,8 +28,8 @@ use self::{
     table::Table,
 };
 use crate::core::{
-    clock::Clock,
-    event::{Event, MissedCounts},
+    clock::{Clock, WallClock},
+    event::{Event, MissedCounts, Sysctl, UnaffectedSockets},
     kernel::state,
     sample::silence,
 };
@@ -91,7 +91,7 @@ impl Tracker {
         Self {
             interpreter: Interpreter {
                 hz: hz.max(1),
-                clock,
+                clock: WallClock::new(clock),
             },
             capacity: capacity.max(1),
             sockets: Table::default(),
@@ -144,6 +144,16 @@ impl Tracker {
             && !is_due
             && is_unanswered
             && !socket.is_another(record)
+    }
+
+    /// The kernel's ticks per second; at least 1.
+    pub fn hz(&self) -> u32 {
+        self.interpreter.hz
+    }
+
+    /// Later events have these wall-clock times.
+    pub fn set_clock(&mut self, clock: WallClock) {
+        self.interpreter.clock = clock;
     }
 
     /// Sockets dropped from the full table so far.
@@ -262,6 +272,24 @@ impl Tracker {
     pub fn knows(&mut self, id: &Identity) -> bool {
         let known = self.sockets.get(id.sk);
         known.is_some_and(|known| !known.is_seed && known.is_same(id))
+    }
+
+    /// Since when exactly this socket is known, CLOCK_MONOTONIC, nanoseconds; `None` if it is not.
+    pub fn known_since(&mut self, id: &Identity) -> Option<u64> {
+        let known = self.sockets.get(id.sk).filter(|known| known.is_same(id));
+        known.map(|known| known.first_seen)
+    }
+
+    /// The sockets of a namespace that do not use a new value of a sysctl at once.
+    pub fn unaffected(&self, netns: u32, sysctl: Sysctl) -> UnaffectedSockets {
+        let mut found = UnaffectedSockets::default();
+        for socket in self.sockets.iter().filter(|it| it.netns == netns) {
+            found.tracked += 1;
+            let is_armed = |continuity: &Continuity| continuity.is_armed();
+            found.armed += u64::from(socket.continuity.as_ref().is_some_and(is_armed));
+            found.own += u64::from(socket.own.replaces(sysctl));
+        }
+        found
     }
 
     /// What no program saw so far.

@@ -2,13 +2,13 @@
 
 use std::hash::BuildHasher;
 
-use keepalive_ebpf::{Identity, Kind, Record, RecordFlags};
+use keepalive_ebpf::{Identity, Kind, Record, RecordFlags, Settings};
 use rustc_hash::FxBuildHasher;
 
 use super::{Acting, Observation, acting, continuity::Continuity, probe::Outstanding};
 use crate::core::{
     decisions::fatal_signal,
-    event::{Event, Totals},
+    event::{Event, Sysctl, Totals},
     kernel::state,
     sample::last_data,
 };
@@ -22,6 +22,9 @@ pub struct Socket {
     connection: u32,
     /// Known from a listing only, without any record so far.
     pub is_seed: bool,
+    /// As of its last record; none before the first one.
+    pub own: Own,
+    pub netns: u32,
     pub inode: u64,
     pub cgroup: u64,
     /// CLOCK_MONOTONIC of the last record, nanoseconds.
@@ -38,6 +41,36 @@ pub struct Socket {
     pub tally: Tally,
     /// The end, observed inside the timer run that caused it and reported after that run.
     pub end: Option<Box<Record>>,
+}
+
+/// The settings that a socket has of its own, which the kernel uses instead of its namespace's sysctls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    time: bool,
+    interval: bool,
+    probes: bool,
+    user_timeout: bool,
+}
+
+impl Own {
+    fn of(settings: &Settings) -> Self {
+        Self {
+            time: settings.time != 0,
+            interval: settings.interval != 0,
+            probes: settings.probes != 0,
+            user_timeout: settings.user_timeout != 0,
+        }
+    }
+
+    /// Whether the kernel does not use this sysctl for the socket.
+    pub fn replaces(self, sysctl: Sysctl) -> bool {
+        match sysctl {
+            Sysctl::TcpKeepaliveTime => self.time,
+            Sysctl::TcpKeepaliveIntvl => self.interval,
+            Sysctl::TcpKeepaliveProbes => self.probes,
+            Sysctl::TcpRetries2 => self.user_timeout,
+        }
+    }
 }
 
 /// A process that closes a socket.
@@ -65,7 +98,7 @@ impl Closer {
 }
 
 // There may be a million sockets.
-const _: () = assert!(size_of::<Socket>() <= 184);
+const _: () = assert!(size_of::<Socket>() <= 192);
 
 /// [`Totals`] in compact form.
 #[derive(Clone, Copy, Default)]
@@ -110,6 +143,8 @@ impl Socket {
             cookie: identity.cookie,
             connection: connection(identity),
             is_seed: false,
+            own: Own::default(),
+            netns: identity.netns,
             inode: 0,
             cgroup: 0,
             last_seen: 0,
@@ -150,6 +185,7 @@ impl Socket {
     pub fn advance(&mut self, record: &Record, hz: u32) {
         if record.after.time >= self.last_seen {
             self.continuity = Some(Continuity::after(record, self.continuity, hz));
+            self.own = Own::of(&record.settings);
         }
     }
 

@@ -91,6 +91,10 @@ impl Table {
             .map(|keyed| keyed.key)
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = &Socket> {
+        self.sockets.iter().map(|keyed| &keyed.socket)
+    }
+
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Socket> {
         self.sockets.iter_mut().map(|keyed| &mut keyed.socket)
     }

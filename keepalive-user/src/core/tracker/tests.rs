@@ -127,6 +127,9 @@ fn names(events: &[Event]) -> Vec<&'static str> {
             | Event::Finding(_)
             | Event::Lost(_)
             | Event::Missed(_)
+            | Event::Suspend(_)
+            | Event::ClockStep(_)
+            | Event::Sysctl(_)
             | Event::End(_) => "other",
         })
         .collect()

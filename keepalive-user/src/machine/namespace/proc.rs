@@ -3,10 +3,7 @@
 use std::{fs, io};
 
 use crate::{
-    core::{
-        event::{Sysctl, Sysctls},
-        format::name,
-    },
+    core::{event::Sysctls, format::name},
     machine::files,
 };
 
@@ -51,15 +48,9 @@ fn counts(line: &str, protocol: &str, name: &str) -> Option<u64> {
 /// The keepalive sysctls of the calling thread's namespace; `None` where /proc/sys does not show
 /// them.
 pub fn sysctls() -> Option<Sysctls> {
-    let read = |sysctl: Sysctl| -> Option<u64> {
+    Sysctls::read(|sysctl| {
         let text = files::read_kernel(&format!("/proc/sys/net/ipv4/{}", name(sysctl))).ok()?;
         text.trim().parse().ok()
-    };
-    Some(Sysctls {
-        time_ms: read(Sysctl::TcpKeepaliveTime)? * 1000,
-        interval_ms: read(Sysctl::TcpKeepaliveIntvl)? * 1000,
-        probes: read(Sysctl::TcpKeepaliveProbes)?.try_into().ok()?,
-        retries2: read(Sysctl::TcpRetries2)?.try_into().ok()?,
     })
 }
 

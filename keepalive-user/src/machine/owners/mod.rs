@@ -109,6 +109,9 @@ impl LiveOwners {
             | Event::Finding(_)
             | Event::Lost(_)
             | Event::Missed(_)
+            | Event::Suspend(_)
+            | Event::ClockStep(_)
+            | Event::Sysctl(_)
             | Event::End(_) => {}
         }
     }

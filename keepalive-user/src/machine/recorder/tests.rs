@@ -2,6 +2,7 @@
 
 mod ends;
 mod files;
+mod host;
 
 use std::{
     collections::BTreeMap,

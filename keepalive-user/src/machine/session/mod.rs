@@ -6,6 +6,7 @@
 mod live;
 mod looks;
 mod seed;
+mod sysctls;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,7 @@ use anyhow::{Context, Result};
 use keepalive_ebpf::{ABI_VERSION, Record};
 
 pub use self::live::{Live, Pace, Turn};
-use self::seed::Seeding;
+use self::{seed::Seeding, sysctls::NamespaceSysctls};
 use super::{
     bpf::{
         Kernel, Options, PollResult, Source,
@@ -33,6 +34,7 @@ use super::{
     stop,
 };
 use crate::core::{
+    clock::{Clock, ClockWatch, Reading},
     decisions::is_counted_probe,
     event::{Lost, LostWhere, SCHEMA_VERSION, Start, When},
     exit::{Exit, Refusal, worst},
@@ -88,6 +90,8 @@ pub struct Session {
     all_ends: bool,
     /// When sockets were last read for answers, CLOCK_MONOTONIC, nanoseconds.
     looked: u64,
+    clocks: ClockWatch,
+    sysctls: Option<NamespaceSysctls>,
 }
 
 impl Session {
@@ -105,7 +109,8 @@ impl Session {
         let source = Source::open(&kernel, options).map_err(name_missing_privileges)?;
         stop::check()?;
         warn_of_blind_spots(&source, options);
-        let start = start_event(request, &kernel, &source);
+        let reading = clock::reading();
+        let start = start_event(request, &kernel, &source, reading);
         let header = Header {
             abi_version: ABI_VERSION,
             sequence: 0,
@@ -127,6 +132,9 @@ impl Session {
             Older::Ignored => (Seeding::none(), None),
             Older::Remembered | Older::Reported => Seeding::start(&kernel, options.filter)?,
         };
+        let sysctls = NamespaceSysctls::open(options.filter.netns)
+            .inspect_err(|error| log::debug!("sysctls are not polled: {error:#}"))
+            .ok();
         // All threads that are started from here on inherit the restrictions of this one.
         request.confinement.enter(&request.needs);
         if request.older != Older::Ignored {
@@ -142,6 +150,8 @@ impl Session {
             older: request.older,
             all_ends: options.filter.all_ends != 0,
             looked: 0,
+            clocks: ClockWatch::new(reading),
+            sysctls,
         };
         session.pipeline.expect_looks();
         if options.verbose {
@@ -151,9 +161,9 @@ impl Session {
         Ok(session)
     }
 
-    /// The present moment, with the clock offset of the start.
+    /// The present moment.
     pub fn now(&self) -> When {
-        clock::when(self.pipeline.clock())
+        self.pipeline.clock().at(monotonic_ns())
     }
 
     /// The ring's descriptor, to poll.
@@ -163,6 +173,7 @@ impl Session {
 
     /// Processes the records in the ring, for at most this time; true if there may be more.
     pub fn drain(&mut self, time: Duration) -> Result<bool> {
+        self.compare_clocks()?;
         let begin = Instant::now();
         let mut taken = 0_u32;
         while !self.pipeline.is_done() {
@@ -187,6 +198,18 @@ impl Session {
             self.pipeline.close_failed();
         }
         taken
+    }
+
+    /// Whether the host was suspended or its wall clock was set; compared before records are taken, so that
+    /// later ones have the right time.
+    fn compare_clocks(&mut self) -> Result<()> {
+        if self.clocks.agrees(&clock::glance()) {
+            return Ok(());
+        }
+        match self.clocks.observe(clock::reading()) {
+            Some(change) => self.pipeline.clock_changed(&change),
+            None => Ok(()),
+        }
     }
 
     fn take(&mut self, record: Result<Record>) -> Result<()> {
@@ -267,7 +290,17 @@ impl Session {
         }
         let dropped = self.pipeline.recorder.as_mut().map(Recorder::take_dropped);
         let unrecorded = self.report_lost(LostWhere::Recording, dropped.unwrap_or(0), 0);
-        worst([outcome, unrecorded, self.pipeline.report_missed(self.now())])
+        let now = self.now();
+        let missed = self.pipeline.report_missed(now);
+        if let Some((netns, (values, time))) = self
+            .sysctls
+            .as_ref()
+            .and_then(|sysctls| Some((sysctls.netns(), sysctls.read()?)))
+        {
+            self.pipeline.polled_sysctls(netns, &values, time);
+        }
+        let changed = self.pipeline.report_sysctls(now);
+        worst([outcome, unrecorded, missed, changed])
     }
 
     /// Reads sockets for which no record came although an event must have happened.
@@ -346,13 +379,14 @@ impl Session {
         if polled.is_err() {
             self.pipeline.close_failed();
         }
+        let compared = self.compare_clocks();
         let drained = self.drain_before(monotonic_ns());
         let when = self.now();
         let finished = self.pipeline.finish(when);
         for cost in self.source.costs().into_iter().flatten() {
             diagnostics::line(&cost.to_string());
         }
-        worst([outcome, polled, drained, finished])
+        worst([outcome, polled, compared, drained, finished])
     }
 
     /// Forwards the programs' diagnostics to the log.
@@ -388,9 +422,11 @@ pub fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// The first event of the session.
-fn start_event(request: &Request, kernel: &Kernel, source: &Source) -> Start {
+fn start_event(request: &Request, kernel: &Kernel, source: &Source, clocks: Reading) -> Start {
     let options = &request.options;
-    let clock = clock::now();
+    let clock = Clock {
+        offset_ns: clocks.realtime_ns,
+    };
     Start {
         when: clock::when(clock),
         schema_version: SCHEMA_VERSION.to_owned(),

@@ -30,6 +30,9 @@ pub struct Data<'a> {
     headlines: Vec<HeadlineData<'a>>,
     /// The beginning, milliseconds since 1970, with the offset of its zone added.
     epoch_ms: i64,
+    /// From when on, milliseconds, the wall clock is ahead of that by how much.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    clock_steps: Vec<(u64, i64)>,
     length_ms: u64,
     bucket_ms: f64,
     buckets: usize,
@@ -124,6 +127,7 @@ pub fn all<'a>(
         facts: facts(model),
         headlines: headlines.iter().map(headline_data).collect(),
         epoch_ms: scale.start.as_millisecond() + offset * 1000,
+        clock_steps: scale.clock_steps(),
         length_ms: model.length_ms(),
         bucket_ms: scale.width_ns as f64 / 1e6,
         steps_ms: &STEPS_MS,

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     core::{
-        event::{About, Decision, End, Event, Finding, Severity, Socket, Start},
+        clock::Offset,
+        event::{About, Decision, End, Event, Finding, Severity, Socket, Start, When},
         ledger::Seen,
     },
     output::pretty::sentence,
@@ -25,6 +26,11 @@ const STORIES: usize = 4096;
 /// Events kept of all sockets together, and at least and at most of one socket.
 const MOMENTS: usize = 60_000;
 const ROOM: (usize, usize) = (16, 240);
+/// Before the first event.
+const BEGINNING: When = When {
+    timestamp: jiff::Timestamp::UNIX_EPOCH,
+    monotonic_ns: 0,
+};
 /// Findings kept of each rule.
 const FINDINGS: usize = 500;
 /// Total bytes of text of the findings that are kept.
@@ -61,7 +67,7 @@ pub struct Findings {
 impl Model {
     pub fn new(zone: TimeZone) -> Self {
         Self {
-            scale: Scale::new(jiff::Timestamp::UNIX_EPOCH, 0, &zone),
+            scale: Scale::new(BEGINNING, &zone),
             zone,
             start: None,
             end: None,
@@ -81,7 +87,7 @@ impl Model {
         match event {
             Event::Start(start) => {
                 let when = start.when;
-                self.scale = Scale::new(when.timestamp, when.monotonic_ns, &self.zone);
+                self.scale = Scale::new(when, &self.zone);
                 self.start = Some(start.clone());
             }
             Event::Timer(it) => {
@@ -99,6 +105,9 @@ impl Model {
             Event::Finding(finding) => self.found(finding),
             Event::Lost(lost) => self.reach(self.scale.since(lost.when.monotonic_ns)),
             Event::Missed(missed) => self.reach(self.scale.since(missed.when.monotonic_ns)),
+            Event::Suspend(it) => self.clock_changed(it.when, it.clock_offset_ns),
+            Event::ClockStep(it) => self.clock_changed(it.when, it.clock_offset_ns),
+            Event::Sysctl(it) => self.reach(self.scale.since(it.when.monotonic_ns)),
             Event::End(end) => {
                 self.reach(self.scale.since(end.when.monotonic_ns));
                 self.end = Some(end.clone());
@@ -107,6 +116,14 @@ impl Model {
         if let Some(about) = event.about() {
             self.happened(about, event);
         }
+    }
+
+    fn clock_changed(&mut self, when: When, offset_ns: i64) {
+        self.scale.change(Offset {
+            since: when.monotonic_ns,
+            offset_ns,
+        });
+        self.reach(self.scale.since(when.monotonic_ns));
     }
 
     fn found(&mut self, finding: &Finding) {

@@ -40,7 +40,8 @@ function micros(us) {
 
 /** The time of day for milliseconds since the trace began. */
 function clock(ms, digits = 0) {
-  const iso = new Date(data.epoch_ms + ms).toISOString();
+  const step = (data.clock_steps ?? []).findLast(([since]) => since <= ms);
+  const iso = new Date(data.epoch_ms + ms + (step ? step[1] : 0)).toISOString();
   return iso.slice(11, digits ? 20 + digits : 19);
 }
 

@@ -44,6 +44,9 @@ impl Moment {
             | Event::Finding(_)
             | Event::Lost(_)
             | Event::Missed(_)
+            | Event::Suspend(_)
+            | Event::ClockStep(_)
+            | Event::Sysctl(_)
             | Event::End(_) => (None, None),
         };
         Self {

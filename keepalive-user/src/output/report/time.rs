@@ -3,6 +3,10 @@
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::super::words;
+use crate::core::{
+    clock::{Clock, Offset, WallClock},
+    event::When,
+};
 
 /// Maximum number of buckets. When time exceeds the last one, each two are merged.
 pub const BUCKETS: usize = 120;
@@ -14,6 +18,9 @@ const SHORTEST: u64 = 50_000_000;
 pub struct Scale {
     /// The beginning of the trace.
     pub start: Timestamp,
+    /// CLOCK_REALTIME − CLOCK_MONOTONIC at the beginning, nanoseconds.
+    start_offset_ns: i64,
+    clock: WallClock,
     pub start_ns: u64,
     /// Length of a bucket, nanoseconds.
     pub width_ns: u64,
@@ -24,14 +31,40 @@ pub struct Scale {
 }
 
 impl Scale {
-    pub fn new(start: Timestamp, start_ns: u64, zone: &TimeZone) -> Self {
+    pub fn new(start: When, zone: &TimeZone) -> Self {
+        let When {
+            timestamp: start,
+            monotonic_ns: start_ns,
+        } = start;
+        let offset = start.as_nanosecond() - i128::from(start_ns);
+        let offset_ns = i64::try_from(offset).unwrap_or_default();
         Self {
             start,
+            start_offset_ns: offset_ns,
+            clock: WallClock::new(Clock { offset_ns }),
             start_ns,
             width_ns: SHORTEST,
             end_ns: 0,
             zone: TimeZone::fixed(zone.to_offset(start)),
         }
+    }
+
+    /// Later times have another offset.
+    pub fn change(&mut self, offset: Offset) {
+        self.clock.change(offset);
+    }
+
+    /// The steps of the wall clock: milliseconds since the beginning, and by how many milliseconds it is
+    /// ahead of the beginning's offset from then on.
+    pub fn clock_steps(&self) -> Vec<(u64, i64)> {
+        let first = self.start_offset_ns;
+        let steps = self.clock.steps();
+        steps
+            .map(|step| {
+                let since = self.since(step.since) / 1_000_000;
+                (since, step.offset_ns.saturating_sub(first) / 1_000_000)
+            })
+            .collect()
     }
 
     /// Nanoseconds since the beginning; earlier times are clamped to 0.
@@ -66,11 +99,9 @@ impl Scale {
     }
 
     fn at(&self, since_ms: u64) -> Timestamp {
-        let since = i64::try_from(since_ms).map(jiff::SignedDuration::from_millis);
-        since
-            .ok()
-            .and_then(|since| self.start.checked_add(since).ok())
-            .unwrap_or(Timestamp::MAX)
+        let since = since_ms.saturating_mul(1_000_000);
+        let at = self.start_ns.saturating_add(since);
+        self.clock.at(at).timestamp
     }
 
     /// The first and the last moment, with dates.

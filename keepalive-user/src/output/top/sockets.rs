@@ -58,6 +58,9 @@ impl Sockets {
             | Event::SendRetry(_)
             | Event::Answer(_)
             | Event::Finding(_)
+            | Event::Suspend(_)
+            | Event::ClockStep(_)
+            | Event::Sysctl(_)
             | Event::End(_) => {}
         }
     }

@@ -15,6 +15,7 @@ pub mod death;
 pub mod ending;
 pub mod families;
 pub mod filters;
+pub mod host;
 pub mod owners;
 pub mod recording;
 pub mod silent;

@@ -109,6 +109,11 @@ impl Continuity {
         }
     }
 
+    /// Whether the keepalive timer is known to be armed.
+    pub fn is_armed(&self) -> bool {
+        self.deadline != Deadline::None
+    }
+
     /// What happened between that observation and this record, beyond what this record reports.
     pub fn missed(&self, record: &Record, hz: u32) -> MissedCounts {
         let now = beginning(record);

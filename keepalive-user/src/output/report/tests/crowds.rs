@@ -24,6 +24,9 @@ fn crowd(number: u64, seconds: u64) -> Vec<Event> {
             | Event::Finding(_)
             | Event::Lost(_)
             | Event::Missed(_)
+            | Event::Suspend(_)
+            | Event::ClockStep(_)
+            | Event::Sysctl(_)
             | Event::End(_)) => panic!("{other:?}"),
         }
         event
