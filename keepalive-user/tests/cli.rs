@@ -127,6 +127,18 @@ fn explain_rejects_bad_arguments() {
     expect_usage_error(&["explain", "--idle", "0"], &["--idle"]);
     expect_usage_error(&["explain", ":22", "--idle", "60"], &["--idle"]);
     expect_usage_error(&["explain", "--follow"], &["SOCKET"]);
+    expect_usage_error(&["explain", ":0"], &["not a port"]);
+    // The calculator looks at no socket.
+    for more in [
+        &["--follow"][..],
+        &["--watch", "1s"],
+        &["--all-netns"],
+        &["-N", "x"],
+    ] {
+        let arguments = [&["explain", "--idle", "60"], more].concat();
+        expect_usage_error(&arguments, &["--idle", more[0].trim_end_matches("-N")]);
+    }
+    expect_usage_error(&["explain", ":22", "-N", "none"], &["no network namespace"]);
     expect_usage_error(&["explain", ":22", "--watch", "soon"], &["30s", "10m"]);
     let run = keepalive(&[
         "explain",
@@ -193,6 +205,7 @@ fn list_rejects_unknown_values() {
     expect_usage_error(&["list", "--source", "bogus"], &["bogus", "sock-diag"]);
     expect_usage_error(&["list", "--keepalive", "maybe"], &["maybe", "on", "off"]);
     expect_usage_error(&["list", "--watch", "0"], &["--watch"]);
+    expect_usage_error(&["list", "--watch", "5ms"], &["--watch", "100ms"]);
     expect_usage_error(&["list", "--no-owner", "-p", "1"], &["--no-owner", "--pid"]);
     expect_usage_error(
         &["list", "-N", "a", "--all-netns"],

@@ -1,10 +1,10 @@
 //! Arguments of `list`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{Sandbox, Selection};
+use super::{Sandbox, Selection, values::list_interval};
 use crate::core::{event::ListSource, kernel::state, order::Order};
 
 const LIST_EXAMPLES: &str = "\
@@ -33,9 +33,9 @@ pub struct List {
     /// Sort the rows; default is the kernel's order
     #[arg(long, value_enum, value_name = "KEY")]
     pub sort: Option<SortKey>,
-    /// Repeat every SECONDS, until Ctrl-C
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
-    pub watch: Option<u32>,
+    /// Repeat at this interval, at least 100ms, until Ctrl-C; a bare number is seconds
+    #[arg(long, value_name = "DURATION", value_parser = list_interval)]
+    pub watch: Option<Duration>,
     /// Print one JSON object per line (`keepalive schema list` describes them)
     #[arg(long)]
     pub json: bool,

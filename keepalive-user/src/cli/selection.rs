@@ -121,7 +121,7 @@ fn usage(error: &anyhow::Error) -> anyhow::Error {
 }
 
 /// No namespace has inode number 0; in the filter it means any.
-fn netns(text: &str) -> Result<String> {
+pub fn netns(text: &str) -> Result<String> {
     ensure!(text.parse() != Ok(0), "0 is not a network namespace");
     Ok(text.to_owned())
 }

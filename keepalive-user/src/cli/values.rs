@@ -28,6 +28,14 @@ pub fn duration(text: &str) -> Result<Duration> {
     Ok(duration)
 }
 
+/// The interval of repeated listings, each of which visits all sockets of the machine.
+pub fn list_interval(text: &str) -> Result<Duration> {
+    const LEAST: Duration = Duration::from_millis(100);
+    let interval = duration(text)?;
+    ensure!(interval >= LEAST, "shorter than 100ms");
+    Ok(interval)
+}
+
 const DURATIONS: &str = "500ms, 30s, 10m or 1h30m";
 
 pub fn ring_bytes(text: &str) -> Result<u32> {
@@ -74,6 +82,13 @@ mod tests {
         ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn intervals_of_listings() {
+        assert_eq!(list_interval("2").unwrap(), Duration::from_secs(2));
+        assert_eq!(list_interval("500ms").unwrap(), Duration::from_millis(500));
+        assert!(list_interval("99ms").is_err());
     }
 
     #[test]

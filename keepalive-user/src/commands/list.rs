@@ -58,7 +58,7 @@ pub fn run(arguments: &List) -> Result<Exit> {
         writer: match arguments.watch {
             None => Listings::once(),
             // It formats events, of which a listing has none.
-            Some(_) => Listings::repeated(Box::new(Format::Json))?,
+            Some(_) => Listings::repeated(Box::new(Format::Json), arguments.json)?,
         },
         filter,
         arguments,
@@ -73,8 +73,8 @@ pub fn run(arguments: &List) -> Result<Exit> {
     }
     let outcome = match arguments.watch {
         None => command.show(false),
-        Some(seconds) => {
-            let watched = command.watch(seconds);
+        Some(every) => {
+            let watched = command.watch(every);
             worst([watched, command.writer.finish()])
         }
     };
@@ -95,13 +95,13 @@ struct Command<'a> {
 
 impl Command<'_> {
     /// Repeats the listing until a signal ends it.
-    fn watch(&mut self, seconds: u32) -> Result<()> {
+    fn watch(&mut self, every: Duration) -> Result<()> {
         // The second signal ends it at once, also in the middle of a listing.
         stop::install()?;
         session::block_on(async {
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
-            let mut tick = interval(Duration::from_secs(seconds.into()));
+            let mut tick = interval(every);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut again = false;
             loop {
@@ -145,7 +145,7 @@ impl Command<'_> {
         log::debug!("written in {:?}", begin.elapsed());
         let end = listing.end(clock::when(clock), &namespaces, &self.lister.refused);
         list::end(style, end, &mut self.writer)?;
-        self.writer.flush().context("cannot write")
+        self.writer.end()
     }
 
     /// Drops what listing needs, unless it is repeated.

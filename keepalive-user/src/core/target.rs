@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, str::FromStr};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::event::{Cookie, Endpoint, ListedSocket, Socket};
+use super::event::{Cookie, Endpoint, ListedSocket, MatchedEnd, Socket, TcpState};
 
 /// A socket, as a user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,10 +32,13 @@ impl FromStr for Target {
         if let Some(port) = text.strip_prefix(':') {
             let port = port
                 .parse()
-                .with_context(|| format!("{port:?} is not a port"))?;
+                .ok()
+                .filter(|port| *port != 0)
+                .with_context(|| format!("{port:?} is not a port (1 to 65535)"))?;
             return Ok(Self::Port(port));
         }
         if let Ok(pid) = text.parse() {
+            ensure!(pid != 0, "0 is not the PID of a process");
             return Ok(Self::Pid(pid));
         }
         let address = |text: &str| {
@@ -45,7 +48,14 @@ impl FromStr for Target {
         };
         match text.split_once('-') {
             Some((local, peer)) => Ok(Self::Pair(address(local)?, address(peer)?)),
-            None if text.contains(':') => Ok(Self::Endpoint(address(text)?)),
+            None if text.contains(':') => {
+                let end = address(text)?;
+                ensure!(
+                    end.port() != 0,
+                    "port 0 of {text} is not a port (1 to 65535)"
+                );
+                Ok(Self::Endpoint(end))
+            }
             None => bail!("give a PID, :PORT, ADDR:PORT, LOCAL-PEER or sk:COOKIE"),
         }
     }
@@ -62,6 +72,33 @@ impl Target {
         }
     }
 
+    /// The end of this socket that it names, if it names one end.
+    pub fn matched(&self, socket: &Socket) -> Option<MatchedEnd> {
+        let [local, peer] = [&socket.local, &socket.peer].map(|end| match self {
+            Self::Port(port) => end.port == *port,
+            Self::Endpoint(address) => is(end, address),
+            Self::Pid(_) | Self::Pair(..) | Self::Cookie(_) => false,
+        });
+        match (local, peer) {
+            (true, true) => Some(MatchedEnd::Both),
+            (true, false) => Some(MatchedEnd::Local),
+            (false, true) => Some(MatchedEnd::Peer),
+            (false, false) => None,
+        }
+    }
+
+    /// Removes the listeners from sockets that it names, if there are others: a server has a listener, too.
+    pub fn prefer_connections(&self, named: &mut Vec<(usize, ListedSocket)>) {
+        let is_listener = |(_, row): &(usize, ListedSocket)| row.socket.state == TcpState::Listen;
+        let is_ambiguous = match self {
+            Self::Pid(_) | Self::Port(_) | Self::Endpoint(_) => !named.iter().all(is_listener),
+            Self::Pair(..) | Self::Cookie(_) => false,
+        };
+        if is_ambiguous {
+            named.retain(|it| !is_listener(it));
+        }
+    }
+
     /// Whether it names this socket, by its ends or its cookie.
     pub fn names(&self, socket: &Socket) -> bool {
         let Socket {
@@ -70,17 +107,17 @@ impl Target {
             cookie,
             ..
         } = socket;
-        let is = |end: &Endpoint, address: &SocketAddr| {
-            (end.address, end.port) == (address.ip().to_canonical(), address.port())
-        };
         match self {
             Self::Pid(_) => false,
-            Self::Port(port) => local.port == *port || peer.port == *port,
-            Self::Endpoint(address) => is(local, address) || is(peer, address),
+            Self::Port(_) | Self::Endpoint(_) => self.matched(socket).is_some(),
             Self::Pair(ours, theirs) => is(local, ours) && is(peer, theirs),
             Self::Cookie(wanted) => *cookie == Some(*wanted),
         }
     }
+}
+
+fn is(end: &Endpoint, address: &SocketAddr) -> bool {
+    (end.address, end.port) == (address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]
@@ -104,6 +141,9 @@ mod tests {
             "host:22",
             "1.2.3.4",
             "1.2.3.4:1-x",
+            ":0",
+            "0",
+            "1.2.3.4:0",
             "-1",
             "x",
         ] {

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use super::{explanation, request};
 use crate::{
     core::{
-        event::{Event, Explanation, Process},
+        event::{Event, Explanation, MatchedEnd, Process},
         exit::{Exit, worst},
         pipeline::{MissedLines, Output},
     },
@@ -27,6 +27,7 @@ use crate::{
 pub fn follow(
     finder: &mut Finder,
     found: Located,
+    matched: Option<MatchedEnd>,
     options: &Options,
     confinement: Confinement,
 ) -> Result<Exit> {
@@ -52,7 +53,7 @@ pub fn follow(
             }
         };
         let mut live = Live::new(session, Pace::LINES)?;
-        let followed = watch_one(&mut live, &page, finder, found, &zone).await;
+        let followed = watch_one(&mut live, &page, finder, found, matched, &zone).await;
         live.session.finish(followed)
     });
     let finished = page.borrow_mut().lines.finish(PATIENCE);
@@ -65,6 +66,7 @@ async fn watch_one(
     page: &RefCell<Page>,
     finder: &mut Finder,
     found: Located,
+    matched: Option<MatchedEnd>,
     zone: &TimeZone,
 ) -> Result<()> {
     // It may have ended before the session started.
@@ -73,6 +75,7 @@ async fn watch_one(
         bail!("the socket ended while it was being explained, before it could be followed");
     };
     let mut shown = explanation(&found);
+    shown.matched = matched;
     page.borrow_mut().explain(&shown)?;
     let pipeline = &mut live.session.pipeline;
     pipeline.seed(&found.id, found.row.when.monotonic_ns, None)?;

@@ -79,15 +79,23 @@ fn explain_socket(target: &Target, arguments: &Explain) -> Result<Exit> {
         verbose: arguments.verbose,
         ..Options::default()
     };
-    let (namespaces, _) = Selection::default().namespaces(arguments.all_netns)?;
+    let select = Selection {
+        netns: arguments.netns.clone(),
+        ..Selection::default()
+    };
+    let (namespaces, _) = select.namespaces(arguments.all_netns)?;
     let mut finder = Finder::open(namespaces, arguments.all_netns, &options)?;
     let found = finder.find(target, choose)?;
+    let matched = target.matched(&found.row.socket);
     let confinement = arguments.sandbox.confinement();
     if arguments.follow {
-        return follow::follow(&mut finder, found, &options, confinement);
+        return follow::follow(&mut finder, found, matched, &options, confinement);
     }
     let Some(time) = arguments.watch else {
-        let explanation = explanation(&found);
+        let explanation = Explanation {
+            matched,
+            ..explanation(&found)
+        };
         confinement.enter(&Needs::printing());
         show(&explanation, arguments.json)?;
         return Ok(Exit::Success);
@@ -95,6 +103,7 @@ fn explain_socket(target: &Target, arguments: &Explain) -> Result<Exit> {
     let closes = watch::watch(&finder, &found, time, &options, confinement)?;
     let with = |found: &Located, owner_closes: Option<OwnerCloses>| Explanation {
         owner_closes,
+        matched,
         ..explanation(found)
     };
     match finder.again(&found)? {
@@ -122,7 +131,7 @@ fn choose(rows: &[ListedSocket]) -> Result<usize> {
         anstream::eprintln!("      … and {} more", count - SHOWN);
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        bail!("{count} sockets match: name one by LOCAL-PEER or sk:COOKIE, as listed above");
+        bail!("{count} sockets match: name one by LOCAL-PEER or sk:COOKIE, as listed above, or a namespace by -N");
     }
     Ok(terminal::ask_number("Which one?", count.min(SHOWN))? - 1)
 }

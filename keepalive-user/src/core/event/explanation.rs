@@ -10,6 +10,8 @@ use super::{Cause, ListedSocket, Sysctls};
 pub struct Explanation {
     /// The socket; null for the calculator.
     pub socket: Option<Box<ListedSocket>>,
+    /// Which end of it was named, if one was; null otherwise.
+    pub matched: Option<MatchedEnd>,
     /// What must happen before a probe is sent; null for the calculator.
     pub outlook: Option<Outlook>,
     /// What the keepalive timer last did, if the socket still shows it; null if it does not.
@@ -24,6 +26,16 @@ pub struct Explanation {
     pub plan: Option<Plan>,
     /// Shows this connection's probes in tcpdump and Wireshark (`-f` and display of `tcp.len == 0`).
     pub capture_filter: Option<String>,
+}
+
+/// The end of a socket that `:PORT` or `ADDR:PORT` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MatchedEnd {
+    Local,
+    Peer,
+    /// Both ends have this port, or are the same.
+    Both,
 }
 
 /// Why no probe has been, or will be, sent.

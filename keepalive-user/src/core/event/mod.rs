@@ -31,8 +31,8 @@ pub use self::diagnosis::{
     KeptReport, LayoutReport, ListReport, SandboxReport, Status,
 };
 pub use self::explanation::{
-    Explanation, LastAction, LastRun, Outlook, OwnerCloses, Plan, PlannedAction, PlannedEnd,
-    PlannedRun, PlannedSettings, Span, UnexpectedEffect,
+    Explanation, LastAction, LastRun, MatchedEnd, Outlook, OwnerCloses, Plan, PlannedAction,
+    PlannedEnd, PlannedRun, PlannedSettings, Span, UnexpectedEffect,
 };
 pub use self::listing::{
     Blocker, Incomplete, IncompletePart, ListEnd, ListLine, ListSource, ListedDeath,

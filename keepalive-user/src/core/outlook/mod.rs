@@ -26,6 +26,7 @@ pub fn explain(
         TcpState::Listen | TcpState::Close | TcpState::TimeWait | TcpState::SynRecv
     );
     Explanation {
+        matched: None,
         outlook: Some(outlook(socket)),
         last_run: last_run(socket),
         sysctl: sysctls,
@@ -117,10 +118,16 @@ fn capture_filter(socket: &ListedSocket) -> String {
         // tcpdump cannot skip IPv6 extension headers; a probe has none.
         IpAddr::V6(_) => ("ip6", "ip6[4:2] - ((ip6[52] & 0xf0) >> 2) == 0"),
     };
-    format!(
-        "{family} and tcp and host {} and host {} and port {} and port {} and {length}",
-        local.address, peer.address, local.port, peer.port
-    )
+    let both = |kind: &str, [one, other]: [String; 2]| {
+        if one == other {
+            format!("{kind} {one}")
+        } else {
+            format!("{kind} {one} and {kind} {other}")
+        }
+    };
+    let hosts = both("host", [local, peer].map(|end| end.address.to_string()));
+    let ports = both("port", [local, peer].map(|end| end.port.to_string()));
+    format!("{family} and tcp and {hosts} and {ports} and {length}")
 }
 
 #[cfg(test)]

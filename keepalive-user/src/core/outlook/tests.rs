@@ -8,6 +8,7 @@ use crate::core::{
     event::{OwnerCloses, Span, Sysctls},
     kernel::{pending, state},
     rows,
+    target::Target,
 };
 use crate::output::explain as output;
 
@@ -169,4 +170,74 @@ fn the_owner_closes_first() {
     };
     let never = text_with(&socket(HZ, HZ, |_| {}), Some(closes));
     assert!(never.contains("closed no such connection"), "{never}");
+}
+
+#[test]
+fn the_capture_filter_names_each_end_once() {
+    let mapped = |last| {
+        let mut address = [0; 16];
+        address[10..].copy_from_slice(&[0xff, 0xff, 127, 0, 0, last]);
+        address
+    };
+    let filter = |local_port, peer_port, peer| {
+        let found = socket(10, 10, |socket| {
+            let id = &mut socket.id;
+            (id.local, id.peer) = (mapped(1), mapped(peer));
+            (id.local_port, id.peer_port) = (local_port, peer_port);
+        });
+        capture_filter(&found)
+    };
+    let begins = |text: String, beginning: &str| assert!(text.starts_with(beginning), "{text}");
+    begins(
+        filter(22, 50_000, 1),
+        "ip and tcp and host 127.0.0.1 and port 22 and port 50000 and ip[",
+    );
+    begins(
+        filter(22, 22, 2),
+        "ip and tcp and host 127.0.0.1 and host 127.0.0.2 and port 22 and ip[",
+    );
+}
+
+#[test]
+fn connections_are_preferred_and_the_matched_end_is_printed() {
+    let found = |index: usize, state, ports: (u16, u16)| {
+        let row = socket(10, 10, |socket| {
+            socket.id.state = state;
+            (socket.id.local_port, socket.id.peer_port) = ports;
+        });
+        (index, row)
+    };
+    let left = |target: &str, mut named: Vec<(usize, ListedSocket)>| {
+        let target: Target = target.parse().unwrap();
+        target.prefer_connections(&mut named);
+        let indices = named.iter().map(|(index, _)| *index);
+        indices.collect::<Vec<_>>()
+    };
+    let listener = || found(0, state::LISTEN, (22, 0));
+    let accepted = || found(1, state::ESTABLISHED, (22, 50_000));
+    assert_eq!(left(":22", vec![listener(), accepted()]), [1]);
+    assert_eq!(left("4711", vec![listener(), accepted()]), [1]);
+    assert_eq!(left(":22", vec![listener()]), [0]);
+    assert_eq!(left("sk:1", vec![listener(), accepted()]), [0, 1]);
+    let matched = |target: &str| {
+        let explanation = Explanation {
+            matched: target
+                .parse::<Target>()
+                .unwrap()
+                .matched(&accepted().1.socket),
+            socket: Some(Box::new(accepted().1)),
+            ..Explanation::default()
+        };
+        let mut bytes = Vec::new();
+        output::text(&explanation, &mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    };
+    assert!(
+        matched(":22").contains("its local end, "),
+        "{}",
+        matched(":22")
+    );
+    assert!(matched(":50000").contains("its peer, "));
+    assert!(matched("[::]:50000").contains("its peer, "));
+    assert!(!matched("4711").contains("named end"));
 }

@@ -66,12 +66,13 @@ impl Finder {
         choose: impl FnOnce(&[ListedSocket]) -> Result<usize>,
     ) -> Result<Located> {
         let listing = self.lister.list(&self.namespaces, true, &|_| true)?;
-        let (sockets, mut rows): (Vec<&Snapshot>, Vec<ListedSocket>) = listing
-            .sockets
-            .iter()
-            .map(|socket| (socket, listing.row(socket, 1, &self.clock)))
+        let rows = listing.sockets.iter().enumerate();
+        let mut named: Vec<_> = rows
+            .map(|(index, socket)| (index, listing.row(socket, 1, &self.clock)))
             .filter(|(_, row)| target.is(row))
-            .unzip();
+            .collect();
+        target.prefer_connections(&mut named);
+        let (indices, mut rows): (Vec<usize>, Vec<ListedSocket>) = named.into_iter().unzip();
         if rows.is_empty() {
             let incomplete = &listing.incomplete;
             bail!(no_match(
@@ -82,7 +83,8 @@ impl Finder {
             ));
         }
         let chosen = choose(&rows)?;
-        Ok(self.located(sockets[chosen], rows.swap_remove(chosen), &listing))
+        let socket = listing.sockets[indices[chosen]];
+        Ok(self.located(&socket, rows.swap_remove(chosen), &listing))
     }
 
     /// The needs of finding it again.

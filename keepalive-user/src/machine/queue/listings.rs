@@ -2,7 +2,7 @@
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{PATIENCE, Queued};
 use crate::core::pipeline::{Output, Render};
@@ -12,7 +12,12 @@ pub enum Listings {
     /// One listing: a slow reader delays it.
     Once(BufWriter<StdoutLock<'static>>),
     /// A slow reader misses whole ones, and delays none.
-    Repeated { gathered: Vec<u8>, queued: Queued },
+    Repeated {
+        gathered: Vec<u8>,
+        queued: Queued,
+        /// The notice of missing lines is not one of the lines.
+        json: bool,
+    },
 }
 
 impl Listings {
@@ -22,11 +27,40 @@ impl Listings {
 
     /// # Errors
     /// If the descriptor of standard output cannot be copied.
-    pub fn repeated(render: Box<dyn Render>) -> Result<Self> {
+    pub fn repeated(render: Box<dyn Render>, json: bool) -> Result<Self> {
         Ok(Self::Repeated {
             gathered: Vec::new(),
             queued: Queued::stdout(render)?,
+            json,
         })
+    }
+
+    /// Ends a listing.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn end(&mut self) -> Result<()> {
+        match self {
+            Self::Once(writer) => writer.flush().context("cannot write"),
+            Self::Repeated {
+                gathered,
+                queued,
+                json,
+            } => {
+                if *json {
+                    let missed = queued.take_missed().lines;
+                    if missed > 0 {
+                        log::warn!("{missed} lines are missing: the reader was too slow");
+                    }
+                }
+                let listing = std::mem::take(gathered);
+                queued.text(|line| {
+                    line.extend(&listing);
+                    Ok(())
+                })?;
+                queued.flush()
+            }
+        }
     }
 
     /// Waits until the reader has taken the last listing, but not for long.
@@ -46,19 +80,11 @@ impl Write for Listings {
         }
     }
 
+    /// A repeated listing is written when it ends ([`Listings::end`]).
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Once(writer) => writer.flush(),
-            Self::Repeated { gathered, queued } => {
-                let listing = std::mem::take(gathered);
-                let taken = queued.text(|line| {
-                    line.extend(&listing);
-                    Ok(())
-                });
-                taken
-                    .and_then(|()| queued.flush())
-                    .map_err(io::Error::other)
-            }
+            Self::Repeated { .. } => Ok(()),
         }
     }
 }

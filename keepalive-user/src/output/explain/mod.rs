@@ -16,8 +16,8 @@ use super::{
 };
 use crate::core::{
     event::{
-        Cause, Explanation, Keepalive, LastAction, LastRun, ListedSocket, Origin, Outlook,
-        OwnerCloses, Sysctl, TcpState, TimerKind,
+        Cause, Explanation, Keepalive, LastAction, LastRun, ListedSocket, MatchedEnd, Origin,
+        Outlook, OwnerCloses, Sysctl, TcpState, TimerKind,
     },
     format::{millis, name, plural},
 };
@@ -33,6 +33,7 @@ pub fn text(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
     let socket = explanation.socket.as_deref();
     if let Some(socket) = socket {
         lines.push(heading(socket));
+        lines.extend(explanation.matched.map(|end| matched(end, socket)));
         lines.push(how_set(socket));
         lines.extend(elsewhere(socket, explanation));
         lines.extend(explanation.last_run.map(past));
@@ -93,11 +94,12 @@ pub fn gone(before: &Explanation, writer: &mut impl Write) -> Result<()> {
 pub fn choice(socket: &ListedSocket) -> String {
     let cookie = socket.socket.cookie;
     format!(
-        "{}-{}  {}  {}  {}",
+        "{}-{}  {}  {}  netns {}  {}",
         socket.socket.local,
         socket.socket.peer,
         name(socket.socket.state),
-        cookie.map_or_else(|| "-".to_owned(), |cookie| format!("sk:{cookie}")),
+        cookie.map_or_else(|| "sk:?".to_owned(), |cookie| format!("sk:{cookie}")),
+        socket.socket.netns,
         owner(socket.process.as_ref()),
     )
 }
@@ -115,6 +117,16 @@ fn heading(socket: &ListedSocket) -> String {
             None => String::new(),
         }
     )
+}
+
+/// Which end was named: an address and port may be of either.
+fn matched(end: MatchedEnd, socket: &ListedSocket) -> String {
+    let (local, peer) = (&socket.socket.local, &socket.socket.peer);
+    match end {
+        MatchedEnd::Local => format!("The named end is its local end, {local}."),
+        MatchedEnd::Peer => format!("The named end is its peer, {peer}."),
+        MatchedEnd::Both => format!("Both its ends are named: {local} and {peer}."),
+    }
 }
 
 fn how_set(socket: &ListedSocket) -> String {
