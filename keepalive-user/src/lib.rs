@@ -33,14 +33,15 @@ pub use crate::core::{clock, event, recording};
 use crate::{
     cli::Cli,
     core::{exit, format::escape},
-    machine::diagnostics,
+    machine::{diagnostics, stop},
 };
 
 /// The program: what `main` is.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     diagnostics::install(cli.command.is_verbose());
-    let exit = commands::run(&cli.command).unwrap_or_else(|error| {
+    let run = || stop::survive_file_size_limit().and_then(|()| commands::run(&cli.command));
+    let exit = run().unwrap_or_else(|error| {
         let exit = exit::code(&error);
         if !exit::is_broken_pipe(&error) {
             diagnostics::line(&format!("keepalive: {}", escape(&format!("{error:#}"))));

@@ -114,6 +114,11 @@ fn help_names_every_option_of_trace() {
 }
 
 #[test]
+fn a_cgroup_is_below_the_mount() {
+    expect_usage_error(&["trace", "-c", "../.."], &["cgroup"]);
+}
+
+#[test]
 fn top_needs_a_terminal() {
     expect_usage_error(&["top"], &["terminal", "keepalive trace"]);
     expect_usage_error(&["top", "-L", "0"], &["--local-port"]);
@@ -176,6 +181,8 @@ fn audit_rejects_unknown_values() {
         &["audit", "--middlebox", "aws-nbl"],
         &["aws-nlb", "--idle-timeout"],
     );
+    let both = ["audit", "--rule", "suppressed", "--ignore", "suppressed"];
+    expect_usage_error(&both, &["--rule suppressed and --ignore suppressed"]);
     expect_usage_error(&["audit", "--idle-timeout", "soon"], &["30s", "10m"]);
     expect_usage_error(
         &["audit", "--ignore-file", "/nonexistent"],

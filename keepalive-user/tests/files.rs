@@ -281,3 +281,80 @@ fn a_recording_can_come_from_a_pipe() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(fs::read(directory.path("x.kar")).unwrap(), RECORDING);
 }
+
+/// A truncated recording is replayed up to the cut; `--check` fails, and the report has it on its page.
+#[test]
+fn a_truncated_recording_is_not_whole() {
+    let directory = Directory::new("truncated");
+    directory.succeeds(&["replay", "--check", "x.kar"]);
+    fs::write(directory.path("cut.kar"), &RECORDING[..RECORDING.len() - 9]).unwrap();
+    let checked = directory.run(&["replay", "--check", "cut.kar"]);
+    assert_eq!(checked.status.code(), Some(1));
+    let stdout = String::from_utf8(checked.stdout).unwrap();
+    assert!(stdout.contains("cut.kar is truncated at byte"), "{stdout}");
+    let replayed = directory.run(&["replay", "cut.kar"]);
+    assert_eq!(replayed.status.code(), Some(0));
+    let stdout = String::from_utf8(replayed.stdout).unwrap();
+    let words = "cut.kar is truncated at byte 1";
+    assert!(stdout.contains(words), "{stdout}");
+    assert!(!stdout.contains("Nothing was lost."), "{stdout}");
+    directory.succeeds(&["report", "cut.kar", "-o", "cut.html"]);
+    let page = fs::read_to_string(directory.path("cut.html")).unwrap();
+    assert!(page.contains(words), "no word of the cut on the page");
+    // Damage is an error, and on the page, too.
+    let mut damaged = RECORDING.to_vec();
+    let last = damaged.len() - 9;
+    damaged[last] ^= 1;
+    fs::write(directory.path("bad.kar"), damaged).unwrap();
+    let reported = directory.run(&["report", "bad.kar", "-o", "bad.html"]);
+    assert_eq!(reported.status.code(), Some(1));
+    let page = fs::read_to_string(directory.path("bad.html")).unwrap();
+    assert!(
+        page.contains("bad.kar: damaged at byte"),
+        "no word of the damage on the page"
+    );
+}
+
+/// RLIMIT_FSIZE is an error, not SIGXFSZ.
+#[test]
+fn the_limit_of_the_file_size_is_an_error() {
+    let directory = Directory::new("fsize");
+    let program = env!("CARGO_BIN_EXE_keepalive");
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(format!("ulimit -f 1; exec {program} schema trace > out"))
+        .current_dir(&directory.0)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}: {stderr}", output.status);
+    assert!(stderr.contains("File too large"), "{stderr}");
+}
+
+/// SIGHUP and SIGQUIT end a repeated listing as SIGTERM does.
+#[test]
+fn signals_end_a_repeated_listing() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use std::io::Read;
+    for signal in [Signal::HUP, Signal::QUIT, Signal::TERM, Signal::INT] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_keepalive"))
+            .args([
+                "list",
+                "--watch",
+                "1",
+                "--source",
+                "sock-diag",
+                "--no-owner",
+            ])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_exact(&mut [0]).unwrap();
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let mut rest = Vec::new();
+        stdout.read_to_end(&mut rest).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{signal:?}: {status}");
+    }
+}

@@ -35,16 +35,21 @@ An ignore file has a rule a line, and what to ignore it for: all, or a PID, :POR
 LOCAL-PEER. What follows a # is a comment.
   no_keepalive :9000        # the health checker";
 
+/// What has no finding, by the rules.
+const SKIPPED: &str = "\
+Connections over the loopback are skipped by the rules about dead peers: on one host the kernel
+closes the other end. Without keepalive, those silent for less than 60 s have no finding.";
+
 /// The default of `--silent`.
 const SILENT: Duration = Duration::from_hours(1);
 
 /// The rules and the middleboxes, from their tables.
 fn after_help() -> String {
-    let mut text = String::from("Rules:\n");
-    for (name, summary) in summaries() {
-        text += &format!("  {name:27} {summary}\n");
+    let mut text = String::from("Rules, with the severity of their findings:\n");
+    for (rule, severity, summary) in summaries() {
+        text += &format!("  {rule:22} {:9} {summary}\n", name(severity));
     }
-    text + "\n" + &middlebox_help() + "\n\n" + EXAMPLES
+    text + "\n" + SKIPPED + "\n\n" + &middlebox_help() + "\n\n" + EXAMPLES
 }
 
 #[derive(Args, Debug)]
@@ -130,6 +135,10 @@ impl Audit {
     /// A usage error, if the ignore file cannot be read.
     pub fn wanted(&self) -> Result<AuditScope> {
         let usage = |error: anyhow::Error| Refusal::new(Exit::Usage, format!("{error:#}"));
+        if let Some(rule) = self.rule.iter().find(|rule| self.ignore.contains(rule)) {
+            let message = format!("--rule {rule} and --ignore {rule} exclude each other");
+            return Err(Refusal::new(Exit::Usage, message).into());
+        }
         Ok(AuditScope {
             rules: self.rule.clone(),
             ignored: self.ignored().map_err(usage)?,

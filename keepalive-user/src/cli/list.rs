@@ -16,7 +16,8 @@ Examples:
   keepalive list --all-netns --json | jq 'select(.keepalive.enabled)'
 
 Settings are idle/interval/count in seconds, ut is TCP_USER_TIMEOUT; * marks what is set on the
-socket, the rest is the namespace's sysctl. ? is unknown, - is none.";
+socket (175*/75/6*: TCP_KEEPIDLE and TCP_KEEPCNT), the rest is the namespace's sysctl. ? is unknown,
+- is none.";
 
 #[derive(Args, Debug)]
 #[command(after_help = LIST_EXAMPLES)]

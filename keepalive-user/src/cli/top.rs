@@ -12,7 +12,12 @@ Examples:
 
 Keys: up/down choose, Enter explain, s sort, / filter, p pause, r record, q quit.
 r begins a recording in the current directory, and r again ends it: `keepalive replay FILE`
-replays it.";
+replays it.
+
+PROBES is how many are unanswered of how many end the connection (2/9); with ut TCP_USER_TIMEOUT ends
+it instead, and window counts zero-window probes. RTT has a mark for each of the last probes: a
+higher bar is a slower answer, · one at an unknown time, × none. LATEST is the last round-trip time.
+- is none, or unknown.";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]

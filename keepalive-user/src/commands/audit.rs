@@ -38,10 +38,11 @@ pub fn run(arguments: &Audit) -> Result<Exit> {
     let failed = findings
         .iter()
         .any(|finding| fails(arguments.fail_on.as_ref(), finding));
-    let unseen = end
-        .incomplete
-        .iter()
-        .any(|it| it.what == IncompletePart::Namespace);
+    let unseen = end.incomplete.iter().any(|it| match it.what {
+        IncompletePart::Namespace | IncompletePart::Sockets | IncompletePart::Sysctls => true,
+        // Sockets without settings are counted as not judged; owners are not judged.
+        IncompletePart::Settings | IncompletePart::Owner => false,
+    });
     let is_blind = arguments.fail_on.is_some() && (end.not_judged > 0 || unseen);
     let writer = BufWriter::new(anstream::stdout().lock());
     let mut output = AuditOutput::new(arguments.json, writer);

@@ -10,10 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use keepalive_ebpf::{Filter, Snapshot};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval},
-};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     cli::{List, Switch},
@@ -99,16 +96,14 @@ impl Command<'_> {
         // The second signal ends it at once, also in the middle of a listing.
         stop::install()?;
         session::block_on(async {
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut terminate = signal(SignalKind::terminate())?;
+            let mut requests = stop::Requests::new()?;
             let mut tick = interval(every);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut again = false;
             loop {
                 tokio::select! {
                     _ = tick.tick() => self.show(again)?,
-                    _ = interrupt.recv() => return Ok(()),
-                    _ = terminate.recv() => return Ok(()),
+                    () = requests.recv() => return Ok(()),
                 }
                 again = true;
             }

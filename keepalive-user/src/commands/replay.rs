@@ -47,6 +47,9 @@ pub fn run(arguments: &Replay) -> Result<Exit> {
         Ok(stats) => {
             if arguments.check {
                 print(&stats).context("cannot write")?;
+                if stats.cut.is_some() {
+                    return Ok(Exit::Failure);
+                }
             }
             Ok(Exit::Success)
         }

@@ -9,6 +9,7 @@ use keepalive_ebpf::Filter;
 
 use super::{
     event::{Lost, LostWhere, Missed, Process},
+    format::plural,
     owners::Recorded,
     pipeline::{Output, Pipeline, Wanted},
     recording::{FileEnd, Frame, Header, HostFrame, Reader},
@@ -76,7 +77,10 @@ pub fn play<R: Read>(
     };
     let mut damage = Ok(());
     let last = recordings.len().saturating_sub(1);
-    for (number, recording) in recordings.into_iter().enumerate() {
+    let gaps: Vec<_> = recordings.windows(2).map(gap).collect();
+    let gaps = [None].into_iter().chain(gaps);
+    for ((number, recording), gap) in recordings.into_iter().enumerate().zip(gaps) {
+        player.stats.cut = player.stats.cut.take().or(gap);
         damage = player.file(recording, number == last, progress);
         if damage.is_err() || player.has_enough() {
             break;
@@ -84,8 +88,20 @@ pub fn play<R: Read>(
     }
     player.report_undecoded()?;
     let when = player.pipeline.clock().at(player.last);
+    player.pipeline.cut = match &damage {
+        Ok(()) => player.stats.cut.clone(),
+        Err(error) => Some(format!("{error:#}")),
+    };
     player.pipeline.finish(when)?;
     damage.map(|()| player.stats)
+}
+
+/// Files that are missing between two.
+fn gap<R>(pair: &[Recording<R>]) -> Option<String> {
+    let [one, other] = pair else { return None };
+    let missing = other.reader.header.missing_after(&one.reader.header)?;
+    let files = plural(missing.into(), "file");
+    (missing > 0).then(|| format!("{files} between {} and {} missing", one.name, other.name))
 }
 
 struct Player {

@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use crate::core::{
     event::{
-        BackendReport, Compared, Diagnosis, FieldReport, LayoutReport, ListReport, ListSource,
-        SandboxReport, Status,
+        BackendReport, Compared, Diagnosis, FieldReport, HookReport, LayoutReport, ListReport,
+        ListSource, SandboxReport, Status,
     },
     format::escape,
 };
@@ -54,23 +54,40 @@ pub fn text(report: &Diagnosis, verbose: bool, out: &mut impl Write) -> Result<(
             &backend_text(backend),
         )?;
         // The line of a refused backend has the reason, which its hooks share.
-        let shown = backend.status == Status::Degraded || verbose;
-        for hook in backend
-            .hooks
-            .iter()
-            .filter(|hook| shown && hook.status != Status::Ok)
-        {
-            let lost = hook
-                .lost
-                .map_or(String::new(), |lost| format!("; not seen: {lost}"));
-            let reason = hook.reason.as_deref().unwrap_or_default();
-            writeln!(out, "{:28}{}: {}{lost}", "", hook.at, escape(reason))?;
+        if backend.status == Status::Degraded || verbose {
+            refused_hooks(backend, out)?;
         }
     }
     line(out, "list", report.list.status, &list_text(&report.list))?;
     print_sandbox(&report.sandbox, verbose, out)?;
     print_machine(report, out)?;
     writeln!(out, "\n{}.", escape(&report.verdict))?;
+    Ok(())
+}
+
+/// Prints the hooks that are refused; those with the reason of the backend together.
+fn refused_hooks(backend: &BackendReport, out: &mut impl Write) -> Result<()> {
+    let is_reported = |hook: &HookReport| {
+        let (error, reason) = (backend.error.as_ref(), hook.reason.as_deref());
+        error
+            .zip(reason)
+            .is_some_and(|(error, reason)| error.ends_with(reason))
+    };
+    let refused = backend.hooks.iter();
+    let refused = refused.filter(|hook| hook.status != Status::Ok);
+    let (same, others): (Vec<_>, Vec<_>) = refused.partition(|hook| is_reported(hook));
+    // The first one is in the line of the backend.
+    if same.len() > 1 {
+        let names: Vec<&str> = same.iter().map(|hook| &*hook.at).collect();
+        writeln!(out, "{:28}the same for {}", "", escape(&names.join(", ")))?;
+    }
+    for hook in others {
+        let lost = hook
+            .lost
+            .map_or(String::new(), |lost| format!("; not seen: {lost}"));
+        let reason = hook.reason.as_deref().unwrap_or_default();
+        writeln!(out, "{:28}{}: {}{lost}", "", hook.at, escape(reason))?;
+    }
     Ok(())
 }
 

@@ -166,7 +166,7 @@ fn totals(end: &End, writer: &mut impl Write) -> std::io::Result<()> {
         retries,
         list(&end.causes),
     )?;
-    match losses_text(&end.lost, &end.missed) {
+    match losses_text(end) {
         None => writeln!(writer, "Nothing was lost.")?,
         Some(text) => writeln!(writer, "Not everything was seen: {text}.")?,
     }

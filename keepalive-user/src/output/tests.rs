@@ -171,6 +171,7 @@ fn prints_the_summary() {
             ..Losses::default()
         },
         missed: crate::core::event::MissedCounts::default(),
+        cut: None,
     };
     assert_eq!(
         counts.events,
@@ -334,6 +335,7 @@ fn a_probe_still_out_is_not_unanswered() {
         causes: std::collections::BTreeMap::new(),
         lost: Losses::default(),
         missed: crate::core::event::MissedCounts::default(),
+        cut: None,
     };
     let mut text = Vec::new();
     summary.table(&end, &mut text).unwrap();

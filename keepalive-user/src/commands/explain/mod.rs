@@ -131,7 +131,9 @@ fn choose(rows: &[ListedSocket]) -> Result<usize> {
         anstream::eprintln!("      … and {} more", count - SHOWN);
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        bail!("{count} sockets match: name one by LOCAL-PEER or sk:COOKIE, as listed above, or a namespace by -N");
+        bail!(
+            "{count} sockets match: name one by LOCAL-PEER or sk:COOKIE, as listed above, or a namespace by -N"
+        );
     }
     Ok(terminal::ask_number("Which one?", count.min(SHOWN))? - 1)
 }

@@ -88,6 +88,10 @@ pub struct End {
     pub causes: BTreeMap<String, u64>,
     pub lost: Losses,
     pub missed: MissedCounts,
+    /// In a replay: the recording is damaged or truncated, where, and what followed is unknown. Absent if
+    /// it is whole, and in a live trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]

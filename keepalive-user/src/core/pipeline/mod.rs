@@ -70,6 +70,8 @@ pub struct Pipeline<O> {
     /// Everything that was reported missed.
     missed: MissedCounts,
     started: When,
+    /// Where the recording that is replayed ends before the end of its trace, and why.
+    pub cut: Option<String>,
     /// The events of the current record.
     observations: Vec<Observation>,
 }
@@ -103,6 +105,7 @@ impl<O: Owners> Pipeline<O> {
             lost: Losses::default(),
             missed: MissedCounts::default(),
             started: start.when,
+            cut: None,
             observations: Vec::new(),
         };
         pipeline.show(&Event::Start(Box::new(start)))?;
@@ -360,6 +363,7 @@ impl<O: Owners> Pipeline<O> {
             causes: self.counts.causes(),
             lost: self.lost,
             missed: self.missed,
+            cut: self.cut.take(),
         };
         let shown = self.each(|output| output.event(&Event::End(end.clone())));
         let flushed = self.each(|output| output.flush());

@@ -110,9 +110,13 @@ impl Header {
         Ok(header)
     }
 
-    /// Whether this file directly follows `other` in the same trace.
-    pub fn continues(&self, other: &Self) -> bool {
-        self.start == other.start && self.sequence == other.sequence.wrapping_add(1)
+    /// How many files of the same trace are missing between `other` and this one; `None` if this one does
+    /// not follow it.
+    pub fn missing_after(&self, other: &Self) -> Option<u32> {
+        let distance = self.sequence.checked_sub(other.sequence)?;
+        distance
+            .checked_sub(1)
+            .filter(|_| self.start == other.start)
     }
 }
 

@@ -33,6 +33,11 @@ pub trait Storage {
     /// If it cannot be written.
     fn begin(&mut self) -> Result<Box<dyn Write>>;
 
+    /// What is wrong with the present file, if something is: it was deleted.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// What failed, for the context of an error: "cannot write to FILE".
     fn failure(&self) -> String;
 }
@@ -56,6 +61,8 @@ pub struct Recorder {
     /// The current second, CLOCK_MONOTONIC, and the number of its records.
     second: (u64, u64),
     dropped: u64,
+    /// Whether the trouble of the present file was returned.
+    is_reported: bool,
 }
 
 impl Recorder {
@@ -72,6 +79,7 @@ impl Recorder {
             writer: Some(writer),
             processes: FxHashMap::default(),
             cgroups: FxHashMap::default(),
+            is_reported: false,
             clocks: VecDeque::new(),
             second: (0, 0),
             dropped: 0,
@@ -182,6 +190,14 @@ impl Recorder {
             return Ok(());
         }
         self.frame(&Frame::Finding(&json))
+    }
+
+    /// What is wrong with the present file, the first time that something is.
+    pub fn new_trouble(&mut self) -> Option<String> {
+        let trouble = self.storage.trouble().filter(|_| self.writer.is_some());
+        let is_new = trouble.is_some() && !self.is_reported;
+        self.is_reported = trouble.is_some();
+        trouble.filter(|_| is_new)
     }
 
     /// Returns and resets the count of records left out.

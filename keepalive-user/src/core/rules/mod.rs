@@ -109,14 +109,17 @@ pub const RULES: &[AuditRule] = &[
 /// The rule about a namespace: it can be selected and ignored by name, like the rules above.
 pub const NAMESPACE_RULE: &str = "namespace_sysctls";
 
-/// The names of all rules, with their summaries.
-pub fn summaries() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let rules = RULES.iter().map(|rule| (rule.name, rule.summary));
-    rules.chain([(NAMESPACE_RULE, "a namespace's defaults are not the host's")])
+/// The names of all rules, with their severities and summaries.
+pub fn summaries() -> impl Iterator<Item = (&'static str, Severity, &'static str)> {
+    let rules = RULES
+        .iter()
+        .map(|rule| (rule.name, rule.severity, rule.summary));
+    let summary = "a namespace's defaults are not the host's";
+    rules.chain([(NAMESPACE_RULE, Severity::Info, summary)])
 }
 
 pub fn rule_names() -> impl Iterator<Item = &'static str> {
-    summaries().map(|(name, _)| name)
+    summaries().map(|(name, ..)| name)
 }
 
 impl Case<'_> {

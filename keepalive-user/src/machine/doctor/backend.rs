@@ -5,6 +5,9 @@ use crate::{
     machine::bpf::{hooks::HookNeed, survey::Survey},
 };
 
+/// What is lost without the hook of that option.
+pub const LIVE_ANSWERS: &str = "--live-answers";
+
 /// The result of one backend: refused if anything required is.
 pub fn report(survey: &Survey) -> BackendReport {
     let hooks: Vec<HookReport> = survey
@@ -21,7 +24,7 @@ pub fn report(survey: &Survey) -> BackendReport {
             lost: refused.as_ref().and(match hook.need {
                 HookNeed::Required => None,
                 HookNeed::Optional(lost) => Some(lost),
-                HookNeed::LiveAnswers => Some("--live-answers"),
+                HookNeed::LiveAnswers => Some(LIVE_ANSWERS),
             }),
         })
         .collect();

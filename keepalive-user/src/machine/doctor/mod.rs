@@ -10,6 +10,7 @@ mod sandbox;
 use keepalive_ebpf::Snapshot;
 use strum::IntoEnumIterator;
 
+use self::backend::LIVE_ANSWERS;
 use super::{
     bpf::{Kernel, Options, survey::Survey},
     files,
@@ -18,7 +19,9 @@ use super::{
     privileges,
 };
 use crate::core::{
-    event::{Backend, BackendReport, Diagnosis, ListReport, ListSource, Status, Sysctl},
+    event::{
+        Backend, BackendReport, Diagnosis, LayoutReport, ListReport, ListSource, Status, Sysctl,
+    },
     exit::Exit,
     format::name,
 };
@@ -33,11 +36,13 @@ pub fn examine(options: &Options) -> (Diagnosis, Exit) {
             .collect(),
         Err(_) => Vec::new(),
     };
-    let backend = backends
+    let chosen_backend = backends
         .iter()
-        .find(|report| report.status != Status::Refused)
-        .map(|report| report.backend);
-    let (verdict, exit) = verdict(backend, &missing, kernel.as_ref().err());
+        .find(|report| report.status != Status::Refused);
+    let backend = chosen_backend.map(|report| report.backend);
+    let layout = layout::report(&kernel);
+    let unseen = chosen_backend.map_or(Vec::new(), |report| unseen(report, &layout));
+    let (verdict, exit) = verdict(backend, &unseen, &missing, kernel.as_ref().err());
     let list = list_report(options);
     let report = Diagnosis {
         version: env!("CARGO_PKG_VERSION"),
@@ -49,7 +54,7 @@ pub fn examine(options: &Options) -> (Diagnosis, Exit) {
         kptr_restrict: read_line("/proc/sys/kernel/kptr_restrict"),
         capabilities: privileges::all(),
         sandbox: sandbox::report(list.source != Some(ListSource::Iterator)),
-        layout: layout::report(&kernel),
+        layout,
         backends,
         list,
         sysctls: Sysctl::iter()
@@ -61,15 +66,29 @@ pub fn examine(options: &Options) -> (Diagnosis, Exit) {
     (report, exit)
 }
 
-/// Whether `trace` will work, and its exit code.
+/// What a trace with this backend will not see.
+fn unseen(backend: &BackendReport, layout: &LayoutReport) -> Vec<&'static str> {
+    let withheld = layout.withholds_from_init == Some(true);
+    let withheld = withheld.then_some("what happens while process 1 is the current task");
+    // --live-answers is an option, and off.
+    let lost = backend.hooks.iter().filter_map(|hook| hook.lost);
+    let lost = lost.filter(|lost| *lost != LIVE_ANSWERS);
+    withheld.into_iter().chain(lost).collect()
+}
+
+/// Whether `trace` will work, what it will not see, and the exit code.
 fn verdict(
     backend: Option<Backend>,
+    unseen: &[&str],
     missing: &[&str],
     unreadable: Option<&anyhow::Error>,
 ) -> (String, Exit) {
     let (reason, exit) = match (backend, unreadable) {
         (Some(backend), _) => {
-            let verdict = format!("trace will work, with the {} backend", backend.name());
+            let mut verdict = format!("trace will work, with the {} backend", backend.name());
+            if !unseen.is_empty() {
+                verdict += &format!("; it will not see: {}", unseen.join(", "));
+            }
             return (verdict, Exit::Success);
         }
         (None, _) if !missing.is_empty() => (privileges::remedy(missing), Exit::NotPermitted),
@@ -128,7 +147,7 @@ mod tests {
                 &missing[..],
                 None,
                 Exit::Success,
-                "the fentry backend",
+                "the fentry backend; it will not see: zero-window probes",
             ),
             (
                 None,
@@ -153,7 +172,7 @@ mod tests {
             ),
         ];
         for (backend, missing, error, expected, words) in cases {
-            let (text, exit) = verdict(backend, missing, error);
+            let (text, exit) = verdict(backend, &["zero-window probes"], missing, error);
             assert_eq!(exit, expected);
             assert!(text.contains(words), "{text}");
         }

@@ -11,7 +11,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustc_hash::FxHashSet;
 use rustix::io::Errno;
 
@@ -37,6 +37,12 @@ pub fn cgroup_id(path: &Path) -> Result<u64> {
         .filter(|_| path.starts_with(&root))
         .map_or_else(|| fs::metadata(&below), Ok)
         .with_context(|| format!("no cgroup {}", below.display()))?;
+    // `..` may lead out of the mount, whose root has no cgroup above it.
+    ensure!(
+        metadata.is_dir() && Some(metadata.dev()) == fs::metadata(&root).ok().map(|it| it.dev()),
+        "{} is not a cgroup: it is not a directory of the cgroup2 file system",
+        path.display()
+    );
     Ok(metadata.ino())
 }
 

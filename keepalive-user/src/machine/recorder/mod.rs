@@ -4,8 +4,10 @@ mod opening;
 
 use std::{
     collections::VecDeque,
-    fs, io,
+    fs::{self, File},
+    io,
     io::Write,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -59,6 +61,7 @@ impl Destination {
             keep: self.limits.files as usize,
             force: self.force,
             made: VecDeque::new(),
+            present: None,
         };
         Recorder::new(Box::new(rotated), self.limits, header)
     }
@@ -89,6 +92,8 @@ struct Rotated {
     force: bool,
     /// The files of this recording, FILE first, then FILE.1 and so on.
     made: VecDeque<Id>,
+    /// The present one, to see whether it was deleted.
+    present: Option<File>,
 }
 
 impl Storage for Rotated {
@@ -102,7 +107,18 @@ impl Storage for Rotated {
         let _ = file.try_lock();
         self.made.push_front(Id::from(&file.metadata()?));
         self.made.truncate(self.keep);
+        self.present = file.try_clone().ok();
         Ok(Box::new(file))
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let metadata = self.present.as_ref()?.metadata().ok()?;
+        (metadata.nlink() == 0).then(|| {
+            format!(
+                "{} was deleted: what is recorded in it is lost when the trace ends",
+                self.path.display()
+            )
+        })
     }
 
     fn failure(&self) -> String {

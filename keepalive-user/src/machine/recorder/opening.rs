@@ -28,7 +28,8 @@ pub fn open_all(paths: &[PathBuf]) -> Result<Vec<Recording<Box<dyn Read>>>> {
     all.sort_by_key(|recording| recording.reader.header.sequence);
     for pair in all.windows(2) {
         let [one, other] = pair else { continue };
-        if !other.reader.header.continues(&one.reader.header) {
+        let (one_header, other_header) = (&one.reader.header, &other.reader.header);
+        if other_header.missing_after(one_header).is_none() {
             return Err(Refusal::new(
                 Exit::Usage,
                 format!(

@@ -9,12 +9,14 @@ use std::{
 use anyhow::{Context, Result};
 use tokio::{
     io::unix::AsyncFd,
-    signal::unix::{Signal, SignalKind, signal},
     time::{Interval, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use super::Session;
-use crate::machine::{readiness::readable, stop};
+use crate::machine::{
+    readiness::readable,
+    stop::{self, Requests},
+};
 
 /// How long records are processed before signals, keys and the clock are polled.
 const SLICE: Duration = Duration::from_millis(20);
@@ -53,8 +55,7 @@ pub enum Turn {
 pub struct Live {
     pub session: Session,
     ring: AsyncFd<OwnedFd>,
-    interrupt: Signal,
-    terminate: Signal,
+    requests: Requests,
     tick: Interval,
     gather: Duration,
     /// Records wait until this time, or until the listing ends.
@@ -74,8 +75,7 @@ impl Live {
             session,
             ring,
             // `stop` sets the flag; these streams only wake the loop to check it.
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
+            requests: Requests::new()?,
             tick,
             gather: pace.gather,
             hold_until: Instant::now() + HEAD_START,
@@ -92,8 +92,7 @@ impl Live {
         let holds = seeding && Instant::now() < self.hold_until;
         tokio::select! {
             biased;
-            _ = self.interrupt.recv() => return Ok(Turn::Stop),
-            _ = self.terminate.recv() => return Ok(Turn::Stop),
+            () = self.requests.recv() => return Ok(Turn::Stop),
             () = until(stop::deadline()) => return Ok(Turn::Stop),
             _ = self.tick.tick() => {
                 self.session.report_losses()?;

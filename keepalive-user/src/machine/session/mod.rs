@@ -157,6 +157,8 @@ impl Session {
         if options.verbose {
             session.spawn_logger()?;
         }
+        // The first change is one from the values at the start.
+        session.poll_sysctls();
         session.pipeline.flush()?;
         Ok(session)
     }
@@ -209,6 +211,16 @@ impl Session {
         match self.clocks.observe(clock::reading()) {
             Some(change) => self.pipeline.clock_changed(&change),
             None => Ok(()),
+        }
+    }
+
+    fn poll_sysctls(&mut self) {
+        let polled = self
+            .sysctls
+            .as_ref()
+            .and_then(|sysctls| Some((sysctls.netns(), sysctls.read()?)));
+        if let Some((netns, (values, time))) = polled {
+            self.pipeline.polled_sysctls(netns, &values, time);
         }
     }
 
@@ -289,16 +301,18 @@ impl Session {
             outcome = worst([outcome, counted]);
         }
         let dropped = self.pipeline.recorder.as_mut().map(Recorder::take_dropped);
+        if let Some(trouble) = self
+            .pipeline
+            .recorder
+            .as_mut()
+            .and_then(Recorder::new_trouble)
+        {
+            log::warn!("{trouble}");
+        }
         let unrecorded = self.report_lost(LostWhere::Recording, dropped.unwrap_or(0), 0);
         let now = self.now();
         let missed = self.pipeline.report_missed(now);
-        if let Some((netns, (values, time))) = self
-            .sysctls
-            .as_ref()
-            .and_then(|sysctls| Some((sysctls.netns(), sysctls.read()?)))
-        {
-            self.pipeline.polled_sysctls(netns, &values, time);
-        }
+        self.poll_sysctls();
         let changed = self.pipeline.report_sysctls(now);
         worst([outcome, unrecorded, missed, changed])
     }
@@ -458,7 +472,8 @@ pub fn name_missing_privileges(error: anyhow::Error) -> anyhow::Error {
 /// Warns, before the session starts, of events that it cannot see.
 fn warn_of_blind_spots(source: &Source, options: &Options) {
     for refused in &source.refused {
-        log::warn!(
+        // The first line reports it, and `doctor`.
+        log::debug!(
             "the {} backend is refused ({}); using {}",
             refused.backend.name(),
             refused.reason,

@@ -208,7 +208,7 @@ pub fn facts(model: &Model) -> Vec<(&'static str, String)> {
     ));
     facts.push(("Totals", charts::totals(model)));
     if let Some(end) = &model.end {
-        let lost = losses_text(&end.lost, &end.missed).unwrap_or_else(|| "nothing".to_owned());
+        let lost = losses_text(end).unwrap_or_else(|| "nothing".to_owned());
         facts.push(("Lost", lost));
         if end.lost.owner > 0 {
             let number = plural(end.lost.owner, "event");

@@ -169,7 +169,7 @@ fn findings(model: &Model, all: &mut Vec<Headline>) {
 
 fn losses(model: &Model, all: &mut Vec<Headline>) {
     let Some(end) = &model.end else { return };
-    if let Some(text) = losses_text(&end.lost, &end.missed) {
+    if let Some(text) = losses_text(end) {
         all.push(plain(Tone::Odd, format!("Not everything was seen: {text}")));
     }
 }

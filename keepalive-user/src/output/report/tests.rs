@@ -51,6 +51,7 @@ fn end(events: &[Event], seconds: u64) -> Event {
         causes: counts.causes(),
         lost: Losses::default(),
         missed: crate::core::event::MissedCounts::default(),
+        cut: None,
     })
 }
 

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use strum::IntoEnumIterator;
 
 use crate::core::{
-    event::{Incomplete, Losses, LostWhere, MissedCounts, MissedWhere},
-    format::{name, plural_grouped},
+    event::{End, Incomplete, LostWhere, MissedWhere},
+    format::{escape, name, plural_grouped},
 };
 
 /// The lines of what a listing or an audit could not read.
@@ -56,8 +56,8 @@ pub fn missed_words(place: MissedWhere) -> (&'static str, &'static str) {
 }
 
 /// What was not seen, by reason; `None` if everything was.
-pub fn losses_text(losses: &Losses, missed: &MissedCounts) -> Option<String> {
-    let (mut losses, mut missed) = (*losses, *missed);
+pub fn losses_text(end: &End) -> Option<String> {
+    let (mut losses, mut missed) = (end.lost, end.missed);
     let probes = (losses.probes, ("keepalive probe", "among the lost records"));
     let lost = LostWhere::iter().map(|place| (*losses.at(place), lost_words(place)));
     let missed = MissedWhere::iter().map(|place| (*missed.at(place), missed_words(place)));
@@ -66,6 +66,11 @@ pub fn losses_text(losses: &Losses, missed: &MissedCounts) -> Option<String> {
         .chain(missed)
         .filter(|(number, _)| *number > 0)
         .map(|(number, (noun, why))| format!("{} {why}", plural_grouped(number, noun)))
+        .chain(
+            end.cut
+                .as_ref()
+                .map(|cut| format!("{}; what followed is unknown", escape(cut))),
+        )
         .collect();
     (!reasons.is_empty()).then(|| reasons.join(", "))
 }

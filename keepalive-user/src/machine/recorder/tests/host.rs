@@ -128,3 +128,40 @@ fn each_file_has_the_offsets() {
     let times = |text: &str| lines(text, "sysctl").concat();
     assert_eq!(times(&last), times(&shown));
 }
+
+/// The rest of a recording from which a file was deleted is replayed, and the gap is reported.
+#[test]
+fn the_rest_of_a_recording_is_replayed() {
+    let directory = Directory::new("gap");
+    let path = directory.file("x.kar");
+    let limits = Limits {
+        size: Some(1),
+        files: 20,
+        ..ANY
+    };
+    let shown = trace(&path, limits);
+    fs::remove_file(directory.file("x.kar.2")).unwrap();
+    let files: Vec<_> = fs::read_dir(&directory.0)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    let again = SharedBytes::default();
+    let recordings = open_all(&files).unwrap();
+    let stats = play(recordings, Wanted::default(), again.output(), &mut |_| {}).unwrap();
+    let cut = stats.cut.unwrap();
+    assert!(cut.starts_with("1 file between "), "{cut}");
+    assert_eq!(lines(&again.text(), "sysctl"), lines(&shown, "sysctl"));
+    assert!(again.text().contains(r#""cut":"1 file between "#));
+}
+
+#[test]
+fn a_deleted_file_is_reported_once() {
+    let directory = Directory::new("deleted");
+    let path = directory.file("x.kar");
+    let mut recorder = create(&path, ANY, false).unwrap();
+    assert_eq!(recorder.new_trouble(), None);
+    fs::remove_file(&path).unwrap();
+    let trouble = recorder.new_trouble().unwrap();
+    assert!(trouble.contains("x.kar was deleted"), "{trouble}");
+    assert_eq!(recorder.new_trouble(), None);
+}
