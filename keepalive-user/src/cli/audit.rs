@@ -47,7 +47,7 @@ const SILENT: Duration = Duration::from_hours(1);
 fn after_help() -> String {
     let mut text = String::from("Rules, with the severity of their findings:\n");
     for (rule, severity, summary) in summaries() {
-        text += &format!("  {rule:22} {:9} {summary}\n", name(severity));
+        text += &format!("  {rule:26} {:8} {summary}\n", name(severity));
     }
     text + "\n" + SKIPPED + "\n\n" + &middlebox_help() + "\n\n" + EXAMPLES
 }
