@@ -128,7 +128,7 @@ bitflags! {
 }
 
 /// The route that the socket sends by. 8 bytes; all zero if it was not recorded.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]

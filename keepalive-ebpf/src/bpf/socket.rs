@@ -222,27 +222,22 @@ pub trait Socket {
     /// The route that the socket sends by. The device and its state are read without a lock: each is a
     /// word.
     #[inline(always)]
-    fn route(&self) -> Route {
+    fn route(&self, out: &mut MaybeUninit<Route>) {
+        let out = clear(out);
+        out.flags = RouteFlags::READ;
         let route: u64 = self.word(layout!(sk_dst_cache));
         if route == 0 {
-            return Route {
-                flags: RouteFlags::READ,
-                ..Route::default()
-            };
+            return;
         }
+        out.flags |= RouteFlags::CACHED;
         let device: u64 = peek(route + u64::from(layout!(dst_dev)));
-        let mut flags = RouteFlags::READ | RouteFlags::CACHED;
+        out.device = peek(device + u64::from(layout!(dev_ifindex)));
         if peek::<u32>(device + u64::from(layout!(dev_flags))) & IFF_UP != 0 {
-            flags |= RouteFlags::UP;
+            out.flags |= RouteFlags::UP;
         }
         let state: u64 = peek(device + u64::from(layout!(dev_state)));
         if state & u64::from(layout!(flag_no_carrier)) == 0 {
-            flags |= RouteFlags::CARRIER;
-        }
-        Route {
-            device: peek(device + u64::from(layout!(dev_ifindex))),
-            flags,
-            reserved: [0; 3],
+            out.flags |= RouteFlags::CARRIER;
         }
     }
 
@@ -393,7 +388,7 @@ pub fn read(sk: u64, timer: Timer, record: *mut Record) -> bool {
             copy.identity(sk, place(&raw mut (*record).id));
             copy.settings(place(&raw mut (*record).settings));
             (*record).after = copy.sample(timer);
-            (*record).route = copy.route();
+            copy.route(place(&raw mut (*record).route));
         }
         if copy.is_intact() {
             return true;
