@@ -17,7 +17,7 @@ Examples:
   keepalive explain 10.0.0.9:51514        the connection with this end, local or peer
   keepalive explain 10.0.0.1:22-10.0.0.9:51514
   keepalive explain :5432 --follow        and go on as it happens, until it ends
-  keepalive explain :8080 --watch 30s     and see how long its owner lets connections idle
+  keepalive explain :8080 --watch 30s     and see how long either side lets connections idle
   keepalive explain --idle 60 --interval 10 --count 3 --user-timeout 20000
 
 A listener is taken only if no connection matches. The last is the calculator: what such settings mean, without a socket. What is not given is this
@@ -35,7 +35,7 @@ pub struct Explain {
     /// Go on explaining until the socket ends, or Ctrl-C (as `trace`, needs root)
     #[arg(long, requires = "target", conflicts_with = "json", conflicts_with_all = CALCULATOR)]
     pub follow: bool,
-    /// First watch how long connections to the same port idle before this side closes them (needs
+    /// First watch how long connections to the same port idle before either side closes them (needs
     /// root)
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "target", conflicts_with = "follow", conflicts_with_all = CALCULATOR)]
     pub watch: Option<Duration>,

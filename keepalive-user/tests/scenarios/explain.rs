@@ -190,13 +190,12 @@ fn follow(bench: &Bench) -> Result<()> {
     ] {
         ensure!(printed.contains(part), "{part:?} is not in {printed}");
     }
-    // No record reports the end of a socket without keepalive; `explain` notices that the socket
-    // has disappeared.
+    // The end of a socket without keepalive is reported, too.
     let silent = Pair::over(LOCALHOST)?;
     let (following, lines) = Following::start(bench, &silent)?;
     silent.client.abort()?;
     let printed = following.end(lines)?;
-    ensure!(printed.contains("The socket has ended"), "{printed}");
+    ensure!(printed.contains("aborted by its owner"), "{printed}");
     Ok(())
 }
 

@@ -7,14 +7,17 @@ mod watch;
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result, bail};
+use keepalive_ebpf::Filter;
 
 use crate::{
     cli::{Explain, Selection},
     core::{
         arithmetic,
-        event::{Explanation, ListedSocket, OwnerCloses, PlannedSettings},
+        event::{Explanation, ListedSocket, PlannedSettings},
         exit::{Exit, Refusal, is_broken_pipe},
-        kernel, outlook,
+        kernel,
+        ledger::Closes,
+        outlook,
         pipeline::Wanted,
         target::Target,
     },
@@ -101,8 +104,9 @@ fn explain_socket(target: &Target, arguments: &Explain) -> Result<Exit> {
         return Ok(Exit::Success);
     };
     let closes = watch::watch(&finder, &found, time, &options, confinement)?;
-    let with = |found: &Located, owner_closes: Option<OwnerCloses>| Explanation {
-        owner_closes,
+    let with = |found: &Located, closes: Option<Closes>| Explanation {
+        owner_closes: closes.map(|closes| closes.owner),
+        peer_closes: closes.map(|closes| closes.peer),
         matched,
         ..explanation(found)
     };
@@ -113,7 +117,9 @@ fn explain_socket(target: &Target, arguments: &Explain) -> Result<Exit> {
         }
         None => {
             show(&with(&found, closes), arguments.json)?;
-            bail!("the socket ended while it was watched; this is how it was before");
+            // What it was watched for.
+            log::warn!("the socket ended while it was watched; this is how it was before");
+            Ok(Exit::Success)
         }
     }
 }
@@ -171,7 +177,11 @@ fn request(
     };
     Ok(Request {
         options: Options {
-            filter: select.filter()?,
+            // The ends of sockets without keepalive matter here, too.
+            filter: Filter {
+                all_ends: 1,
+                ..select.filter()?
+            },
             ring_bytes: 1 << 20,
             ..options.clone()
         },

@@ -7,11 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::request;
 use crate::{
-    core::{
-        event::{Event, OwnerCloses},
-        exit::Interrupted,
-        pipeline::Output,
-    },
+    core::{event::Event, exit::Interrupted, ledger::Closes, pipeline::Output},
     machine::{
         bpf::Options,
         listing::find::{Finder, Located},
@@ -28,13 +24,13 @@ pub fn watch(
     time: Duration,
     options: &Options,
     confinement: Confinement,
-) -> Result<Option<OwnerCloses>> {
+) -> Result<Option<Closes>> {
     stop::install()?;
     let mut request = request(found, false, options, confinement)?;
     request.needs = finder.needs(found)?;
-    let closes = Rc::new(RefCell::new(OwnerCloses::within(time)));
+    let closes = Rc::new(RefCell::new(Closes::within(time)));
     let is_whole = session::block_on(async {
-        let outputs: Vec<Box<dyn Output>> = vec![Box::new(Closes(Rc::clone(&closes)))];
+        let outputs: Vec<Box<dyn Output>> = vec![Box::new(Counter(Rc::clone(&closes)))];
         let session = match Session::open(&request, None, outputs) {
             Ok(session) => session,
             Err(error) if error.is::<Interrupted>() => return Ok(false),
@@ -60,10 +56,10 @@ pub fn watch(
     Ok(is_whole.then_some(closes))
 }
 
-/// How this side closes connections.
-struct Closes(Rc<RefCell<OwnerCloses>>);
+/// How either side closes connections.
+struct Counter(Rc<RefCell<Closes>>);
 
-impl Output for Closes {
+impl Output for Counter {
     fn event(&mut self, event: &Event) -> Result<()> {
         match event {
             Event::Lost(lost) => log::warn!(

@@ -20,8 +20,10 @@ pub struct Explanation {
     pub sysctl: Option<Sysctls>,
     /// The defaults of the host (process 1); null if unknown, or if the socket is in its namespace.
     pub host_sysctl: Option<Sysctls>,
-    /// How such connections were closed during `--watch`; null without it.
-    pub owner_closes: Option<OwnerCloses>,
+    /// Such connections that this side closed first during `--watch`; null without it.
+    pub owner_closes: Option<IdleCloses>,
+    /// As `owner_closes`, those that the peer closed first.
+    pub peer_closes: Option<IdleCloses>,
     /// What the settings mean if the peer becomes silent; null if unknown or not connected.
     pub plan: Option<Plan>,
     /// Shows this connection's probes in tcpdump and Wireshark (`-f` and display of `tcp.len == 0`).
@@ -81,14 +83,13 @@ pub enum LastAction {
     Armed,
 }
 
-/// How connections to the same port ended during `--watch`.
+/// Connections to the same port that one side closed first during `--watch`, whatever keepalive is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct OwnerCloses {
+pub struct IdleCloses {
     pub watched_ms: u64,
-    /// Connections that this side closed.
     pub closed: u64,
-    /// Time since data was last received at that moment, milliseconds; null if this side closed none. An
-    /// answered probe does not count as data.
+    /// Time since this side had last received data when it closed its end, milliseconds; null if that was not
+    /// observed. An answered probe does not count as data.
     pub idle_ms: Option<Span>,
 }
 

@@ -31,7 +31,7 @@ pub use self::diagnosis::{
     KeptReport, LayoutReport, ListReport, SandboxReport, Status,
 };
 pub use self::explanation::{
-    Explanation, LastAction, LastRun, MatchedEnd, Outlook, OwnerCloses, Plan, PlannedAction,
+    Explanation, IdleCloses, LastAction, LastRun, MatchedEnd, Outlook, Plan, PlannedAction,
     PlannedEnd, PlannedRun, PlannedSettings, Span, UnexpectedEffect,
 };
 pub use self::listing::{

@@ -10,6 +10,7 @@ mod seen;
 mod window;
 
 pub use self::{
+    closes::Closes,
     counts::Counts,
     history::{Data, History, Last, Probe, ProbeResult, Suppressed},
     seen::Seen,

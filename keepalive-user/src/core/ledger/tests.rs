@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::core::event::{
-    Answer, BeforeAfter, Cause, Closed, Decision, Endpoint, Event, Family, Keepalive, OwnerCloses,
+    Answer, BeforeAfter, Cause, Closed, Decision, Endpoint, Event, Family, IdleCloses, Keepalive,
     ProbeKind, Process, Socket, SocketEvent, Span, TcpState, TimerRun, Totals, When,
 };
 
@@ -207,14 +207,15 @@ fn the_owner_is_the_last_that_was_resolved() {
 }
 
 #[test]
-fn only_what_this_side_closed_is_counted() {
-    let mut closes = OwnerCloses::within(Duration::from_secs(9));
+fn each_side_is_counted_by_itself() {
+    let mut closes = Closes::within(Duration::from_secs(9));
     for (cause, last_data_ms) in [
         (Cause::LocalClose, None),
         (Cause::LocalClose, Some(70)),
         (Cause::PeerReset, Some(5)),
         (Cause::LocalClose, Some(20)),
-        (Cause::LocalClose, Some(50)),
+        (Cause::PeerFin, Some(4000)),
+        (Cause::OwnerKilled, Some(50)),
     ] {
         let Event::Closed(mut event) = closed(1, cause) else {
             unreachable!();
@@ -222,13 +223,13 @@ fn only_what_this_side_closed_is_counted() {
         event.what.last_data_ms = last_data_ms;
         closes.add(&event.what);
     }
-    let expected = OwnerCloses {
+    let of = |closed, least, most| IdleCloses {
         watched_ms: 9000,
-        closed: 4,
-        idle_ms: Some(Span {
-            least: 20,
-            most: 70,
-        }),
+        closed,
+        idle_ms: Some(Span { least, most }),
     };
-    assert_eq!(closes, expected);
+    assert_eq!(
+        (closes.owner, closes.peer),
+        (of(4, 20, 70), of(1, 4000, 4000))
+    );
 }

@@ -32,6 +32,7 @@ pub fn explain(
         sysctl: sysctls,
         host_sysctl: host,
         owner_closes: None,
+        peer_closes: None,
         plan: plan.filter(|_| connected),
         capture_filter: connected.then(|| capture_filter(socket)),
         socket: Some(Box::new(socket.clone())),

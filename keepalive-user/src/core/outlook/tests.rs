@@ -5,7 +5,7 @@ use keepalive_ebpf::{Identity, Known, Settings, Snapshot, SnapshotKind, TcpSampl
 use super::*;
 use crate::core::{
     clock::Clock,
-    event::{OwnerCloses, Span, Sysctls},
+    event::{IdleCloses, Span, Sysctls},
     kernel::{pending, state},
     rows,
     target::Target,
@@ -62,9 +62,15 @@ fn text(found: &ListedSocket) -> String {
     text_with(found, None)
 }
 
-fn text_with(found: &ListedSocket, owner_closes: Option<OwnerCloses>) -> String {
+fn text_with(found: &ListedSocket, owner_closes: Option<IdleCloses>) -> String {
+    let none = IdleCloses {
+        watched_ms: 30_000,
+        closed: 0,
+        idle_ms: None,
+    };
     let explanation = Explanation {
         owner_closes,
+        peer_closes: owner_closes.map(|_| none),
         ..explain(
             found,
             Some(sysctls(10_000)),
@@ -150,7 +156,7 @@ fn a_socket_without_settings_needs_no_root() {
 #[test]
 fn the_owner_closes_first() {
     let after = |least, most| {
-        let closes = OwnerCloses {
+        let closes = IdleCloses {
             watched_ms: 30_000,
             closed: 2,
             idle_ms: Some(Span { least, most }),
@@ -163,13 +169,16 @@ fn the_owner_closes_first() {
     assert!(soon.contains(sentence), "{soon}");
     let late = after(3_000, 15_000);
     assert!(!late.contains("therefore"), "{late}");
-    let closes = OwnerCloses {
+    let closes = IdleCloses {
         watched_ms: 30_000,
         closed: 0,
         idle_ms: None,
     };
     let never = text_with(&socket(HZ, HZ, |_| {}), Some(closes));
-    assert!(never.contains("closed no such connection"), "{never}");
+    assert!(
+        never.contains("neither side closed such a connection"),
+        "{never}"
+    );
 }
 
 #[test]

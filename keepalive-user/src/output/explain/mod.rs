@@ -1,5 +1,6 @@
 //! An explanation in plain sentences.
 
+mod closes;
 mod outlook;
 mod plan;
 
@@ -17,9 +18,9 @@ use super::{
 use crate::core::{
     event::{
         Cause, Explanation, Keepalive, LastAction, LastRun, ListedSocket, MatchedEnd, Origin,
-        Outlook, OwnerCloses, Sysctl, TcpState, TimerKind,
+        Outlook, Sysctl, TcpState, TimerKind,
     },
-    format::{millis, name, plural},
+    format::{millis, name},
 };
 
 /// One JSON object.
@@ -47,8 +48,8 @@ pub fn text(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
         }
         lines.push(stuck(plan, socket.is_some_and(|socket| socket.orphan)));
     }
-    if let Some(closes) = &explanation.owner_closes {
-        lines.push(owner_closes(closes, socket));
+    if let Some((owner, peer)) = explanation.owner_closes.zip(explanation.peer_closes) {
+        lines.push(closes::sentence(&owner, &peer, socket));
     }
     if let Some(filter) = &explanation.capture_filter {
         lines.push(format!(
@@ -276,33 +277,6 @@ fn timers(socket: &ListedSocket) -> Option<String> {
         })
         .collect();
     (!others.is_empty()).then(|| format!("Other timers: {}.", others.join("; ")))
-}
-
-fn owner_closes(closes: &OwnerCloses, socket: Option<&ListedSocket>) -> String {
-    let watched = millis(closes.watched_ms);
-    let Some(idle) = closes.idle_ms else {
-        return format!("Watched for {watched}: the owner closed no such connection.");
-    };
-    let time = socket
-        .and_then(|socket| socket.keepalive)
-        .filter(|keepalive| keepalive.enabled)
-        .map(|keepalive| keepalive.time_ms);
-    let before = match time {
-        Some(time) if idle.most < time => format!(
-            ", before the first probe is due ({}): therefore no probe is sent",
-            millis(time)
-        ),
-        _ => String::new(),
-    };
-    let idle = match [idle.least, idle.most].map(millis) {
-        [least, most] if least == most => least,
-        [least, most] => format!("{least} to {most}"),
-    };
-    format!(
-        "Watched for {watched}: the owner closed {} first, {idle} after the last data was \
-         received{before}.",
-        plural(closes.closed, "such connection")
-    )
 }
 
 #[cfg(test)]
