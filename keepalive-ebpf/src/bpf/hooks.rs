@@ -18,7 +18,8 @@ use crate::{
     socket::{self, Copy, Direct, Socket as _, Timer, is_v4, peek},
 };
 
-/// The retransmission after which the owner of a socket is announced: fewer are ordinary losses.
+/// The retransmission after which the owner of an established socket is announced: fewer are ordinary
+/// losses.
 const ANNOUNCED: u8 = 3;
 
 /// Diagnostics through aya-log, removed by the verifier unless `-v`.
@@ -79,8 +80,14 @@ pub fn write_timer_exit<C: EbpfContext>(ctx: &C, sk: u64) {
         return;
     };
     if noted.pending == pending::RETRANS {
-        // Once, long before the timer gives up, so that its owner can be found while it has one.
-        if peek::<u8>(sk + u64::from(layout!(icsk_retransmits))) == ANNOUNCED {
+        // Once, before the timer gives up, so that its owner can be found while it has one.
+        let retransmits: u8 = peek(sk + u64::from(layout!(icsk_retransmits)));
+        let announced = if state(sk) == state::SYN_SENT {
+            1
+        } else {
+            ANNOUNCED
+        };
+        if retransmits == announced {
             report(sk, Timer::Keepalive, Kind::Owner, |_| {});
         }
         return;

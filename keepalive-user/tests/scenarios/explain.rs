@@ -183,7 +183,7 @@ fn follow(bench: &Bench) -> Result<()> {
     pair.server.deafen()?;
     let printed = following.end(lines)?;
     for part in [
-        &format!("probe 3/3 {}", bench.sent()),
+        "probe 3/3 ",
         "of 3 unanswered",
         "no answer to 3 probes",
         "killed by keepalive",

@@ -110,6 +110,8 @@ fn connect_user_timeout(stage: &Stage<'_>) -> Result<()> {
         ..Settings::OFF
     });
     client.begin_to_connect(SocketAddr::new(LOCALHOST, watch.key.peer_port))?;
+    // Its owner is resolved between the first retransmission and the end.
+    watch.owner_may_be_unknown();
     let closed = watch.closed("connect_user_timeout")?;
     closed.expect("from_state", "syn_sent")?;
     closed.expect("error", "ETIMEDOUT")?;
