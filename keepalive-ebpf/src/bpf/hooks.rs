@@ -307,7 +307,8 @@ fn note_entry(index: u32, sk: u64, pending: u8, sample: Option<Timer>) {
         let Some(copy) = Copy::of(sk, layout!(copy_len)) else {
             return;
         };
-        noted.before = copy.sample(timer);
+        // SAFETY: a field of this CPU's map value, to which no other reference is used meanwhile.
+        copy.sample(timer, unsafe { socket::place(&raw mut noted.before) });
         if !copy.is_intact() {
             count_loss(Loss::Scratch);
             return;

@@ -152,7 +152,8 @@ fn full(tcp: &Typed, sk: u64, out: &mut Snapshot) {
     tcp.identity(sk, unsafe { place(&raw mut out.id) });
     // SAFETY: as above.
     tcp.settings(unsafe { place(&raw mut out.settings) });
-    out.sample = tcp.sample(Timer::Keepalive);
+    // SAFETY: as above.
+    tcp.sample(Timer::Keepalive, unsafe { place(&raw mut out.sample) });
     out.write_expires = tcp.at(layout!(write_expires));
     out.delack_expires = tcp.at(layout!(delack_expires));
     out.delack_pending = tcp.at::<u8>(layout!(icsk_ack_pending)) & ICSK_ACK_TIMER != 0;

@@ -77,8 +77,9 @@ pub trait Socket {
         self.at(layout!(skc_state))
     }
 
+    /// Sets all of `out`, as [`Socket::identity`] does.
     #[inline(always)]
-    fn sample(&self, timer: Timer) -> TcpSample {
+    fn sample(&self, timer: Timer, out: &mut MaybeUninit<TcpSample>) {
         let (timer_at, expires_at) = match timer {
             Timer::Keepalive => (
                 layout!(keepalive_timer),
@@ -87,37 +88,35 @@ pub trait Socket {
             Timer::Write => (layout!(write_timer), layout!(write_expires)),
         };
         let flags = self.flags();
-        TcpSample {
-            time: self.time(),
-            // SAFETY: no arguments, no side effects.
-            jiffies: unsafe { bpf_jiffies64() },
-            expires: self.at(expires_at),
-            clock_cache: self.at(layout!(tcp_clock_cache)),
-            rcv_tstamp: self.at(layout!(rcv_tstamp)),
-            lrcvtime: self.at(layout!(icsk_ack_lrcvtime)),
-            probes_tstamp: self.at(layout!(icsk_probes_tstamp)),
-            packets_out: self.at(layout!(packets_out)),
-            write_seq: self.at(layout!(write_seq)),
-            snd_nxt: self.at(layout!(snd_nxt)),
-            snd_una: self.at(layout!(snd_una)),
-            snd_wnd: self.at(layout!(snd_wnd)),
-            segs_out: self.at(layout!(segs_out)),
-            rto: self.at(layout!(icsk_rto)),
-            segs_in: self.at(layout!(segs_in)),
-            data_segs_in: self.at(layout!(data_segs_in)),
-            last_oow_ack_time: self.at(layout!(last_oow_ack_time)),
-            retrans_stamp: self.at(layout!(retrans_stamp)),
-            probes_out: self.at(layout!(icsk_probes_out)),
-            backoff: self.at(layout!(icsk_backoff)),
-            retransmits: self.at(layout!(icsk_retransmits)),
-            pending: self.at(layout!(icsk_pending)),
-            timer_pending: self.at::<u64>(timer_at + layout!(timer_pprev)) != 0,
-            owned: self.at::<u32>(layout!(sk_lock_owned)) != 0,
-            state: self.state(),
-            keepopen: flags & layout!(flag_keepopen) != 0,
-            orphan: flags & layout!(flag_dead) != 0,
-            reserved: [0; 7],
-        }
+        set!(out.time = self.time());
+        // SAFETY: no arguments, no side effects.
+        set!(out.jiffies = unsafe { bpf_jiffies64() });
+        set!(out.expires = self.at(expires_at));
+        set!(out.clock_cache = self.at(layout!(tcp_clock_cache)));
+        set!(out.rcv_tstamp = self.at(layout!(rcv_tstamp)));
+        set!(out.lrcvtime = self.at(layout!(icsk_ack_lrcvtime)));
+        set!(out.probes_tstamp = self.at(layout!(icsk_probes_tstamp)));
+        set!(out.packets_out = self.at(layout!(packets_out)));
+        set!(out.write_seq = self.at(layout!(write_seq)));
+        set!(out.snd_nxt = self.at(layout!(snd_nxt)));
+        set!(out.snd_una = self.at(layout!(snd_una)));
+        set!(out.snd_wnd = self.at(layout!(snd_wnd)));
+        set!(out.segs_out = self.at(layout!(segs_out)));
+        set!(out.rto = self.at(layout!(icsk_rto)));
+        set!(out.segs_in = self.at(layout!(segs_in)));
+        set!(out.data_segs_in = self.at(layout!(data_segs_in)));
+        set!(out.last_oow_ack_time = self.at(layout!(last_oow_ack_time)));
+        set!(out.retrans_stamp = self.at(layout!(retrans_stamp)));
+        set!(out.probes_out = self.at(layout!(icsk_probes_out)));
+        set!(out.backoff = self.at(layout!(icsk_backoff)));
+        set!(out.retransmits = self.at(layout!(icsk_retransmits)));
+        set!(out.pending = self.at(layout!(icsk_pending)));
+        set!(out.timer_pending = self.at::<u64>(timer_at + layout!(timer_pprev)) != 0);
+        set!(out.owned = self.at::<u32>(layout!(sk_lock_owned)) != 0);
+        set!(out.state = self.state());
+        set!(out.keepopen = flags & layout!(flag_keepopen) != 0);
+        set!(out.orphan = flags & layout!(flag_dead) != 0);
+        set!(out.reserved = [0; 7]);
     }
 
     /// The fields common to all kinds of sockets: addresses, ports and namespace.
@@ -387,7 +386,7 @@ pub fn read(sk: u64, timer: Timer, record: *mut Record) -> bool {
         unsafe {
             copy.identity(sk, place(&raw mut (*record).id));
             copy.settings(place(&raw mut (*record).settings));
-            (*record).after = copy.sample(timer);
+            copy.sample(timer, place(&raw mut (*record).after));
             copy.route(place(&raw mut (*record).route));
         }
         if copy.is_intact() {
