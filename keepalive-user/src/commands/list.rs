@@ -138,9 +138,22 @@ impl Command<'_> {
             self.writer.write_all(text.bytes()).context("cannot write")
         })?;
         log::debug!("written in {:?}", begin.elapsed());
-        let end = listing.end(clock::when(clock), &namespaces, &self.lister.refused);
+        let mut end = listing.end(clock::when(clock), &namespaces, &self.lister.refused);
+        // With a filter most of many namespaces have no socket to show.
+        if self.arguments.all_netns && self.is_filtered() {
+            end.namespaces.retain(|namespace| namespace.sockets > 0);
+        }
         list::end(style, end, &mut self.writer)?;
         self.writer.end()
+    }
+
+    /// Whether some sockets are left out.
+    fn is_filtered(&self) -> bool {
+        let arguments = self.arguments;
+        self.filter != Filter::default()
+            || arguments.select.pid.is_some()
+            || arguments.keepalive.is_some()
+            || !arguments.state.is_empty()
     }
 
     /// Drops what listing needs, unless it is repeated.

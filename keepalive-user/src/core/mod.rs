@@ -16,6 +16,7 @@ pub mod exit;
 pub mod filter;
 pub mod format;
 pub mod ledger;
+pub mod neighbours;
 pub mod order;
 pub mod outlook;
 pub mod owners;

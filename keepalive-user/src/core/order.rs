@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use keepalive_ebpf::Snapshot;
 
-use super::{rows, sample::silence};
+use super::{rows, sample::heard};
 
 /// What sockets are sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum Order {
     /// Local address and port.
     Local,
     Peer,
-    /// The longest silent first.
+    /// The one whose peer was heard of longest ago first.
     Silence,
     /// The next timer first.
     Timer,
@@ -41,7 +41,7 @@ pub fn sort(sockets: &mut [Snapshot], order: Order, hz: u32, pid: impl Fn(u64) -
         Order::State => sockets.sort_by_key(|socket| socket.id.state),
         Order::Local => sockets.sort_by_key(|socket| (socket.id.local, socket.id.local_port)),
         Order::Peer => sockets.sort_by_key(|socket| (socket.id.peer, socket.id.peer_port)),
-        Order::Silence => sockets.sort_by_key(|socket| Reverse(silence(&socket.sample))),
+        Order::Silence => sockets.sort_by_key(|socket| Reverse(heard(&socket.sample))),
         Order::Timer => sockets.sort_by_cached_key(timer),
         Order::Probe => sockets.sort_by_cached_key(probe),
         Order::ReceiveQueue => sockets.sort_by_key(|socket| Reverse(socket.receive_queue)),

@@ -23,6 +23,28 @@ pub fn last_ack(sample: &TcpSample) -> Option<u32> {
     age(sample, sample.rcv_tstamp)
 }
 
+/// Since the peer's last keepalive or zero-window probe, jiffies; `None` = never, or that was not recorded.
+///
+/// Such a probe is an empty segment outside the window: `tcp_validate_incoming` answers it and does not count
+/// it as an ACK. Of several within `tcp_invalid_ratelimit` (500 ms) only the first sets the stamp. Probes with
+/// a byte of data (RFC 1122 section 4.2.3.6) do not set it.
+pub fn peer_probe(sample: &TcpSample) -> Option<u32> {
+    age(sample, sample.last_oow_ack_time)
+}
+
+/// Since the peer was last heard of, jiffies: its last segment, probes included.
+pub fn heard(sample: &TcpSample) -> Option<u32> {
+    [silence(sample), peer_probe(sample)]
+        .into_iter()
+        .flatten()
+        .min()
+}
+
+/// Since the zero-window probe timer first ran, jiffies; `None` = it has not, or that was not recorded.
+pub fn zero_window(sample: &TcpSample) -> Option<u32> {
+    age(sample, sample.probes_tstamp)
+}
+
 /// Stamps are the low 32 bits of jiffies, and wrap.
 fn age(sample: &TcpSample, stamp: u32) -> Option<u32> {
     (stamp != 0).then(|| (sample.jiffies as u32).wrapping_sub(stamp))
@@ -60,6 +82,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// The peer's probe is no ACK: keepalive still counts the 14 s.
+    #[test]
+    fn a_probe_of_the_peer_is_heard() {
+        let sample = TcpSample {
+            jiffies: 100_000,
+            rcv_tstamp: 100_000 - 3_500,
+            last_oow_ack_time: 100_000 - 25,
+            ..TcpSample::default()
+        };
+        assert_eq!((silence(&sample), heard(&sample)), (Some(3_500), Some(25)));
+        let never = TcpSample {
+            last_oow_ack_time: 0,
+            ..sample
+        };
+        assert_eq!(peer_probe(&never), None);
+        assert_eq!(heard(&never), Some(3_500));
+    }
 
     proptest! {
         /// Jiffies wrap five minutes after boot.

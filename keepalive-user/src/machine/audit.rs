@@ -35,7 +35,7 @@ pub fn audit(
     let admits = |socket: &Snapshot| filter::admits(filter, &socket.id);
     // The listeners show which connections were accepted.
     let wanted = |socket: &Snapshot| socket.id.state == state::LISTEN || admits(socket);
-    let mut listing = lister.list(namespaces, true, &wanted)?;
+    let mut listing = lister.list_with_neighbours(namespaces, &wanted)?;
     let now = clock::now();
     let cgroups = RefCell::new(Cgroups::open());
     let here = Namespace::current().ok().map(|namespace| namespace.inode);

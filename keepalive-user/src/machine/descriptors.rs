@@ -9,7 +9,7 @@ use std::{
     io::{self, Read},
     mem::MaybeUninit,
     os::fd::RawFd,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -91,7 +91,7 @@ pub fn pass_until(stop: &AtomicBool, mut each: impl FnMut(&Holder, Descriptor)) 
         };
         let scanned = Holder::open(&entry.path()).and_then(|holder| {
             let table = holder.file(c"fd")?;
-            open_files(&table, &mut |inode, fd| {
+            files_of(&entry.path(), &table, &mut |inode, fd| {
                 if let Some(inode) = inode {
                     each(&holder, Descriptor { inode, pid, fd });
                 }
@@ -116,12 +116,37 @@ pub fn of_process(
     most: usize,
     mut each: impl FnMut(Descriptor) -> bool,
 ) -> io::Result<bool> {
-    let table = File::open(format!("/proc/{pid}/fd"))?;
+    let process = PathBuf::from(format!("/proc/{pid}"));
     let mut left = most;
-    Ok(open_files(&table, &mut |inode, fd| {
+    let table = File::open(process.join("fd"))?;
+    Ok(files_of(&process, &table, &mut |inode, fd| {
         left = left.saturating_sub(1);
         left > 0 && inode.is_none_or(|inode| each(Descriptor { inode, pid, fd }))
     }))
+}
+
+/// The entries of the descriptor table of a process, as [`open_files`]. If it is empty, those of the threads'
+/// tables: the main thread may have exited, and then has none any more (`exit_files`). Threads may share one,
+/// so that an entry comes more than once.
+fn files_of(
+    process: &Path,
+    table: &File,
+    each: &mut impl FnMut(Option<u64>, RawFd) -> bool,
+) -> bool {
+    let mut is_empty = true;
+    let is_whole = open_files(table, &mut |inode, fd| {
+        is_empty = false;
+        each(inode, fd)
+    });
+    if !is_empty {
+        return is_whole;
+    }
+    std::fs::read_dir(process.join("task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|thread| File::open(thread.path().join("fd")).ok())
+        .all(|table| open_files(&table, each))
 }
 
 /// Whether a descriptor is still the socket it was.
@@ -241,6 +266,30 @@ mod tests {
         assert!(!of_process(pid, usize::MAX, |_| false).unwrap());
         let gone = of_process(u32::MAX, usize::MAX, |_| true).unwrap_err();
         assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    }
+
+    /// A process whose main thread has exited, as /proc shows it.
+    #[test]
+    fn the_table_of_another_thread() {
+        let process = std::env::temp_dir().join(format!("keepalive-{}", std::process::id()));
+        let of_thread = process.join("task/8/fd");
+        std::fs::create_dir_all(process.join("fd")).unwrap();
+        std::fs::create_dir_all(&of_thread).unwrap();
+        std::os::unix::fs::symlink("socket:[17]", of_thread.join("3")).unwrap();
+        let files = || {
+            let mut found = Vec::new();
+            let table = File::open(process.join("fd")).unwrap();
+            assert!(files_of(&process, &table, &mut |inode, fd| {
+                found.push((inode, fd));
+                true
+            }));
+            found
+        };
+        assert_eq!(files(), [(Some(17), 3)]);
+        // The main thread has a table: the threads share it.
+        std::os::unix::fs::symlink("/dev/null", process.join("fd/0")).unwrap();
+        assert_eq!(files(), [(None, 0)]);
+        std::fs::remove_dir_all(&process).unwrap();
     }
 
     #[test]

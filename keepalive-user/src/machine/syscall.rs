@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
@@ -160,6 +161,49 @@ pub fn bring_up_loopback(socket: BorrowedFd<'_>) -> io::Result<()> {
     check(result.into()).map(drop)
 }
 
+/// The addresses of all interfaces in the network namespace of the calling thread (getifaddrs(3)).
+///
+/// # Errors
+/// If the kernel refuses the request, by rtnetlink.
+pub fn addresses() -> io::Result<Vec<IpAddr>> {
+    let mut first = std::ptr::null_mut();
+    // SAFETY: the pointer is a local, which getifaddrs sets if it succeeds.
+    check(unsafe { libc::getifaddrs(&raw mut first) }.into())?;
+    let mut found = Vec::new();
+    let mut next = first;
+    // SAFETY: a member of the list, which is ours until freeifaddrs, or null at its end.
+    while let Some(member) = unsafe { next.as_ref() } {
+        // SAFETY: null, or a `sockaddr` as long as its family demands.
+        found.extend(unsafe { address_of(member.ifa_addr) });
+        next = member.ifa_next;
+    }
+    // SAFETY: what getifaddrs returned, freed once; no reference into it is left.
+    unsafe { libc::freeifaddrs(first) };
+    Ok(found)
+}
+
+/// The address in a `sockaddr`, if it is IPv4 or IPv6.
+///
+/// # Safety
+/// The pointer is null, or valid for as many bytes as the family has.
+unsafe fn address_of(address: *const libc::sockaddr) -> Option<IpAddr> {
+    // SAFETY: the family comes first in each of them; the pointer may be unaligned for the larger ones.
+    unsafe {
+        let family = c_int::from(address.as_ref()?.sa_family);
+        match family {
+            libc::AF_INET => {
+                let v4 = address.cast::<libc::sockaddr_in>().read_unaligned();
+                Some(Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes()).into())
+            }
+            libc::AF_INET6 => {
+                let v6 = address.cast::<libc::sockaddr_in6>().read_unaligned();
+                Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).into())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// `struct tcp_info`.
 pub type TcpInfo = libc::tcp_info;
 
@@ -232,4 +276,17 @@ fn check(result: c_long) -> io::Result<c_long> {
         return Err(io::Error::last_os_error());
     }
     Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_has_an_address() {
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        // A namespace whose loopback is down has none.
+        let is_up = std::net::TcpListener::bind((loopback, 0)).is_ok();
+        assert_eq!(addresses().unwrap().contains(&loopback), is_up);
+    }
 }

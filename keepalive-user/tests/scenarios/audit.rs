@@ -1,6 +1,7 @@
 //! The audit on real sockets: it reports exactly the expected findings, and the exit code follows
 //! from them.
 
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -19,6 +20,10 @@ pub const CASES: &[HardCase] = &[
     HardCase {
         name: "audit",
         run: audit,
+    },
+    HardCase {
+        name: "audit_sides",
+        run: sides,
     },
     HardCase {
         name: "audit_conntrack",
@@ -44,15 +49,7 @@ fn audit(bench: &Bench) -> Result<()> {
     thread::sleep(Duration::from_secs(4));
     let found = findings(bench, &["--silent", "2s"])?;
     let of = |pair: &Pair| -> Result<Vec<String>> {
-        let (local, peer) = (pair.client.local()?, pair.client.peer()?);
-        Ok(found
-            .iter()
-            .filter(|finding| {
-                finding.number("socket.local.port").ok() == Some(local.port().into())
-                    && finding.number("socket.peer.port").ok() == Some(peer.port().into())
-            })
-            .map(|finding| finding.text("rule").to_owned())
-            .collect())
+        Ok(of(&found, (pair.client.local()?, pair.client.peer()?)))
     };
     ensure!(of(&guarded)?.is_empty(), "{found:?}");
     ensure!(of(&zombie)? == ["zombie_suspect"], "{found:?}");
@@ -114,6 +111,81 @@ fn conntrack(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// Which side does not do its part, seen from the far end: a peer that probes, a program that does not close,
+/// accept or read; and a connection of which both ends are here.
+fn sides(bench: &Bench) -> Result<()> {
+    let _namespace = Namespace::create()?;
+    let link = Link::create()?;
+    let [probed, closed, unread] = [across(&link)?, across(&link)?, across(&link)?];
+    probed.client.arm(Keepalive::EVERY_SECOND)?;
+    let ends = |pair: &Pair| -> Result<_> { Ok((pair.server.local()?, pair.server.peer()?)) };
+    let [of_probed, of_closed, of_unread] = [ends(&probed)?, ends(&closed)?, ends(&unread)?];
+    closed.client.finish()?;
+    unread.client.send(b"not read")?;
+    let listener = link.at_far(|| Tcp::new(FAR_ADDRESS))?;
+    listener.listen(FAR_ADDRESS)?;
+    let early = Tcp::new(NEAR_ADDRESS)?;
+    early.connect(listener.local()?)?;
+    let of_early = (early.peer()?, early.local()?);
+    // From one own address to another.
+    let here = link.at_far(|| {
+        let client = Tcp::new(LOCALHOST)?;
+        client.bind(LOCALHOST)?;
+        Pair::from(client, Tcp::new(FAR_ADDRESS)?, FAR_ADDRESS, FAR_ADDRESS)
+    })?;
+    thread::sleep(Duration::from_secs(4));
+    let (found, end) = link.at_far(|| output(bench, &["--silent", "3s"]))?;
+    // sock_diag does not report the peer's probes.
+    let is_complete = end.text("source") == "iterator";
+    let of_probe = if is_complete {
+        "only_peer_probes"
+    } else {
+        "zombie_suspect"
+    };
+    for (ends, rules) in [
+        (of_probed, &[of_probe][..]),
+        (of_closed, &["close_wait"]),
+        (of_unread, &["zombie_suspect", "not_read"]),
+        (ends(&here)?, &[]),
+        ((here.client.local()?, here.client.peer()?), &[]),
+    ] {
+        ensure!(
+            of(&found, ends) == rules,
+            "{rules:?} of {ends:?}: {found:?}"
+        );
+    }
+    if !is_complete {
+        return Ok(());
+    }
+    ensure!(of(&found, of_early) == ["not_accepted"], "{found:?}");
+    let queue = format!(
+        "No process has accepted it: it waits in the queue of LISTEN {} (ka-scenarios/{}), 1 of at most",
+        listener.local()?,
+        std::process::id()
+    );
+    let target = format!("{}-{}", of_early.0, of_early.1);
+    let text = link.at_far(|| Refused::from(crate::explain::command(bench, &[target.as_str()])))?;
+    ensure!(
+        text.stdout.contains(&queue),
+        "{queue:?} is not in {}",
+        text.stdout
+    );
+    Ok(())
+}
+
+/// The rules that a connection breaks, worst first.
+fn of(found: &[Event], (local, peer): (SocketAddr, SocketAddr)) -> Vec<String> {
+    let is_end = |finding: &Event, end: &str, address: SocketAddr| {
+        finding.text(&format!("socket.{end}.address")) == address.ip().to_string()
+            && finding.number(&format!("socket.{end}.port")).ok() == Some(address.port().into())
+    };
+    let found = found.iter();
+    found
+        .filter(|finding| is_end(finding, "local", local) && is_end(finding, "peer", peer))
+        .map(|finding| finding.text("rule").to_owned())
+        .collect()
+}
+
 /// A connection to the far end of the link.
 fn across(link: &Link) -> Result<Pair> {
     let listener = link.at_far(|| Tcp::new(FAR_ADDRESS))?;
@@ -173,6 +245,11 @@ fn codes(bench: &Bench, zombie: &Pair, guarded: &Pair) -> Result<()> {
 }
 
 fn findings(bench: &Bench, arguments: &[&str]) -> Result<Vec<Event>> {
+    output(bench, arguments).map(|(findings, _)| findings)
+}
+
+/// The findings, and the last line.
+fn output(bench: &Bench, arguments: &[&str]) -> Result<(Vec<Event>, Event)> {
     let mut command = command(bench, arguments);
     command.arg("--json");
     let run = Refused::from(command)?;
@@ -184,7 +261,7 @@ fn findings(bench: &Bench, arguments: &[&str]) -> Result<Vec<Event>> {
         .collect::<Result<_>>()?;
     let end = lines.pop().context("no output")?;
     ensure!(end.is("audit_end"), "the last line is {end}");
-    Ok(lines)
+    Ok((lines, end))
 }
 
 fn command(bench: &Bench, arguments: &[&str]) -> Command {

@@ -12,14 +12,19 @@ use serde_json::Value;
 
 use crate::harness::bench::{Bench, HardCase, Refused};
 use crate::kit::event::Event;
+use crate::kit::link::{FAR_ADDRESS, Link, NEAR_ADDRESS, drop_everything_at_near};
 use crate::kit::net::Namespace;
 use crate::kit::process::Running;
-use crate::kit::socket::{Keepalive, LOCALHOST, Pair};
+use crate::kit::socket::{Keepalive, LOCALHOST, Pair, Tcp};
 
 pub const CASES: &[HardCase] = &[
     HardCase {
         name: "explain",
         run: explain,
+    },
+    HardCase {
+        name: "explain_send_fails",
+        run: send_fails,
     },
     HardCase {
         name: "explain_follow",
@@ -159,6 +164,21 @@ fn expect_rule(explained: &Event, rule: Option<&str>) -> Result<()> {
         Some(rule) => explained.expect("socket.death.rule", rule),
         None => explained.expect("socket.death", Value::Null),
     }
+}
+
+/// The queue of the near end drops everything: the data waits for the zero-window probe timer, although the
+/// peer's window is open.
+fn send_fails(bench: &Bench) -> Result<()> {
+    let _namespace = Namespace::create()?;
+    let link = Link::create()?;
+    let listener = link.at_far(|| Tcp::new(FAR_ADDRESS))?;
+    let pair = Pair::from(Tcp::new(NEAR_ADDRESS)?, listener, FAR_ADDRESS, FAR_ADDRESS)?;
+    pair.client.arm(Keepalive::after(600))?;
+    drop_everything_at_near()?;
+    pair.client.send(b"cannot be sent")?;
+    thread::sleep(Duration::from_millis(1500));
+    let sentence = "14 bytes cannot be sent from this host, although the peer's window is open";
+    expect_explained(bench, &pair, "send_fails", Some("send_timeout"), sentence)
 }
 
 /// A user who may not read other processes' descriptors gets an error about that, not "no socket

@@ -4,6 +4,7 @@
 //! the connection when. Pure, in the kernel's unit (jiffies); every rule names its kernel
 //! function. All times are lower bounds: the timer wheel fires late, never early.
 
+mod connect;
 mod keepalive;
 mod plan;
 mod retransmission;
@@ -13,10 +14,11 @@ mod window_probe;
 use keepalive_ebpf::{Record, Settings};
 
 pub use self::{
+    connect::connect_end,
     keepalive::{earliest_probe, idle_end, keepalive_end},
     plan::{plan, plan_of},
     retransmission::retransmit_end,
-    window_probe::{send_end, window_end},
+    window_probe::{orphan_window_end, send_end, window_end},
 };
 
 use crate::core::{event::Cause, kernel::RTO_MAX_MS};
@@ -31,6 +33,10 @@ pub struct Effective {
     pub user_timeout: u32,
     pub retries2: u32,
     pub rto_max: u32,
+    /// `tcp_orphan_retries`; `None` = unknown.
+    pub orphan_retries: Option<u32>,
+    /// TCP_SYNCNT, else `tcp_syn_retries`; `None` = unknown.
+    pub syn_retries: Option<u32>,
 }
 
 impl Effective {
@@ -44,11 +50,29 @@ impl Effective {
             user_timeout: millis_to_jiffies(settings.user_timeout, hz),
             retries2: settings.sysctl_retries2,
             rto_max: or(settings.rto_max, millis_to_jiffies(RTO_MAX_MS as u32, hz)),
+            orphan_retries: settings.sysctl_orphan_retries.checked_sub(1),
+            syn_retries: Some(settings.syn_retries).filter(|&retries| retries != 0),
         }
     }
 
     pub fn of(record: &Record, hz: u32) -> Self {
         Self::new(&record.settings, hz)
+    }
+
+    /// `tcp_orphan_retries()` (net/ipv4/tcp_timer.c): 0 counts as 8 while the timeout has not reached the
+    /// maximum. Without the case of an ICMP error (`sk_err_soft`), which ends it sooner.
+    fn orphan_limit(&self, timeout: u64) -> Option<u32> {
+        let retries = self.orphan_retries?;
+        Some(if retries == 0 && self.is_alive(timeout) {
+            8
+        } else {
+            retries
+        })
+    }
+
+    /// Whether a timeout has not reached the maximum.
+    fn is_alive(&self, timeout: u64) -> bool {
+        timeout < u64::from(self.rto_max.max(1))
     }
 }
 
@@ -87,6 +111,8 @@ pub mod tests {
             user_timeout,
             retries2: 15,
             rto_max: 120 * HZ,
+            orphan_retries: Some(0),
+            syn_retries: Some(6),
         }
     }
 

@@ -42,6 +42,9 @@ pub fn plan(settings: PlannedSettings, hz: Option<u32>) -> Plan {
         course.probes_until(user_timeout_ms)
     };
     let mut unexpected = Vec::new();
+    if interval_ms > time_ms {
+        unexpected.push(UnexpectedEffect::IntervalAboveTime);
+    }
     if user_timeout_ms != 0 {
         unexpected.push(UnexpectedEffect::ProbesIgnored);
         if user_timeout_ms <= time_ms {
@@ -256,6 +259,13 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_above_the_idle_time() {
+        let effect = UnexpectedEffect::IntervalAboveTime;
+        assert_eq!(planned(2, 8, 2, 0).unexpected, [effect]);
+        assert!(planned(8, 8, 2, 0).unexpected.is_empty());
+    }
+
+    #[test]
     fn a_schedule() {
         let runs: Vec<_> = planned(2, 1, 2, 0)
             .schedule
@@ -292,6 +302,8 @@ mod tests {
                 user_timeout: user_timeout as u32,
                 retries2: 15,
                 rto_max: 120_000,
+                orphan_retries: None,
+                syn_retries: None,
             };
             let end = keepalive_end(&effective, effective.time, 1, effective.interval.into()).unwrap();
             prop_assert_eq!(time * 1000 + end.after, time * 1000 + plan.probes.most * interval * 1000);

@@ -52,6 +52,8 @@ pub enum Outlook {
     DataInFlight,
     /// The peer's window is closed: zero-window probes decide.
     ZeroWindow,
+    /// Data cannot be sent from this host (no route, firewall), and is tried again.
+    SendFails,
     /// Data waits to be sent.
     DataUnsent,
     /// The timer is an orphan's FIN_WAIT2 timer, not a keepalive timer.
@@ -179,6 +181,9 @@ pub struct PlannedEnd {
 pub enum UnexpectedEffect {
     /// With TCP_USER_TIMEOUT set the kernel ignores TCP_KEEPCNT.
     ProbesIgnored,
+    /// TCP_KEEPINTVL is longer than TCP_KEEPIDLE: after an answered probe the timer is set for an interval, so
+    /// that an idle connection whose peer answers is probed only every interval.
+    IntervalAboveTime,
     /// A TCP_USER_TIMEOUT of at most the idle time is checked only after the first probe.
     UserTimeoutBelowTime,
     /// More than 255 probes: `icsk_probes_out` is a byte, and a run that finds it wrapped to 0 does not

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use strum::{EnumIter, IntoEnumIterator, IntoStaticStr};
 
-use super::{Cause, Cgroup, Keepalive, Process, Socket, When};
+use super::{Cause, Cgroup, Endpoint, Keepalive, Process, Socket, When};
 
 /// One line of `keepalive list --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -57,16 +57,72 @@ pub struct ListedSocket {
     /// Since data or an ACK was last received, milliseconds: the idle time that keepalive compares. Null
     /// if unknown.
     pub silence_ms: Option<u64>,
+    /// Since the peer's last keepalive or zero-window probe, milliseconds, to half a second: `silence_ms` does
+    /// not count it. Null if there was none, and where the source does not report it (sock_diag).
+    pub peer_probe_ms: Option<u64>,
     /// Since data was last received, milliseconds.
     pub last_data_ms: Option<u64>,
     /// Since an ACK was last received, milliseconds.
     pub last_ack_ms: Option<u64>,
+    /// Since the first zero-window probe, milliseconds; null if the peer's window is open, and where that is
+    /// unknown (sock_diag).
+    pub zero_window_ms: Option<u64>,
+    /// Whether no process has accepted it yet.
+    pub not_accepted: bool,
+    /// Where it waits to be accepted; null unless it does, and for `list`, which does not resolve it.
+    pub accept_queue: Option<AcceptQueue>,
+    /// Where its peer is; null if it has none, and for `list`, which does not resolve it.
+    pub peer: Option<PeerPlace>,
     /// `icsk_probes_out`: unanswered probes.
     pub probes_out: u32,
     /// Bytes not read by the application; for a listener, connections not accepted.
     pub receive_queue: u32,
     /// Bytes not acknowledged by the peer; for a listener, the maximum length of the accept queue.
     pub send_queue: u32,
+}
+
+impl ListedSocket {
+    /// Since the peer was last heard of, its probes included, milliseconds.
+    pub fn heard_ms(&self) -> Option<u64> {
+        [self.silence_ms, self.peer_probe_ms]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether this timer is armed.
+    pub fn runs(&self, kind: TimerKind) -> bool {
+        self.timers.iter().any(|timer| timer.kind == kind)
+    }
+}
+
+/// The accept queue of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct AcceptQueue {
+    pub listener: Endpoint,
+    /// The owner of the listener; null if unknown, or if several sockets listen there (SO_REUSEPORT).
+    pub process: Option<Arc<Process>>,
+    /// Connections that wait, of all that listen there.
+    pub length: u32,
+    /// How many may wait.
+    pub most: u32,
+}
+
+/// Where the peer of a connection is, by the sockets and addresses of the network namespaces that were listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(tag = "at", rename_all = "snake_case")]
+pub enum PeerPlace {
+    /// On this host: its socket is listed as well, or its address is one of this namespace's own.
+    Here,
+    /// The connection was redirected to a proxy on this host.
+    Proxy {
+        /// Its end of the connection.
+        local: Endpoint,
+        /// Null if unknown.
+        process: Option<Arc<Process>>,
+    },
+    /// Neither is the case.
+    Elsewhere,
 }
 
 /// A timer of a socket.
@@ -91,6 +147,9 @@ pub enum TimerKind {
     Reorder,
     /// Zero-window probe (`ICSK_TIME_PROBE0`).
     WindowProbe,
+    /// Data that could not be sent from this host although the peer's window is open: the zero-window probe
+    /// timer sends it again.
+    SendRetry,
     Keepalive,
     /// An orphan's FIN_WAIT2 timer, which shares the keepalive timer.
     FinWait2,
@@ -115,11 +174,12 @@ pub struct NextProbe {
 /// When and why the kernel ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ListedDeath {
-    /// From now, milliseconds; a lower bound, the timer wheel rounds up. With unacknowledged data it is
-    /// approximate: the kernel does not store the earlier timeouts.
+    /// From now, milliseconds; a lower bound, the timer wheel rounds up.
     pub in_ms: u64,
     /// The rule that ends it first.
     pub rule: Cause,
+    /// Whether it depends on timeouts that are not known.
+    pub is_estimate: bool,
 }
 
 /// Why keepalive does not send a probe.
@@ -146,6 +206,7 @@ pub struct ListEnd {
     pub refused: Vec<RefusedSource>,
     /// How many were listed.
     pub sockets: u64,
+    /// The namespaces that were listed; with `--all-netns` and a filter those with sockets to show.
     pub namespaces: Vec<ListedNamespace>,
     /// What is incomplete, and why.
     pub incomplete: Vec<Incomplete>,

@@ -35,9 +35,9 @@ pub use self::explanation::{
     PlannedEnd, PlannedRun, PlannedSettings, Span, UnexpectedEffect,
 };
 pub use self::listing::{
-    Blocker, Incomplete, IncompletePart, ListEnd, ListLine, ListSource, ListedDeath,
-    ListedNamespace, ListedSocket, NextProbe, RefusedSource, RunningTimer, Sysctl, Sysctls,
-    TimerKind,
+    AcceptQueue, Blocker, Incomplete, IncompletePart, ListEnd, ListLine, ListSource, ListedDeath,
+    ListedNamespace, ListedSocket, NextProbe, PeerPlace, RefusedSource, RunningTimer, Sysctl,
+    Sysctls, TimerKind,
 };
 pub use self::losses::{Losses, Lost, LostWhere, Missed, MissedCounts, MissedWhere};
 pub use self::session::{

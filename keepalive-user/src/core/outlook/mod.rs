@@ -50,7 +50,7 @@ fn last_run(socket: &ListedSocket) -> Option<LastRun> {
     let (time, interval) = (keepalive.time_ms, keepalive.interval_ms);
     let after_probe = interval.checked_sub(left);
     let run = |action| move |ago_ms| LastRun { ago_ms, action };
-    if timer(TimerKind::WindowProbe).is_some() {
+    if socket.runs(TimerKind::WindowProbe) || socket.runs(TimerKind::SendRetry) {
         None
     } else if socket.probes_out > 0 {
         after_probe.map(run(LastAction::ProbeSent))
@@ -69,7 +69,6 @@ fn last_run(socket: &ListedSocket) -> Option<LastRun> {
 /// What must happen before a probe is sent: the first condition that applies, in the order in which
 /// `tcp_keepalive_timer` checks them.
 fn outlook(socket: &ListedSocket) -> Outlook {
-    let runs = |kind| socket.timers.iter().any(|timer| timer.kind == kind);
     match socket.socket.state {
         TcpState::Listen
         | TcpState::Close
@@ -86,18 +85,20 @@ fn outlook(socket: &ListedSocket) -> Outlook {
         | TcpState::BoundInactive
         | TcpState::Unknown => {}
     }
-    if runs(TimerKind::FinWait2) {
+    if socket.runs(TimerKind::FinWait2) {
         return Outlook::FinWait2;
     }
     let Some(keepalive) = &socket.keepalive else {
         return Outlook::Unknown;
     };
     let blocked = socket.next_probe.and_then(|next| next.blocked_by);
-    if runs(TimerKind::WindowProbe) {
+    if socket.runs(TimerKind::WindowProbe) {
         Outlook::ZeroWindow
+    } else if socket.runs(TimerKind::SendRetry) {
+        Outlook::SendFails
     } else if !keepalive.enabled {
         Outlook::KeepaliveOff
-    } else if blocked == Some(Blocker::DataInFlight) || runs(TimerKind::Retransmit) {
+    } else if blocked == Some(Blocker::DataInFlight) || socket.runs(TimerKind::Retransmit) {
         Outlook::DataInFlight
     } else if blocked == Some(Blocker::DataUnsent) {
         Outlook::DataUnsent

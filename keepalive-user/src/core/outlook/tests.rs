@@ -120,10 +120,13 @@ fn the_end_in_words() {
     assert!(stuck.contains(sentence), "{stuck}");
     let orphan = text(&socket(HZ, HZ, |socket| {
         (socket.sample.packets_out, socket.sample.pending) = (1, pending::RETRANS);
-        socket.id.orphan = true;
+        (socket.id.orphan, socket.sample.orphan) = (true, true);
+        // The default, 0.
+        socket.settings.sysctl_orphan_retries = 1;
     }));
-    assert!(orphan.contains("tcp_orphan_retries"), "{orphan}");
-    assert!(!orphan.contains("by tcp_retries2"), "{orphan}");
+    let sentence = "Unless the data is acknowledged the connection ends in about 204.4 s, by tcp_orphan_retries.";
+    assert!(orphan.contains(sentence), "{orphan}");
+    assert!(!orphan.contains("tcp_retries2"), "{orphan}");
 }
 
 /// The host's value is printed only where a sysctl is in force.

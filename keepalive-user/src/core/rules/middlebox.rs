@@ -12,9 +12,10 @@ pub use self::{
 use super::{
     Case, Violation,
     remedy::{Advice, gap_ms},
+    settings,
 };
 use crate::core::{
-    event::{Keepalive, ListedSocket, Span},
+    event::{Keepalive, ListedSocket, Plan},
     format::millis,
 };
 
@@ -149,9 +150,15 @@ pub fn behind_a_proxy(
     }
 }
 
-/// A connection whose probes may come after the timeout. `gap` is between two probes of a healthy idle
+/// A connection whose probes may come after the timeout. The gap is between two probes of a healthy idle
 /// connection: after an answered probe the timer is set for the interval (`tcp_keepalive_timer`).
-pub fn late(case: &Case<'_>, middlebox: &Middlebox, keepalive: &Keepalive, gap: Span) -> Violation {
+pub fn late(
+    case: &Case<'_>,
+    middlebox: &Middlebox,
+    keepalive: &Keepalive,
+    plan: &Plan,
+) -> Violation {
+    let gap = plan.first_probe_ms;
     let timeout = middlebox.timeout_ms;
     let (idle, interval) = (keepalive.time_ms, keepalive.interval_ms);
     // Whether the interval alone makes it late.
@@ -181,9 +188,6 @@ pub fn late(case: &Case<'_>, middlebox: &Middlebox, keepalive: &Keepalive, gap: 
                 middlebox.then()
             ),
         },
-        remedy: middlebox.remedy(|advice| {
-            let idle = (!is_soon_enough).then_some(advice.idle);
-            case.patient().retime(keepalive, idle, None)
-        }),
+        remedy: middlebox.remedy(|_| settings::change(case, keepalive, plan)),
     }
 }

@@ -6,6 +6,9 @@
 mod judge;
 mod middlebox;
 mod remedy;
+mod settings;
+mod silence;
+mod stuck;
 mod surroundings;
 
 pub use self::{
@@ -14,17 +17,14 @@ pub use self::{
     surroundings::Surroundings,
 };
 use self::{
-    middlebox::Expiry,
     remedy::{Advice, Patient},
+    settings::{count_ignored, interval_above_idle, user_timeout_late},
+    silence::{late_for_middlebox, no_keepalive, only_peer_probes, zombie_suspect},
+    stuck::{close_wait, not_accepted, not_read, suppressed},
 };
 use super::{
-    arithmetic,
-    event::{
-        Cause, Keepalive, ListedSocket, Plan, PlannedSettings, Severity, Span, Sysctls, TcpState,
-        TimerKind,
-    },
-    format::{millis, name, plural},
-    kernel::KEEPALIVE_MAX_S,
+    event::{Keepalive, ListedSocket, PeerPlace, Plan, Severity, Sysctls, TcpState, TimerKind},
+    format::name,
 };
 
 /// One row of the table.
@@ -71,8 +71,26 @@ pub const RULES: &[AuditRule] = &[
     AuditRule {
         name: "suppressed",
         severity: Severity::Warning,
-        summary: "data is retransmitted without an answer, so keepalive does not run",
+        summary: "data is retransmitted without an answer; keepalive does not run",
         check: suppressed,
+    },
+    AuditRule {
+        name: "close_wait",
+        severity: Severity::Warning,
+        summary: "the peer has closed, and the program does not",
+        check: close_wait,
+    },
+    AuditRule {
+        name: "not_accepted",
+        severity: Severity::Warning,
+        summary: "established, and not accepted by the program that listens",
+        check: not_accepted,
+    },
+    AuditRule {
+        name: "not_read",
+        severity: Severity::Warning,
+        summary: "data waits because a program on one side does not read",
+        check: not_read,
     },
     AuditRule {
         name: "count_ignored",
@@ -85,6 +103,12 @@ pub const RULES: &[AuditRule] = &[
         severity: Severity::Warning,
         summary: "idle, without keepalive",
         check: no_keepalive,
+    },
+    AuditRule {
+        name: "only_peer_probes",
+        severity: Severity::Info,
+        summary: "the peer probes this end, which would not detect a dead peer",
+        check: only_peer_probes,
     },
     AuditRule {
         name: "user_timeout_late",
@@ -127,18 +151,26 @@ impl Case<'_> {
         self.socket.keepalive.as_ref()
     }
 
-    /// Connected, and in a state that can last.
+    /// Connected, held by a process, and in a state that can last. CLOSE_WAIT is that of a program that does
+    /// not close.
     fn lasts(&self) -> bool {
         matches!(
             self.socket.socket.state,
-            TcpState::Established | TcpState::CloseWait | TcpState::FinWait2
+            TcpState::Established | TcpState::FinWait2
         ) && !self.socket.orphan
+            && !self.socket.not_accepted
     }
 
     /// Whether the peer is on another host: on the same host the kernel closes its side if it exits.
     fn leaves_the_host(&self) -> bool {
         let socket = &self.socket.socket;
-        !socket.peer.address.is_loopback() && socket.peer.address != socket.local.address
+        let is_elsewhere = match self.socket.peer {
+            Some(PeerPlace::Here | PeerPlace::Proxy { .. }) => false,
+            Some(PeerPlace::Elsewhere) | None => true,
+        };
+        is_elsewhere
+            && !socket.peer.address.is_loopback()
+            && socket.peer.address != socket.local.address
     }
 
     /// Only keepalive would detect a dead peer.
@@ -148,9 +180,17 @@ impl Case<'_> {
             TimerKind::LossProbe,
             TimerKind::Reorder,
             TimerKind::WindowProbe,
+            TimerKind::SendRetry,
         ];
         let timers = &self.socket.timers;
         !timers.iter().any(|timer| active.contains(&timer.kind))
+    }
+
+    /// The time from which a state that is normal for a moment is a finding, milliseconds.
+    fn soon_ms(&self) -> u64 {
+        /// Shorter silences are normal.
+        const IDLE_MS: u64 = 60_000;
+        self.silent_ms.min(IDLE_MS)
     }
 
     fn advice(&self) -> Advice {
@@ -166,233 +206,9 @@ impl Case<'_> {
         }
     }
 
-    fn switch_on(&self) -> String {
-        self.patient().switch_on(self.advice())
-    }
-
     fn is_off(&self) -> bool {
         self.keepalive().is_some_and(|keepalive| !keepalive.enabled)
     }
-
-    /// How long a lasting, idle connection with keepalive known to be off has been silent.
-    fn unguarded(&self) -> Option<u64> {
-        (self.is_off() && self.lasts() && self.is_idle() && self.leaves_the_host())
-            .then_some(self.socket.silence_ms)
-            .flatten()
-    }
-}
-
-fn zombie_suspect(case: &Case<'_>) -> Option<Violation> {
-    let silence = case
-        .unguarded()
-        .filter(|&silence| silence >= case.silent_ms)?;
-    Some(Violation {
-        evidence: format!(
-            "{}, silent for {}, SO_KEEPALIVE off, nothing in flight",
-            name(case.socket.socket.state),
-            millis(silence)
-        ),
-        consequence: "if the peer is dead, that is never detected".to_owned(),
-        remedy: case.switch_on(),
-    })
-}
-
-fn no_keepalive(case: &Case<'_>) -> Option<Violation> {
-    /// Shorter silences are normal.
-    const IDLE_MS: u64 = 60_000;
-    // With a middlebox `late_for_middlebox` gives more detail.
-    let silence = case
-        .unguarded()
-        .filter(|silence| (IDLE_MS..case.silent_ms).contains(silence))
-        .filter(|_| case.middlebox.is_none_or(Middlebox::is_proxy))?;
-    Some(Violation {
-        evidence: format!("silent for {}, SO_KEEPALIVE off", millis(silence)),
-        consequence: "a dead peer is detected only when data is sent".to_owned(),
-        remedy: case.switch_on(),
-    })
-}
-
-fn late_for_middlebox(case: &Case<'_>) -> Option<Violation> {
-    let middlebox = case.middlebox?;
-    let keepalive = case.keepalive()?;
-    if !case.lasts() || !case.leaves_the_host() {
-        return None;
-    }
-    if let Expiry::Proxy { setting } = middlebox.expiry {
-        return Some(middlebox::behind_a_proxy(middlebox, setting, case.socket));
-    }
-    let timeout = middlebox.timeout_ms;
-    if !keepalive.enabled {
-        return Some(Violation {
-            evidence: format!("SO_KEEPALIVE off, {}", middlebox.forgets()),
-            consequence: format!(
-                "dropped after {} of silence, {}",
-                millis(timeout),
-                middlebox.then()
-            ),
-            remedy: middlebox.remedy(|advice| case.patient().switch_on(advice)),
-        });
-    }
-    let gap = case.plan?.first_probe_ms;
-    (gap.most >= timeout).then(|| middlebox::late(case, middlebox, keepalive, gap))
-}
-
-fn suppressed(case: &Case<'_>) -> Option<Violation> {
-    /// Fewer retransmissions are normal packet loss.
-    const RETRIES: u32 = 3;
-    let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
-    let stuck = case
-        .socket
-        .timers
-        .iter()
-        .find(|timer| timer.kind == TimerKind::Retransmit && timer.retries >= RETRIES)?;
-    let timeout = keepalive.user_timeout_ms;
-    let (end, remedy) = if case.socket.orphan {
-        (
-            "ends by tcp_orphan_retries (0 counts as 8)".to_owned(),
-            format!(
-                "sysctl net.ipv4.tcp_orphan_retries in network namespace {}",
-                case.socket.socket.netns
-            ),
-        )
-    } else if timeout > 0 {
-        let left = case.socket.death.map_or(timeout, |death| death.in_ms);
-        (
-            format!("ends in {}, by TCP_USER_TIMEOUT", millis(left)),
-            format!("setsockopt TCP_USER_TIMEOUT below {timeout} (ms) ends it sooner"),
-        )
-    } else {
-        let left = case.socket.death.map(|death| millis(death.in_ms));
-        (
-            format!(
-                "ends in about {}, by tcp_retries2 {}",
-                left.unwrap_or_else(|| "?".to_owned()),
-                case.socket.retries2.unwrap_or_default()
-            ),
-            "setsockopt TCP_USER_TIMEOUT = 60000 ends it 60 s after the first retransmission"
-                .to_owned(),
-        )
-    };
-    Some(Violation {
-        evidence: format!(
-            "{} sent and not acknowledged, {} so far",
-            plural(case.socket.send_queue.into(), "byte"),
-            plural(stuck.retries.into(), "retransmission")
-        ),
-        consequence: format!("keepalive does not run; the connection {end}"),
-        remedy,
-    })
-}
-
-fn count_ignored(case: &Case<'_>) -> Option<Violation> {
-    let plan = case.plan?;
-    let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
-    let count = u64::from(keepalive.probes);
-    let is_kept = (plan.probes.least, plan.probes.most) == (count, count);
-    if plan.rule != Cause::KeepaliveUserTimeout || is_kept {
-        return None;
-    }
-    let ends = if plan.probes.most > count {
-        "only after"
-    } else {
-        "already after"
-    };
-    let remedy = keep_the_count(plan, keepalive);
-    Some(Violation {
-        evidence: format!(
-            "TCP_USER_TIMEOUT {}, TCP_KEEPCNT {count}",
-            millis(keepalive.user_timeout_ms)
-        ),
-        consequence: format!(
-            "TCP_KEEPCNT has no effect: dead {ends} {}, {} after the last segment from the peer",
-            match plan.probes {
-                Span { least, most } if least == most => plural(most, "probe"),
-                Span { least, most } => format!("{least} to {most} probes"),
-            },
-            millis(plan.dead_after_ms.least)
-        ),
-        remedy,
-    })
-}
-
-/// The timeout at which the count alone would end the connection, or none.
-fn keep_the_count(plan: &Plan, keepalive: &Keepalive) -> String {
-    let count = u64::from(keepalive.probes);
-    let timeout = keepalive.time_ms + keepalive.interval_ms * count;
-    if timeout > USER_TIMEOUT_MAX_MS {
-        return format!(
-            "setsockopt TCP_USER_TIMEOUT = 0: idle + interval × count is above its maximum, \
-             {USER_TIMEOUT_MAX_MS} ms"
-        );
-    }
-    let kept = arithmetic::plan(
-        PlannedSettings {
-            user_timeout_ms: timeout,
-            ..plan.settings
-        },
-        None,
-    );
-    if kept.probes == Span::exactly(count) {
-        format!("setsockopt TCP_USER_TIMEOUT = {timeout} (idle + interval × count) keeps the count")
-    } else {
-        format!(
-            "setsockopt TCP_USER_TIMEOUT = 0: timers this long run too late for one that keeps the \
-             count ({timeout} needs {} to {} probes)",
-            kept.probes.least, kept.probes.most
-        )
-    }
-}
-
-/// `TCP_USER_TIMEOUT` is an int (`do_tcp_setsockopt`, net/ipv4/tcp.c), milliseconds.
-const USER_TIMEOUT_MAX_MS: u64 = 2_147_483_647;
-
-fn user_timeout_late(case: &Case<'_>) -> Option<Violation> {
-    /// As a fraction of the timeout: smaller excesses come from late timers.
-    const MARGIN: u64 = 8;
-    let plan = case.plan?;
-    let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
-    let timeout = keepalive.user_timeout_ms;
-    let dead = plan.dead_after_ms.least;
-    if timeout == 0 || dead <= timeout + timeout / MARGIN {
-        return None;
-    }
-    // The first run probes, the second can end the connection.
-    let most = u64::from(KEEPALIVE_MAX_S);
-    let (idle, interval) = ((timeout * 2 / 3000).min(most), timeout / 3000);
-    Some(Violation {
-        evidence: format!(
-            "TCP_USER_TIMEOUT {}, idle {}, interval {}",
-            millis(timeout),
-            millis(keepalive.time_ms),
-            millis(keepalive.interval_ms)
-        ),
-        consequence: format!(
-            "while idle a dead peer is detected only after {}",
-            millis(dead)
-        ),
-        remedy: if interval == 0 {
-            "setsockopt TCP_USER_TIMEOUT of at least 3000: keepalive counts in seconds".to_owned()
-        } else {
-            let remedy = case.patient().retime(keepalive, Some(idle), Some(interval));
-            format!("{remedy}: together at most TCP_USER_TIMEOUT")
-        },
-    })
-}
-
-fn interval_above_idle(case: &Case<'_>) -> Option<Violation> {
-    let keepalive = case.keepalive().filter(|keepalive| keepalive.enabled)?;
-    let dead = case.plan?.dead_after_ms.least;
-    (keepalive.interval_ms > keepalive.time_ms && case.lasts()).then(|| Violation {
-        evidence: format!(
-            "probes every {}, the first after {}",
-            millis(keepalive.interval_ms),
-            millis(keepalive.time_ms)
-        ),
-        consequence: format!("a dead peer is detected after {}", millis(dead)),
-        remedy: case
-            .patient()
-            .retime(keepalive, None, Some((keepalive.time_ms / 6000).max(1))),
-    })
 }
 
 fn listener_without_keepalive(case: &Case<'_>) -> Option<Violation> {
@@ -406,7 +222,7 @@ fn listener_without_keepalive(case: &Case<'_>) -> Option<Violation> {
     if kept > 0 || (accepted == 0 && !inherits) {
         return None;
     }
-    let remedy = case.switch_on();
+    let remedy = settings::switch_on(case);
     Some(Violation {
         evidence: "listens with SO_KEEPALIVE off".to_owned(),
         consequence: "accepted connections have none unless the application sets it on each"

@@ -11,6 +11,7 @@ use crate::{
         filter,
         format::plural,
         kernel::state,
+        neighbours::Neighbours,
         target::Target,
     },
     machine::{
@@ -39,6 +40,8 @@ pub struct Finder {
     everywhere: bool,
     clock: Clock,
     cgroups: Cgroups,
+    /// Of the first listing: in the sandbox they cannot be gathered again.
+    neighbours: Option<Neighbours>,
 }
 
 impl Finder {
@@ -53,6 +56,7 @@ impl Finder {
             everywhere,
             clock: clock::now(),
             cgroups: Cgroups::open(),
+            neighbours: None,
         })
     }
 
@@ -65,7 +69,9 @@ impl Finder {
         target: &Target,
         choose: impl FnOnce(&[ListedSocket]) -> Result<usize>,
     ) -> Result<Located> {
-        let listing = self.lister.list(&self.namespaces, true, &|_| true)?;
+        let mut listing = self
+            .lister
+            .list_with_neighbours(&self.namespaces, &|_| true)?;
         let rows = listing.sockets.iter().enumerate();
         let mut named: Vec<_> = rows
             .map(|(index, socket)| (index, listing.row(socket, 1, &self.clock)))
@@ -83,6 +89,7 @@ impl Finder {
             ));
         }
         let chosen = choose(&rows)?;
+        self.neighbours = listing.neighbours.take();
         let socket = listing.sockets[indices[chosen]];
         Ok(self.located(&socket, rows.swap_remove(chosen), &listing))
     }
@@ -98,14 +105,18 @@ impl Finder {
     pub fn again(&mut self, before: &Located) -> Result<Option<Located>> {
         let there = before.id.netns;
         self.namespaces.retain(|namespace| namespace.inode == there);
-        let listing = self.lister.list(&self.namespaces, true, &|socket| {
+        let mut listing = self.lister.list(&self.namespaces, true, &|socket| {
             filter::is_same(&socket.id, &before.id)
         })?;
+        listing.neighbours = self.neighbours.take();
         let is_full = |socket: &&Snapshot| socket.kind == SnapshotKind::Socket;
         let Some(socket) = listing.sockets.iter().find(is_full).copied() else {
             return Ok(None);
         };
-        let row = listing.row(&socket, 1, &self.clock);
+        let mut row = listing.row(&socket, 1, &self.clock);
+        // How long the queue was.
+        row.accept_queue = None;
+        self.neighbours = listing.neighbours.take();
         Ok(Some(Located {
             is_accepted: before.is_accepted,
             ..self.located(&socket, row, &listing)

@@ -105,6 +105,7 @@ impl Found {
             owners,
             preferred: None,
             places: FxHashMap::default(),
+            neighbours: None,
             sysctls: self.sysctls,
             incomplete: self.incomplete,
         }

@@ -11,7 +11,10 @@ mod netlink;
 mod rows;
 mod walk;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result};
 use keepalive_ebpf::Snapshot;
@@ -25,12 +28,14 @@ use crate::{
     core::{
         event::{Incomplete, IncompletePart, ListSource, RefusedSource},
         exit::{Exit, Refusal},
+        neighbours::Neighbours,
     },
     machine::{
         bpf::{Options, iterator::Iterators, reason::reason},
         namespace::Namespace,
         privileges,
         sandbox::Needs,
+        syscall,
     },
 };
 
@@ -112,6 +117,36 @@ impl Lister {
             }
         }
         diag::list(namespaces, with_owners, wanted)
+    }
+
+    /// As [`Lister::list`], with owners, and with the neighbours of each socket, among them the sockets that are not
+    /// wanted.
+    pub fn list_with_neighbours(
+        &mut self,
+        namespaces: &[Namespace],
+        wanted: &(impl Fn(&Snapshot) -> bool + Sync),
+    ) -> Result<Listing> {
+        let neighbours = Mutex::new(Neighbours::default());
+        let lock = || neighbours.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listing = self.list(namespaces, true, &|socket| {
+            lock().add(socket);
+            wanted(socket)
+        })?;
+        let mut neighbours = neighbours
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        for namespace in namespaces {
+            match namespace.within(|| Ok(syscall::addresses()?)) {
+                Ok(addresses) => neighbours.add_addresses(namespace.inode, addresses),
+                Err(error) => listing.incomplete.push(Incomplete {
+                    what: IncompletePart::Namespace,
+                    count: 1,
+                    reason: format!("its addresses cannot be read: {error:#}"),
+                }),
+            }
+        }
+        listing.neighbours = Some(neighbours);
+        Ok(listing)
     }
 }
 

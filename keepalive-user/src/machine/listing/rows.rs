@@ -11,6 +11,7 @@ use crate::{
             Incomplete, ListEnd, ListSource, ListedNamespace, ListedSocket, RefusedSource, Sysctls,
             When,
         },
+        neighbours::Neighbours,
         order::{self, Order},
         owners::Place,
         rows,
@@ -29,6 +30,8 @@ pub struct Listing {
     pub(super) preferred: Option<u32>,
     /// Where sockets were created, by cgroup id; empty until it is resolved.
     pub(super) places: FxHashMap<u64, Place>,
+    /// All sockets and addresses of the namespaces, if they were gathered.
+    pub neighbours: Option<Neighbours>,
     /// By namespace.
     pub sysctls: FxHashMap<u32, Sysctls>,
     pub incomplete: Vec<Incomplete>,
@@ -45,6 +48,13 @@ impl Listing {
         if let Some(place) = self.places.get(&socket.id.cgroup) {
             row.cgroup = Some(place.cgroup.clone());
             row.container_id = place.container_id.clone();
+        }
+        if let Some(neighbours) = &self.neighbours {
+            let owner = |inode| self.owners.processes(inode).0;
+            row.peer = neighbours.peer(&socket.id, owner);
+            if row.not_accepted {
+                row.accept_queue = neighbours.accept_queue(&socket.id, owner);
+            }
         }
         row
     }

@@ -2,6 +2,7 @@
 
 mod closes;
 mod outlook;
+mod place;
 mod plan;
 
 use std::io::Write;
@@ -18,7 +19,7 @@ use super::{
 use crate::core::{
     event::{
         Cause, Explanation, Keepalive, LastAction, LastRun, ListedSocket, MatchedEnd, Origin,
-        Outlook, Sysctl, TcpState, TimerKind,
+        Outlook, Plan, Sysctl, TcpState, TimerKind,
     },
     format::{millis, name},
 };
@@ -37,16 +38,21 @@ pub fn text(explanation: &Explanation, writer: &mut impl Write) -> Result<()> {
         lines.extend(explanation.matched.map(|end| matched(end, socket)));
         lines.push(how_set(socket));
         lines.extend(elsewhere(socket, explanation));
+        lines.extend(place::sentences(socket));
         lines.extend(explanation.last_run.map(past));
         lines.extend(future(explanation));
         lines.extend(timers(socket));
+        lines.extend(armed_before(socket, explanation.plan.as_ref()));
     }
     if let Some(plan) = &explanation.plan {
         let keepalive = socket.and_then(|socket| socket.keepalive);
-        if keepalive.is_none_or(|keepalive| keepalive.enabled) {
-            lines.extend(if_silent(plan));
+        // An orphan ends by another rule.
+        if socket.is_none_or(|socket| !socket.orphan) {
+            if keepalive.is_none_or(|keepalive| keepalive.enabled) {
+                lines.extend(if_silent(plan));
+            }
+            lines.push(stuck(plan));
         }
-        lines.push(stuck(plan, socket.is_some_and(|socket| socket.orphan)));
     }
     if let Some((owner, peer)) = explanation.owner_closes.zip(explanation.peer_closes) {
         lines.push(closes::sentence(&owner, &peer, socket));
@@ -107,7 +113,7 @@ pub fn choice(socket: &ListedSocket) -> String {
 
 fn heading(socket: &ListedSocket) -> String {
     format!(
-        "{}  {} → {}  {}, network namespace {}{}",
+        "{}  {} → {}  {}, network namespace {}{}{}",
         owner(socket.process.as_ref()),
         socket.socket.local,
         socket.socket.peer,
@@ -115,6 +121,10 @@ fn heading(socket: &ListedSocket) -> String {
         socket.socket.netns,
         match socket.silence_ms {
             Some(silence) => format!(", last segment from the peer {} ago", millis(silence)),
+            None => String::new(),
+        },
+        match socket.peer_probe_ms {
+            Some(ago) => format!(", its last probe {} ago", millis(ago)),
             None => String::new(),
         }
     )
@@ -227,16 +237,43 @@ fn end(socket: &ListedSocket) -> Option<String> {
     let retries2 = Some(socket.retries2.unwrap_or_default());
     // Known if the end is.
     let values = RuleValues::new(socket.keepalive.as_ref()?, retries2);
-    let when = if death.rule == Cause::RetransmitTimeout {
+    let when = if death.is_estimate {
         format!("in about {}", millis(death.in_ms))
     } else {
         in_time(death.in_ms)
     };
+    // `tcp_ack` clears `icsk_probes_out`.
+    let again = if death.rule == Cause::WindowProbeTimeout {
+        "; each answer starts the count again"
+    } else {
+        ""
+    };
     Some(format!(
-        "{} the connection ends {when}, by {}.",
+        "{} the connection ends {when}, by {}{again}.",
         unless(death.rule),
         rule(death.rule, values)
     ))
+}
+
+/// The armed timer is later than the settings allow: they were changed since (a sysctl: setting the option on
+/// the socket arms it again).
+fn armed_before(socket: &ListedSocket, plan: Option<&Plan>) -> Option<String> {
+    let next = socket.next_probe?.earliest_ms?;
+    let due = next.saturating_add(socket.silence_ms?);
+    let planned = plan?.first_probe_ms.most;
+    (socket.probes_out == 0 && due > planned).then(|| {
+        format!(
+            "The timer was armed before its settings changed: the next probe leaves {} of silence, not \
+             {}; what follows holds from then on. Open connections keep the timer that they have; \
+             setsockopt TCP_KEEPIDLE on the socket arms it again.",
+            after(due),
+            after(planned)
+        )
+    })
+}
+
+fn after(ms: u64) -> String {
+    format!("after {}", millis(ms))
 }
 
 fn with_origin(value: &str, origin: Option<Origin>) -> String {

@@ -3,7 +3,7 @@
 use super::in_time;
 use crate::core::{
     event::{Blocker, Cause, ListedSocket, NextProbe, Outlook, Plan},
-    format::plural,
+    format::{millis, plural},
 };
 
 /// The sentence that explains the outlook.
@@ -32,9 +32,22 @@ pub fn why(outlook: Outlook, socket: &ListedSocket, plan: Option<&Plan>) -> Stri
         ),
         Outlook::ZeroWindow => format!(
             "No keepalive probe while the peer's window is closed and data waits to be sent ({}): \
-             zero-window probes are sent instead ({} unanswered).",
+             zero-window probes are sent instead ({} unanswered{}).",
             plural(socket.send_queue.into(), "byte"),
-            socket.probes_out
+            socket.probes_out,
+            socket
+                .zero_window_ms
+                .map_or_else(String::new, |since| format!(
+                    ", the first {} ago: the peer's program does not read",
+                    millis(since)
+                ))
+        ),
+        Outlook::SendFails => format!(
+            "{} cannot be sent from this host, although the peer's window is open (no route, a \
+             firewall or a full queue here): tried again by the zero-window probe timer ({} so far), \
+             and no keepalive probe meanwhile.",
+            plural(socket.send_queue.into(), "byte"),
+            plural(socket.probes_out.into(), "attempt")
         ),
         Outlook::DataUnsent => format!(
             "No probe while data waits to be sent ({}); the timer runs {timer}.",

@@ -39,6 +39,12 @@ pub fn if_silent(plan: &Plan) -> Vec<String> {
             "TCP_KEEPCNT {} has no effect: with TCP_USER_TIMEOUT set the kernel ignores it.",
             settings.probes
         ),
+        UnexpectedEffect::IntervalAboveTime => format!(
+            "An idle connection whose peer answers is probed every {}, not every {}: after a probe the \
+             timer is set for TCP_KEEPINTVL, even if it is answered at once.",
+            millis(settings.interval_ms),
+            millis(settings.time_ms)
+        ),
         UnexpectedEffect::UserTimeoutBelowTime => format!(
             "TCP_USER_TIMEOUT {timeout} takes effect late: the keepalive timer first runs after \
              TCP_KEEPIDLE {}, and ends the connection one interval later.",
@@ -67,19 +73,12 @@ fn schedule(plan: &Plan) -> Option<String> {
 }
 
 /// What ends a connection while unacknowledged data suppresses keepalive.
-pub fn stuck(plan: &Plan, orphan: bool) -> String {
-    const SUBJECT: &str = "If data is not acknowledged keepalive does not run";
-    if orphan {
-        return format!(
-            "{SUBJECT}: as no process holds the socket any more it ends after tcp_orphan_retries \
-             retransmissions (0 counts as 8), sooner than after tcp_retries2."
-        );
-    }
+pub fn stuck(plan: &Plan) -> String {
     let settings = &plan.settings;
     let end = &plan.unacknowledged_data;
     let rule = rule(end.rule, rule_values(settings));
     format!(
-        "{SUBJECT}: dead {} after the first retransmission, by {rule}.",
+        "If data is not acknowledged keepalive does not run: dead {} after the first retransmission, by {rule}.",
         span(end.after_ms)
     )
 }

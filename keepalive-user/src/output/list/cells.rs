@@ -13,6 +13,7 @@ pub fn owner(socket: &ListedSocket, all: bool, text: &mut Text) {
     let Some(process) = &socket.process else {
         text.push(match socket.inode {
             _ if socket.orphan => "(orphan)",
+            _ if socket.not_accepted => "(not accepted)",
             Some(_) => "?",
             None => "-",
         });
@@ -144,7 +145,11 @@ pub fn timers(socket: &ListedSocket, text: &mut Text) {
 
 /// Whether a keepalive timer may run that sock_diag does not report: it reports one timer only.
 fn may_hide(one_timer_only: bool, timers: &[RunningTimer]) -> bool {
-    let before = [TimerKind::Retransmit, TimerKind::WindowProbe];
+    let before = [
+        TimerKind::Retransmit,
+        TimerKind::WindowProbe,
+        TimerKind::SendRetry,
+    ];
     one_timer_only && timers.iter().any(|timer| before.contains(&timer.kind))
 }
 
@@ -154,6 +159,7 @@ fn timer_name(kind: TimerKind) -> &'static str {
         TimerKind::LossProbe => "loss probe",
         TimerKind::Reorder => "reorder",
         TimerKind::WindowProbe => "window probe",
+        TimerKind::SendRetry => "send retry",
         TimerKind::Keepalive => "keepalive",
         TimerKind::FinWait2 => "fin_wait2",
         TimerKind::DelayedAck => "delayed ack",

@@ -26,6 +26,8 @@ pub enum Style {
 /// The widths of the columns that depend on the rows, and which optional columns are shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Columns {
+    receive_queue: usize,
+    send_queue: usize,
     local: usize,
     peer: usize,
     keepalive: usize,
@@ -45,8 +47,20 @@ pub struct Shown {
 
 impl Columns {
     pub fn new(shown: Shown) -> Self {
-        let [_, _, _, local, peer, keepalive, timers, next_probe, ..] = HEADER.map(str::len);
+        let [
+            _,
+            receive_queue,
+            send_queue,
+            local,
+            peer,
+            keepalive,
+            timers,
+            next_probe,
+            ..,
+        ] = HEADER.map(str::len);
         Self {
+            receive_queue,
+            send_queue,
             local,
             peer,
             keepalive,
@@ -63,6 +77,12 @@ impl Columns {
             fill(&mut text);
             *width = text.len().max(*width);
         };
+        fit(&mut self.receive_queue, &|text| {
+            text.number(socket.receive_queue.into());
+        });
+        fit(&mut self.send_queue, &|text| {
+            text.number(socket.send_queue.into());
+        });
         fit(&mut self.local, &|text| text.endpoint(&socket.socket.local));
         fit(&mut self.peer, &|text| text.endpoint(&socket.socket.peer));
         fit(&mut self.keepalive, &|text| keepalive(socket, text));
@@ -85,7 +105,6 @@ const HEADER: [&str; 10] = [
 ];
 /// Includes the gap after it.
 const STATE_WIDTH: usize = 12;
-const QUEUE_WIDTH: usize = 6;
 const SILENT_WIDTH: usize = 6;
 const NETNS_WIDTH: usize = 10;
 const OWNER_WIDTH: usize = 22;
@@ -116,9 +135,9 @@ pub fn header(style: Style, again: bool, colour: bool, text: &mut Text) {
     ] = HEADER;
     text.push(state);
     text.pad(text.len() - state.len(), STATE_WIDTH);
-    text.right(QUEUE_WIDTH, |text| text.push(recv));
+    text.right(columns.receive_queue, |text| text.push(recv));
     text.push(" ");
-    text.right(QUEUE_WIDTH, |text| text.push(send));
+    text.right(columns.send_queue, |text| text.push(send));
     text.push(GAP);
     for (name, width) in [
         (local, columns.local),
@@ -169,11 +188,13 @@ fn row(socket: &ListedSocket, columns: Columns, text: &mut Text) {
     let start = text.len();
     text.push(state(socket.socket.state));
     text.pad(start, STATE_WIDTH);
-    text.right(QUEUE_WIDTH, |text| {
+    text.right(columns.receive_queue, |text| {
         text.number(socket.receive_queue.into());
     });
     text.push(" ");
-    text.right(QUEUE_WIDTH, |text| text.number(socket.send_queue.into()));
+    text.right(columns.send_queue, |text| {
+        text.number(socket.send_queue.into());
+    });
     text.push(GAP);
     cell(text, columns.local, |text| {
         text.endpoint(&socket.socket.local);
@@ -184,7 +205,7 @@ fn row(socket: &ListedSocket, columns: Columns, text: &mut Text) {
     cell(text, columns.keepalive, |text| keepalive(socket, text));
     cell(text, columns.timers, |text| timers(socket, text));
     cell(text, columns.next_probe, |text| next_probe(socket, text));
-    text.right(SILENT_WIDTH, |text| match socket.silence_ms {
+    text.right(SILENT_WIDTH, |text| match socket.heard_ms() {
         Some(ms) => brief(ms, text),
         None => text.push("-"),
     });

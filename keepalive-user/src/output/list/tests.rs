@@ -20,6 +20,20 @@ fn when() -> When {
     }
 }
 
+/// Idle 60 s of its own.
+fn keepalive_60() -> Keepalive {
+    Keepalive {
+        enabled: true,
+        time_ms: 60_000,
+        time_origin: Some(Origin::Socket),
+        interval_ms: 75_000,
+        interval_origin: Some(Origin::Sysctl),
+        probes: 9,
+        probes_origin: None,
+        user_timeout_ms: 20_500,
+    }
+}
+
 fn socket() -> ListedSocket {
     ListedSocket {
         when: when(),
@@ -40,16 +54,7 @@ fn socket() -> ListedSocket {
         pids: vec![1036, 1040],
         cgroup: None,
         container_id: None,
-        keepalive: Some(Keepalive {
-            enabled: true,
-            time_ms: 60_000,
-            time_origin: Some(Origin::Socket),
-            interval_ms: 75_000,
-            interval_origin: Some(Origin::Sysctl),
-            probes: 9,
-            probes_origin: None,
-            user_timeout_ms: 20_500,
-        }),
+        keepalive: Some(keepalive_60()),
         retries2: Some(15),
         rto_max_ms: Some(120_000),
         uid: Some(0),
@@ -77,6 +82,11 @@ fn socket() -> ListedSocket {
         silence_ms: Some(900),
         last_data_ms: None,
         last_ack_ms: None,
+        peer_probe_ms: None,
+        zero_window_ms: None,
+        not_accepted: false,
+        accept_queue: None,
+        peer: None,
         probes_out: 0,
         receive_queue: 0,
         send_queue: 100,
@@ -212,6 +222,20 @@ TIME_WAIT        0    100  10.0.0.1:22  10.0.0.7:37409  -               time_wai
 ";
     let table = table(shown, &[in_container, small]);
     assert_eq!(table.split("\n\n").next().unwrap(), expected.trim_end());
+}
+
+/// The peer's window is closed on 7 MB.
+#[test]
+fn columns_fit_long_queues() {
+    let stuck = ListedSocket {
+        send_queue: 7_340_032,
+        ..socket()
+    };
+    let table = table(Shown::default(), &[stuck, socket()]);
+    let lines: Vec<&str> = table.lines().take(3).collect();
+    assert!(lines[0].starts_with("STATE       RECV-Q  SEND-Q  LOCAL"));
+    assert!(lines[1].starts_with("ESTABLISHED      0 7340032  10.0.0.1:22"));
+    assert!(lines[2].starts_with("ESTABLISHED      0     100  10.0.0.1:22"));
 }
 
 #[test]

@@ -71,6 +71,17 @@ fn all_netns(bench: &Bench) -> Result<()> {
             ensure!(entry["sockets"] == 3, "{entry}");
             ensure!(entry["sysctl"]["time_ms"] == time * 1000, "{entry}");
         }
+        // With a filter the namespaces without a socket to show are left out.
+        let (_, netns, pair, _) = &places[0];
+        let port = pair.client.local()?.port().to_string();
+        let listing = Listing::of(bench, source, &["--all-netns", "-L", &port])?;
+        let shown = listing.end.get("namespaces").as_array();
+        ensure!(
+            shown.is_some_and(|shown| shown.iter().any(|it| it["netns"] == *netns)
+                && shown.iter().all(|it| it["sockets"] != 0)),
+            "{}",
+            listing.end
+        );
     }
     Ok(())
 }

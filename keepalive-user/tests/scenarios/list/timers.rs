@@ -134,7 +134,11 @@ impl Zoo {
         row.expect("next_probe", serde_json::Value::Null)?;
         // This end drops the SYN-ACK and stays in SYN_SENT; the listener's end is a request socket.
         let (local, peer) = (self.connecting.local()?, self.listener.local()?);
-        expect_timer(listing.between(local, peer)?, "syn_sent", "retransmit")?;
+        let row = listing.between(local, peer)?;
+        expect_timer(row, "syn_sent", "retransmit")?;
+        if complete {
+            row.expect("death.rule", "connect_timeout")?;
+        }
         expect_timer(listing.between(peer, local)?, "syn_recv", "syn_ack")?;
         // This end waits no longer than TIME_WAIT, so the kernel keeps only a tcp_timewait_sock.
         let (local, peer) = self.small_orphan;

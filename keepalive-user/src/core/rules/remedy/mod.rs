@@ -159,30 +159,20 @@ impl Patient<'_> {
         })
     }
 
-    /// Changes the idle time, the interval, or both, of a socket that has keepalive on. The others stay as
-    /// they are, except that the interval is never above the idle time.
-    pub fn retime(self, keepalive: &Keepalive, idle: Option<u64>, interval: Option<u64>) -> String {
+    /// Changes the options whose values differ; `None` if none does.
+    pub fn set(self, keepalive: &Keepalive, target: Advice) -> Option<String> {
         let now = Advice::of(keepalive);
-        let idle = idle.unwrap_or(now.idle);
-        let fitting = (idle / 6).max(1);
-        let kept = if now.interval > idle {
-            fitting
-        } else {
-            now.interval
-        };
-        let target = Advice {
-            idle,
-            interval: interval.unwrap_or(kept),
-            count: now.count,
-        };
         let changes = |option: &SocketOption| target.value(*option) != now.value(*option);
         let change = Change {
             is_off: false,
             target,
             options: SocketOption::ALL.into_iter().filter(changes).collect(),
         };
-        self.of_program(&change)
-            .unwrap_or_else(|| self.by_options(keepalive, &change))
+        if change.options.is_empty() {
+            return None;
+        }
+        let text = self.of_program(&change);
+        Some(text.unwrap_or_else(|| self.by_options(keepalive, &change)))
     }
 
     /// By socket options, or, if none of them is set on the socket now, by the sysctls that it uses.

@@ -61,6 +61,8 @@ struct TcpInfo {
 
 /// `tcpi_notsent_bytes`.
 pub(super) const NOTSENT_BYTES: usize = 144;
+/// `tcpi_snd_wnd`, since 5.4.
+const SND_WND: usize = 228;
 
 /// The kernel reports it only with CAP_NET_ADMIN over the namespace.
 pub(super) const INET_DIAG_MARK: u16 = 15;
@@ -219,9 +221,13 @@ fn traffic(value: &[u8], out: &mut Snapshot) {
     }
     sample.packets_out = info.unacked;
     sample.write_seq = out.send_queue;
-    let notsent = value.get(NOTSENT_BYTES..).and_then(<[u8]>::first_chunk);
-    let notsent = notsent.map_or(0, |bytes| u32::from_ne_bytes(*bytes));
-    sample.snd_nxt = out.send_queue.saturating_sub(notsent);
+    let later = |offset: usize| {
+        let bytes = value.get(offset..).and_then(<[u8]>::first_chunk);
+        bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+    };
+    // Sequence numbers count from `snd_una`.
+    sample.snd_nxt = out.send_queue.saturating_sub(later(NOTSENT_BYTES));
+    sample.snd_wnd = later(SND_WND);
     sample.rto = info.rto / 1000;
     sample.probes_out = info.probes;
     sample.backoff = info.backoff;
