@@ -9,7 +9,7 @@ use crate::{
     core::{
         event::{Finding, Incomplete, IncompletePart},
         exit::{Exit, Refusal, is_broken_pipe},
-        rules::{Middlebox, Named, Tracking},
+        rules::{Middlebox, NAMESPACE_RULE, NAMESPACE_SEVERITY, Named, Tracking},
     },
     machine::{
         audit::{audit, tracking},
@@ -39,7 +39,8 @@ pub fn run(arguments: &Audit) -> Result<Exit> {
         .iter()
         .any(|finding| fails(arguments.fail_on.as_ref(), finding));
     let unseen = end.incomplete.iter().any(|it| match it.what {
-        IncompletePart::Namespace | IncompletePart::Sockets | IncompletePart::Sysctls => true,
+        IncompletePart::Namespace | IncompletePart::Sockets => true,
+        IncompletePart::Sysctls => needs_sysctls(arguments.fail_on.as_ref()),
         // Sockets without settings are counted as not judged; owners are not judged.
         IncompletePart::Settings | IncompletePart::Owner => false,
     });
@@ -115,6 +116,15 @@ fn conntrack_of(name: &str) -> Result<Middlebox> {
         format!("no connection tracking in network namespace {name} (its nf_conntrack sysctls are not readable)")
     })?;
     Ok(one.named())
+}
+
+/// Whether the rule about the sysctls of namespaces can make the audit fail.
+fn needs_sysctls(fail_on: Option<&FailOn>) -> bool {
+    match fail_on {
+        None => false,
+        Some(FailOn::Severity(severity)) => NAMESPACE_SEVERITY >= *severity,
+        Some(FailOn::Rule(rule)) => rule == NAMESPACE_RULE,
+    }
 }
 
 fn fails(fail_on: Option<&FailOn>, finding: &Finding) -> bool {

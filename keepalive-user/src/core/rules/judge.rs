@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    Case, Middlebox, NAMESPACE_RULE, RULES, Surroundings, Violation, namespace_sysctls, rule_names,
+    Case, Middlebox, NAMESPACE_RULE, NAMESPACE_SEVERITY, RULES, Surroundings, Violation,
+    namespace_sysctls, rule_names,
 };
 use crate::core::{
     arithmetic,
@@ -147,7 +148,7 @@ impl<'a> Judge<'a> {
         if let Some(found) = namespace_sysctls(sysctls, host)
             && self.is_wanted(NAMESPACE_RULE, None)
         {
-            let finding = self.finding(NAMESPACE_RULE, Severity::Info, netns, found);
+            let finding = self.finding(NAMESPACE_RULE, NAMESPACE_SEVERITY, netns, found);
             self.findings.push((finding, 0));
         }
     }

@@ -132,6 +132,7 @@ pub const RULES: &[AuditRule] = &[
 
 /// The rule about a namespace: it can be selected and ignored by name, like the rules above.
 pub const NAMESPACE_RULE: &str = "namespace_sysctls";
+pub const NAMESPACE_SEVERITY: Severity = Severity::Info;
 
 /// The names of all rules, with their severities and summaries.
 pub fn summaries() -> impl Iterator<Item = (&'static str, Severity, &'static str)> {

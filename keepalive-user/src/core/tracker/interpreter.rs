@@ -128,8 +128,12 @@ impl Interpreter {
         let attempt = u32::from(record.before.probes_out) + 1;
         let next = rearmed(after);
         let effective = Effective::of(record, self.hz);
-        let death = next
-            .and_then(|next| self.death(record, arithmetic::window_end(&effective, after, next)?));
+        let end = if after.orphan {
+            arithmetic::orphan_window_end
+        } else {
+            arithmetic::window_end
+        };
+        let death = next.and_then(|next| self.death(record, end(&effective, after, next)?));
         let send = decisions::send(record);
         socket.tally.window_probes = socket.tally.window_probes.saturating_add(1);
         let previous = socket.outstanding;
@@ -154,8 +158,12 @@ impl Interpreter {
         let after = &record.after;
         let next = rearmed(after);
         let effective = Effective::of(record, self.hz);
-        let death = next
-            .and_then(|next| self.death(record, arithmetic::send_end(&effective, after, next)?));
+        let end = if after.orphan {
+            arithmetic::orphan_window_end
+        } else {
+            arithmetic::send_end
+        };
+        let death = next.and_then(|next| self.death(record, end(&effective, after, next)?));
         let send = decisions::send(record);
         let what = SendRetry {
             retries: probes_out(record),
