@@ -1,5 +1,6 @@
 //! Which sockets to look at for the answer to an outstanding probe: the next run of the timer, which would
-//! show it, may be hours away. A socket is looked at soon after its probe, and then every second.
+//! show it, may be hours away. A socket is looked at soon after its probe, and then every second, unless its
+//! timer runs within a second anyway.
 
 use std::collections::VecDeque;
 

@@ -31,7 +31,7 @@ use crate::core::{
     clock::{Clock, WallClock},
     event::{Event, MissedCounts, Sysctl, UnaffectedSockets},
     kernel::state,
-    sample::silence,
+    sample::{rearmed, silence},
 };
 
 /// The process that acts on a socket: its id and its name (`task_struct.comm`), NUL-terminated.
@@ -206,7 +206,9 @@ impl Tracker {
             Kind::Ack | Kind::Closing | Kind::Polled | Kind::Owner | Kind::Listed => {}
         }
         let sent = socket.outstanding.map(|probe| probe.sent);
-        let probed = sent.filter(|_| sent != before);
+        // A timer that runs again within a second shows the answer as soon.
+        let is_soon = rearmed(&record.after).is_some_and(|left| left <= interpreter.hz.into());
+        let probed = sent.filter(|_| sent != before && !is_soon);
         // An end within a timer run is reported after that run.
         let in_timer = kind == Kind::Close && record.within == Within::KeepaliveTimer;
         if socket.end.is_some() && !in_timer {
