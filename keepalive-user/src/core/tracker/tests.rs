@@ -340,3 +340,35 @@ fn ends_wait_for_their_timer_run_in_order() {
     assert_eq!(closed, [Some(2)]);
     assert!(is_closed(&observe(&mut tracker, &[again(probe(1, 41))])));
 }
+
+/// Read at 20.4 s, half a minute before the timer would show the answer, and only what is news is observed.
+#[test]
+fn the_answer_to_a_rare_probe_is_read_from_the_socket() {
+    let mut tracker = tracker(10);
+    let mut rare = probe(1, 20_000);
+    rare.after.expires = 50_000;
+    observe(&mut tracker, &[rare]);
+    assert_eq!(tracker.next_look(), None, "nothing reads sockets");
+    tracker.expect_looks();
+    observe(&mut tracker, &[probe(2, 20_000)]);
+    assert_eq!(tracker.next_look(), None, "its timer runs soon");
+    rare.id.sk = 3;
+    rare.id.cookie = 3;
+    observe(&mut tracker, &[rare]);
+    assert_eq!(tracker.next_look(), Some(20_400_000_000));
+    assert!(tracker.looks(20_300_000_000, 9).is_empty());
+    assert_eq!(tracker.looks(20_500_000_000, 9), [3]);
+
+    let mut read = rare;
+    (read.kind, read.after.time) = (Kind::Polled, 20_500_000_000);
+    read.after.jiffies = 20_500;
+    assert!(tracker.is_redundant(&read));
+    (read.after.probes_out, read.after.rcv_tstamp) = (0, 20_040);
+    assert!(!tracker.is_redundant(&read));
+    let events = observe(&mut tracker, &[read]);
+    let [Event::Answer(answer)] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert_eq!(answer.what.reported_after_ms, 460);
+    assert!(tracker.looks(30_000_000_000, 9).is_empty());
+}
