@@ -103,7 +103,8 @@ impl Live {
                 self.more = true;
                 return Ok(Turn::Tick);
             }
-            () = until(self.session.next_look()) => self.session.look(),
+            // Each reading makes a record: the ring is emptied first.
+            () = until(self.session.next_look()), if !self.more => self.session.look(),
             older = self.session.seeding.next(), if seeding => {
                 match older {
                     Some(older) => self.session.seed(&older)?,

@@ -88,8 +88,8 @@ pub struct Session {
     older: Older,
     /// Every end of a connection is reported, also without keepalive.
     all_ends: bool,
-    /// When sockets were last read for answers, CLOCK_MONOTONIC, nanoseconds.
-    looked: u64,
+    /// When sockets may be read for answers again, CLOCK_MONOTONIC, nanoseconds.
+    next_look: u64,
     clocks: ClockWatch,
     sysctls: Option<NamespaceSysctls>,
 }
@@ -149,7 +149,7 @@ impl Session {
             seeding,
             older: request.older,
             all_ends: options.filter.all_ends != 0,
-            looked: 0,
+            next_look: 0,
             clocks: ClockWatch::new(reading),
             sysctls,
         };

@@ -112,6 +112,18 @@ pub fn monotonic_ns() -> u64 {
 }
 
 /// kill(2).
+/// Adds microseconds to the wall clock.
+pub fn step_wall_clock(microseconds: i64) -> io::Result<()> {
+    const SECOND: i64 = 1_000_000;
+    // SAFETY: a struct of integers, for which all zero is a value.
+    let mut request: libc::timex = unsafe { std::mem::zeroed() };
+    request.modes = libc::ADJ_SETOFFSET;
+    request.time.tv_sec = microseconds.div_euclid(SECOND);
+    request.time.tv_usec = microseconds.rem_euclid(SECOND);
+    // SAFETY: the kernel reads and writes the struct, and keeps no pointer.
+    check(unsafe { libc::adjtimex(&raw mut request) }).map(drop)
+}
+
 pub fn signal(pid: u32, signal: Signal) -> Result<()> {
     let pid = Pid::from_raw(pid.cast_signed()).context("no process has this id")?;
     Ok(kill_process(pid, signal)?)

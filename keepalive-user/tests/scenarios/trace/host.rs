@@ -4,12 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use crate::harness::bench::{Bench, HardCase};
 use crate::kit::event::Event;
 use crate::kit::net::{self, Namespace};
 use crate::kit::socket::{Keepalive, LOCALHOST, Pair};
+use crate::kit::sys;
 use crate::kit::tracer::{PATIENCE, Tracer};
 
 pub const CASES: &[HardCase] = &[
@@ -97,14 +97,7 @@ fn clock_step(bench: &Bench) -> Result<()> {
     ended.end()?.expect("events.clock_step", 2)
 }
 
-/// Sets the wall clock by this many microseconds.
+/// Sets the wall clock by this many microseconds, exactly.
 fn set_clock(step_us: i64) -> Result<()> {
-    const SECOND: i64 = 1_000_000_000;
-    let now = clock_gettime(ClockId::Realtime);
-    let nanoseconds = now.tv_nsec + step_us * 1000;
-    let then = Timespec {
-        tv_sec: now.tv_sec + nanoseconds.div_euclid(SECOND),
-        tv_nsec: nanoseconds.rem_euclid(SECOND),
-    };
-    clock_settime(ClockId::Realtime, then).context("clock_settime(CLOCK_REALTIME)")
+    sys::step_wall_clock(step_us).context("adjtimex(ADJ_SETOFFSET)")
 }
