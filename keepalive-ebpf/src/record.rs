@@ -256,8 +256,8 @@ pub struct TcpSample {
     /// `tp->last_oow_ack_time`: when an empty segment outside the window was last answered, low 32 bits of
     /// jiffies, 0 = never. The peer's keepalive probe is one (`tcp_validate_incoming`).
     pub last_oow_ack_time: u32,
-    /// `tp->retrans_stamp`: when the segment that is being retransmitted was first sent (in SYN_SENT: the
-    /// first SYN), CLOCK_MONOTONIC milliseconds, low 32 bits, 0 = nothing is being retransmitted.
+    /// `tp->retrans_stamp`: when what is being retransmitted was first retransmitted (in SYN_SENT: when the first
+    /// SYN was sent), CLOCK_MONOTONIC milliseconds, low 32 bits, 0 = nothing is being retransmitted.
     pub retrans_stamp: u32,
     /// `icsk_probes_out`: unanswered probes, keepalive and zero-window alike.
     pub probes_out: u8,

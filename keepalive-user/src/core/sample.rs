@@ -2,7 +2,9 @@
 //!
 //! What the values of a sample mean by themselves.
 
-use keepalive_ebpf::TcpSample;
+use keepalive_ebpf::{Record, TcpSample};
+
+use super::kernel::state;
 
 /// Silence of the peer, jiffies: `keepalive_time_elapsed`, the smaller age of the last data and
 /// the last ACK.
@@ -57,7 +59,7 @@ pub fn rearmed(after: &TcpSample) -> Option<u64> {
         .then(|| after.expires.saturating_sub(after.jiffies))
 }
 
-/// Since the segment that is being retransmitted was first sent (in SYN_SENT: the first SYN), milliseconds;
+/// Since the first retransmission of what is being retransmitted (in SYN_SENT: since the first SYN), milliseconds;
 /// `None` = none is, or that was not recorded.
 pub fn retransmitting(sample: &TcpSample) -> Option<u64> {
     // `tcp_time_stamp_ms`: the monotonic clock.
@@ -72,7 +74,26 @@ pub fn may_send(sample: &TcpSample) -> bool {
     unsent(sample) > 0 && end.wrapping_sub(sample.snd_nxt).cast_signed() > 0
 }
 
-/// Bytes written and not sent.
+/// Bytes written and not acknowledged at the end of a socket.
+pub fn undelivered(record: &Record) -> u32 {
+    let sequence = record.after.write_seq.wrapping_sub(record.after.snd_una);
+    sequence.saturating_sub(has_flag(record.from_state).into())
+}
+
+/// Bytes of data written and not sent: without a FIN, which counts as one in sequence numbers.
+pub fn data_unsent(sample: &TcpSample) -> u32 {
+    unsent(sample).saturating_sub(has_flag(sample.state).into())
+}
+
+/// Whether the last sequence number may be that of a SYN or FIN.
+fn has_flag(state: u8) -> bool {
+    matches!(
+        state,
+        state::FIN_WAIT1 | state::CLOSING | state::LAST_ACK | state::SYN_SENT | state::SYN_RECV
+    )
+}
+
+/// Sequence numbers written and not sent.
 pub fn unsent(sample: &TcpSample) -> u32 {
     sample.write_seq.wrapping_sub(sample.snd_nxt)
 }

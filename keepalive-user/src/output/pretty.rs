@@ -231,7 +231,10 @@ fn window_probe(probe: &WindowProbe, now: Timestamp, zone: &TimeZone) -> String 
 /// The result of the send of a probe that the kernel counted.
 fn sent(sent: Option<bool>, error: Option<&Errno>, outage: Option<Outage>) -> String {
     match (outage.map(outage_words), error, sent) {
-        (Some(why), _, _) => format!("counted, but not sent: {why}"),
+        (Some(why), _, _) if outage.is_some_and(Outage::is_certain) => {
+            format!("counted, but not sent: {why}")
+        }
+        (Some(why), _, _) => format!("made, but {why}"),
         (None, Some(error), _) => format!("counted, but not sent ({error})"),
         (None, None, Some(false)) => "counted, but not sent".to_owned(),
         (None, None, Some(true)) => "sent".to_owned(),

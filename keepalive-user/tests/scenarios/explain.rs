@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::harness::bench::{Bench, HardCase, Refused};
 use crate::kit::event::Event;
 use crate::kit::link::{FAR_ADDRESS, Link, NEAR_ADDRESS, drop_everything_at_near};
-use crate::kit::net::Namespace;
+use crate::kit::net::{self, Namespace};
 use crate::kit::process::Running;
 use crate::kit::socket::{Keepalive, LOCALHOST, Pair, Tcp};
 
@@ -170,6 +170,8 @@ fn expect_rule(explained: &Event, rule: Option<&str>) -> Result<()> {
 /// peer's window is open.
 fn send_fails(bench: &Bench) -> Result<()> {
     let _namespace = Namespace::create()?;
+    // A dropped retry counts, and the next one follows after half a second: enough for a slow machine.
+    net::sysctl("tcp_retries2", 250)?;
     let link = Link::create()?;
     let listener = link.at_far(|| Tcp::new(FAR_ADDRESS))?;
     let pair = Pair::from(Tcp::new(NEAR_ADDRESS)?, listener, FAR_ADDRESS, FAR_ADDRESS)?;

@@ -50,9 +50,27 @@ pub fn window_end(effective: &Effective, sample: &TcpSample, next: u64) -> Optio
     Some(ConnectionEnd { after, rule })
 }
 
-/// As [`window_end`], while the window is open and this host cannot send: the same timer and counters.
-pub fn send_end(effective: &Effective, sample: &TcpSample, next: u64) -> Option<ConnectionEnd> {
-    let end = window_end(effective, sample, next)?;
+/// As [`window_end`], while the window is open and this host cannot send: the same timer and counters. If the
+/// queue of the device drops it, the timeout does not double: `TCP_RESOURCE_PROBE_INTERVAL`, half a second
+/// (`tcp_send_probe0`).
+pub fn send_end(
+    effective: &Effective,
+    sample: &TcpSample,
+    next: u64,
+    hz: u32,
+) -> Option<ConnectionEnd> {
+    let mut end = window_end(effective, sample, next)?;
+    if sample.backoff == 0 && sample.probes_out > 0 {
+        let retries = effective.retries2.min(255);
+        let left = retries.saturating_sub(sample.probes_out.into());
+        let after = next.saturating_add(u64::from(left) * u64::from(hz / 2));
+        if after < end.after {
+            end = ConnectionEnd {
+                after,
+                rule: Cause::WindowProbeTimeout,
+            };
+        }
+    }
     let rule = if end.rule == Cause::WindowProbeUserTimeout {
         Cause::SendUserTimeout
     } else {
@@ -182,6 +200,18 @@ mod tests {
             ..effective(HZ, 9, 0)
         };
         assert_eq!(orphan_window_end(&many, &sample, 100), None);
+    }
+
+    /// The queue drops each retry: 15 of them at half a second, not doubled.
+    #[test]
+    fn a_full_queue_ends_it_soon() {
+        let sample = TcpSample {
+            rto: HZ / 5,
+            probes_out: 3,
+            ..TcpSample::default()
+        };
+        let end = send_end(&effective(HZ, 9, 0), &sample, 125, HZ).unwrap();
+        assert_eq!((end.after, end.rule), (125 + 12 * 125, Cause::SendTimeout));
     }
 
     proptest! {

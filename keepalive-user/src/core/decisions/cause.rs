@@ -3,7 +3,12 @@
 use keepalive_ebpf::{Kind, Record, RecordFlags, Within};
 use linux_raw_sys::errno;
 
-use crate::core::{arithmetic::Effective, event::Cause, kernel::state, sample::may_send};
+use crate::core::{
+    arithmetic::Effective,
+    event::Cause,
+    kernel::state,
+    sample::{may_send, retransmitting, undelivered},
+};
 
 /// Why a socket reached CLOSE. `signal` is what killed the process that closed it, if one did.
 pub fn cause(record: &Record, signal: Option<u32>, hz: u32) -> Cause {
@@ -20,10 +25,21 @@ pub fn cause(record: &Record, signal: Option<u32>, hz: u32) -> Cause {
         Within::KeepaliveTimer if record.settings.user_timeout != 0 => Cause::KeepaliveUserTimeout,
         Within::KeepaliveTimer => Cause::KeepaliveProbes,
         Within::RetransmitTimer | Within::ProbeTimer if orphan => orphaned(record, hz),
+        Within::RetransmitTimer if is_shut(record) => match record.settings.user_timeout {
+            0 => Cause::WindowProbeTimeout,
+            _ => Cause::WindowProbeUserTimeout,
+        },
         Within::RetransmitTimer => retransmit(record),
         Within::ProbeTimer => window_probe(record, hz),
         Within::Nothing => outside_timers(record, signal, hz),
     }
+}
+
+/// The peer closed its window over data in flight: `tcp_retransmit_timer` retransmits then without counting,
+/// until `tcp_rtx_probe0_timed_out`.
+fn is_shut(record: &Record) -> bool {
+    let sample = &record.after;
+    sample.snd_wnd == 0 && sample.retransmits == 0 && record.from_state != state::SYN_SENT
 }
 
 /// The signal that killed the acting process, if one did.
@@ -38,6 +54,11 @@ pub fn fatal_signal(record: &Record) -> Option<u32> {
 fn outside_timers(record: &Record, signal: Option<u32>, hz: u32) -> Cause {
     match record.id.error {
         0 => closed_from(record, signal),
+        // `tcp_rcv_state_process` calls `tcp_reset` itself if data arrives for an orphan. All of ours was
+        // acknowledged.
+        errno::ECONNRESET if record.id.orphan && undelivered(record) == 0 => {
+            closed_from(record, signal)
+        }
         // `tcp_reset` (tcp_input.c): EPIPE in CLOSE_WAIT, ECONNREFUSED in SYN_SENT.
         errno::ECONNRESET | errno::EPIPE | errno::ECONNREFUSED => Cause::PeerReset,
         // `tcp_abort` (tcp.c): `ss -K`.
@@ -46,8 +67,21 @@ fn outside_timers(record: &Record, signal: Option<u32>, hz: u32) -> Cause {
         errno::ETIMEDOUT if record.id.orphan => orphaned(record, hz),
         errno::ETIMEDOUT if record.after.retransmits > 0 => retransmit(record),
         errno::ETIMEDOUT => window_probe(record, hz),
+        // An error that was reported earlier and ended nothing (IP_RECVERR): a process closed the socket.
+        _ if record.flags.contains(RecordFlags::PROCESS_CONTEXT)
+            || is_closing(record.from_state) =>
+        {
+            closed_from(record, signal)
+        }
         _ => Cause::NetworkError,
     }
+}
+
+fn is_closing(from: u8) -> bool {
+    matches!(
+        from,
+        state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSING | state::TIME_WAIT | state::LAST_ACK
+    )
 }
 
 /// An orphan ended by the write timer. `tcp_write_err` sets an error; `tcp_out_of_resources` sets none.
@@ -78,9 +112,10 @@ fn retransmit(record: &Record) -> Cause {
     let timeout = record.settings.user_timeout != 0;
     match record.from_state {
         state::SYN_SENT | state::SYN_RECV => {
-            // Without the count either may have ended it.
-            let counted = u32::from(record.after.retransmits) >= record.settings.syn_retries;
-            if timeout && !counted {
+            // The count may include `tcp_syn_linear_timeouts`, so the time decides.
+            let since = retransmitting(&record.after);
+            let timed_out = since.is_some_and(|ms| ms >= record.settings.user_timeout.into());
+            if timeout && timed_out {
                 Cause::ConnectUserTimeout
             } else {
                 Cause::ConnectTimeout

@@ -197,6 +197,7 @@ fn end(within: Within, from: u8, error: u32) -> Record {
     record.from_state = from;
     record.id.state = state::CLOSE;
     record.id.error = error;
+    record.after.snd_wnd = 64_000;
     record
 }
 
@@ -262,7 +263,7 @@ fn a_connection_that_was_never_established() {
         ] {
             let mut record = end(within, state::SYN_SENT, errno::ETIMEDOUT);
             record.after.retransmits = retransmits;
-            record.settings.syn_retries = 6;
+            (record.after.time, record.after.retrans_stamp) = (21_500_000_000, 500);
             record.settings.user_timeout = user_timeout;
             assert_eq!(cause_of(&record), expected);
         }
@@ -338,4 +339,39 @@ fn an_owner_that_was_killed() {
         (record.exit_code, record.flags) = (exit_code, flags);
         assert_eq!(fatal_signal(&record), expected);
     }
+}
+
+/// `tcp_retransmit_timer` counts no retransmission while the window is closed.
+#[test]
+fn a_window_that_closed_over_data_in_flight() {
+    let mut record = end(
+        Within::RetransmitTimer,
+        state::ESTABLISHED,
+        errno::ETIMEDOUT,
+    );
+    record.after.snd_wnd = 0;
+    assert_eq!(cause_of(&record), Cause::WindowProbeTimeout);
+    record.after.retransmits = 3;
+    assert_eq!(cause_of(&record), Cause::RetransmitTimeout);
+}
+
+/// Data that arrives for an orphan makes the kernel reset it; a reset may also discard its last data.
+#[test]
+fn a_reset_of_an_orphan() {
+    let mut record = end(Within::Nothing, state::FIN_WAIT2, errno::ECONNRESET);
+    record.id.orphan = true;
+    assert_eq!(cause_of(&record), Cause::LocalClose);
+    (record.from_state, record.after.write_seq) = (state::FIN_WAIT1, 6);
+    assert_eq!(cause_of(&record), Cause::PeerReset);
+}
+
+/// An ICMP error that was only reported (IP_RECVERR) did not end the connection.
+#[test]
+fn an_error_that_ended_nothing() {
+    let closed = end(Within::Nothing, state::FIN_WAIT2, errno::EHOSTUNREACH);
+    assert_eq!(cause_of(&closed), Cause::LocalClose);
+    let mut aborted = end(Within::Nothing, state::ESTABLISHED, errno::EHOSTUNREACH);
+    assert_eq!(cause_of(&aborted), Cause::NetworkError);
+    aborted.flags = RecordFlags::PROCESS_CONTEXT;
+    assert_eq!(cause_of(&aborted), Cause::LocalAbort);
 }

@@ -329,7 +329,7 @@ pub enum Precision {
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Closed {
     pub cause: Cause,
-    /// Errno name reported to the application (`ETIMEDOUT`); null if none.
+    /// Errno name reported to the application (`ETIMEDOUT`); null if none, and for an orphan.
     pub error: Option<Errno>,
     /// TCP state before CLOSE.
     pub from_state: TcpState,
@@ -340,7 +340,7 @@ pub struct Closed {
     pub closed_by: Option<ClosedBy>,
     /// Bytes that the application wrote and the peer did not acknowledge.
     pub undelivered_bytes: u32,
-    /// Since the segment that was being retransmitted was first sent, milliseconds; null if none was. For
+    /// Since the first retransmission of what was not acknowledged, milliseconds; null if there was none. For
     /// a connection that was never established: since its first SYN.
     pub retransmitting_ms: Option<u64>,
     /// Since the first and since the last of the unanswered probes was sent, milliseconds; null if none was

@@ -56,6 +56,16 @@ pub enum Outage {
     Queue,
 }
 
+impl Outage {
+    /// Whether the segment cannot have left this host. The state of a device is read a little later.
+    pub fn is_certain(self) -> bool {
+        match self {
+            Self::NoRoute | Self::Firewall | Self::Queue => true,
+            Self::DeviceDown | Self::NoCarrier => false,
+        }
+    }
+}
+
 /// Every way out of `tcp_keepalive_timer`.
 #[derive(
     Clone,
@@ -98,7 +108,9 @@ impl TimerRun {
     /// Whether a probe was counted that did not leave this host.
     pub fn is_unsent(&self) -> bool {
         match self.decision {
-            Decision::ProbeSent => self.sent == Some(false) || self.outage.is_some(),
+            Decision::ProbeSent => {
+                self.sent == Some(false) || self.outage.is_some_and(Outage::is_certain)
+            }
             Decision::ProbeFailed => true,
             Decision::DataInFlight
             | Decision::DataUnsent

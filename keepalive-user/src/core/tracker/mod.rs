@@ -143,6 +143,7 @@ impl Tracker {
             && record.id.state != state::CLOSE
             && !is_due
             && is_unanswered
+            && (record.id.keepopen || socket.outstanding.is_some_and(|probe| probe.is_of_window()))
             && !socket.is_another(record)
     }
 
@@ -349,6 +350,9 @@ impl Tracker {
         socket.advance(record, interpreter.hz);
         socket.learn(&record.id, record.after.time);
         interpreter.report_answer(socket, record, events);
+        if !is_closed {
+            interpreter.switched_off(socket, record, events);
+        }
         if is_closed {
             self.unseen.add(CLOSE, since);
             socket.end = Some(Box::new(*record));

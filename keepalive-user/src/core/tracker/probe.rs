@@ -74,7 +74,17 @@ pub struct Answered {
 
 impl Outstanding {
     /// The probe that the timer run of `record` made. `previous` are the outstanding ones until then.
-    pub fn new(record: &Record, kind: ProbeKind, attempt: u32, previous: Option<Self>) -> Self {
+    ///
+    /// `unresolved` is when the last probe was sent to which a late answer may still come, 0 = none: within two
+    /// retransmission timeouts.
+    pub fn new(
+        record: &Record,
+        kind: ProbeKind,
+        attempt: u32,
+        previous: Option<Self>,
+        unresolved: u64,
+        hz: u32,
+    ) -> Self {
         // The socket reads the clock when it builds a segment, inside the run.
         let (entry, exit) = (record.before.time, record.after.time);
         let built = record.after.clock_cache;
@@ -84,6 +94,8 @@ impl Outstanding {
             entry
         };
         let previous = previous.filter(|previous| previous.kind == kind && attempt > 1);
+        let patience = 2 * u64::from(record.after.rto) * 1_000_000_000 / u64::from(hz.max(1));
+        let is_awaited = unresolved != 0 && sent.saturating_sub(unresolved) < patience;
         Self {
             kind,
             attempt,
@@ -98,10 +110,10 @@ impl Outstanding {
             snd_wnd: record.after.snd_wnd,
             state: record.after.state,
             outage: outage(record),
-            earlier: previous.map_or(0, |previous| {
+            earlier: previous.map_or(is_awaited.into(), |previous| {
                 previous
                     .earlier
-                    .saturating_add(previous.outage.is_none().into())
+                    .saturating_add(previous.may_have_left().into())
             }),
             rto: record.after.rto,
         }
@@ -125,10 +137,28 @@ impl Outstanding {
         if !is_heard {
             return Outcome::Outstanding;
         }
-        if self.outage().is_some() || self.received(sample) == Some((0, true)) {
+        let has_left = self.may_have_left() || self.earlier > 0;
+        if !has_left || self.received(sample) == Some((0, true)) || self.is_all_replied(sample) {
             return Outcome::Heard;
         }
         Outcome::Answered(self.answered(sample, hz))
+    }
+
+    /// Whether this side replied to every segment without data that it received: to a FIN, a retransmission of
+    /// one, or a probe of the peer it does; to an answer it does not.
+    fn is_all_replied(&self, sample: &TcpSample) -> bool {
+        // Nothing else was sent.
+        let is_quiet = sample.snd_nxt == self.snd_una && sample.snd_una == self.snd_una;
+        let sent = sample.segs_out.wrapping_sub(self.segs_out);
+        is_quiet
+            && sent > 0
+            && self
+                .received(sample)
+                .is_some_and(|(without_data, data)| !data && without_data <= sent)
+    }
+
+    fn may_have_left(&self) -> bool {
+        !self.outage.is_some_and(Outage::is_certain)
     }
 
     /// Segments without data received since, and whether any with data were, retransmissions included; `None`
@@ -156,7 +186,7 @@ impl Outstanding {
             || self.received(sample).is_some_and(|(_, data)| data);
         let late = time.saturating_sub(self.sent) > u64::from(self.rto).saturating_mul(jiffy);
         let is_hidden = self.earlier > 0
-            || self.outage.is_some()
+            || !self.may_have_left()
             || data
             || sample.snd_una != self.snd_una
             || (sample.snd_wnd != self.snd_wnd && late)
@@ -227,7 +257,7 @@ mod tests {
 
     fn outcome(record: &Record, previous: Option<Outstanding>, sample: &TcpSample) -> Outcome {
         let attempt = 1 + u32::from(previous.is_some());
-        Outstanding::new(record, ProbeKind::Keepalive, attempt, previous).outcome(sample, HZ)
+        Outstanding::new(record, ProbeKind::Keepalive, attempt, previous, 0, HZ).outcome(sample, HZ)
     }
 
     fn rtt(outcome: Outcome) -> Option<(u64, Precision)> {
@@ -251,13 +281,13 @@ mod tests {
     /// Karn: the answer may be to the first or to the second probe.
     #[test]
     fn an_answer_to_one_of_two_probes_is_ambiguous() {
-        let first = Outstanding::new(&probe(), ProbeKind::Keepalive, 1, None);
+        let first = Outstanding::new(&probe(), ProbeKind::Keepalive, 1, None, 0, HZ);
         let second = outcome(&probe(), Some(first), &answered());
         assert_eq!(rtt(second), None);
         // The first did not leave this host.
         let mut lost = probe();
         lost.route.flags = RouteFlags::READ;
-        let first = Outstanding::new(&lost, ProbeKind::Keepalive, 1, None);
+        let first = Outstanding::new(&lost, ProbeKind::Keepalive, 1, None, 0, HZ);
         assert!(rtt(outcome(&probe(), Some(first), &answered())).is_some());
     }
 
@@ -292,5 +322,32 @@ mod tests {
             ..answered()
         };
         assert_eq!(rtt(outcome(&probe(), None, &late)), None);
+    }
+
+    /// A round trip of 1.6 s, probed every second: the answer to an earlier probe arrives right after this one.
+    #[test]
+    fn a_late_answer_to_an_earlier_probe_is_ambiguous() {
+        let mut record = probe();
+        record.after.rto = 2 * HZ;
+        let soon = Outstanding::new(&record, ProbeKind::Keepalive, 1, None, 10 * MS, HZ);
+        assert_eq!(rtt(soon.outcome(&answered(), HZ)), None);
+        record.after.rto = HZ / 5;
+        let later = Outstanding::new(&record, ProbeKind::Keepalive, 1, None, 10 * MS, HZ);
+        assert!(rtt(later.outcome(&answered(), HZ)).is_some());
+    }
+
+    /// This side acknowledged the only segment that arrived: a FIN, or a retransmission of one.
+    #[test]
+    fn a_fin_of_the_peer_is_not_an_answer() {
+        let fin = TcpSample {
+            segs_out: 1,
+            ..answered()
+        };
+        assert_eq!(outcome(&probe(), None, &fin), Outcome::Heard);
+        let both = TcpSample { segs_in: 7, ..fin };
+        assert!(matches!(
+            outcome(&probe(), None, &both),
+            Outcome::Answered(_)
+        ));
     }
 }

@@ -34,6 +34,9 @@ pub struct Socket {
     /// CLOCK_MONOTONIC when it was established, 0 if that was not seen.
     pub established: u64,
     pub outstanding: Option<Outstanding>,
+    /// When the last probe was sent that was answered together with earlier ones, CLOCK_MONOTONIC,
+    /// nanoseconds, 0 = none: late answers may follow.
+    pub unresolved: u64,
     /// `None` before the first sample.
     pub continuity: Option<Continuity>,
     /// How a process closed it.
@@ -98,7 +101,7 @@ impl Closer {
 }
 
 // There may be a million sockets.
-const _: () = assert!(size_of::<Socket>() <= 192);
+const _: () = assert!(size_of::<Socket>() <= 200);
 
 /// [`Totals`] in compact form.
 #[derive(Clone, Copy, Default)]
@@ -151,6 +154,7 @@ impl Socket {
             first_seen: time,
             established: 0,
             outstanding: None,
+            unresolved: 0,
             continuity: None,
             closer: None,
             tally: Tally::default(),

@@ -24,9 +24,9 @@ pub struct Timer {
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 
-/// Has the kernel abort an IPv4 connection of the calling thread's namespace, as `ss -K` does; false if the
-/// kernel cannot (CONFIG_INET_DIAG_DESTROY).
-pub fn destroy(local: SocketAddr, peer: SocketAddr) -> Result<bool> {
+/// Has the kernel abort an IPv4 connection of the calling thread's namespace, as `ss -K` does
+/// (CONFIG_INET_DIAG_DESTROY).
+pub fn destroy(local: SocketAddr, peer: SocketAddr) -> Result<()> {
     let (SocketAddr::V4(local), SocketAddr::V4(peer)) = (local, peer) else {
         bail!("{local} is not IPv4");
     };
@@ -54,8 +54,7 @@ pub fn destroy(local: SocketAddr, peer: SocketAddr) -> Result<bool> {
     let (length, _) = recv(&socket, &mut reply, RecvFlags::empty()).context("SOCK_DESTROY")?;
     ensure!(length >= 20, "SOCK_DESTROY: {length} bytes");
     match word(&reply, 16).cast_signed() {
-        0 => Ok(true),
-        error if -error == libc::EOPNOTSUPP => Ok(false),
+        0 => Ok(()),
         error => Err(std::io::Error::from_raw_os_error(-error)).context("SOCK_DESTROY"),
     }
 }

@@ -25,11 +25,10 @@ fn sentence(closed: &Closed, keepalive: &Keepalive, heard: &str) -> String {
     let heard = last_segment(closed, heard);
     match closed.cause {
         Cause::KeepaliveProbes | Cause::KeepaliveUserTimeout => {
-            let outage = closed.outage.map_or_else(String::new, |outage| {
-                format!(": they did not leave this host, {}", outage_words(outage))
-            });
-            let probes = unanswered(closed, keepalive);
-            format!("{probes}{outage}; {heard}; killed by keepalive")
+            format!(
+                "{}; {heard}; killed by keepalive",
+                unanswered(closed, keepalive)
+            )
         }
         Cause::RetransmitTimeout | Cause::RetransmitUserTimeout => format!(
             "{}{} of unacknowledged data; {heard}; killed by retransmission{}",
@@ -46,11 +45,10 @@ fn sentence(closed: &Closed, keepalive: &Keepalive, heard: &str) -> String {
             unconnected(closed),
             millis(keepalive.user_timeout_ms)
         ),
-        Cause::ConnectAbandoned => format!("{}; the application gave up", unconnected(closed)),
-        Cause::WindowProbeTimeout => format!(
-            "no answer to {}; {heard}; killed by zero-window probes",
-            plural(closed.probes_out.into(), "zero-window probe")
-        ),
+        Cause::ConnectAbandoned => format!("{}; {}", unconnected(closed), gave_up(closed)),
+        Cause::WindowProbeTimeout => {
+            format!("{}; {heard}; killed by zero-window probes", shut(closed))
+        }
         Cause::WindowProbeUserTimeout => format!(
             "TCP_USER_TIMEOUT {} ended it: the peer's window stayed closed; {heard}; killed by \
              zero-window probes",
@@ -91,7 +89,27 @@ fn unanswered(closed: &Closed, keepalive: &Keepalive) -> String {
         let timeout = millis(keepalive.user_timeout_ms);
         format!("TCP_USER_TIMEOUT {timeout} ended it after {probes} without an answer")
     } else {
-        format!("no answer to {probes}{}", probed_for(closed))
+        let outage = closed.outage.map_or_else(String::new, |outage| {
+            let left = if outage.is_certain() {
+                "they did not leave this host, "
+            } else {
+                ""
+            };
+            format!(": {left}{}", outage_words(outage))
+        });
+        format!("no answer to {probes}{}{outage}", probed_for(closed))
+    }
+}
+
+/// A window that stayed closed. Over data in flight the kernel retransmits without counting
+/// (`tcp_rtx_probe0_timed_out`).
+fn shut(closed: &Closed) -> String {
+    match closed.probes_out {
+        0 => "the peer's window closed over data in flight, and nothing more was heard".to_owned(),
+        probes => format!(
+            "no answer to {}",
+            plural(probes.into(), "zero-window probe")
+        ),
     }
 }
 
@@ -161,12 +179,38 @@ fn orphan(closed: &Closed, heard: &str) -> String {
         0 => "its FIN was not acknowledged".to_owned(),
         bytes => format!("{} undelivered", plural(bytes.into(), "byte")),
     };
-    let tries = match (closed.probes_out, closed.retransmits) {
-        (0, 0) => "the peer's window stayed closed".to_owned(),
-        (0, retransmits) => plural(retransmits.into(), "retransmission"),
-        (probes, _) => plural(probes.into(), "unanswered zero-window probe"),
+    let tries = match (closed.outage, closed.retransmits, closed.probes_out) {
+        (Some(outage), ..) => format!("not sent from this host, {}", outage_words(outage)),
+        (None, 0, 0) => "the peer's window stayed closed".to_owned(),
+        (None, 0, probes) => plural(probes.into(), "unanswered zero-window probe"),
+        (None, retransmits, _) => plural(retransmits.into(), "retransmission"),
     };
-    format!("given up after its owner had closed it: {what}, {tries}; {heard}")
+    format!(
+        "given up after {}: {what}, {tries}; {heard}",
+        had_closed(closed)
+    )
+}
+
+/// How an orphan lost its owner.
+fn had_closed(closed: &Closed) -> String {
+    match &closed.closed_by {
+        Some(ClosedBy {
+            signal: Some(_), ..
+        }) => format!("its owner was killed{}", by_signal(closed)),
+        Some(ClosedBy { exiting: true, .. }) => "its owner had exited".to_owned(),
+        Some(_) | None => "its owner had closed it".to_owned(),
+    }
+}
+
+/// How an attempt to connect ended.
+fn gave_up(closed: &Closed) -> String {
+    match &closed.closed_by {
+        Some(ClosedBy {
+            signal: Some(_), ..
+        }) => format!("the application was killed{}", by_signal(closed)),
+        Some(ClosedBy { exiting: true, .. }) => "the application exited".to_owned(),
+        Some(_) | None => "the application gave up".to_owned(),
+    }
 }
 
 /// Middleboxes send resets in the name of the peer.
