@@ -63,6 +63,15 @@ fn is_remarkable(sk: u64, from: u8) -> bool {
                 _ => true,
             }
         }
+        // The last data of a connection that its owner has closed. In LAST_ACK, which orderly closes leave too,
+        // it is not looked for.
+        state::FIN_WAIT1 | state::CLOSING => {
+            let socket = Direct(sk);
+            let undelivered = socket
+                .at::<u32>(layout!(write_seq))
+                .wrapping_sub(socket.at(layout!(snd_una)));
+            undelivered > 1 && socket.at::<u32>(layout!(sk_err)) == errno::ECONNRESET
+        }
         _ => false,
     }
 }

@@ -74,7 +74,7 @@ pub struct Settings {
     #[arg(long, value_name = "PROBES", value_parser = clap::value_parser!(u32).range(1..=PROBES_MAX.into()))]
     pub count: Option<u32>,
     /// TCP_USER_TIMEOUT, milliseconds; 0 = none
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
     pub user_timeout: Option<u32>,
     /// net.ipv4.tcp_retries2
     #[arg(long, value_name = "RETRIES", value_parser = clap::value_parser!(u32).range(1..=255))]

@@ -22,7 +22,7 @@ higher bar is a slower answer, · one at an unknown time, × none. LATEST is the
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Top {
-    /// Show answers when they arrive, not at the next timer: hooks tcp_ack, which is hot
+    /// Show answers when they arrive, not within a second: hooks tcp_ack, which is hot
     #[arg(long)]
     pub live_answers: bool,
     #[command(flatten)]

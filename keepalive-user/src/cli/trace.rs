@@ -40,7 +40,7 @@ pub struct Trace {
     pub audit: bool,
     #[command(flatten)]
     pub record: Recording,
-    /// Report answers when they arrive, not at the next timer: hooks tcp_ack, which is hot
+    /// Report answers when they arrive, not within a second: hooks tcp_ack, which is hot
     #[arg(long)]
     pub live_answers: bool,
     /// Measure the BPF programs, and print at the end what each took (to standard error)

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::event::When;
 
-/// Offsets that are remembered: an answer is reported at the next timer, maybe hours and some steps later.
+/// Offsets that are remembered: an answer is reported later, and steps may come between.
 pub const REMEMBERED: usize = 4;
 /// Smaller changes than this are not distinguished from the uncertainty of a reading, nanoseconds.
 const LEAST: u64 = 1_000_000;

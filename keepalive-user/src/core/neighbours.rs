@@ -82,9 +82,11 @@ impl Neighbours {
         }
         let (local, peer) = ends(id);
         let address = Ipv6Addr::from(id.peer).to_canonical();
+        // An own address may lead elsewhere, too (DNAT, IPVS): there must be a listener for it.
         let is_own = address.is_loopback()
             || id.peer == id.local
-            || self.addresses.contains(&(id.netns, address));
+            || (self.addresses.contains(&(id.netns, address))
+                && self.listeners.contains_key(&(id.netns, id.peer_port)));
         let is_mirrored = self.pairs.contains(&(peer, local));
         // An own address of the host may be redirected, too.
         Some(match self.proxy(id) {
@@ -219,6 +221,8 @@ mod tests {
         around.add_addresses(2, [IpAddr::from([10, 0, 0, 2])]);
         assert_eq!(place(&around, &client), PeerPlace::Elsewhere);
         around.add_addresses(1, ["::ffff:10.0.0.2".parse().unwrap()]);
+        assert_eq!(place(&around, &client), PeerPlace::Elsewhere, "DNAT");
+        around.add(&listening("10.0.0.2", 80, 5));
         assert_eq!(place(&around, &client), PeerPlace::Here);
         let mapped = connected(("::ffff:127.0.0.1", 80), ("::ffff:127.0.0.1", 4000));
         assert_eq!(place(&around, &mapped), PeerPlace::Here);

@@ -190,7 +190,7 @@ impl<O: Owners> Pipeline<O> {
         if observations.is_empty() {
             return Ok(());
         }
-        // Not the time of the events: an answer is reported at the next timer.
+        // Not the time of the events: an answer is reported later.
         let mut outcome = self.report_unread(when);
         for observation in observations {
             let shown = self.emit(observation);

@@ -113,8 +113,9 @@ impl<'a> Judge<'a> {
             return;
         }
         if row.keepalive.is_none() {
-            // TIME_WAIT and SYN_RECV have no settings.
-            let by_nature = matches!(row.socket.state, TcpState::TimeWait | TcpState::SynRecv);
+            // TIME_WAIT, SYN_RECV, and FIN_WAIT2 without an owner (often a small socket, too) have no settings.
+            let by_nature = matches!(row.socket.state, TcpState::TimeWait | TcpState::SynRecv)
+                || (row.socket.state == TcpState::FinWait2 && row.orphan);
             self.not_judged += u64::from(!by_nature);
             return;
         }

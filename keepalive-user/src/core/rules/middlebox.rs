@@ -145,7 +145,8 @@ pub fn behind_a_proxy(
         ),
         remedy: format!(
             "no keepalive setting helps: send application data (a heartbeat) more often than every \
-             {timeout}, or close pooled connections sooner than after that{raise}"
+             {timeout}; on the side that opens connections close pooled ones sooner than after that, on the \
+             side that accepts them keep idle ones open longer{raise}"
         ),
     }
 }

@@ -72,10 +72,17 @@ pub fn late_for_middlebox(case: &Case<'_>) -> Option<Violation> {
         return None;
     }
     if let Expiry::Proxy { setting } = middlebox.expiry {
+        // It has outlived the timeout: no such proxy is between the ends.
+        if case.socket.last_data_ms.is_some_and(|ago| ago > timeout) {
+            return None;
+        }
         return Some(middlebox::behind_a_proxy(middlebox, setting, case.socket));
     }
-    // The peer's probe passed it after the timeout began.
-    if case.socket.peer_probe_ms.is_some_and(|ago| ago < timeout) {
+    // The peer's probe passed it after the timeout began. A stamp as old as the silence is not evidence: a
+    // duplicate of a SYN-ACK leaves one, too.
+    let silence = case.socket.silence_ms.unwrap_or_default();
+    let probed = case.socket.peer_probe_ms.filter(|&ago| ago < silence / 2);
+    if probed.is_some_and(|ago| ago < timeout) {
         return None;
     }
     if !keepalive.enabled {

@@ -70,7 +70,8 @@ fn sooner(case: &Case<'_>) -> String {
         .map(|plan| plan.unacknowledged_data.after_ms.least);
     if case.socket.orphan {
         format!(
-            "sysctl net.ipv4.tcp_orphan_retries in network namespace {}",
+            "a smaller net.ipv4.tcp_orphan_retries (1 to 7; 0 counts as 8) in network namespace {} ends such \
+             sockets sooner",
             case.socket.socket.netns
         )
     } else if timeout > 0 {
@@ -94,7 +95,7 @@ pub fn close_wait(case: &Case<'_>) -> Option<Violation> {
         && since >= case.soon_ms();
     is_leaked.then(|| Violation {
         evidence: format!(
-            "close_wait: the peer has closed, {} has not for at least {}{}",
+            "close_wait: the peer has closed its side, {} has not for at least {}{}",
             owner(socket.process.as_ref()),
             millis(since),
             match socket.receive_queue {
@@ -102,7 +103,9 @@ pub fn close_wait(case: &Case<'_>) -> Option<Violation> {
                 unread => format!("; {} not read", plural(unread.into(), "byte")),
             }
         ),
-        consequence: if case.is_off() {
+        consequence: if socket.death.is_some() {
+            format!("the program leaks the socket: the connection ends {}", ends(case))
+        } else if case.is_off() {
             "the program leaks the socket: no timer ends it".to_owned()
         } else {
             "the program leaks the socket: it stays until a keepalive probe finds that the peer has \
@@ -182,10 +185,13 @@ pub fn not_read(case: &Case<'_>) -> Option<Violation> {
 /// The peer acknowledges, and offers no window.
 fn not_read_there(case: &Case<'_>, closed: u64) -> Violation {
     let socket = case.socket;
+    let is_unanswered = socket.probes_out > 0;
     let by_timeout = socket
         .death
         .is_some_and(|death| death.rule.rule() == Some(Rule::UserTimeout));
-    let end = if by_timeout || socket.orphan {
+    let end = if is_unanswered {
+        format!("unless it answers the connection ends {}", ends(case))
+    } else if by_timeout || socket.orphan {
         format!("unless it reads the connection ends {}", ends(case))
     } else {
         "the connection does not end while the peer answers zero-window probes".to_owned()
@@ -196,7 +202,12 @@ fn not_read_there(case: &Case<'_>, closed: u64) -> Violation {
             plural(socket.send_queue.into(), "byte"),
             millis(closed)
         ),
-        consequence: format!("the peer's program does not read; {end}"),
+        consequence: if is_unanswered {
+            let probes = plural(socket.probes_out.into(), "zero-window probe");
+            format!("{probes} unanswered: the peer may be gone, or does not read; {end}")
+        } else {
+            format!("the peer's program does not read; {end}")
+        },
         remedy: if by_timeout || socket.orphan {
             "read, or close the connection, in the peer's program".to_owned()
         } else {

@@ -494,7 +494,7 @@ fn warn_of_blind_spots(source: &Source, options: &Options) {
         .any(|hook| hook.need == HookNeed::LiveAnswers);
     if options.live_answers && !offers_live {
         log::warn!(
-            "--live-answers needs the fentry backend; answers are reported at the next timer instead"
+            "--live-answers needs the fentry backend; answers are reported within about a second instead"
         );
     }
 }

@@ -84,7 +84,7 @@ const SOON_MS: u64 = 1000;
 fn probed(socket: &ListedSocket) -> Option<String> {
     let keepalive = socket.keepalive?;
     let ago = socket.peer_probe_ms?;
-    (!keepalive.enabled && ago < socket.silence_ms?).then(|| {
+    (!keepalive.enabled && ago < socket.silence_ms? / 2).then(|| {
         format!(
             "The peer probes this side (last {} ago, as an empty segment outside the window, which \
              keepalive does not count as received).",

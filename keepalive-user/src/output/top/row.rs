@@ -32,7 +32,7 @@ pub type Urgency = (u8, u64);
 pub const DYING: u8 = 0;
 /// The connection ended otherwise than by being closed.
 const DIED: u8 = 1;
-/// A probe is out; whether it was answered is read at the next timer.
+/// A probe is out; whether it was answered is read within a second or at the next timer.
 const WAITING: u8 = 2;
 const QUIET: u8 = 3;
 const STOPPED: u8 = 4;

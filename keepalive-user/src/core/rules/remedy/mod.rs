@@ -15,7 +15,7 @@ use super::surroundings::{Role, Surroundings};
 use crate::core::{
     arithmetic,
     event::{Keepalive, ListedSocket, Origin, PlannedSettings, Sysctl},
-    kernel::{KEEPALIVE_MAX_S, RTO_MAX_MS},
+    kernel::RTO_MAX_MS,
 };
 
 /// Values of the three options: seconds, seconds, count.
@@ -37,7 +37,9 @@ impl Advice {
     /// Half of a middlebox's idle timeout, so that one lost probe does no harm. `None` if the timeout is
     /// too short: the options count in seconds, and timers run late.
     pub fn within(timeout_ms: u64) -> Option<Self> {
-        let idle = (timeout_ms / 2000).clamp(1, KEEPALIVE_MAX_S.into());
+        // Where the middlebox is patient, a dead peer is still to be found soon.
+        const MOST_S: u64 = 300;
+        let idle = (timeout_ms / 2000).clamp(1, MOST_S);
         let advice = Self {
             idle,
             interval: (idle / 6).max(1),
