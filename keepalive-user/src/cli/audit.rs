@@ -64,7 +64,7 @@ pub struct Audit {
     /// Middlebox between the ends, by name
     #[arg(long, value_name = "NAME", value_parser = middlebox)]
     pub middlebox: Option<Named>,
-    /// Report connections without keepalive that are silent for this long
+    /// From this silence on a connection without keepalive is critical; a warning from 60 s on
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
     pub silent: Duration,
     /// Apply only these rules (comma-separated)

@@ -16,7 +16,7 @@ replays it.
 
 PROBES is how many are unanswered of how many end the connection (2/9); with ut TCP_USER_TIMEOUT ends
 it instead, and window counts zero-window probes. RTT has a mark for each of the last probes: a
-higher bar is a slower answer, · one at an unknown time, × none. LATEST is the last round-trip time.
+higher bar is a slower answer, · one at an unknown time, ? late or lost, × none. LATEST is the last round-trip time.
 - is none, or unknown.";
 
 #[derive(Args, Debug)]

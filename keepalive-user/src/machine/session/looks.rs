@@ -38,7 +38,7 @@ impl Session {
         self.next_look = end.saturating_add(pause.max(GATHER));
     }
 
-    /// Reads them at the end, whenever their probes were sent.
+    /// Reads them at the end, whenever their probes were sent: as many as are read at a time.
     pub fn look_at_all(&mut self) {
         self.look_at_those_of(u64::MAX);
     }

@@ -9,7 +9,7 @@ use crate::core::{
 /// A reset this long after a probe is not called its answer, milliseconds: the kernel's first estimate of
 /// a round trip (RFC 6298).
 const PROMPT_MS: u64 = 1000;
-/// A reset after a shorter silence is ordinary, milliseconds.
+/// A shorter silence before a reset is not worth a word, milliseconds.
 const SILENT_MS: u64 = 1000;
 
 /// A death certificate, in one sentence; `heard` is when the last segment from the peer arrived.
@@ -74,7 +74,11 @@ fn sentence(closed: &Closed, keepalive: &Keepalive, heard: &str) -> String {
         Cause::PeerReset => reset(closed),
         Cause::PeerFin => "closed by the peer first".to_owned(),
         Cause::LocalClose => closed_by_owner(closed, keepalive),
-        Cause::LocalAbort => format!("aborted by its owner{}", unread(closed)),
+        Cause::LocalAbort => {
+            let exiting = closed.closed_by.as_ref().is_some_and(|by| by.exiting);
+            let how = if exiting { ", which exited" } else { "" };
+            format!("aborted by its owner{how}{}", unread(closed))
+        }
         Cause::OwnerKilled => format!("closed because its owner was killed{}", by_signal(closed)),
         Cause::OutsideAbort => format!("aborted from outside{}", by_process(closed)),
         Cause::NetworkError => "ended by a network error".to_owned(),
