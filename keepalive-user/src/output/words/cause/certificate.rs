@@ -74,11 +74,7 @@ fn sentence(closed: &Closed, keepalive: &Keepalive, heard: &str) -> String {
         Cause::PeerReset => reset(closed),
         Cause::PeerFin => "closed by the peer first".to_owned(),
         Cause::LocalClose => closed_by_owner(closed, keepalive),
-        Cause::LocalAbort => {
-            let exiting = closed.closed_by.as_ref().is_some_and(|by| by.exiting);
-            let how = if exiting { ", which exited" } else { "" };
-            format!("aborted by its owner{how}{}", unread(closed))
-        }
+        Cause::LocalAbort => aborted(closed),
         Cause::OwnerKilled => format!("closed because its owner was killed{}", by_signal(closed)),
         Cause::OutsideAbort => format!("aborted from outside{}", by_process(closed)),
         Cause::NetworkError => "ended by a network error".to_owned(),
@@ -242,6 +238,12 @@ fn probed_for(closed: &Closed) -> String {
     closed
         .probing_ms
         .map_or_else(String::new, |ms| format!(" over {}", tenths(ms / 100, "s")))
+}
+
+fn aborted(closed: &Closed) -> String {
+    let exiting = closed.closed_by.as_ref().is_some_and(|by| by.exiting);
+    let how = if exiting { ", which exited" } else { "" };
+    format!("aborted by its owner{how}{}", unread(closed))
 }
 
 /// `tcp_close` with unread data sends a RST (RFC 2525, section 2.17).
