@@ -18,7 +18,7 @@ pub use self::{
     keepalive::{earliest_probe, idle_end, keepalive_end},
     plan::{plan, plan_of},
     retransmission::retransmit_end,
-    window_probe::{orphan_window_end, send_end, window_end},
+    window_probe::persist_end,
 };
 
 use crate::core::{event::Cause, kernel::RTO_MAX_MS};

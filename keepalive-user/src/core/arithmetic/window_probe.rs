@@ -3,14 +3,17 @@
 use keepalive_ebpf::TcpSample;
 
 use super::{ConnectionEnd, Effective};
-use crate::core::{event::Cause, sample::zero_window};
+use crate::core::{
+    event::Cause,
+    sample::{may_send, zero_window},
+};
 
 /// The end of a connection in a zero window whose peer stays silent, computed at a probe.
 ///
 /// `tcp_probe_timer`: a run ends the connection if the user timeout has passed since the first
 /// probe (`icsk_probes_tstamp`), else if `tcp_retries2` probes are outstanding; otherwise
 /// `tcp_send_probe0` doubles the timeout up to the maximum (`tcp_probe0_when`).
-pub fn window_end(effective: &Effective, sample: &TcpSample, next: u64) -> Option<ConnectionEnd> {
+fn window_end(effective: &Effective, sample: &TcpSample, next: u64) -> Option<ConnectionEnd> {
     let now = sample.jiffies as u32;
     let since = if sample.probes_tstamp == 0 {
         0
@@ -50,10 +53,26 @@ pub fn window_end(effective: &Effective, sample: &TcpSample, next: u64) -> Optio
     Some(ConnectionEnd { after, rule })
 }
 
+/// The end of a connection whose persist timer is due in `next` jiffies; `None` if that is unknown.
+pub fn persist_end(
+    effective: &Effective,
+    sample: &TcpSample,
+    next: u64,
+    hz: u32,
+) -> Option<ConnectionEnd> {
+    if sample.orphan {
+        orphan_window_end(effective, sample, next)
+    } else if may_send(sample) {
+        send_end(effective, sample, next, hz)
+    } else {
+        window_end(effective, sample, next)
+    }
+}
+
 /// As [`window_end`], while the window is open and this host cannot send: the same timer and counters. If the
 /// queue of the device drops it, the timeout does not double: `TCP_RESOURCE_PROBE_INTERVAL`, half a second
 /// (`tcp_send_probe0`).
-pub fn send_end(
+fn send_end(
     effective: &Effective,
     sample: &TcpSample,
     next: u64,
@@ -85,7 +104,7 @@ pub fn send_end(
 /// `tcp_probe_timer`, SOCK_DEAD: as many unanswered probes as [`Effective::orphan_limit`] end it; and once the
 /// timeout has reached the maximum as many doublings, whether the peer answers or not. If the last probe was
 /// answered, the next ones are assumed to be.
-pub fn orphan_window_end(
+fn orphan_window_end(
     effective: &Effective,
     sample: &TcpSample,
     next: u64,

@@ -50,11 +50,7 @@ fn connected(
         {
             None
         }
-        pending::PROBE0 if socket.id.orphan => {
-            arithmetic::orphan_window_end(effective, sample, write)
-        }
-        pending::PROBE0 if may_send(sample) => arithmetic::send_end(effective, sample, write, hz),
-        pending::PROBE0 => arithmetic::window_end(effective, sample, write),
+        pending::PROBE0 => arithmetic::persist_end(effective, sample, write, hz),
         _ if sample.packets_out == 0
             && unsent(sample) == 0
             && sample.timer_pending

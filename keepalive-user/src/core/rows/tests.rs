@@ -118,7 +118,7 @@ fn the_end_of_a_connection_that_is_not_idle() {
         (end.in_ms, end.rule),
         (15_000, Cause::WindowProbeUserTimeout)
     );
-    socket.id.orphan = true;
+    (socket.id.orphan, socket.sample.orphan) = (true, true);
     assert_eq!(death(&socket, HZ), None);
 }
 

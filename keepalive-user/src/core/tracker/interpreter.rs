@@ -135,12 +135,8 @@ impl Interpreter {
         let attempt = u32::from(record.before.probes_out) + 1;
         let next = rearmed(after);
         let effective = Effective::of(record, self.hz);
-        let end = if after.orphan {
-            arithmetic::orphan_window_end
-        } else {
-            arithmetic::window_end
-        };
-        let death = next.and_then(|next| self.death(record, end(&effective, after, next)?));
+        let end = |next| arithmetic::persist_end(&effective, after, next, self.hz);
+        let death = next.and_then(|next| self.death(record, end(next)?));
         let send = decisions::send(record);
         socket.tally.window_probes = socket.tally.window_probes.saturating_add(1);
         let previous = socket.outstanding;
@@ -172,13 +168,7 @@ impl Interpreter {
         let after = &record.after;
         let next = rearmed(after);
         let effective = Effective::of(record, self.hz);
-        let end = |next| {
-            if after.orphan {
-                arithmetic::orphan_window_end(&effective, after, next)
-            } else {
-                arithmetic::send_end(&effective, after, next, self.hz)
-            }
-        };
+        let end = |next| arithmetic::persist_end(&effective, after, next, self.hz);
         let death = next.and_then(|next| self.death(record, end(next)?));
         let send = decisions::send(record);
         let what = SendRetry {

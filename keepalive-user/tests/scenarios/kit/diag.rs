@@ -2,6 +2,7 @@
 //! independently of the tracer's own parser.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, bail, ensure};
 use linux_raw_sys::net::{AF_INET, IPPROTO_TCP};
@@ -24,12 +25,9 @@ pub struct Timer {
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 
-/// Has the kernel abort an IPv4 connection of the calling thread's namespace, as `ss -K` does
-/// (CONFIG_INET_DIAG_DESTROY).
-pub fn destroy(local: SocketAddr, peer: SocketAddr) -> Result<()> {
-    let (SocketAddr::V4(local), SocketAddr::V4(peer)) = (local, peer) else {
-        bail!("{local} is not IPv4");
-    };
+/// A socket for a request about TCP, and the request: `struct nlmsghdr` and `struct inet_diag_req_v2`, for all
+/// states and any socket.
+fn request(kind: u16, flags: u32, family: AddressFamily) -> Result<(OwnedFd, [u8; 72])> {
     let socket = sys::socket(
         AddressFamily::NETLINK,
         SocketType::DGRAM,
@@ -37,12 +35,22 @@ pub fn destroy(local: SocketAddr, peer: SocketAddr) -> Result<()> {
     )?;
     let mut request = [0_u8; 72];
     request[..4].copy_from_slice(&72_u32.to_ne_bytes());
-    request[4..6].copy_from_slice(&SOCK_DESTROY.to_ne_bytes());
-    let flags = (NLM_F_REQUEST | NLM_F_ACK) as u16;
+    request[4..6].copy_from_slice(&kind.to_ne_bytes());
+    let flags = (NLM_F_REQUEST | flags) as u16;
     request[6..8].copy_from_slice(&flags.to_ne_bytes());
-    request[16] = AF_INET as u8;
+    request[16] = family.as_raw() as u8;
     request[17] = IPPROTO_TCP as u8;
     request[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
+    Ok((socket, request))
+}
+
+/// Has the kernel abort an IPv4 connection of the calling thread's namespace, as `ss -K` does
+/// (CONFIG_INET_DIAG_DESTROY).
+pub fn destroy(local: SocketAddr, peer: SocketAddr) -> Result<()> {
+    let (SocketAddr::V4(local), SocketAddr::V4(peer)) = (local, peer) else {
+        bail!("{local} is not IPv4");
+    };
+    let (socket, mut request) = request(SOCK_DESTROY, NLM_F_ACK, AddressFamily::INET)?;
     // `struct inet_diag_sockid`: ports, addresses, interface, and any cookie.
     request[24..26].copy_from_slice(&local.port().to_be_bytes());
     request[26..28].copy_from_slice(&peer.port().to_be_bytes());
@@ -61,19 +69,7 @@ pub fn destroy(local: SocketAddr, peer: SocketAddr) -> Result<()> {
 
 /// The timers of all TCP sockets of one address family, in the calling thread's namespace.
 pub fn timers(family: AddressFamily) -> Result<Vec<Timer>> {
-    let socket = sys::socket(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        Some(netlink::SOCK_DIAG),
-    )?;
-    let mut request = [0_u8; 72];
-    request[..4].copy_from_slice(&72_u32.to_ne_bytes());
-    request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    let flags = (NLM_F_REQUEST | NLM_F_DUMP) as u16;
-    request[6..8].copy_from_slice(&flags.to_ne_bytes());
-    request[16] = family.as_raw() as u8;
-    request[17] = IPPROTO_TCP as u8;
-    request[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
+    let (socket, request) = request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family)?;
     let sent = send(&socket, &request, SendFlags::empty()).context("sock_diag")?;
     ensure!(sent == request.len(), "sock_diag took {sent} bytes");
     let mut found = Vec::new();

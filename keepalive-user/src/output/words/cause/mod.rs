@@ -101,45 +101,31 @@ pub fn headline(cause: Cause) -> Option<&'static str> {
     }
 }
 
-/// As [`unless`], at the end of a line.
-pub fn unless_briefly(cause: Cause) -> &'static str {
-    match cause {
-        Cause::RetransmitTimeout
-        | Cause::RetransmitUserTimeout
-        | Cause::OrphanTimeout
-        | Cause::OrphanUserTimeout => "unless acknowledged",
-        Cause::WindowProbeUserTimeout => "unless the window opens",
-        Cause::SendTimeout | Cause::SendUserTimeout => "unless sent",
-        Cause::KeepaliveProbes
-        | Cause::KeepaliveUserTimeout
-        | Cause::WindowProbeTimeout
-        | Cause::ConnectTimeout
-        | Cause::ConnectUserTimeout
-        | Cause::ConnectAbandoned
-        | Cause::OutOfResources
-        | Cause::OutsideAbort
-        | Cause::OwnerKilled
-        | Cause::PeerReset
-        | Cause::PeerFin
-        | Cause::LocalClose
-        | Cause::LocalAbort
-        | Cause::NetworkError
-        | Cause::Unknown => "unless answered",
-    }
+/// What prevents this end of an open connection, as the beginning of a sentence.
+pub fn unless(cause: Cause) -> &'static str {
+    prevention(cause).0
 }
 
-/// What prevents this end of an open connection.
-pub fn unless(cause: Cause) -> &'static str {
+/// As [`unless`], at the end of a line.
+pub fn unless_briefly(cause: Cause) -> &'static str {
+    prevention(cause).1
+}
+
+fn prevention(cause: Cause) -> (&'static str, &'static str) {
     match cause {
         Cause::RetransmitTimeout
         | Cause::RetransmitUserTimeout
         | Cause::OrphanTimeout
-        | Cause::OrphanUserTimeout => "Unless the data is acknowledged",
-        Cause::WindowProbeTimeout => "Unless the peer answers",
-        Cause::SendTimeout | Cause::SendUserTimeout => "Unless this host can send the data",
+        | Cause::OrphanUserTimeout => ("Unless the data is acknowledged", "unless acknowledged"),
+        Cause::WindowProbeTimeout => ("Unless the peer answers", "unless answered"),
+        Cause::SendTimeout | Cause::SendUserTimeout => {
+            ("Unless this host can send the data", "unless sent")
+        }
         // `icsk_probes_tstamp` is cleared only when the window has room (`tcp_ack_probe`).
-        Cause::WindowProbeUserTimeout => "Unless the window opens",
-        Cause::ConnectTimeout | Cause::ConnectUserTimeout => "Unless the peer answers the SYN",
+        Cause::WindowProbeUserTimeout => ("Unless the window opens", "unless the window opens"),
+        Cause::ConnectTimeout | Cause::ConnectUserTimeout => {
+            ("Unless the peer answers the SYN", "unless answered")
+        }
         Cause::KeepaliveProbes
         | Cause::KeepaliveUserTimeout
         | Cause::ConnectAbandoned
@@ -151,7 +137,7 @@ pub fn unless(cause: Cause) -> &'static str {
         | Cause::LocalClose
         | Cause::LocalAbort
         | Cause::NetworkError
-        | Cause::Unknown => "Unless a segment from the peer arrives",
+        | Cause::Unknown => ("Unless a segment from the peer arrives", "unless answered"),
     }
 }
 
